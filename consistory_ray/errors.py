@@ -1,0 +1,95 @@
+"""The error tree: one class for each thing a caller does next.
+
+    ConsistoryError
+    ├── InputError             fix what was given, nothing was rendered
+    │   ├── JobError           a job file (all of its problems at once)
+    │   ├── PromptError        a concept is missing from a prompt, or cut off by the tokenizer
+    │   ├── CacheMismatchError an anchor cache of another model, other settings or another format
+    │   └── CheckpointError    a model that cannot be found, loaded or used
+    ├── RetryableError         the same work may succeed elsewhere or later
+    │   └── StorageError       a read or write of the output URL failed
+    ├── AssetError             give up on this asset, go on with the rest
+    └── RunError               stop the run
+        ├── RunInterrupted     stopped on request; the same command resumes it
+        └── RunFailed          the run ended with failed assets
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with an input: where it is, what was found there, and what to do about it."""
+
+    path: str
+    value: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.fix} (got {self.value})" if self.value else f"{self.path}: {self.fix}"
+
+
+class ConsistoryError(Exception):
+    """Base class of every error this package raises on purpose."""
+
+
+class InputError(ConsistoryError):
+    """What was given cannot be used; the message names the field, the value and the fix.
+
+    Attributes:
+        problems: every problem found, in the order of the input.
+    """
+
+    def __init__(self, message: str, problems: Sequence[Problem] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.problems = tuple(problems)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.message, self.problems))
+
+    def __str__(self) -> str:
+        return "\n".join([self.message, *(f"  - {problem}" for problem in self.problems)])
+
+
+class JobError(InputError):
+    """A job file that cannot be rendered as written."""
+
+
+class PromptError(InputError):
+    """A prompt that does not contain its subject's concepts where the text encoder can see them."""
+
+
+class CacheMismatchError(InputError):
+    """An anchor cache that does not belong to this model, these settings or this version of the format."""
+
+
+class CheckpointError(InputError):
+    """A model that cannot be found, loaded, or is not of the SDXL architecture."""
+
+
+class RetryableError(ConsistoryError):
+    """The same work may succeed on another worker or a little later."""
+
+
+class StorageError(RetryableError):
+    """Reading from or writing to the output URL failed."""
+
+
+class AssetError(ConsistoryError):
+    """This asset cannot be rendered; the rest of the run goes on."""
+
+
+class RunError(ConsistoryError):
+    """The run stops."""
+
+
+class RunInterrupted(RunError):
+    """The run was asked to stop; everything finished is on storage and the same command resumes it."""
+
+
+class RunFailed(RunError):
+    """The run is over and some assets failed; the index lists them."""

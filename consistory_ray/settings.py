@@ -1,0 +1,121 @@
+"""The method's settings: one frozen value that the plan hashes, the pipeline obeys and the cache remembers.
+
+Constants are those of the paper (Tewel et al., SIGGRAPH 2024) unless a model brings its own in a file named
+``consistory.json`` beside its ``model_index.json``. This module is pure: no torch, so that planning stays fast.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from consistory_ray.errors import CheckpointError, Problem
+
+MODEL_SETTINGS_FILE = "consistory.json"
+BUNDLED_MODEL = "miniature"
+
+FreeU = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """Everything besides prompts, seeds and weights that decides how a subject's pictures look.
+
+    Attributes:
+        num_inference_steps: denoising steps n.
+        guidance_scale: classifier-free guidance; 1 or less renders without the unconditional half.
+        height, width: picture size in pixels; None is the model's own size.
+        negative_prompt: text of the unconditional half; None is SDXL's zero embedding.
+        mask_dropout: probability that a subject token of an anchor is *not* shared at a step (section 3.2).
+        sdsa, query_blending, injection: the parts of the method, each can be switched off.
+        freeu: FreeU's (s1, s2, b1, b2), or None for off.
+        query_blend: v at step 0 and at the last blended step (section 3.3).
+        query_blend_until: the last blended step is ``int(n * query_blend_until)``.
+        injection_window: injection runs from step ``int(n * first)`` to ``int(n * last)``, inclusive (section 3.4).
+        injection_alpha: share of the source feature in an injected token.
+        map_steps: how many of the last steps' cross-attention maps make the subject mask (section 3.1).
+        dift_timestep: the timestep whose features give the correspondences (section 3.4).
+    """
+
+    num_inference_steps: int = 50
+    guidance_scale: float = 5.0
+    height: int | None = None
+    width: int | None = None
+    negative_prompt: str | None = None
+    mask_dropout: float = 0.5
+    sdsa: bool = True
+    query_blending: bool = True
+    injection: bool = True
+    freeu: FreeU | None = (0.6, 0.4, 1.1, 1.2)
+    query_blend: tuple[float, float] = (0.9, 0.81836735)
+    query_blend_until: float = 1 / 10
+    injection_window: tuple[float, float] = (1 / 10, 1 / 3)
+    injection_alpha: float = 0.8
+    map_steps: int = 20
+    dift_timestep: int = 261
+
+    @property
+    def last_blended_step(self) -> int:
+        """Last step with query blending, inclusive."""
+        return _step(self.num_inference_steps, self.query_blend_until)
+
+    @property
+    def injection_steps(self) -> tuple[int, int]:
+        """First and last step of feature injection, both inclusive."""
+        first, last = self.injection_window
+        return _step(self.num_inference_steps, first), _step(self.num_inference_steps, last)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields, in declaration order."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> MethodSettings:
+        """The inverse of :meth:`to_dict`; unknown keys raise TypeError."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+    def replace(self, **changes: Any) -> MethodSettings:
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def digest(self) -> str:
+        """SHA-256 over the canonical JSON of all fields, as 64 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+
+def _step(steps: int, fraction: float) -> int:
+    """``steps * fraction`` rounded down, immune to 1/10 and 1/3 not being exact in binary."""
+    return int(steps * fraction + 1e-9)
+
+
+def model_defaults(model: str) -> MethodSettings:
+    """The default settings of a model, without loading it.
+
+    Args:
+        model: ``"miniature"``, a local folder, or anything else a pipeline can be loaded from.
+
+    Returns:
+        The paper's constants, overridden by the model's ``consistory.json`` where it has one.
+
+    Raises:
+        CheckpointError: that file exists but is not a JSON object of known settings.
+    """
+    if model == BUNDLED_MODEL:
+        text = resources.files("consistory_ray.miniature").joinpath("weights", MODEL_SETTINGS_FILE).read_text()
+        return _parse(text, MODEL_SETTINGS_FILE)
+    path = Path(model) / MODEL_SETTINGS_FILE
+    return _parse(path.read_text(), str(path)) if path.is_file() else MethodSettings()
+
+
+def _parse(text: str, where: str) -> MethodSettings:
+    try:
+        return MethodSettings.from_dict(json.loads(text))
+    except (json.JSONDecodeError, TypeError) as error:
+        fix = f"write a JSON object whose keys are among {', '.join(f.name for f in dataclasses.fields(MethodSettings))}"
+        raise CheckpointError("the model's settings file cannot be used", [Problem(where, str(error), fix)]) from error
