@@ -1,0 +1,147 @@
+"""What goes wrong in a run, and what is done about it: one table, and one cap for each way of trying again.
+
+An exception is looked up by the names of its classes, most derived first, so that this module (like the scheduler
+that obeys it) needs neither Ray nor torch. A test checks that every name in the table is a real class.
+"""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from dataclasses import dataclass
+from enum import Enum
+
+from consistory_ray.errors import ConsistoryError
+
+
+class Fault(str, Enum):
+    """What an exception means for the work it interrupted."""
+
+    WORKER_DIED = "worker-died"
+    """The worker's process is gone. Its assets are tried again one at a time, alone on a worker; it is replaced."""
+    NODE_DIED = "node-died"
+    """The machine is gone, which no asset is suspected of. Its assets are tried again; the worker is replaced."""
+    OUT_OF_MEMORY = "out-of-memory"
+    """The batch was too large for the device: smaller batches. Only a single asset that does not fit is at fault."""
+    ANCHORS_LOST = "anchors-lost"
+    """No copy of the subject's anchor cache is left in memory: it is read from the run's URL, or made again."""
+    STORAGE = "storage"
+    """The output could not be read or written, after several tries: tried again elsewhere, then the run stops."""
+    BAD_ASSET = "bad-asset"
+    """This asset can never be rendered: it fails at once."""
+    ERROR = "error"
+    """Anything else: tried once more, on another worker where there is one, then the asset fails."""
+    BAD_MODEL = "bad-model"
+    """The model cannot be loaded or used by any worker: the run stops."""
+    DISK_FULL = "disk-full"
+    """No space left for the output: the run stops before anything is half-written."""
+
+    @property
+    def kills_worker(self) -> bool:
+        """Whether the worker that reported it is gone and has to be replaced."""
+        return self in (Fault.WORKER_DIED, Fault.NODE_DIED)
+
+    @property
+    def stops_run(self) -> bool:
+        """Whether trying anything else would be pointless."""
+        return self in (Fault.BAD_MODEL, Fault.DISK_FULL)
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """How often something may be tried before it is given up.
+
+    Attributes:
+        attempts: attempts of an asset (or of a subject's anchors) that may end in an error.
+        crashes: workers that an asset may take down while it is alone on them.
+        storage_attempts: attempts of an asset that may end in a storage error before the run stops.
+        cache_losses: times that a subject's anchor cache may be lost before its scenes fail.
+        worker_deaths: deaths in a row, without a finished call in between, after which a worker is not replaced.
+    """
+
+    attempts: int = 2
+    crashes: int = 2
+    storage_attempts: int = 3
+    cache_losses: int = 5
+    worker_deaths: int = 5
+
+
+TABLE: dict[str, Fault] = {
+    "ray.exceptions.NodeDiedError": Fault.NODE_DIED,
+    "ray.exceptions.GetTimeoutError": Fault.NODE_DIED,  # a finished call's report that cannot be fetched
+    "ray.exceptions.LocalRayletDiedError": Fault.NODE_DIED,
+    "consistory_ray.errors.RunInterrupted": Fault.NODE_DIED,  # the worker was told to leave and refused the call
+    "ray.exceptions.ActorUnavailableError": Fault.WORKER_DIED,
+    "ray.exceptions.ActorDiedError": Fault.WORKER_DIED,
+    "ray.exceptions.RayActorError": Fault.WORKER_DIED,
+    "ray.exceptions.WorkerCrashedError": Fault.WORKER_DIED,
+    "ray.exceptions.OutOfMemoryError": Fault.WORKER_DIED,  # Ray killed the process: host memory, not the device's
+    "ray.exceptions.ActorUnschedulableError": Fault.WORKER_DIED,
+    "ray.exceptions.OwnerDiedError": Fault.ANCHORS_LOST,
+    "ray.exceptions.ObjectLostError": Fault.ANCHORS_LOST,
+    "ray.exceptions.ObjectFetchTimedOutError": Fault.ANCHORS_LOST,
+    "ray.exceptions.RaySystemError": Fault.WORKER_DIED,
+    "ray.exceptions.ReferenceCountingAssertionError": Fault.ANCHORS_LOST,
+    "ray.exceptions.ObjectStoreFullError": Fault.OUT_OF_MEMORY,
+    "torch.OutOfMemoryError": Fault.OUT_OF_MEMORY,
+    "builtins.MemoryError": Fault.OUT_OF_MEMORY,
+    "consistory_ray.errors.StorageError": Fault.STORAGE,
+    "consistory_ray.errors.CheckpointError": Fault.BAD_MODEL,
+    "consistory_ray.errors.InputError": Fault.BAD_ASSET,
+    "consistory_ray.errors.AssetError": Fault.BAD_ASSET,
+}
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NODE_DEATH = "its node has died"  # how Ray words an ActorDiedError that is the machine's fault
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An exception as plain data: it crosses process boundaries whatever the exception was made of.
+
+    Attributes:
+        fault: what it means.
+        kind: the exception's class name.
+        message: its message on one or more lines, without the traceback.
+        traceback: where it was raised, for the log; empty when it came from Ray.
+    """
+
+    fault: Fault
+    kind: str
+    message: str
+    traceback: str = ""
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """Describe an exception. Errors of a Ray task are described by their cause."""
+        cause = getattr(error, "cause", None)
+        if type(error).__name__.startswith("RayTaskError") and isinstance(cause, BaseException):
+            error = cause
+        ours = isinstance(error, ConsistoryError)
+        trace = "" if ours else "".join(traceback.format_exception(type(error), error, error.__traceback__))
+        return cls(classify(error), type(error).__name__, _message(error), trace)
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}" if self.message else self.kind
+
+
+def classify(error: BaseException) -> Fault:
+    """What an exception means for a run; whatever is not in the table is :attr:`Fault.ERROR`."""
+    reason: BaseException | None = error
+    while reason is not None:  # a StorageError raised from "no space left" is a full disk
+        if isinstance(reason, OSError) and reason.errno in _NO_SPACE:
+            return Fault.DISK_FULL
+        reason = reason.__cause__
+    if getattr(error, "preempted", False) or _NODE_DEATH in str(error):
+        return Fault.NODE_DIED
+    for base in type(error).__mro__:
+        fault = TABLE.get(f"{base.__module__}.{base.__qualname__}")
+        if fault is not None:
+            return fault
+    return Fault.ERROR
+
+
+def _message(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    # Ray appends a page of advice to its errors; the first lines say what happened.
+    return "\n".join(lines[:3]) if type(error).__module__.startswith("ray.") else "\n".join(lines)

@@ -1,0 +1,101 @@
+"""The coordinator's books: rows for the index, numbers for the summary, events for whoever watches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from consistory_ray.engine.events import MAX_LISTED_FAILURES, AssetDone, AssetFailed, AssetFailure, Event
+from consistory_ray.engine.faults import Failure
+from consistory_ray.engine.retries import with_backoff
+from consistory_ray.engine.worker import Delivered
+from consistory_ray.errors import StorageError
+from consistory_ray.output.assets import asset_parameters
+from consistory_ray.output.index import IndexRow, IndexWriter
+
+if TYPE_CHECKING:
+    from consistory_ray.plan import Asset, SubjectPlan
+
+
+class Ledger:
+    """Takes down what became of every asset.
+
+    Args:
+        model: as the job names it.
+        writer: of the index.
+        emit: where events go.
+
+    Attributes:
+        fingerprint: of the model, once a worker has loaded it.
+        rendered, failed: how many pictures of the plan this run has made and given up.
+        failures: the first of those given up.
+    """
+
+    def __init__(self, model: str, writer: IndexWriter, emit: Callable[[Event], None]) -> None:
+        self._model = model
+        self._writer = writer
+        self.emit = emit
+        self.fingerprint = ""
+        self.rendered = 0
+        self.failed = 0
+        self.failures: list[AssetFailure] = []
+
+    def delivered(
+        self, asset: Asset, subject: SubjectPlan, item: Delivered, worker: str, attempt: int, *, again: bool = False
+    ) -> None:
+        """A picture is on storage; ``again`` if it was there before this run and had to be made a second time."""
+        parameters = asset_parameters(asset, subject, model=self._model, model_fingerprint=self.fingerprint)
+        row = IndexRow.rendered(
+            parameters, item.written, item.size, seconds=item.seconds, worker=worker, attempt=attempt
+        )
+        self._add(row)
+        if not again:
+            self.rendered += 1
+            self.emit(AssetDone(asset, item.seconds, worker))
+
+    def gave_up(self, asset: Asset, subject: SubjectPlan, error: str, worker: str, attempt: int) -> None:
+        """A picture will not be made."""
+        parameters = asset_parameters(asset, subject, model=self._model, model_fingerprint=self.fingerprint)
+        self._add(IndexRow.failed(parameters, error, worker=worker, attempt=attempt))
+        self.failed += 1
+        if len(self.failures) < MAX_LISTED_FAILURES:
+            self.failures.append(AssetFailure(asset.asset_id, asset.path, error))
+        self.emit(AssetFailed(asset, error))
+
+    def tick(self) -> None:
+        """Commit rows that have waited long enough."""
+        try:
+            self._writer.tick()
+        except StorageError:
+            self.flush()
+
+    def flush(self) -> None:
+        """Commit all rows.
+
+        Raises:
+            StorageError: it failed several times over.
+        """
+        with_backoff(self._writer.flush)
+
+    def close(self, *, merge: bool) -> None:
+        """Commit all rows and, if ``merge``, make one part of them all; without it this is quick."""
+        self.flush()
+        if merge:
+            with_backoff(self._writer.close)
+
+    def rescue(self) -> None:
+        """Commit what can be committed while another error is on its way up, which must not be hidden by this one's."""
+        with suppress(StorageError):
+            self._writer.flush()
+
+    def _add(self, row: IndexRow) -> None:
+        try:
+            self._writer.add(row)
+        except StorageError:  # the row was taken all the same
+            self.flush()
+
+
+def died_with(failure: Failure) -> str:
+    """The error text of an asset that took its workers down."""
+    return f"the worker's process died each time it was rendered: {failure}"

@@ -1,0 +1,406 @@
+"""Who renders what next: the run's decisions as a state machine without Ray, clocks or files.
+
+The coordinator tells it what happened (a worker came, a call finished, a worker died) and asks for the next calls.
+What it promises, whatever the order of events:
+
+* every asset ends exactly once, done or given up, unless the run stops;
+* at most ``max_in_flight`` calls are with a worker at a time;
+* a worker leaves its subject only when nothing of it is left to take, and steals from others only when it is idle;
+* the anchor caches alive at a time stay within ``cache_budget`` bytes (one is always allowed);
+* an asset that was with a worker when it died is tried again with nothing else on that worker, so that an asset that
+  kills processes takes no other down with it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+
+from consistory_ray.engine.attempts import Attempts, anchors_key
+from consistory_ray.engine.faults import Caps, Fault
+from consistory_ray.engine.work import Call, CallKind, KnownWorker, OpenSubject, State, SubjectWork
+
+
+class Scheduler:
+    """The state machine. Methods that report something return the ids of the assets that were given up because of it.
+
+    Args:
+        works: the subjects, in the order in which they should be taken up.
+        batch_size: scenes per call at most; reduced, per picture size, where the device runs out of memory.
+        max_in_flight: calls per worker, so that a worker never waits for the coordinator between two calls.
+        cache_budget: bytes of anchor caches that may be alive at a time; None is no limit.
+        caps: when to give up.
+
+    Attributes:
+        stop_reason: set when going on is pointless; the coordinator then stops the run.
+    """
+
+    def __init__(
+        self,
+        works: Iterable[SubjectWork],
+        *,
+        batch_size: int,
+        max_in_flight: int = 2,
+        cache_budget: int | None = None,
+        caps: Caps | None = None,
+    ) -> None:
+        self._subjects = {work.subject_id: OpenSubject(work, deque(work.scenes)) for work in works}
+        self._waiting = deque(self._subjects.values())
+        self._live: dict[str, OpenSubject] = {}  # whose anchors are being made, or there
+        self._takeable: dict[str, OpenSubject] = {}  # those of which scenes can be taken
+        self._ownerless: dict[str, OpenSubject] = {}  # those of these that no worker is at home with
+        self._suspected: dict[str, OpenSubject] = {}
+        self._workers: dict[str, KnownWorker] = {}
+        self._freed: dict[str, None] = {}  # workers that finished a call since the last assignment
+        self._news = False  # whether anything happened since then that may concern all workers
+        self._released: list[str] = []
+        self._caps = caps or Caps()
+        self._attempts = Attempts(self._caps)
+        self._batch_size = batch_size
+        self._limits: dict[tuple[int | None, int | None], int] = {}
+        self._max_in_flight = max_in_flight
+        self._budget = cache_budget
+        self._cache_scale = 1.0  # true over expected size, of the last cache that was made
+        self._next_id = 0
+        self._unassigned = sum(len(subject.pending) for subject in self._subjects.values())
+        self._open = self._unassigned + sum(len(subject.work.anchors) for subject in self._subjects.values())
+        self.stop_reason: Fault | None = None
+
+    # What the coordinator asks
+
+    @property
+    def finished(self) -> bool:
+        """Whether every asset is done or given up and no call is out."""
+        return self._open == 0 and not any(worker.calls for worker in self._workers.values())
+
+    @property
+    def live_cache_bytes(self) -> int:
+        """Size of the anchor caches that are being made or used."""
+        return sum(subject.cache_bytes for subject in self._live.values())
+
+    def calls_of(self, name: str) -> tuple[Call, ...]:
+        """The calls that a worker has."""
+        worker = self._workers.get(name)
+        return tuple(worker.calls.values()) if worker is not None else ()
+
+    def assign(self) -> list[Call]:
+        """The calls to submit now: every worker gets its first before any gets its second."""
+        candidates = list(self._workers.values()) if self._news else [self._workers[name] for name in self._freed]
+        self._freed.clear()
+        self._news = False
+        calls = []
+        for depth in range(self._max_in_flight):
+            for worker in candidates:
+                if len(worker.calls) == depth and (call := self._next_call(worker)) is not None:
+                    worker.calls[call.call_id] = call
+                    calls.append(call)
+        return calls
+
+    def take_released(self) -> list[str]:
+        """Subjects whose anchor cache nobody needs any more since the last time this was asked."""
+        released, self._released = self._released, []
+        return released
+
+    # What the coordinator reports
+
+    def add_worker(self, name: str) -> None:
+        """A worker is ready for calls."""
+        self._workers[name] = KnownWorker(name)
+        self._news = True
+
+    def remove_worker(self, name: str, fault: Fault = Fault.NODE_DIED) -> tuple[str, ...]:
+        """A worker is gone; its calls come back. If its process died, the assets it had are suspects."""
+        worker = self._workers.pop(name, None)
+        if worker is None:
+            return ()
+        self._freed.pop(name, None)
+        self._news = True
+        self._move(worker, None)
+        given_up: list[str] = []
+        for call in worker.calls.values():
+            self._subjects[call.subject_id].in_flight -= 1
+            given_up += self._fault(call, fault)
+        return tuple(given_up)
+
+    def done(
+        self, call: Call, faults: Mapping[str, Fault] | None = None, cache_bytes: int | None = None
+    ) -> tuple[str, ...]:
+        """A call came back: its assets are done, except for those scenes that are in ``faults``.
+
+        Args:
+            call: the call.
+            faults: what went wrong with single scenes.
+            cache_bytes: the true size of the subject's cache, after an ``"anchors"`` call.
+        """
+        worker, subject = self._take_back(call)
+        if call.kind == "anchors":
+            subject.state, subject.anchors_made = State.READY, True
+            if cache_bytes is not None:
+                subject.cache_bytes = cache_bytes
+                self._cache_scale = cache_bytes / subject.work.cache_bytes if subject.work.cache_bytes else 1.0
+            self._attempts.forget(anchors_key(call.subject_id))
+            self._file(subject)
+            self._news = True
+            if worker.home is None or not worker.home.takeable:
+                self._move(worker, subject)
+        given_up: list[str] = []
+        for asset in call.assets:
+            fault = (faults or {}).get(asset)
+            if fault is None:
+                self._close(asset)
+            else:
+                given_up += self._blame(subject, asset, fault, call)
+        self._retire(subject)
+        return tuple(given_up)
+
+    def failed(self, call: Call, fault: Fault) -> tuple[str, ...]:
+        """A call failed as a whole on a worker that is still there."""
+        self._take_back(call)
+        return tuple(self._fault(call, fault))
+
+    # Choosing
+
+    def _next_call(self, worker: KnownWorker) -> Call | None:
+        if any(call.alone for call in worker.calls.values()):
+            return None
+        choices: list[Callable[[KnownWorker], Call | None]] = [
+            self._from_home,
+            self._from_ownerless,
+            self._open_subject,
+        ]
+        if not worker.calls:
+            choices = [self._suspect, *choices, self._steal]
+        for choose in choices:
+            if (call := choose(worker)) is not None:
+                return call
+        return None
+
+    def _suspect(self, worker: KnownWorker) -> Call | None:
+        for subject in self._suspected.values():
+            if subject.state is not State.READY:
+                continue
+            for asset in subject.suspects:
+                if self._may_try(asset, worker):
+                    subject.suspects.remove(asset)
+                    if not subject.suspects:
+                        del self._suspected[subject.work.subject_id]
+                    return self._scenes_call(worker, subject, (asset,), alone=True)
+        return None
+
+    def _from_home(self, worker: KnownWorker) -> Call | None:
+        return self._take(worker, worker.home) if worker.home is not None else None
+
+    def _from_ownerless(self, worker: KnownWorker) -> Call | None:
+        return self._settle_at_largest(worker, self._ownerless) if self._ownerless else None
+
+    def _steal(self, worker: KnownWorker) -> Call | None:
+        return self._settle_at_largest(worker, self._takeable) if self._takeable else None
+
+    def _settle_at_largest(self, worker: KnownWorker, subjects: Mapping[str, OpenSubject]) -> Call | None:
+        for subject in sorted(subjects.values(), key=lambda subject: subject.takeable, reverse=True):
+            if (call := self._take(worker, subject)) is not None:
+                self._move(worker, subject)
+                return call
+        return None
+
+    def _take(self, worker: KnownWorker, subject: OpenSubject) -> Call | None:
+        """A batch of the subject's scenes, or one of those that are tried one at a time."""
+        if subject.state is not State.READY:
+            return None
+        for asset in subject.singles:
+            if self._may_try(asset, worker):
+                subject.singles.remove(asset)
+                return self._scenes_call(worker, subject, (asset,))
+        if not subject.pending:
+            return None
+        count = min(self._limits.get(subject.work.size, self._batch_size), len(subject.pending))
+        if self._unassigned < count * len(self._workers):
+            # at the end of a run everybody gets a piece: the idle share what is left, the busy do not take it all
+            idle = sum(not other.calls for other in self._workers.values())
+            rivals = len(self._workers) if worker.calls else idle
+            count = min(count, -(-self._unassigned // rivals))
+        return self._scenes_call(worker, subject, tuple(subject.pending.popleft() for _ in range(count)))
+
+    def _scenes_call(
+        self, worker: KnownWorker, subject: OpenSubject, assets: tuple[str, ...], alone: bool = False
+    ) -> Call:
+        self._unassigned -= len(assets)
+        self._file(subject)
+        return self._call(worker, "scenes", subject, assets, self._attempts.number(assets[0]), alone)
+
+    def _open_subject(self, worker: KnownWorker) -> Call | None:
+        """Take up the next subject, unless this worker is still making another one's anchors."""
+        if any(call.kind == "anchors" for call in worker.calls.values()):
+            return None
+        for index, subject in enumerate(self._waiting):
+            expected = round(subject.work.cache_bytes * self._cache_scale)
+            if self._live and self._budget is not None and self.live_cache_bytes + expected > self._budget:
+                return None
+            if subject.anchors_made and not (subject.takeable or subject.suspects):
+                continue  # its cache was lost, but calls that still had it may finish the subject
+            key = anchors_key(subject.work.subject_id)
+            alone = self._attempts.alone(key)
+            if (alone and worker.calls) or not self._may_try(key, worker):
+                continue
+            del self._waiting[index]
+            subject.state = State.MAKING
+            subject.cache_bytes = expected
+            self._live[subject.work.subject_id] = subject
+            assets = () if subject.anchors_made else subject.work.anchors
+            return self._call(worker, "anchors", subject, assets, self._attempts.number(key), alone)
+        return None
+
+    def _call(
+        self,
+        worker: KnownWorker,
+        kind: CallKind,
+        subject: OpenSubject,
+        assets: tuple[str, ...],
+        attempt: int,
+        alone: bool,
+    ) -> Call:
+        self._next_id += 1
+        subject.in_flight += 1
+        own = subject.work.subject_id
+        return Call(self._next_id, worker.name, kind, own, assets, attempt, alone, subject.generation)
+
+    def _may_try(self, key: str, worker: KnownWorker) -> bool:
+        return self._attempts.may_try(key, worker.name, self._workers)
+
+    # Settling
+
+    def _take_back(self, call: Call) -> tuple[KnownWorker, OpenSubject]:
+        worker, subject = self._workers[call.worker], self._subjects[call.subject_id]
+        worker.calls.pop(call.call_id)
+        self._freed[worker.name] = None
+        subject.in_flight -= 1
+        return worker, subject
+
+    def _fault(self, call: Call, fault: Fault) -> list[str]:
+        """What becomes of a call that failed as a whole."""
+        subject = self._subjects[call.subject_id]
+        if fault.stops_run:
+            self.stop_reason = fault
+        if call.kind == "anchors":
+            given_up = self._anchors_failed(subject, call, fault)
+        elif fault is Fault.ANCHORS_LOST:
+            given_up = self._lose_cache(subject, call)
+        elif fault is Fault.NODE_DIED:
+            given_up = self._requeue_all(subject, call)
+        elif fault is Fault.WORKER_DIED or len(call.assets) == 1:
+            given_up = [lost for asset in call.assets for lost in self._blame(subject, asset, fault, call)]
+        elif fault is Fault.OUT_OF_MEMORY:
+            limit = self._limits.get(subject.work.size, self._batch_size)
+            self._limits[subject.work.size] = max(1, min(limit, len(call.assets) // 2))
+            given_up = self._requeue_all(subject, call)
+        else:
+            for asset in call.assets:
+                self._attempts.suspect(asset)
+            given_up = self._requeue_all(subject, call)
+        self._retire(subject)
+        return given_up
+
+    def _anchors_failed(self, subject: OpenSubject, call: Call, fault: Fault) -> list[str]:
+        self._live.pop(call.subject_id)
+        subject.state = State.WAITING
+        self._news = True
+        key = anchors_key(call.subject_id)
+        if self._attempts.charge(key, fault, call.worker, call.alone):
+            return self._fail_subject(subject)
+        if self._attempts.storage_given_up(key):
+            self.stop_reason = Fault.STORAGE
+        self._waiting.appendleft(subject)
+        return []
+
+    def _lose_cache(self, subject: OpenSubject, call: Call) -> list[str]:
+        if subject.state is not State.READY or call.generation != subject.generation:
+            return self._requeue_all(subject, call)  # the first call that missed it has said so already
+        subject.generation += 1
+        subject.losses += 1
+        subject.state = State.WAITING
+        self._news = True
+        self._file(subject)
+        self._live.pop(call.subject_id)
+        self._released.append(call.subject_id)
+        if subject.losses > self._caps.cache_losses:
+            return self._fail_subject(subject) + self._requeue_all(subject, call)
+        self._waiting.appendleft(subject)
+        return self._requeue_all(subject, call)
+
+    def _blame(self, subject: OpenSubject, asset: str, fault: Fault, call: Call) -> list[str]:
+        if fault.stops_run:
+            self.stop_reason = fault
+        if self._attempts.charge(asset, fault, call.worker, call.alone):
+            return self._give_up([asset])
+        if self._attempts.storage_given_up(asset):
+            self.stop_reason = Fault.STORAGE
+        return self._requeue(subject, asset)
+
+    def _requeue_all(self, subject: OpenSubject, call: Call) -> list[str]:
+        return [lost for asset in reversed(call.assets) for lost in self._requeue(subject, asset)]
+
+    def _requeue(self, subject: OpenSubject, asset: str) -> list[str]:
+        if subject.given_up:
+            return self._give_up([asset])
+        self._unassigned += 1
+        self._news = True
+        if self._attempts.alone(asset):
+            subject.suspects.append(asset)
+            self._suspected[subject.work.subject_id] = subject
+        elif self._attempts.troubled(asset):
+            subject.singles.append(asset)
+        else:
+            subject.pending.appendleft(asset)
+        self._file(subject)
+        return []
+
+    def _fail_subject(self, subject: OpenSubject) -> list[str]:
+        """Without anchors there are no scenes. Calls that are still out may yet deliver some."""
+        subject.given_up, subject.state = True, State.OVER
+        self._suspected.pop(subject.work.subject_id, None)
+        scenes = [*subject.suspects, *subject.singles, *subject.pending]
+        self._unassigned -= len(scenes)
+        for queue in (subject.suspects, subject.singles, subject.pending):
+            queue.clear()
+        self._file(subject)
+        return self._give_up(scenes if subject.anchors_made else [*subject.work.anchors, *scenes])
+
+    def _give_up(self, assets: Iterable[str]) -> list[str]:
+        assets = list(assets)
+        for asset in assets:
+            self._close(asset)
+        return assets
+
+    def _close(self, asset: str) -> None:
+        self._open -= 1
+        self._attempts.forget(asset)
+
+    def _retire(self, subject: OpenSubject) -> None:
+        """Let go of the cache of a subject with nothing left to do."""
+        if subject.state is not State.READY or subject.takeable or subject.suspects or subject.in_flight:
+            return
+        subject.state = State.OVER
+        self._news = self._news or self._budget is not None
+        self._live.pop(subject.work.subject_id)
+        self._released.append(subject.work.subject_id)
+        for name in list(subject.homes):
+            self._move(self._workers[name], None)
+
+    def _move(self, worker: KnownWorker, home: OpenSubject | None) -> None:
+        before, worker.home = worker.home, home
+        if before is not None:
+            before.homes.discard(worker.name)
+            self._file(before)
+        if home is not None:
+            home.homes.add(worker.name)
+            self._file(home)
+
+    def _file(self, subject: OpenSubject) -> None:
+        """Keep the two lists of what can be taken true, after anything that decides it has changed."""
+        own = subject.work.subject_id
+        takeable = subject.state is State.READY and subject.takeable > 0
+        for shelf, belongs in ((self._takeable, takeable), (self._ownerless, takeable and not subject.homes)):
+            if belongs:
+                shelf[own] = subject
+            else:
+                shelf.pop(own, None)

@@ -1,0 +1,95 @@
+"""What the scheduler decides about: the work that is left, and the calls it becomes."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Literal
+
+CallKind = Literal["anchors", "scenes"]
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectWork:
+    """What is left to do for one subject.
+
+    Attributes:
+        subject_id: the subject.
+        anchors: asset ids of all of its anchors if they have to be made, empty if their cache may be loaded.
+        scenes: asset ids still to be rendered, in the plan's order.
+        cache_bytes: expected size of its anchor cache.
+        size: height and width; assets of equal size share one learnt batch size.
+    """
+
+    subject_id: str
+    anchors: tuple[str, ...]
+    scenes: tuple[str, ...]
+    cache_bytes: int = 0
+    size: tuple[int | None, int | None] = (None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of one worker.
+
+    Attributes:
+        call_id: unique within the run.
+        worker: the worker it goes to.
+        kind: ``"anchors"`` makes the subject's anchors, or loads their cache if ``assets`` is empty.
+        subject_id: the subject.
+        assets: ids of the assets the call has to deliver.
+        attempt: 1 for the first time these assets are tried.
+        alone: the worker gets nothing else meanwhile.
+        generation: which incarnation of the subject's cache the call reads.
+    """
+
+    call_id: int
+    worker: str
+    kind: CallKind
+    subject_id: str
+    assets: tuple[str, ...]
+    attempt: int = 1
+    alone: bool = False
+    generation: int = 0
+
+
+class State(Enum):
+    """Where a subject stands."""
+
+    WAITING = auto()  # for a worker to make or load its anchors
+    MAKING = auto()
+    READY = auto()  # scenes can be rendered
+    OVER = auto()
+
+
+@dataclass(slots=True, eq=False)
+class OpenSubject:
+    """A subject that is not over, and what is left of it."""
+
+    work: SubjectWork
+    pending: deque[str]  # rendered in batches
+    cache_bytes: int = 0  # while it is alive
+    singles: deque[str] = field(default_factory=deque)  # rendered one by one, after some trouble
+    suspects: deque[str] = field(default_factory=deque)  # rendered alone on a worker, after one died
+    state: State = State.WAITING
+    homes: set[str] = field(default_factory=set)
+    in_flight: int = 0
+    generation: int = 0
+    losses: int = 0
+    anchors_made: bool = False
+    given_up: bool = False
+
+    @property
+    def takeable(self) -> int:
+        """How many scenes a worker may take, apart from suspects."""
+        return len(self.pending) + len(self.singles)
+
+
+@dataclass(slots=True, eq=False)
+class KnownWorker:
+    """A worker, the calls it has, and the subject it stays with."""
+
+    name: str
+    calls: dict[int, Call] = field(default_factory=dict)
+    home: OpenSubject | None = None

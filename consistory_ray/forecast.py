@@ -1,0 +1,172 @@
+"""What a plan will cost: how much is left to do, how long it may take, how large its anchor caches get. Without torch.
+
+Times are the medians of the pictures that the output already holds; before there are any, a rough figure for the
+bundled model on two CPU cores, or for an SDXL model on one data-centre GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from consistory_ray.settings import BUNDLED_MODEL, MethodSettings
+
+if TYPE_CHECKING:
+    from consistory_ray.output.storage import OutputStore
+    from consistory_ray.plan import Plan, SubjectPlan
+
+_MINIATURE_SECONDS_PER_STEP = 0.1  # a scene or anchor at 128 px, two cores, float32
+_SDXL_SECONDS_PER_STEP_AND_MEGAPIXEL = 0.25  # a scene or anchor, float16, one data-centre GPU
+_MIN_SAMPLES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectForecast:
+    """One subject: pictures planned, pictures there, bytes of its anchor cache."""
+
+    subject_id: str
+    anchors: int
+    scenes: int
+    done: int
+    todo: int
+    cache_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """A plan compared with an output.
+
+    Attributes:
+        name, model, output: of what, and where.
+        subjects, anchors, scenes: how many the plan has.
+        done, todo: how many pictures (anchors and scenes) are there, and are not.
+        cache_bytes: of all anchor caches that are still to be made or loaded.
+        seconds: how long it may take.
+        workers: the number of workers that this is for.
+        measured: whether ``seconds`` comes from pictures of this output or is a rough figure.
+        by_subject: the same, subject by subject.
+    """
+
+    name: str
+    model: str
+    output: str
+    subjects: int
+    anchors: int
+    scenes: int
+    done: int
+    todo: int
+    cache_bytes: int
+    seconds: float
+    workers: int
+    measured: bool
+    by_subject: tuple[SubjectForecast, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields."""
+        return asdict(self)
+
+
+def forecast(plan: Plan, store: OutputStore, *, workers: int = 1, device: str = "cpu") -> Forecast:
+    """Compare a plan with what its output holds; nothing is written.
+
+    Args:
+        plan: the plan.
+        store: its output, which need not exist yet.
+        workers: how many will share the work.
+        device: ``"cpu"`` or ``"cuda"``, which decides the precision and so the size of a cache.
+
+    Raises:
+        StorageError: the output cannot be read.
+    """
+    done, seconds = _found(plan, store)
+    sizes = expected_cache_bytes(plan, device)
+    by_subject = tuple(_subject(subject, done, sizes[subject.subject_id]) for subject in plan.subjects)
+    todo = sum(subject.todo for subject in by_subject)
+    guess = max((_rough_seconds(plan.model, subject.settings) for subject in plan.subjects), default=0.0)
+    each = statistics.median(seconds) if len(seconds) >= _MIN_SAMPLES else guess
+    return Forecast(
+        name=plan.name,
+        model=plan.model,
+        output=store.url,
+        subjects=len(plan.subjects),
+        anchors=plan.anchor_count,
+        scenes=plan.scene_count,
+        done=sum(subject.done for subject in by_subject),
+        todo=todo,
+        cache_bytes=sum(subject.cache_bytes for subject in by_subject if subject.todo),
+        seconds=round(each * todo / max(1, workers), 1),
+        workers=workers,
+        measured=len(seconds) >= _MIN_SAMPLES,
+        by_subject=by_subject,
+    )
+
+
+def expected_cache_bytes(plan: Plan, device: str) -> dict[str, int]:
+    """Bytes of every subject's anchor cache, by subject id."""
+    dtype = plan.torch_dtype if plan.torch_dtype != "auto" else "float16" if device == "cuda" else "float32"
+    config, scale = _model_config(plan.model)
+    kinds = {(subject.settings, len(subject.anchors)) for subject in plan.subjects}
+    sizes = {kind: _cache_bytes(config, scale, *kind, dtype) for kind in kinds}
+    return {subject.subject_id: sizes[subject.settings, len(subject.anchors)] for subject in plan.subjects}
+
+
+def _found(plan: Plan, store: OutputStore) -> tuple[set[str], list[float]]:
+    """Ids of the plan's assets that are done, and the seconds that pictures took, as the index says."""
+    from consistory_ray.output.index import read_index
+
+    table = read_index(store).select(["asset_id", "path", "status", "seconds"])
+    paths = {asset.asset_id: asset.path for asset in plan.assets()}
+    done, seconds = set(), []
+    columns = (table[name].to_pylist() for name in ("asset_id", "path", "status", "seconds"))
+    for asset_id, path, status, taken in zip(*columns, strict=True):
+        if status == "ok" and paths.get(asset_id) == path:
+            done.add(asset_id)
+            if taken is not None:
+                seconds.append(taken)
+    return done, seconds
+
+
+def _subject(subject: SubjectPlan, done: set[str], cache_bytes: int) -> SubjectForecast:
+    assets = [*subject.anchors, *subject.scenes]
+    there = sum(asset.asset_id in done for asset in assets)
+    return SubjectForecast(
+        subject.subject_id, len(subject.anchors), len(subject.scenes), there, len(assets) - there, cache_bytes
+    )
+
+
+def _rough_seconds(model: str, settings: MethodSettings) -> float:
+    if model == BUNDLED_MODEL:
+        return _MINIATURE_SECONDS_PER_STEP * settings.num_inference_steps
+    megapixels = (settings.height or 1024) * (settings.width or 1024) / 1e6
+    return _SDXL_SECONDS_PER_STEP_AND_MEGAPIXEL * settings.num_inference_steps * megapixels
+
+
+def _cache_bytes(config: Mapping[str, Any], scale: int, settings: MethodSettings, anchors: int, dtype: str) -> int:
+    from consistory_ray.consistory.estimates import estimate_cache_bytes
+
+    return estimate_cache_bytes(config, settings, anchors, dtype=dtype, vae_scale_factor=scale)
+
+
+def _model_config(model: str) -> tuple[Mapping[str, Any], int]:
+    """The UNet's configuration and the pixels per latent: the model's own where it lies here, else SDXL's."""
+    from consistory_ray.consistory.layout import SDXL_UNET_CONFIG
+
+    folder: Any = Path(model)
+    if model == BUNDLED_MODEL:
+        folder = resources.files("consistory_ray.miniature").joinpath("weights")
+    unet, vae = (_read_json(folder.joinpath(part, "config.json")) for part in ("unet", "vae"))
+    scale = 2 ** (len(vae["block_out_channels"]) - 1) if vae else 8
+    return unet or SDXL_UNET_CONFIG, scale
+
+
+def _read_json(path: Any) -> dict[str, Any] | None:
+    try:
+        values = json.loads(path.read_text()) if path.is_file() else None
+    except (OSError, ValueError):  # a model that is broken here is reported by the worker that loads it
+        return None
+    return values if isinstance(values, dict) else None

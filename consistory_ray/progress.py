@@ -1,0 +1,275 @@
+"""Watching a run: a live display on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from consistory_ray.engine.events import (
+    AnchorsReady,
+    AssetDone,
+    AssetFailed,
+    Event,
+    Notice,
+    RunStarted,
+    Stopping,
+    WorkerLost,
+    WorkerReady,
+    WorkersRequested,
+)
+
+RATE_WINDOW_SECONDS = 300.0
+SECONDS_BETWEEN_LINES = 10.0
+SUBJECTS_SHOWN = 8
+REFRESH_PER_SECOND = 4
+
+
+class Watcher(Protocol):
+    """Shows a run while inside ``with``; called with every event."""
+
+    def __call__(self, event: Event) -> None: ...
+
+    def __enter__(self) -> Watcher: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Tally:
+    """The numbers of a run so far, from its events.
+
+    Args:
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._times: deque[float] = deque()
+        self._begun: float | None = None
+        self.planned = self.done = self.failed = 0
+        self.workers_wanted = self.workers_ready = 0
+        self.device = ""
+        self.subjects: dict[str, list[int]] = {}
+        self.recent: dict[str, None] = {}
+
+    def take(self, event: Event) -> None:
+        """Count an event."""
+        if isinstance(event, RunStarted):
+            self.planned, self.done = event.planned, event.done
+            self.subjects = {item.subject_id: [item.done, item.planned] for item in event.subjects}
+        elif isinstance(event, WorkersRequested):
+            self.workers_wanted, self.device = event.count, event.device
+        elif isinstance(event, WorkerReady):
+            self.workers_ready += 1
+            self._begun = self._begun if self._begun is not None else self._clock()
+        elif isinstance(event, WorkerLost):
+            self.workers_ready = max(0, self.workers_ready - 1)
+        elif isinstance(event, AnchorsReady):
+            self._touch(event.subject_id)
+        elif isinstance(event, AssetDone):
+            self.done += 1
+            self._times.append(self._clock())
+            self.subjects[event.asset.subject_id][0] += 1
+            self._touch(event.asset.subject_id)
+        elif isinstance(event, AssetFailed):
+            self.failed += 1
+            self._touch(event.asset.subject_id)
+
+    @property
+    def left(self) -> int:
+        """Pictures still to come."""
+        return self.planned - self.done - self.failed
+
+    @property
+    def rate(self) -> float | None:
+        """Pictures per second over the last minutes, None before the first."""
+        now = self._clock()
+        while self._times and self._times[0] < now - RATE_WINDOW_SECONDS:
+            self._times.popleft()
+        if not self._times or self._begun is None:
+            return None
+        return len(self._times) / max(1e-3, min(RATE_WINDOW_SECONDS, now - self._begun))
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time to the end at that rate, None before the first picture."""
+        rate = self.rate
+        return self.left / rate if rate else None
+
+    def _touch(self, subject_id: str) -> None:
+        self.recent.pop(subject_id, None)
+        self.recent[subject_id] = None
+        if len(self.recent) > SUBJECTS_SHOWN:
+            del self.recent[next(iter(self.recent))]
+
+
+class PlainProgress:
+    """A line now and then: for logs and pipes.
+
+    Args:
+        console: where to.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._tally = Tally(clock)
+        self._last_line = clock()
+
+    def __call__(self, event: Event) -> None:
+        """Print what is worth a line."""
+        self._tally.take(event)
+        if (text := describe(event)) is not None:
+            self._print(text)
+        elif isinstance(event, AssetDone):
+            subject = event.asset.subject_id
+            done, planned = self._tally.subjects[subject]
+            if done == planned:
+                self._print(f"{subject}: all {planned} pictures done")
+            if done == planned or self._clock() - self._last_line >= SECONDS_BETWEEN_LINES or not self._tally.left:
+                self._last_line = self._clock()
+                self._print(progress_line(self._tally))
+
+    def __enter__(self) -> PlainProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class LiveProgress:
+    """Bars that move: the run's, and those of the subjects at work.
+
+    Args:
+        console: a terminal.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._tally = Tally()
+        self._live = Live(get_renderable=self._draw, console=console, refresh_per_second=REFRESH_PER_SECOND)
+
+    def __call__(self, event: Event) -> None:
+        """Take it in; notices and failures stay on the screen above the bars."""
+        self._tally.take(event)
+        if isinstance(event, AssetFailed | Notice | Stopping | WorkerLost) and (text := describe(event)):
+            style = "red" if isinstance(event, AssetFailed) else "yellow"
+            self._console.print(Text(text, style=style))
+
+    def __enter__(self) -> LiveProgress:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def _draw(self) -> RenderableType:
+        tally = self._tally
+        table = Table.grid(padding=(0, 1))
+        table.add_column(no_wrap=True, max_width=32)
+        table.add_column(width=32)
+        table.add_column(justify="right", no_wrap=True)
+        for subject_id in tally.recent:
+            done, planned = tally.subjects[subject_id]
+            table.add_row(Text(subject_id), ProgressBar(max(1, planned), done, width=32), f"{done}/{planned}")
+        bar = ProgressBar(max(1, tally.planned), tally.done + tally.failed, width=32)
+        table.add_row(Text("all", style="bold"), bar, f"{tally.done}/{tally.planned}")
+        return Group(table, Text(_status(tally), style="dim"))
+
+
+def watcher(console: Console) -> Watcher:
+    """The display that fits the console."""
+    return LiveProgress(console) if console.is_terminal else PlainProgress(console)
+
+
+def describe(event: Event) -> str | None:
+    """An event as a line of text, None for those that only count."""
+    if isinstance(event, RunStarted):
+        recovered = f", {event.recovered} of them found without a row" if event.recovered else ""
+        done = f"{event.done} there already{recovered}, " if event.done else ""
+        planned = plural(event.planned, "picture")
+        return f"{event.name}: {planned}, {done}{event.planned - event.done} to make, into {event.url}"
+    if isinstance(event, WorkersRequested):
+        return f"starting {plural(event.count, 'worker')} ({event.device})"
+    if isinstance(event, WorkerReady):
+        return f"{event.worker} is ready after {duration(event.seconds)} ({event.place})"
+    if isinstance(event, WorkerLost):
+        return f"{event.worker} died ({event.reason}), {'replaced' if event.replaced else 'not replaced any more'}"
+    if isinstance(event, AnchorsReady):
+        how = f"made in {duration(event.seconds)}" if event.made else "loaded"
+        return f"{event.subject_id}: anchors {how}, {size(event.cache_bytes)}"
+    if isinstance(event, AssetFailed):
+        return f"failed: {event.asset.path}: {event.error}"
+    if isinstance(event, Notice):
+        return event.message
+    if isinstance(event, Stopping):
+        return f"{event.reason}: waiting for {plural(event.calls, 'running call')}; once more to leave at once"
+    return None
+
+
+def progress_line(tally: Tally) -> str:
+    """The run in a line."""
+    share = 100 * tally.done // max(1, tally.planned)
+    return f"{tally.done}/{tally.planned} pictures ({share} %), {_status(tally)}"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 worker``, ``2 workers``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a person: ``4.2 s``, ``3 min 10 s``, ``5 h 2 min``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def size(count: float) -> str:
+    """Bytes for a person: ``512 B``, ``17.3 MB``, decimal units."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _status(tally: Tally) -> str:
+    parts = []
+    if tally.failed:
+        parts.append(f"{tally.failed} failed")
+    if not tally.left:
+        return ", ".join([*parts, "writing the index"])
+    if not tally.workers_wanted:
+        return ", ".join([*parts, "connecting to Ray"])
+    if not tally.workers_ready:
+        return ", ".join([*parts, f"loading the model on {plural(tally.workers_wanted, 'worker')}"])
+    rate, seconds = tally.rate, tally.seconds_left
+    if rate is not None and seconds is not None:
+        pace = f"{rate:.2f} pictures/s" if rate >= 0.1 else f"{1 / rate:.0f} s per picture"
+        parts += [pace, f"about {duration(seconds)} left"]
+    parts.append(f"{tally.workers_ready} of {plural(tally.workers_wanted, 'worker')}")
+    return ", ".join(parts)

@@ -1,0 +1,63 @@
+"""Fixtures for the whole suite: one small Ray cluster for all tests that need one, and jobs to run on it."""
+
+from __future__ import annotations
+
+import gc
+import os
+import warnings
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from consistory_ray.job import RenderJob
+
+MakeJob = Callable[..., RenderJob]
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A local Ray with four CPUs (however many there are), started when the first test asks for it.
+
+    A process that has joined a cluster before the tests run keeps it.
+    """
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    os.environ.pop("RAY_ADDRESS", None)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    from consistory_ray.engine.cluster import start_local_ray
+
+    start_local_ray(num_cpus=4, object_store_memory=100 << 20)
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # Ray does not wait for the processes it ends
+        ray.shutdown()
+        gc.collect()
+
+
+@pytest.fixture
+def make_job() -> MakeJob:
+    """Makes a job of ``subjects`` times ``scenes`` pictures, for the fake renderer."""
+
+    def make(subjects: int = 2, scenes: int = 4, anchors: int = 2, name: str = "test", **settings: object) -> RenderJob:
+        return RenderJob.model_validate(
+            {
+                "name": name,
+                "model": "fake",
+                "settings": settings,
+                "subjects": [
+                    {
+                        "id": f"cat-{number}",
+                        "concept": "cat",
+                        "subject": f"a cat number {number}",
+                        "anchors": [f"at home {anchor}" for anchor in range(anchors)],
+                        "scenes": [{"id": f"scene-{scene}", "prompt": f"at place {scene}"} for scene in range(scenes)],
+                    }
+                    for number in range(subjects)
+                ],
+            }
+        )
+
+    return make

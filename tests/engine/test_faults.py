@@ -1,0 +1,72 @@
+"""What exceptions mean, and how they travel."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import pickle
+
+import pytest
+
+from consistory_ray.engine.faults import TABLE, Failure, Fault, classify
+from consistory_ray.errors import AssetError, CacheMismatchError, CheckpointError, PromptError, StorageError
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_every_name_in_the_table_is_an_exception(name: str) -> None:
+    module, _, attribute = name.rpartition(".")
+    error = getattr(importlib.import_module(module), attribute)
+    assert issubclass(error, BaseException)
+    assert f"{error.__module__}.{error.__qualname__}" == name
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (RuntimeError("?"), Fault.ERROR),
+        (MemoryError(), Fault.OUT_OF_MEMORY),
+        (AssetError("not finite"), Fault.BAD_ASSET),
+        (PromptError("no cat in it"), Fault.BAD_ASSET),
+        (CacheMismatchError("other model"), Fault.BAD_ASSET),
+        (CheckpointError("no such model"), Fault.BAD_MODEL),
+        (StorageError("503"), Fault.STORAGE),
+        (OSError(errno.ENOSPC, "no space"), Fault.DISK_FULL),
+    ],
+)
+def test_classification(error: Exception, fault: Fault) -> None:
+    assert classify(error) is fault
+
+
+def test_the_device_running_out_of_memory() -> None:
+    torch = pytest.importorskip("torch")
+    assert classify(torch.OutOfMemoryError("CUDA out of memory")) is Fault.OUT_OF_MEMORY
+
+
+def test_a_storage_error_from_a_full_disk_is_a_full_disk() -> None:
+    error = StorageError("could not write")
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    assert classify(error) is Fault.DISK_FULL
+
+
+def test_ray_errors() -> None:
+    from ray import exceptions
+
+    assert classify(exceptions.ActorDiedError()) is Fault.WORKER_DIED
+    assert classify(exceptions.NodeDiedError("gone")) is Fault.NODE_DIED
+    assert classify(exceptions.GetTimeoutError()) is Fault.NODE_DIED
+    wrapped = exceptions.RayTaskError("scenes", "traceback", MemoryError("too much"))
+    assert Failure.of(wrapped).fault is Fault.OUT_OF_MEMORY
+    assert Failure.of(wrapped.as_instanceof_cause()).kind == "MemoryError"
+
+
+def test_a_failure_can_be_sent_whatever_the_exception_holds() -> None:
+    class Unpicklable(Exception):
+        def __reduce__(self) -> str:
+            raise TypeError("no")
+
+    try:
+        raise Unpicklable("some message")
+    except Unpicklable as error:
+        failure = pickle.loads(pickle.dumps(Failure.of(error)))
+    assert str(failure) == "Unpicklable: some message"
+    assert "test_faults.py" in failure.traceback

@@ -1,0 +1,328 @@
+"""The scheduler's promises, under whatever order of events hypothesis thinks of."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from consistory_ray.engine.faults import Caps, Fault
+from consistory_ray.engine.scheduler import Scheduler
+from consistory_ray.engine.work import Call, SubjectWork
+
+MAX_IN_FLIGHT = 2
+BATCH = 4
+CAPS = Caps()
+
+
+def work(name: str, scenes: int, anchors: int = 2, cache_bytes: int = 10) -> SubjectWork:
+    return SubjectWork(
+        name,
+        tuple(f"{name}/anchor-{number}" for number in range(anchors)),
+        tuple(f"{name}/{number}" for number in range(scenes)),
+        cache_bytes,
+    )
+
+
+def run_to_the_end(scheduler: Scheduler) -> list[Call]:
+    """Every call succeeds, in order of submission."""
+    calls = []
+    while not scheduler.finished:
+        batch = scheduler.assign()
+        assert batch, "work is left and nothing is assigned"
+        for call in batch:
+            scheduler.done(call)
+        calls += batch
+    return calls
+
+
+class World(RuleBasedStateMachine):
+    """A run in which calls succeed, fail, and take their workers down; a subject may have a poison scene."""
+
+    @initialize(
+        sizes=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2)), min_size=1, max_size=5),
+        workers=st.integers(1, 4),
+        budget=st.sampled_from([None, 10, 25]),
+    )
+    def start(self, sizes: list[tuple[int, int]], workers: int, budget: int | None) -> None:
+        works = [work(f"s{index}", scenes, anchors) for index, (scenes, anchors) in enumerate(sizes)]
+        works = [item for item in works if item.scenes or item.anchors]
+        self.scheduler = Scheduler(works, batch_size=BATCH, max_in_flight=MAX_IN_FLIGHT, cache_budget=budget, caps=CAPS)
+        self.budget = budget
+        self.planned = [asset for item in works for asset in (*item.anchors, *item.scenes)]
+        self.out: dict[int, Call] = {}
+        self.ended: Counter[str] = Counter()
+        self.live: set[str] = set()
+        self.next_worker = 0
+        self.homes: dict[str, str] = {}
+        for _ in range(workers):
+            self.add_worker()
+
+    def add_worker(self) -> None:
+        name = f"w{self.next_worker}"
+        self.next_worker += 1
+        self.live.add(name)
+        self.scheduler.add_worker(name)
+
+    def end(self, assets: tuple[str, ...]) -> None:
+        self.ended.update(assets)
+
+    @rule()
+    def assign(self) -> None:
+        for call in self.scheduler.assign():
+            assert call.call_id not in self.out
+            assert call.worker in self.live
+            assert 1 <= len(call.assets) <= BATCH or call.kind == "anchors"
+            self.out[call.call_id] = call
+
+    @precondition(lambda self: self.out)
+    @rule(data=st.data())
+    def succeed(self, data: st.DataObject) -> None:
+        call = self.pick(data)
+        bad = tuple(
+            asset for asset in call.assets if call.kind == "scenes" and data.draw(st.integers(0, 9), "outcome") == 0
+        )
+        given_up = self.scheduler.done(call, dict.fromkeys(bad, Fault.ERROR), 10)
+        assert set(given_up) <= set(bad)
+        self.end(tuple(asset for asset in call.assets if asset not in bad))
+        self.end(given_up)
+
+    @precondition(lambda self: self.out)
+    @rule(
+        data=st.data(),
+        fault=st.sampled_from([Fault.ERROR, Fault.BAD_ASSET, Fault.OUT_OF_MEMORY, Fault.ANCHORS_LOST]),
+    )
+    def fail(self, data: st.DataObject, fault: Fault) -> None:
+        call = self.pick(data)
+        if call.kind == "anchors" and fault is Fault.ANCHORS_LOST:
+            fault = Fault.ERROR
+        given_up = self.scheduler.failed(call, fault)
+        if call.kind == "scenes" and len(call.assets) > 1 and fault is not Fault.ANCHORS_LOST:
+            assert given_up == (), "a batch that fails as a whole fails nobody in it"
+        self.end(given_up)
+
+    @precondition(lambda self: self.live)
+    @rule(data=st.data(), fault=st.sampled_from([Fault.WORKER_DIED, Fault.NODE_DIED]), replaced=st.booleans())
+    def lose_worker(self, data: st.DataObject, fault: Fault, replaced: bool) -> None:
+        name = data.draw(st.sampled_from(sorted(self.live)))
+        had = [call for call in self.out.values() if call.worker == name]
+        given_up = self.scheduler.remove_worker(name, fault)
+        if fault is Fault.NODE_DIED or not any(call.alone for call in had):
+            assert not given_up
+        self.out = {key: call for key, call in self.out.items() if call.worker != name}
+        self.live.discard(name)
+        self.end(given_up)
+        if replaced or not self.live:
+            self.add_worker()
+
+    def pick(self, data: st.DataObject) -> Call:
+        return self.out.pop(data.draw(st.sampled_from(sorted(self.out))))
+
+    @invariant()
+    def nothing_twice(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        in_flight = Counter(asset for call in self.out.values() for asset in call.assets)
+        together = in_flight + self.ended
+        assert all(count == 1 for count in together.values()), together.most_common(3)
+        assert set(together) <= set(self.planned)
+
+    @invariant()
+    def calls_are_bounded(self) -> None:
+        per_worker = Counter(call.worker for call in self.out.values()) if hasattr(self, "out") else Counter()
+        assert all(count <= MAX_IN_FLIGHT for count in per_worker.values())
+        for call in self.out.values() if hasattr(self, "out") else ():
+            if call.alone:
+                assert per_worker[call.worker] == 1
+
+    @invariant()
+    def caches_are_bounded(self) -> None:
+        if hasattr(self, "scheduler") and self.budget is not None:
+            assert self.scheduler.live_cache_bytes <= max(self.budget, 10)
+
+    def teardown(self) -> None:
+        """From any state, a world without further faults comes to an end with every asset ended exactly once."""
+        if not hasattr(self, "scheduler"):
+            return
+        for _ in range(1000):
+            if self.scheduler.finished:
+                break
+            for call in self.scheduler.assign():
+                self.out[call.call_id] = call
+            assert self.out, "work is left and nothing is under way"
+            call = self.out.pop(min(self.out))
+            assert self.scheduler.done(call) == ()
+            self.end(call.assets)
+        assert self.ended == Counter(self.planned)
+        assert self.scheduler.finished
+        assert self.scheduler.live_cache_bytes == 0
+
+
+World.TestCase.settings = settings(
+    max_examples=150, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+TestWorld = World.TestCase
+
+
+def test_anchors_come_first_then_every_scene_in_batches() -> None:
+    scheduler = Scheduler([work("moss", 10)], batch_size=4)
+    scheduler.add_worker("w")
+    calls = run_to_the_end(scheduler)
+    assert [call.kind for call in calls] == ["anchors", "scenes", "scenes", "scenes"]
+    assert [len(call.assets) for call in calls] == [2, 4, 4, 2]
+    assert scheduler.take_released() == ["moss"]
+
+
+def test_a_worker_stays_with_its_subject() -> None:
+    scheduler = Scheduler([work(f"s{index}", 12) for index in range(4)], batch_size=3)
+    for name in "ab":
+        scheduler.add_worker(name)
+    calls = run_to_the_end(scheduler)
+    for name in "ab":
+        visits = [call.subject_id for call in calls if call.worker == name]
+        changes = sum(before != after for before, after in itertools.pairwise(visits))
+        assert changes == len(set(visits)) - 1, visits
+
+
+def test_an_idle_worker_steals_from_the_largest() -> None:
+    scheduler = Scheduler([work("small", 8), work("large", 40)], batch_size=2)
+    for name in "ab":
+        scheduler.add_worker(name)
+    for call in scheduler.assign():
+        scheduler.done(call)
+    scheduler.add_worker("thief")
+    stolen = [call for call in scheduler.assign() if call.worker == "thief"]
+    assert {call.subject_id for call in stolen} == {"large"}
+
+
+def test_everybody_gets_a_first_call_before_anybody_gets_a_second() -> None:
+    scheduler = Scheduler([work("one", 8)], batch_size=4)
+    scheduler.add_worker("a")
+    (anchors,) = scheduler.assign()
+    scheduler.done(anchors)
+    scheduler.add_worker("b")
+    assert sorted((call.worker, len(call.assets)) for call in scheduler.assign()) == [("a", 4), ("b", 4)]
+
+
+def test_anchors_are_made_ahead_behind_the_last_scenes() -> None:
+    scheduler = Scheduler([work("one", 4), work("two", 4)], batch_size=4)
+    scheduler.add_worker("a")
+    (anchors,) = scheduler.assign()
+    scheduler.done(anchors)
+    assert [(call.kind, call.subject_id) for call in scheduler.assign()] == [("scenes", "one"), ("anchors", "two")]
+
+
+def test_the_budget_holds_anchors_back() -> None:
+    scheduler = Scheduler([work(f"s{index}", 4, cache_bytes=60) for index in range(3)], batch_size=4, cache_budget=100)
+    for name in "abc":
+        scheduler.add_worker(name)
+    assert [call.subject_id for call in scheduler.assign()] == ["s0"]
+
+
+def test_out_of_memory_halves_batches_and_fails_nobody() -> None:
+    scheduler = Scheduler([work("one", 16, anchors=0)], batch_size=8, max_in_flight=1)
+    scheduler.add_worker("a")
+    (load,) = scheduler.assign()
+    scheduler.done(load)
+    sizes = []
+    while not scheduler.finished:
+        (call,) = scheduler.assign()
+        sizes.append(len(call.assets))
+        if len(call.assets) > 3:
+            assert scheduler.failed(call, Fault.OUT_OF_MEMORY) == ()
+        else:
+            scheduler.done(call)
+    assert sizes == [8, 4] + [2] * 8
+
+
+def test_a_bad_scene_fails_after_two_workers_and_its_neighbours_do_not() -> None:
+    scheduler = Scheduler([work("one", 4, anchors=0)], batch_size=4)
+    for name in "ab":
+        scheduler.add_worker(name)
+    for call in scheduler.assign():
+        scheduler.done(call)
+    met, lost = [], []
+    while not scheduler.finished:
+        for call in scheduler.assign():
+            if "one/2" in call.assets:
+                met.append((call.worker, len(call.assets), call.attempt))
+                lost += scheduler.failed(call, Fault.ERROR)
+            else:
+                scheduler.done(call)
+    assert lost == ["one/2"]
+    alone = [item for item in met if item[1] == 1]
+    assert [attempt for _, _, attempt in alone] == [1, 2]
+    assert len({worker for worker, _, _ in alone}) == 2
+
+
+def test_poison_is_isolated_and_costs_three_workers() -> None:
+    scheduler = Scheduler([work("one", 8, anchors=0)], batch_size=4)
+    scheduler.add_worker("w")
+    deaths, lost = 0, []
+    for _ in range(100):
+        if scheduler.finished:
+            break
+        for call in scheduler.assign():
+            if call not in scheduler.calls_of("w"):
+                continue
+            if "one/5" in call.assets:
+                deaths += 1
+                lost += scheduler.remove_worker("w", Fault.WORKER_DIED)
+                scheduler.add_worker("w")
+            else:
+                scheduler.done(call)
+    assert scheduler.finished
+    assert (deaths, lost) == (3, ["one/5"])
+
+
+def test_failed_anchors_fail_their_scenes_only() -> None:
+    scheduler = Scheduler([work("bad", 3), work("good", 3)], batch_size=4)
+    scheduler.add_worker("w")
+    lost: list[str] = []
+    while not scheduler.finished:
+        for call in scheduler.assign():
+            if call.subject_id == "bad":
+                lost += scheduler.failed(call, Fault.ERROR)
+            else:
+                scheduler.done(call)
+    assert sorted(lost) == ["bad/0", "bad/1", "bad/2", "bad/anchor-0", "bad/anchor-1"]
+
+
+def test_lost_anchors_are_fetched_again_once_for_all_calls_that_missed_them() -> None:
+    scheduler = Scheduler([work("one", 8)], batch_size=4)
+    scheduler.add_worker("w")
+    (anchors,) = scheduler.assign()
+    assert anchors.assets
+    scheduler.done(anchors)
+    for call in scheduler.assign():
+        scheduler.failed(call, Fault.ANCHORS_LOST)
+    assert scheduler.take_released() == ["one"]
+    (again,) = scheduler.assign()
+    assert (again.kind, again.assets) == ("anchors", ())
+    scheduler.done(again)
+    assert sum(len(call.assets) for call in run_to_the_end(scheduler)) == 8
+
+
+@pytest.mark.parametrize("fault", [Fault.DISK_FULL, Fault.BAD_MODEL])
+def test_some_faults_stop_the_run(fault: Fault) -> None:
+    scheduler = Scheduler([work("one", 8)], batch_size=4)
+    scheduler.add_worker("w")
+    (call,) = scheduler.assign()
+    scheduler.failed(call, fault)
+    assert scheduler.stop_reason is fault
+
+
+def test_storage_that_keeps_failing_stops_the_run_without_giving_anything_up() -> None:
+    scheduler = Scheduler([work("one", 1, anchors=0)], batch_size=4)
+    scheduler.add_worker("w")
+    (load,) = scheduler.assign()
+    scheduler.done(load)
+    for _ in range(CAPS.storage_attempts):
+        assert scheduler.stop_reason is None
+        (call,) = scheduler.assign()
+        assert scheduler.done(call, {"one/0": Fault.STORAGE}) == ()
+    assert scheduler.stop_reason is Fault.STORAGE
