@@ -1,0 +1,101 @@
+"""What each part of the method contributes, and what other settings would do.
+
+    python benchmarks/ablations.py --subjects 16 --cache /tmp/pictures
+    python benchmarks/ablations.py --subjects 8 --set mask_dropout=0 --set 'mask_dropout=0 injection_window=[0.1,0.6]'
+
+Every variant is the model's own settings with some of them changed, measured as benchmarks/consistency.py does, on the
+same subjects, prompts and seeds. Without --set: the method whole and without each of its parts. A table goes to stderr
+as it grows; the last line of stdout is JSON, variant -> numbers. An interrupted run goes on from --cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from consistory_ray.consistory import ConsiStoryPipeline
+from consistory_ray.evaluation.consistency import compare, score_subject
+from consistory_ray.evaluation.pictures import PictureStore
+from consistory_ray.evaluation.prompts import consistency_subjects
+from consistory_ray.evaluation.rendering import Renderer, stacked
+from consistory_ray.miniature.judge import Judge
+from consistory_ray.settings import MethodSettings
+
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "whole method": {},
+    "no attention sharing": {"sdsa": False},
+    "no injection": {"injection": False},
+    "no query blending": {"query_blending": False},
+    "no mask dropout": {"mask_dropout": 0.0},
+    "no FreeU": {"freeu": None},
+}
+COLUMNS = (
+    "identity_gap_ratio",
+    "colour_distance_ratio",
+    "scene_accuracy",
+    "scene_accuracy_drop",
+    "subject_accuracy",
+    "layout_diversity_ratio",
+)
+
+
+def parse_variant(text: str) -> dict[str, Any]:
+    """``"mask_dropout=0.25 injection_window=[0.1,0.6]"`` as changes of settings; values are JSON."""
+    changes = {}
+    for part in text.split():
+        name, _, value = part.partition("=")
+        parsed = json.loads(value)
+        changes[name] = tuple(parsed) if isinstance(parsed, list) else parsed
+    return changes
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="miniature", help="'miniature' or a pipeline folder")
+    parser.add_argument("--subjects", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--set", action="append", metavar="'NAME=JSON ...'", help="a variant; may be repeated")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    dtype = getattr(torch, options.dtype)
+    pipeline = ConsiStoryPipeline.from_pretrained(options.model, torch_dtype=dtype, device="cpu")
+    judge, subjects = Judge.load(), consistency_subjects(options.subjects)
+    store = PictureStore(options.cache, pipeline.fingerprint)
+    base: MethodSettings = pipeline.default_settings
+    if options.steps:
+        base = base.replace(num_inference_steps=options.steps)
+    variants = {text: parse_variant(text) for text in options.set} if options.set else ABLATIONS
+    prompts = [prompt for subject in subjects for prompt in subject.prompts]
+    seeds = [seed for subject in subjects for seed in subject.seeds]
+    kinds = sorted({subject.kind for subject in subjects})
+    results: dict[str, dict[str, object]] = {}
+    for name, changes in variants.items():
+        renderer = Renderer(pipeline, base.replace(**changes), store, options.batch_size)
+        flat, scenes = renderer.vanilla(prompts, seeds, kinds), len(subjects[0].prompts)
+        vanilla = [flat[index * scenes : (index + 1) * scenes] for index in range(len(subjects))]
+        ours = [pictures for _, pictures in renderer.subjects(subjects)]
+        scores = [
+            [
+                score_subject(judge, stacked(pictures), subject)
+                for pictures, subject in zip(rendered, subjects, strict=True)
+            ]
+            for rendered in (ours, vanilla)
+        ]
+        numbers = compare(*scores)
+        results[name] = {column: round(float(str(numbers[column])), 4) for column in COLUMNS}
+        print(name, results[name], file=sys.stderr, flush=True)
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""How good the bundled model's pictures are, by the judge, and how far the judge can be trusted.
+
+    python benchmarks/miniature_quality.py --n 500 --cache /tmp/pictures
+
+Samples prompts that no training picture was captioned with, without the method, by 50 DDIM steps at the model's own
+guidance scale (change with --steps, --guidance; FreeU as the model ships it, off with --no-freeu). Progress goes to
+stderr; an interrupted run goes on from --cache. The last line of stdout is JSON:
+
+    kind_accuracy            subjects named by prompts whose kind the judge sees (two-subject prompts: both count)
+    scene_accuracy           pictures showing the prompt's scene
+    attribute_accuracy       named body colours, patterns and accessories that the judge sees on the named subject
+    mask_iou                 Otsu mask of the subject's word at the coarse level against the judge's segmentation
+    mask_iou_of_bound        the same as a share of the best IoU that any mask of that many tokens can have
+    mask_iou_fine...         the same at the fine level
+    seconds_per_image        one picture alone, on --threads threads: only meaningful on an idle machine
+    judge_...                the judge on held-out drawings after the autoencoder, where the truth is known
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from consistory_ray.consistory import ConsiStoryPipeline
+from consistory_ray.evaluation.pictures import PictureStore
+from consistory_ray.evaluation.prompts import held_out_prompts
+from consistory_ray.evaluation.quality import calibrate, judge_pictures, summarise
+from consistory_ray.evaluation.rendering import Renderer, stacked
+from consistory_ray.evaluation.sheets import grid_sheet
+from consistory_ray.miniature.judge import Judge
+from consistory_ray.miniature.world import KINDS
+from consistory_ray.settings import MethodSettings
+
+SHEET_PICTURES = 48
+
+
+def seconds_per_image(pipeline: ConsiStoryPipeline, settings: MethodSettings, pictures: int) -> float:
+    """Median wall-clock seconds of one vanilla picture alone."""
+    times = []
+    for index in range(pictures + 1):
+        started = time.perf_counter()
+        pipeline.render_vanilla(["a drawing of a dragon in the forest"], [index], settings=settings)
+        times.append(time.perf_counter() - started)
+    return sorted(times[1:])[pictures // 2]
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="miniature", help="'miniature' or a pipeline folder")
+    parser.add_argument("--n", type=int, default=500, help="pictures")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
+    parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
+    parser.add_argument("--no-freeu", action="store_true")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--calibration", type=int, default=600, help="held-out drawings for the judge; 0: skip")
+    parser.add_argument("--timed", type=int, default=5, help="pictures for seconds_per_image; 0: skip")
+    parser.add_argument("--cache", type=Path, help="folder to keep pictures in, for going on after an interruption")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Command line."""
+    options = parse_arguments()
+    torch.set_num_threads(options.threads)
+    pipeline = ConsiStoryPipeline.from_pretrained(
+        options.model, torch_dtype=getattr(torch, options.dtype), device="cpu"
+    )
+    changes = {"num_inference_steps": options.steps, "guidance_scale": options.guidance}
+    settings = pipeline.default_settings.replace(**{key: value for key, value in changes.items() if value is not None})
+    if options.no_freeu:
+        settings = settings.replace(freeu=None)
+    judge = Judge.load()
+    numbers: dict[str, float] = {"n": options.n}
+    if options.timed:
+        numbers["seconds_per_image"] = seconds_per_image(pipeline, settings, options.timed)
+    prompts = held_out_prompts(options.n)
+    renderer = Renderer(pipeline, settings, PictureStore(options.cache, pipeline.fingerprint), options.batch_size)
+    rendered = renderer.vanilla([prompt.text for prompt in prompts], [prompt.seed for prompt in prompts], KINDS)
+    verdicts = judge_pictures(judge, stacked(rendered), [dict(picture.masks) for picture in rendered], prompts)
+    numbers |= summarise(verdicts)
+    if options.calibration:
+        numbers |= calibrate(judge, pipeline.pipe.vae, options.calibration)
+    options.out.mkdir(parents=True, exist_ok=True)
+    shown = slice(0, SHEET_PICTURES)
+    sheet = grid_sheet([picture.image for picture in rendered[shown]], [prompt.text for prompt in prompts[shown]])
+    sheet.save(options.out / "miniature_quality.png", optimize=True)
+    known = {key: round(value, 4) for key, value in numbers.items() if not math.isnan(value)}
+    line = json.dumps(known | {"settings": settings.to_dict()})
+    (options.out / "miniature_quality.json").write_text(line + "\n")
+    print(f"contact sheet: {options.out / 'miniature_quality.png'}", file=sys.stderr)
+    print(line)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Measures of pictures: identity consistency, prompt alignment, subject masks, and their uncertainty."""

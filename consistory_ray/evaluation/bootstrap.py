@@ -1,0 +1,50 @@
+"""Percentile bootstrap intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+RESAMPLES = 10_000
+
+
+def interval(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    units: int,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """The percentile interval of a statistic when its units (subjects, pictures) are drawn again with replacement.
+
+    Args:
+        statistic: from indices of the drawn units, int ``[resamples, units]``, to its values ``[resamples]``.
+        units: how many there are.
+        confidence: share of resamples inside the interval.
+        resamples: how often to draw.
+        seed: of the draws.
+
+    Raises:
+        ValueError: there is no unit.
+    """
+    if units < 1:
+        raise ValueError("a bootstrap needs at least one unit")
+    rows = np.random.default_rng(seed).integers(0, units, (resamples, units))
+    low, high = np.quantile(statistic(rows), ((1 - confidence) / 2, (1 + confidence) / 2))
+    return float(low), float(high)
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of a mean."""
+    return interval(lambda rows: values[rows].mean(1), len(values))
+
+
+def ratio_interval(numerators: np.ndarray, denominators: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of mean(numerators) / mean(denominators), units drawn in pairs."""
+    return interval(lambda rows: numerators[rows].mean(1) / denominators[rows].mean(1), len(numerators))
+
+
+def difference_interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of mean(first) - mean(second), units drawn in pairs."""
+    return interval(lambda rows: (first - second)[rows].mean(1), len(first))
