@@ -1,0 +1,286 @@
+"""What a user writes: a job of subjects, each an individual with anchors and scenes.
+
+A job is a frozen value. Constructing one in Python raises pydantic's ``ValidationError``; reading one from a file with
+:func:`load_job` raises :class:`~consistory_ray.errors.JobError` with every problem of the file, in plain words.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+from annotated_types import Len
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    ValidationInfo,
+    WrapValidator,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
+from typing_extensions import Self
+
+from consistory_ray.errors import JobError
+from consistory_ray.ids import id_problem
+from consistory_ray.job_checks import MAX_SEED, Finding, check_text, job_findings, join_prompt, subject_findings
+from consistory_ray.job_problems import FIXES, explain, fault
+from consistory_ray.job_readers import Document, read_document
+from consistory_ray.job_validation import Budget, bounded_entry, bounded_subject, checked, invalid
+from consistory_ray.settings import BUNDLED_MODEL, MethodSettings, model_defaults
+
+MAX_COUNT = 100_000
+MAX_ANCHORS = 64
+MAX_CONCEPTS = 16
+
+
+def _text(value: str) -> str:
+    cleaned, fix = check_text(value)
+    if fix:
+        raise fault(fix)
+    return cleaned
+
+
+def _id(value: str) -> str:
+    fix = id_problem(value)
+    if fix:
+        raise fault(fix)
+    return value
+
+
+def _ordered(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise fault(FIXES["injection_window"])
+    return value
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Text = Annotated[str, Strict(), AfterValidator(_text)]
+Id = Annotated[str, Strict(), AfterValidator(_id)]
+Whole = Annotated[int, Strict()]
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Switch = Annotated[bool, Strict()]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Pixels = Annotated[Whole, Field(ge=64, le=8192, multiple_of=8)]
+Seed = Annotated[Whole, Field(ge=0, le=MAX_SEED)]
+FreeUFactor = Annotated[Number, Field(gt=0, le=10)]
+
+_STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+_FROZEN = ConfigDict(frozen=True, **_STRICT)
+
+
+class RenderSettings(BaseModel):
+    """How a job is rendered. What is left out is the model's own default; ``freeu: null`` switches FreeU off.
+
+    Every name that :class:`~consistory_ray.settings.MethodSettings` also has means the same there.
+    """
+
+    model_config = _FROZEN
+
+    seed: Seed = 0
+    """Seed from which the seeds of all anchors and scenes without one are derived."""
+    torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the networks; auto is float16 on CUDA and float32 on CPU."""
+    batch_size: Annotated[int, Strict(), Field(ge=1, le=256)] | Literal["auto"] = "auto"
+    """Scenes rendered together by a worker; changes no picture."""
+    num_inference_steps: Annotated[Whole, Field(ge=1, le=1000)] | None = None
+    """Denoising steps."""
+    guidance_scale: Annotated[Number, Field(ge=0, le=100)] | None = None
+    """Classifier-free guidance; 1 or less renders without the unconditional half."""
+    height: Pixels | None = None
+    """Picture height in pixels, a multiple of 8; null is the model's own."""
+    width: Pixels | None = None
+    """Picture width in pixels, a multiple of 8; null is the model's own."""
+    negative_prompt: Text | None = None
+    """What pictures should not show; null is the zero embedding."""
+    mask_dropout: Share | None = None
+    """Probability that a subject token is not shared at a step: lower is more alike, higher more varied."""
+    sdsa: Switch | None = None
+    """Subject-driven self-attention on or off."""
+    query_blending: Switch | None = None
+    """Vanilla query blending on or off."""
+    injection: Switch | None = None
+    """Feature injection on or off."""
+    freeu: tuple[FreeUFactor, FreeUFactor, FreeUFactor, FreeUFactor] | None = None
+    """FreeU's s1, s2, b1, b2; null is off."""
+    query_blend: tuple[Share, Share] | None = None
+    """Weight of the vanilla queries at the first and at the last blended step."""
+    query_blend_until: Share | None = None
+    """Last blended step, as a share of all steps."""
+    injection_window: Annotated[tuple[Share, Share], AfterValidator(_ordered)] | None = None
+    """First and last step of feature injection, as shares of all steps."""
+    injection_alpha: Share | None = None
+    """Share of the anchor's feature in an injected token."""
+    map_steps: Annotated[Whole, Field(ge=1, le=1000)] | None = None
+    """How many of the last steps' attention maps make the subject mask."""
+    dift_timestep: Annotated[Whole, Field(ge=0, le=999)] | None = None
+    """Timestep whose features give the correspondences."""
+
+    @model_validator(mode="after")
+    def _only_nullable_nulls(self) -> Self:
+        nulls = [name for name in self.model_fields_set - _NULLABLE if getattr(self, name) is None]
+        if nulls:
+            raise invalid(type(self), [Finding((name,), None, FIXES[name]) for name in sorted(nulls)])
+        return self
+
+    def for_model(self, model: str) -> MethodSettings:
+        """The model's defaults with everything that was set here on top.
+
+        Raises:
+            CheckpointError: the model's own settings file cannot be used.
+        """
+        fields = MethodSettings.__dataclass_fields__.keys() & self.model_fields_set
+        return model_defaults(model).replace(**{name: getattr(self, name) for name in fields})
+
+
+_NULLABLE = frozenset({"height", "width", "negative_prompt", "freeu"})
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class Anchor:
+    """A picture that defines the subject: scenes share its appearance."""
+
+    prompt: Text
+    """The anchor's scene, in words; style and subject come before it."""
+    seed: Seed | None = None
+    """Seed of its initial latents; left out, it is derived from the job's seed, the subject's id and the prompt."""
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class Scene:
+    """A further picture of the subject, or ``count`` of them with different seeds."""
+
+    prompt: Text
+    """The scene, in words; style and subject come before it."""
+    id: Id | None = None
+    """File name of the picture; left out, it is made of the prompt."""
+    seed: Seed | None = None
+    """Seed of the (first) picture; left out, it is derived from the job's seed, the subject's id and the prompt."""
+    count: Annotated[Whole, Field(ge=1, le=MAX_COUNT)] = 1
+    """How many pictures; with more than one they are called id-0, id-1, … and their seeds count up."""
+
+
+class Subject(BaseModel):
+    """One individual: the same in all of its anchors and scenes. A prompt is style + subject + scene."""
+
+    model_config = _FROZEN
+
+    id: Id | None = None
+    """Folder name of the subject's pictures; left out, it is made of the subject's text."""
+    concept: Annotated[
+        tuple[Text, ...],
+        Len(1, MAX_CONCEPTS),
+        BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
+    ]
+    """The word or words that name the subject, as they stand in the prompts; a list for several subjects."""
+    style: Annotated[str, Strict(), AfterValidator(lambda text: _text(text) if text.strip() else "")] = ""
+    """First part of every prompt, for example "a drawing of"."""
+    subject: Annotated[str, Strict(), AfterValidator(lambda text: _text(text) if text.strip() else "")] = ""
+    """Second part of every prompt, for example "a dragon"."""
+    anchors: Annotated[
+        tuple[Annotated[Anchor, WrapValidator(bounded_entry, json_schema_input_type=str | Anchor)], ...],
+        Field(min_length=1, max_length=MAX_ANCHORS),
+    ]
+    """One or more (two are usual) pictures that fix the subject's appearance."""
+    scenes: Annotated[
+        tuple[Annotated[Scene, WrapValidator(bounded_entry, json_schema_input_type=str | Scene)], ...],
+        Field(min_length=1),
+    ]
+    """The pictures to render."""
+
+    def prompt(self, scene: str) -> str:
+        """The whole prompt of an anchor or scene."""
+        return join_prompt(self.style, self.subject, scene)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _complete(cls, data: Any, handler: Callable[[Any], Self], info: ValidationInfo) -> Self:
+        subject: Self = checked(cls, data, handler, subject_findings, info)
+        return subject
+
+
+class RenderJob(BaseModel):
+    """Everything a run needs to know about what to render."""
+
+    model_config = _FROZEN
+
+    name: Annotated[Text, Field(max_length=200)]
+    """What the run is called in reports."""
+    model: Annotated[Text, Field(max_length=1000)] = BUNDLED_MODEL
+    """"miniature" (bundled), a Hugging Face id, a folder or a .safetensors file, of the SDXL architecture."""
+    settings: RenderSettings = RenderSettings()
+    """How to render."""
+    subjects: Annotated[tuple[Annotated[Subject, WrapValidator(bounded_subject)], ...], Field(min_length=1)]
+    """Who to render, and where."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _complete(cls, data: Any, handler: Callable[[Any], Self], info: ValidationInfo) -> Self:
+        job: Self = checked(cls, data, handler, job_findings, info)
+        return job
+
+
+def load_job(source: str | os.PathLike[str]) -> RenderJob:
+    """Reads a job from a file or any fsspec URL.
+
+    Understands this package's layout in YAML or JSON, the ConsiStory+ benchmark layout, and a CSV or Parquet table of
+    prompts; :mod:`consistory_ray.job_readers` describes them.
+
+    Args:
+        source: a path or URL ending in ``.yaml``, ``.yml``, ``.json``, ``.csv`` or ``.parquet``.
+
+    Raises:
+        JobError: the file cannot be read or used; ``problems`` lists everything wrong with it.
+    """
+    return parse_document(read_document(os.fspath(source)))
+
+
+def parse_job(data: Mapping[str, Any]) -> RenderJob:
+    """Builds a job from plain data, as a YAML or JSON file would hold it.
+
+    Raises:
+        JobError: with every problem of the data.
+    """
+    return parse_document(Document("the job", data))
+
+
+def parse_document(document: Document) -> RenderJob:
+    """Builds a job from a document that was read; see :func:`load_job`."""
+    problems = list(document.problems)
+    data = document.data
+    if isinstance(data, Mapping) and "name" not in data:
+        data = {"name": PurePosixPath(document.source).stem or "job", **data}
+    job = None
+    if data is not None or not problems:
+        try:
+            job = RenderJob.model_validate(data, context=Budget())
+        except ValidationError as error:
+            told = {problem.path for problem in problems}
+            found = explain(error, data, document.locate, _known_keys)
+            problems += [problem for problem in found if problem.path not in told]
+    if problems or job is None:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise JobError(f"{document.source} cannot be rendered: {count}", problems)
+    return job
+
+
+def _known_keys(loc: tuple[str | int, ...]) -> list[str]:
+    """The keys of the mapping at a place in a job."""
+    names = [part for part in loc if isinstance(part, str)]
+    kinds: dict[tuple[str, ...], Any] = {
+        ("settings",): RenderSettings,
+        ("subjects",): Subject,
+        ("subjects", "anchors"): Anchor,
+        ("subjects", "scenes"): Scene,
+    }
+    kind = kinds.get(tuple(names), RenderJob)
+    return list(kind.model_fields if issubclass(kind, BaseModel) else kind.__dataclass_fields__)

@@ -1,0 +1,228 @@
+"""From a job to a plan: every picture with its prompt, its seed, its place and an id that is a hash of its content.
+
+Nothing here depends on the order of a file or on what else is in it: the same scene of the same subject has the same
+id, seed and picture alone, among a million, or after a resume. Pure: no torch, no ray, no reading of the output.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from consistory_ray.errors import JobError, Problem
+from consistory_ray.ids import Names, numbered, slug
+from consistory_ray.job import Anchor, RenderJob, Scene, Subject
+from consistory_ray.settings import MethodSettings
+
+PLAN_FORMAT = 1
+
+_KEY_DIGITS = 32
+_SEEDS = 2**32
+_canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """One picture to make.
+
+    Attributes:
+        asset_id: 32 hexadecimal digits, a hash of everything that decides the picture.
+        kind: anchors define a subject, scenes follow it.
+        subject_id, scene_id: names, unique in the job and in the subject; an anchor's scene_id is ``anchor-0``, ….
+        prompt: the whole prompt.
+        seed: of the initial latents.
+        path: of the PNG file, relative to the output URL.
+    """
+
+    asset_id: str
+    kind: Literal["anchor", "scene"]
+    subject_id: str
+    scene_id: str
+    prompt: str
+    seed: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectPlan:
+    """One subject: its anchors are made once and cached, its scenes are rendered from that cache.
+
+    Attributes:
+        subject_key: 32 hexadecimal digits, a hash of everything that decides the anchor cache.
+        cache_path: of the anchor cache, relative to the output URL.
+    """
+
+    subject_id: str
+    subject_key: str
+    concepts: tuple[str, ...]
+    anchors: tuple[Asset, ...]
+    scenes: tuple[Asset, ...]
+    settings: MethodSettings
+    cache_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a run has to make."""
+
+    name: str
+    model: str
+    subjects: tuple[SubjectPlan, ...]
+    batch_size: int | Literal["auto"]
+    torch_dtype: str
+
+    @property
+    def anchor_count(self) -> int:
+        """Number of anchor pictures."""
+        return sum(len(subject.anchors) for subject in self.subjects)
+
+    @property
+    def scene_count(self) -> int:
+        """Number of scene pictures."""
+        return sum(len(subject.scenes) for subject in self.subjects)
+
+    def assets(self) -> Iterator[Asset]:
+        """All pictures, subject by subject, anchors first."""
+        for subject in self.subjects:
+            yield from subject.anchors
+            yield from subject.scenes
+
+
+def make_plan(job: RenderJob) -> Plan:
+    """Plans a job.
+
+    Raises:
+        JobError: two subjects would be the same individual.
+        CheckpointError: the model's own settings file cannot be used.
+    """
+    settings = job.settings.for_model(job.model)
+    identity = {"format": PLAN_FORMAT, "model": job.model, "settings": settings.to_dict()}
+    if job.settings.torch_dtype != "auto":
+        identity["torch_dtype"] = job.settings.torch_dtype
+    names = _subject_ids(job)
+    subjects = tuple(
+        _plan_subject(subject, name, job.settings.seed, identity, settings)
+        for subject, name in zip(job.subjects, names, strict=True)
+    )
+    _refuse_twins(subjects)
+    return Plan(job.name, job.model, subjects, job.settings.batch_size, job.settings.torch_dtype)
+
+
+def _refuse_twins(subjects: tuple[SubjectPlan, ...]) -> None:
+    first: dict[str, int] = {}
+    problems = []
+    for index, subject in enumerate(subjects):
+        other = first.setdefault(subject.subject_key, index)
+        if other != index:
+            fix = f"give its anchors other seeds, or add its scenes to subjects[{other}], which is the same individual"
+            problems.append(Problem(f"subjects[{index}].anchors", subject.subject_id, fix))
+    if problems:
+        raise JobError("the job cannot be planned: some subjects are the same individual", problems)
+
+
+def _subject_ids(job: RenderJob) -> list[str]:
+    names = Names()
+    names.reserve(subject.id for subject in job.subjects if subject.id)
+    return [
+        subject.id or names.give(slug(subject.subject or "-".join(subject.concept), "subject"))[0]
+        for subject in job.subjects
+    ]
+
+
+def _plan_subject(
+    subject: Subject, name: str, job_seed: int, identity: dict[str, Any], settings: MethodSettings
+) -> SubjectPlan:
+    seeds = _Seeds(job_seed, subject, name)
+    anchored = [(subject.prompt(anchor.prompt), seeds.of_anchor(anchor)) for anchor in subject.anchors]
+    key = _digest({**identity, "concepts": subject.concept, "anchors": anchored})
+    anchors = tuple(
+        Asset(
+            _digest(["anchor", key, i, text, seed]),
+            "anchor",
+            name,
+            f"anchor-{i}",
+            text,
+            seed,
+            f"anchors/{name}/anchor-{i}.png",
+        )
+        for i, (text, seed) in enumerate(anchored)
+    )
+    scenes = tuple(_plan_scenes(subject, name, key, seeds))
+    return SubjectPlan(name, key, subject.concept, anchors, scenes, settings, f"anchors/{name}/{key[:16]}.safetensors")
+
+
+def _plan_scenes(subject: Subject, name: str, key: str, seeds: _Seeds) -> Iterator[Asset]:
+    ids = _SceneIds(subject)
+    for scene in subject.scenes:
+        text = subject.prompt(scene.prompt)
+        for scene_id, seed in zip(ids.of(scene), seeds.of_scene(scene), strict=True):
+            asset_id = _digest(["scene", key, text, seed])
+            yield Asset(asset_id, "scene", name, scene_id, text, seed, f"images/{name}/{scene_id}.png")
+
+
+class _SceneIds:
+    """Names of a subject's pictures: explicit ones are kept, the others are made of prompts around them."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._names = Names()
+        for scene in subject.scenes:
+            if scene.id:
+                self._names.reserve(numbered(scene.id, scene.count))
+
+    def of(self, scene: Scene) -> list[str]:
+        """The names of a scene's pictures, one for each of its count."""
+        if scene.id:
+            return numbered(scene.id, scene.count)
+        wanted = slug(scene.prompt, "scene")
+        if wanted.startswith("anchor"):
+            wanted = f"scene-{wanted}"
+        return self._names.give(wanted, scene.count)
+
+
+class _Seeds:
+    """Seeds of one subject where the job names none.
+
+    They are hashes of the job's seed, the subject's id, the scene's words and how often these occurred before, so that
+    neither order nor neighbours matter, and a new style keeps the compositions.
+    """
+
+    def __init__(self, job_seed: int, subject: Subject, subject_id: str) -> None:
+        self._scope = [job_seed, subject_id]
+        self._seen: Counter[tuple[str, str]] = Counter()
+        repeated = Counter(scene.prompt for scene in subject.scenes)
+        self._used: dict[str, set[int]] = {text: set() for text, times in repeated.items() if times > 1}
+        for scene in subject.scenes:
+            if scene.seed is not None and scene.prompt in self._used:
+                self._used[scene.prompt].update(range(scene.seed, scene.seed + scene.count))
+
+    def of_anchor(self, anchor: Anchor) -> int:
+        """The seed of an anchor."""
+        return self._derived("anchor", anchor.prompt) if anchor.seed is None else anchor.seed
+
+    def of_scene(self, scene: Scene) -> Sequence[int]:
+        """The seeds of a scene's pictures: its own, counting up, or derived ones that no scene of these words has."""
+        if scene.seed is not None:
+            return range(scene.seed, scene.seed + scene.count)
+        while True:
+            first = self._derived("scene", scene.prompt)
+            seeds = [(first + number) % _SEEDS for number in range(scene.count)]
+            used = self._used.get(scene.prompt)
+            if used is None:
+                return seeds
+            if used.isdisjoint(seeds):
+                used.update(seeds)
+                return seeds
+
+    def _derived(self, kind: str, text: str) -> int:
+        occurrence = self._seen[kind, text]
+        self._seen[kind, text] += 1
+        return int(_digest([*self._scope, kind, text, occurrence])[:8], 16)
+
+
+def _digest(value: Any) -> str:
+    """SHA-256 over canonical JSON, shortened."""
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()[:_KEY_DIGITS]
