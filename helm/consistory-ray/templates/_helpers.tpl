@@ -1,0 +1,164 @@
+{{/* Name of what is installed. 38 characters leave room for "-" and an 8-digit hash in a RayJob's 47. */}}
+{{- define "consistory-ray.fullname" -}}
+{{- $chart := default .Chart.Name .Values.nameOverride -}}
+{{- $name := default (ternary .Release.Name (printf "%s-%s" .Release.Name $chart) (contains $chart .Release.Name)) .Values.fullnameOverride -}}
+{{- /* KubeRay wants names that start with a letter, Helm allows releases that start with a digit. */ -}}
+{{- if regexMatch "^[0-9]" $name }}{{ $name = printf "r%s" $name }}{{ end -}}
+{{- $name | lower | replace "." "-" | trunc 38 | trimSuffix "-" -}}
+{{- end }}
+
+{{/* Labels by which this release's pods are selected; no version in them, so that they never change. */}}
+{{- define "consistory-ray.selectorLabels" -}}
+app.kubernetes.io/part-of: consistory-ray
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
+{{- define "consistory-ray.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{ include "consistory-ray.selectorLabels" . }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* metadata of an object of the chart: (dict "root" $ "name" "…" "labels" {} "annotations" {}) */}}
+{{- define "consistory-ray.metadata" -}}
+name: {{ .name | quote }}
+namespace: {{ .root.Release.Namespace | quote }}
+labels:
+  {{- include "consistory-ray.labels" .root | nindent 2 }}
+  {{- with .component }}
+  app.kubernetes.io/component: {{ . }}
+  {{- end }}
+  {{- with .labels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with mergeOverwrite (dict) .root.Values.commonAnnotations (default (dict) .annotations) }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* metadata of a pod template: (dict "root" $ "component" "worker" "annotations" {}). Only what is stable: a new chart
+version must not look like a changed run. */}}
+{{- define "consistory-ray.podMetadata" -}}
+labels:
+  {{- include "consistory-ray.selectorLabels" .root | nindent 2 }}
+  app.kubernetes.io/component: {{ .component }}
+  {{- with .root.Values.commonLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with .annotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* Image reference: (dict "image" .Values.image "version" .Chart.AppVersion) */}}
+{{- define "consistory-ray.image" -}}
+{{- if .image.digest -}}
+{{ .image.repository }}@{{ .image.digest }}
+{{- else -}}
+{{ .image.repository }}:{{ default .version .image.tag }}
+{{- end -}}
+{{- end }}
+
+{{- define "consistory-ray.workerImage" -}}
+{{ include "consistory-ray.image" (dict "image" .Values.image "version" .Chart.AppVersion) }}
+{{- end }}
+
+{{- define "consistory-ray.headImage" -}}
+{{ include "consistory-ray.image" (dict "image" (ternary .Values.head.image .Values.image (ne .Values.head.image.repository "")) "version" .Chart.AppVersion) }}
+{{- end }}
+
+{{- define "consistory-ray.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{ default (include "consistory-ray.fullname" .) .Values.serviceAccount.name }}
+{{- else -}}
+{{ default "default" .Values.serviceAccount.name }}
+{{- end -}}
+{{- end }}
+
+{{/* A memory quantity in Mi; -1 for a form that is not understood. */}}
+{{- define "consistory-ray.mebibytes" -}}
+{{- $unit := regexFind "[A-Za-z]*$" . -}}
+{{- $number := trimSuffix $unit . -}}
+{{- $factors := dict "Mi" 1.0 "Gi" 1024.0 "Ti" 1048576.0 "M" 0.95367431640625 "G" 953.67431640625 "T" 953674.31640625 -}}
+{{- if and (hasKey $factors $unit) (regexMatch "^[0-9]+([.][0-9]+)?$" $number) -}}
+{{ mulf (float64 $number) (get $factors $unit) | floor | int64 }}
+{{- else -}}
+-1
+{{- end -}}
+{{- end }}
+
+{{/* Size of /dev/shm in Mi for an object store: Ray refuses a store that fills it entirely. */}}
+{{- define "consistory-ray.shmMebibytes" -}}
+{{ add (mulf (float64 (include "consistory-ray.mebibytes" .)) 1.05 | ceil | int64) 128 }}
+{{- end }}
+
+{{- define "consistory-ray.objectStoreBytes" -}}
+{{ mul (include "consistory-ray.mebibytes" . | int64) 1048576 }}
+{{- end }}
+
+{{/* The worker groups, defaults filled in, as JSON. A group's key replaces the default as a whole; `set` rather than a
+merge, because merging would take 0 and false for "not given". */}}
+{{- define "consistory-ray.groups" -}}
+{{- $groups := list -}}
+{{- range .Values.workerGroups -}}
+{{- $group := deepCopy $.Values.worker -}}
+{{- range $key, $value := . }}{{ $_ := set $group $key $value }}{{ end -}}
+{{- if kindIs "invalid" $group.replicas }}{{ $_ := set $group "replicas" (ternary $group.minReplicas $group.maxReplicas $.Values.ray.autoscaling.enabled) }}{{ end -}}
+{{- if kindIs "invalid" $group.idleTimeoutSeconds }}{{ $_ := set $group "idleTimeoutSeconds" $.Values.ray.autoscaling.idleTimeoutSeconds }}{{ end -}}
+{{- $groups = append $groups $group -}}
+{{- end -}}
+{{ toJson $groups }}
+{{- end }}
+
+{{- define "consistory-ray.jobConfigMapName" -}}
+{{- if .Values.job.existingConfigMap.name -}}
+{{ .Values.job.existingConfigMap.name }}
+{{- else -}}
+{{ include "consistory-ray.fullname" . }}-job-{{ .Values.job.definition | sha256sum | trunc 8 }}
+{{- end -}}
+{{- end }}
+
+{{/* Where the run finds its job file. A Ray cluster that stays gets it with each submission, into the run's folder:
+mounted into the head, every new job would be a new head. */}}
+{{- define "consistory-ray.jobPath" -}}
+{{ .Values.job.url | default (ternary "/etc/consistory/job/job.yaml" "job.yaml" (eq .Values.mode "job")) }}
+{{- end }}
+
+{{/* Which pod gets the job file. */}}
+{{- define "consistory-ray.jobMountedBy" -}}
+{{- if .Values.job.url }}none{{ else if eq .Values.mode "job" }}head{{ else }}submitter{{ end -}}
+{{- end }}
+
+{{- define "consistory-ray.outputClaimName" -}}
+{{ default (printf "%s-output" (include "consistory-ray.fullname" .)) .Values.output.persistentVolume.existingClaim }}
+{{- end }}
+
+{{- define "consistory-ray.modelClaimName" -}}
+{{ default (printf "%s-models" (include "consistory-ray.fullname" .)) .Values.model.cache.existingClaim }}
+{{- end }}
+
+{{/* The run's command line. The schema allows only characters that mean nothing to a shell: KubeRay hands this to one.
+Workers, device and cache budget are given because the run cannot see them: it starts before the pods it will get. */}}
+{{- define "consistory-ray.command" -}}
+{{- $workers := 0 -}}
+{{- $gpus := 0 -}}
+{{- $store := 0 -}}
+{{- range include "consistory-ray.groups" . | fromJsonArray -}}
+{{- $most := int (ternary .maxReplicas .replicas $.Values.ray.autoscaling.enabled) -}}
+{{- $workers = add $workers (mul $most (max 1 (int .gpus))) -}}
+{{- $gpus = add $gpus (int .gpus) -}}
+{{- $store = add $store (mul $most (include "consistory-ray.mebibytes" .cacheMemory | int64)) -}}
+{{- end -}}
+{{- $device := .Values.run.device -}}
+{{- if eq $device "auto" }}{{ $device = ternary "cuda" "cpu" (gt (int $gpus) 0) }}{{ end -}}
+{{- if not (kindIs "invalid" .Values.run.workers) }}{{ $workers = int .Values.run.workers }}{{ end -}}
+consistory-ray render {{ include "consistory-ray.jobPath" . }} -o {{ .Values.output.url }} --address auto --workers {{ $workers }} --device {{ $device }} --cache-budget {{ mul $store 524288 }}
+{{- range .Values.run.extraArgs }} {{ . }}{{ end }}
+{{- end }}

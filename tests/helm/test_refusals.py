@@ -1,0 +1,83 @@
+"""Values that are well-formed and yet cannot work are refused when the chart is rendered, all of them at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.helm.rendering import merged, render, value_set
+
+REFUSALS: list[tuple[dict[str, Any], str]] = [
+    ({"output": {"url": ""}}, "output.url: say where the pictures go"),
+    ({"image": {"repository": ""}}, "image.repository: give the image"),
+    ({"job": {"definition": ""}}, "job: give a job file"),
+    ({"job": {"url": "s3://jobs/a.yaml"}}, "job: give one of job.definition, job.url"),
+    ({"job": {"definition": "- just\n- a list"}}, "job.definition: not a YAML mapping"),
+    ({"job": {"definition": "a: [1"}}, "job.definition: not a YAML mapping"),
+    ({"output": {"url": "/output/run"}}, "a path inside a pod is lost with the pod"),
+    ({"output": {"url": "file:///output/run"}}, "a path inside a pod is lost with the pod"),
+    (
+        {"output": {"url": "/outputs/run", "persistentVolume": {"enabled": True}}},
+        "/outputs/run does not lie under output.persistentVolume.mountPath (/output)",
+    ),
+    ({"output": {"persistentVolume": {"enabled": True}}}, "is not a path; use one of them"),
+    ({"run": {"shutdownAfterJobFinishes": False}}, "has no effect without run.shutdownAfterJobFinishes"),
+    ({"run": {"suspend": True}, "mode": "cluster"}, "run.suspend: only for mode job"),
+    (
+        {"workerGroups": [{"name": "a", "minReplicas": 5}]},
+        "workerGroups[a]: minReplicas (5) is more than maxReplicas (4)",
+    ),
+    ({"workerGroups": [{"name": "a", "replicas": 9}]}, "workerGroups[a]: replicas (9) is not between"),
+    ({"workerGroups": [{"name": "a"}, {"name": "a"}]}, "workerGroups[a]: the name is used twice"),
+    (
+        {"worker": {"cacheMemory": "64Gi"}},
+        "workerGroups[gpu]: resources.limits.memory (48Gi) has to hold cacheMemory (64Gi)",
+    ),
+    ({"worker": {"resources": {"limits": {"memory": None}}}}, "resources.limits.memory: give one"),
+    ({"worker": {"gpus": 0}, "run": {"device": "cuda"}}, "run.device: cuda, but no worker group has gpus"),
+    ({"head": {"objectStoreMemory": "8Gi"}}, "head.resources.limits.memory: has to hold"),
+    (
+        {"model": {"cache": {"type": "none"}, "prefetch": {"repository": "a/b"}}},
+        "model.prefetch.repository: needs a model.cache",
+    ),
+    ({"kueue": {"queueName": "q"}}, "Kueue reserves a fixed size"),
+    (
+        {"kueue": {"queueName": "q"}, "ray": {"autoscaling": {"enabled": False}}, "workerGroups": [{"name": "head"}]},
+        "Kueue keeps this name for the head",
+    ),
+    (
+        {
+            "kueue": {"queueName": "q"},
+            "ray": {"autoscaling": {"enabled": False}},
+            "workerGroups": [{"name": f"g{index}"} for index in range(8)],
+        },
+        "Kueue takes at most 7 worker groups",
+    ),
+    ({"kueue": {"elastic": True}}, "kueue.queueName: give one"),
+    ({"ray": {"auth": {"mode": "disabled", "existingSecret": "a"}}}, "only for ray.auth.mode token"),
+    (
+        {"monitoring": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}},
+        "would scrape the same metrics twice",
+    ),
+    ({"monitoring": {"port": 0, "podMonitor": {"enabled": True}}}, "there is nothing to scrape"),
+    (
+        {"networkPolicy": {"monitoringNamespace": ""}, "monitoring": {"podMonitor": {"enabled": True}}},
+        "Prometheus could not scrape",
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSALS, ids=[message[:40] for _, message in REFUSALS])
+def test_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(Exception) as error:
+        render(merged(value_set("minimal"), changes))
+    assert type(error.value).__name__ == "HelmRenderError"
+    assert message in str(error.value)
+
+
+def test_all_problems_are_reported_at_once() -> None:
+    with pytest.raises(Exception) as error:
+        render({"run": {"shutdownAfterJobFinishes": False}})
+    for words in ("image.repository", "output.url", "job:", "run.ttlSecondsAfterFinished"):
+        assert words in str(error.value)
