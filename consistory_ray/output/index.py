@@ -1,0 +1,281 @@
+"""The index: one Parquet row per asset, in immutable parts named by their content.
+
+Writers only ever add parts, and write a row after its picture, so a reader at any moment sees whole rows of existing
+files. Several rows may speak of one asset (a retry, a second run); which one counts is decided by :func:`latest_rows`,
+from the rows alone, whatever the number, names and order of the parts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import threading
+import time
+from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from consistory_ray.errors import InputError, Problem, StorageError
+from consistory_ray.output.rows import (
+    COLUMNS,
+    SCHEMA,
+    SCHEMA_VERSION,
+    VERSION_KEY,
+    IndexRow,
+    latest_rows,
+    rows_to_table,
+)
+from consistory_ray.output.storage import MissingFileError, OutputStore, as_store
+
+__all__ = [
+    "SCHEMA",
+    "CorruptIndexError",
+    "IndexRow",
+    "IndexWriter",
+    "compact",
+    "current_index",
+    "done_assets",
+    "read_index",
+]
+
+INDEX_FOLDER = "index"
+ROW_GROUP_ROWS = 50_000
+_READ_THREADS = 8
+_READ_TRIES = 5
+
+Output = str | os.PathLike[str] | OutputStore
+
+
+class CorruptIndexError(StorageError):
+    """An index part that cannot be read.
+
+    Attributes:
+        parts: the paths of all such parts, relative to the output.
+    """
+
+    def __init__(self, message: str, parts: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.parts = parts
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.message, self.parts))
+
+
+def encode_part(table: pa.Table) -> bytes:
+    """A table of :data:`SCHEMA` (or with more columns) as the bytes of a Parquet file."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", row_group_size=ROW_GROUP_ROWS, write_statistics=True)
+    return buffer.getvalue()
+
+
+def part_name(data: bytes) -> str:
+    """The path of an index part, from its content: writing it twice is writing it once."""
+    return f"{INDEX_FOLDER}/part-{hashlib.sha256(data).hexdigest()[:32]}.parquet"
+
+
+def list_parts(store: OutputStore) -> list[str]:
+    """Paths of the index's parts."""
+    folder = f"{INDEX_FOLDER}/part-"
+    paths = (file.path for file in store.list_files(INDEX_FOLDER))
+    return [path for path in paths if path.startswith(folder) and path.endswith(".parquet")]
+
+
+def read_parts(store: OutputStore, columns: Collection[str] = COLUMNS) -> tuple[pa.Table, list[str]]:
+    """All rows of all parts, as written, and the paths of those parts.
+
+    Raises:
+        CorruptIndexError: a part is truncated or not of this format; the message names every such part.
+        InputError: a part was written by a newer version.
+        StorageError: the storage failed.
+    """
+    for _ in range(_READ_TRIES):
+        parts = list_parts(store)
+        try:
+            with ThreadPoolExecutor(_READ_THREADS) as pool:
+                tables = list(pool.map(lambda path: _read_part(store, path, columns), parts))
+        except MissingFileError:
+            continue  # merged into another part since it was listed: list again
+        corrupt = [(path, table) for path, table in zip(parts, tables, strict=True) if isinstance(table, str)]
+        if corrupt:
+            names = "; ".join(f"{store.url}/{path} ({reason})" for path, reason in corrupt)
+            raise CorruptIndexError(
+                f"cannot read {len(corrupt)} part(s) of the index: {names}. Move them away: rendering again finds the "
+                "pictures they spoke of without making them again",
+                tuple(path for path, _ in corrupt),
+            )
+        schema = pa.schema([SCHEMA.field(name) for name in columns], SCHEMA.metadata)
+        return pa.concat_tables(tables or [schema.empty_table()]), parts
+    raise StorageError(f"the index at {store.url}/{INDEX_FOLDER} keeps changing while it is read")
+
+
+def _read_part(store: OutputStore, path: str, columns: Collection[str]) -> pa.Table | str:
+    """The part's rows, or why they cannot be read."""
+    data = store.read(path)
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        version = int((file.schema_arrow.metadata or {}).get(VERSION_KEY, b"0"))
+        if version > SCHEMA_VERSION:
+            fix = f"upgrade consistory_ray: this version reads index versions up to {SCHEMA_VERSION}"
+            raise InputError("the index was written by a newer version", [Problem(path, f"version {version}", fix)])
+        if version < 1:
+            return "not a part of this index"
+        table = file.read(columns=list(columns))
+        return table.select(list(columns)).cast(pa.schema([SCHEMA.field(name) for name in columns], SCHEMA.metadata))
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'unreadable'}"
+
+
+def read_index(output: Output) -> pa.Table:
+    """The index: one row per asset as :func:`latest_rows` decides; empty when there is none yet.
+
+    Raises:
+        CorruptIndexError, InputError, StorageError: see :func:`read_parts`.
+    """
+    return latest_rows(read_parts(as_store(output))[0])
+
+
+def current_index(output: Output, asset_ids: Collection[str]) -> pa.Table:
+    """The index's rows of these assets. Others, of earlier versions of the job, stay in the index as its history."""
+    table = read_index(output)
+    return table.filter(pc.is_in(table["asset_id"], value_set=pa.array(list(asset_ids), pa.string())))
+
+
+def done_assets(output: Output) -> set[str]:
+    """Ids of the assets whose pictures are there, going by the index alone; ``resume`` looks at the files as well."""
+    columns = ("asset_id", "subject", "kind", "scene", "path", "status", "attempt", "created_at")
+    table = latest_rows(read_parts(as_store(output), columns)[0])
+    return set(table.filter(pc.equal(table["status"], "ok"))["asset_id"].to_pylist())
+
+
+def write_part(store: OutputStore, table: pa.Table) -> str:
+    """Add a part; returns its path. The same rows give the same part."""
+    data = encode_part(table)
+    path = part_name(data)
+    if not store.create_exclusive(path, data):
+        raise CorruptIndexError(f"{store.url}/{path} does not hold what its name says; move it away", (path,))
+    return path
+
+
+def compact(output: Output, *, drop: Collection[str] = ()) -> str | None:
+    """Merge all parts into one that holds only the rows that count, and delete the merged ones.
+
+    The new part is written first: a kill in between leaves rows twice, which readers do not notice, and a reader that
+    meets a deleted part lists again. Only one process may compact at a time, the one that holds the output.
+
+    Args:
+        output: the output.
+        drop: asset ids whose rows are to go, so that they are rendered again.
+
+    Returns:
+        The path of the one part, or None when no row is left.
+
+    Raises:
+        CorruptIndexError, InputError, StorageError: see :func:`read_parts`; nothing was deleted.
+    """
+    store = as_store(output)
+    table, parts = read_parts(store)
+    table = latest_rows(table)
+    if drop:
+        table = table.filter(pc.invert(pc.is_in(table["asset_id"], value_set=pa.array(list(drop), pa.string()))))
+    merged = write_part(store, table) if len(table) else None
+    for path in parts:
+        if path != merged:
+            store.delete(path)
+    return merged
+
+
+class IndexWriter:
+    """Collects rows and commits them as parts: every so many rows or seconds, and at the end.
+
+    A row that was added is on storage after the next commit. When a commit fails its rows are kept and the next one
+    tries again. It may be used from several threads.
+
+    Args:
+        output: the output.
+        rows_per_part: commit when so many rows have been added.
+        seconds_per_part: commit, at an ``add`` or ``tick``, when the oldest uncommitted row is that old.
+        parts_before_compaction: merge all parts into one when so many have been written.
+    """
+
+    def __init__(
+        self,
+        output: Output,
+        *,
+        rows_per_part: int = 1000,
+        seconds_per_part: float = 10.0,
+        parts_before_compaction: int = 100,
+    ) -> None:
+        self._store = as_store(output)
+        self._rows_per_part = rows_per_part
+        self._seconds_per_part = seconds_per_part
+        self._parts_before_compaction = parts_before_compaction
+        self._rows: list[IndexRow] = []
+        self._oldest = 0.0
+        self._parts = 0
+        self._lock = threading.Lock()
+
+    @property
+    def pending(self) -> int:
+        """How many rows are not committed yet."""
+        return len(self._rows)
+
+    def add(self, row: IndexRow) -> None:
+        """Take a row whose picture, if it is ok, is on storage already; may commit.
+
+        Raises:
+            StorageError: a commit was due and failed; the row is kept.
+        """
+        with self._lock:
+            if not self._rows:
+                self._oldest = time.monotonic()
+            self._rows.append(row)
+        self.tick()
+
+    def extend(self, rows: Iterable[IndexRow]) -> None:
+        """:meth:`add` for each of ``rows``."""
+        for row in rows:
+            self.add(row)
+
+    def tick(self) -> None:
+        """Commit if it is time to."""
+        old = bool(self._rows) and time.monotonic() - self._oldest >= self._seconds_per_part
+        if old or len(self._rows) >= self._rows_per_part:
+            self.flush()
+
+    def flush(self) -> None:
+        """Commit all added rows now.
+
+        Raises:
+            StorageError: it failed; the rows are kept for the next commit.
+        """
+        with self._lock:
+            if self._rows:
+                table = rows_to_table(self._rows)
+                write_part(self._store, table.sort_by([("subject", "ascending"), ("scene", "ascending")]))
+                self._rows = []
+                self._parts += 1
+            if self._parts >= self._parts_before_compaction:
+                compact(self._store)
+                self._parts = 1
+
+    def close(self, *, merge: bool = True) -> None:
+        """Commit, and merge all parts into one unless ``merge`` is False."""
+        self.flush()
+        if merge:
+            with self._lock:
+                compact(self._store)
+                self._parts = 1
+
+    def __enter__(self) -> IndexWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(merge=kind is None)  # after an error: only what must be done

@@ -1,0 +1,333 @@
+"""Where a run's files live: a thin layer over fsspec that makes every write whole or absent.
+
+Local files are written to a temporary name in the same folder, synced, and renamed. Object stores replace an object
+in one PUT, which is atomic by itself. Nothing here relies on the order of a listing.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fsspec
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from consistory_ray.errors import ConsistoryError, InputError, Problem, StorageError
+
+Buffer = bytes | bytearray | memoryview
+_T = TypeVar("_T")
+
+_WHOLE_PUT_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "memory"})
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+_TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{32}\.tmp$")
+_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
+_USER_INFO = re.compile(r"://[^/@\s]*@")
+
+
+class MissingFileError(StorageError):
+    """The file asked for is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One file under an output: its path relative to the root, and its size in bytes."""
+
+    path: str
+    size: int
+
+
+@dataclass(frozen=True)
+class OutputStore:
+    """The files of one output URL. It can be pickled and used from several threads.
+
+    All paths are relative to the root, use ``/`` and may not leave the root. Every method raises StorageError, with the
+    URL and the cause, when the storage fails.
+
+    Attributes:
+        fs: the fsspec file system.
+        root: the output's folder as ``fs`` names it, without a trailing slash; absolute for local files.
+    """
+
+    fs: Any
+    root: str
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the files are on a mounted file system, where rename and hard links are atomic."""
+        return isinstance(self.fs, LocalFileSystem)
+
+    @property
+    def url(self) -> str:
+        """The output's address, absolute, without credentials: what to show, and to hand to another process."""
+        return self.root if self.is_local else _redact(str(self.fs.unstrip_protocol(self.root)))
+
+    def join(self, path: str) -> str:
+        """The full path of a file, as ``fs`` names it.
+
+        Raises:
+            InputError: ``path`` is absolute, empty, has a scheme, or has a part that could leave the root.
+        """
+        parts = path.split("/")
+        bad_part = any(part in ("", ".", "..") for part in parts)
+        if bad_part or "\\" in path or not path.isprintable() or _SCHEME.match(path):
+            fix = "use a relative path below the output, with / between its parts and no '.' or '..' among them"
+            raise InputError("a path would leave the output", [Problem("path", ascii(path), fix)])
+        return f"{self.root}/{path}" if self.root not in ("", "/") else f"{self.root}{path}"
+
+    def read(self, path: str) -> bytes:
+        """The whole content of a file.
+
+        Raises:
+            MissingFileError: there is no such file.
+        """
+        full = self.join(path)
+        with self._errors("read", path):
+            if self.is_local:
+                return Path(full).read_bytes()
+            return bytes(self.fs.cat_file(full))
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file of that name right now."""
+        full = self.join(path)
+        with self._errors("look up", path):
+            return os.path.isfile(full) if self.is_local else bool(self.fs.isfile(full))
+
+    def write_atomic(self, path: str, data: Buffer) -> None:
+        """Write a file so that a reader sees the old content or the new, never a part; parents are made.
+
+        When this returns, a local file is on the disk (synced, its folder too).
+        """
+        full = self.join(path)
+        with self._errors("write", path):
+            if self.is_local:
+                with _local_temporary(full, data) as temporary:
+                    os.replace(temporary, full)
+                _sync_folder(os.path.dirname(full))
+            elif self._puts_whole_objects():
+                self.fs.pipe_file(full, bytes(data))
+            else:
+                self._write_by_move(full, data)
+
+    def create_exclusive(self, path: str, data: Buffer) -> bool:
+        """Write a file only if there is none: of several writers exactly one creates it.
+
+        Returns:
+            True when the file now holds ``data``, False when it holds something else. Two writers of *equal* bytes both
+            get True (a retried request cannot be told from its own first try): a lease must hold a unique token.
+        """
+        full = self.join(path)
+        with self._errors("create", path):
+            try:
+                if self.is_local:
+                    _create_local(full, data)
+                else:
+                    self.fs.pipe_file(full, bytes(data), mode="create")
+                return True
+            except FileExistsError:
+                return self.read(path) == data
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # what some S3 servers' "precondition failed" becomes
+                    raise
+                try:
+                    return self.read(path) == data
+                except MissingFileError:
+                    raise error from None
+
+    def list_files(self, prefix: str = "") -> list[StoredFile]:
+        """All files below a folder, at any depth, sorted by path; none when the folder is missing."""
+        return [file for file in self._walk(prefix) if not _TEMPORARY.match(file.path.rsplit("/", 1)[-1])]
+
+    def delete(self, path: str) -> None:
+        """Remove a file; one that is already gone is no error."""
+        full = self.join(path)
+        with self._errors("delete", path), suppress(FileNotFoundError):
+            os.unlink(full) if self.is_local else self.fs.rm_file(full)
+
+    def sweep_temporaries(self, older_than_seconds: float = 3600.0) -> int:
+        """Remove temporary files that killed writers left behind; returns how many. Object stores have none."""
+        if self._puts_whole_objects():
+            return 0
+        limit = time.time() - older_than_seconds
+        swept = 0
+        for file in self._walk(""):
+            if not _TEMPORARY.match(file.path.rsplit("/", 1)[-1]):
+                continue
+            with self._errors("sweep", file.path), suppress(FileNotFoundError):
+                full = self.join(file.path)
+                if self.fs.modified(full).timestamp() <= limit:
+                    self.fs.rm_file(full)
+                    swept += 1
+        return swept
+
+    def _puts_whole_objects(self) -> bool:
+        protocol = self.fs.protocol
+        names = {protocol} if isinstance(protocol, str) else set(protocol)
+        return bool(names & _WHOLE_PUT_PROTOCOLS)
+
+    def _write_by_move(self, full: str, data: Buffer) -> None:
+        folder, name = full.rsplit("/", 1)
+        temporary = f"{folder}/{_temporary_name(name)}"
+        self.fs.makedirs(folder, exist_ok=True)
+        try:
+            self.fs.pipe_file(temporary, bytes(data))
+            self.fs.mv(temporary, full)
+        except BaseException:
+            with suppress(Exception):
+                self.fs.rm_file(temporary)
+            raise
+
+    def _walk(self, prefix: str) -> list[StoredFile]:
+        start = self.join(prefix) if prefix else self.root
+        with self._errors("list", prefix):
+            if self.is_local:
+                return sorted(_walk_local(start, prefix), key=lambda file: file.path)
+            try:
+                found = self.fs.find(start, detail=True)
+            except FileNotFoundError:
+                return []
+        cut = len(self.root.rstrip("/")) + 1
+        below = start.rstrip("/") + "/"
+        files = [StoredFile(name[cut:], int(info["size"])) for name, info in found.items() if name.startswith(below)]
+        return sorted(files, key=lambda file: file.path)
+
+    @contextmanager
+    def _errors(self, action: str, path: str) -> Iterator[None]:
+        try:
+            yield
+        except ConsistoryError:
+            raise
+        except FileNotFoundError as error:
+            kind = MissingFileError if action == "read" else StorageError
+            raise kind(f"could not {action} {self._name(path)}: {_cause(error)}") from error
+        except Exception as error:  # drivers raise their own families: botocore, aiohttp, gcsfs, timeouts
+            raise StorageError(f"could not {action} {self._name(path)}: {_cause(error)}") from error
+
+    def _name(self, path: str) -> str:
+        return f"{self.url.rstrip('/')}/{path}" if path else self.url
+
+
+def open_output(url: str | os.PathLike[str], **storage_options: Any) -> OutputStore:
+    """Open an output by its address; nothing is created or contacted yet.
+
+    Args:
+        url: a folder, or any fsspec URL such as ``s3://bucket/run``.
+        storage_options: passed to the fsspec file system (an endpoint, credentials).
+
+    Raises:
+        InputError: the address cannot be understood, or its driver is not installed.
+    """
+    text = os.fspath(url)
+    if not text.strip() or "\0" in text or "::" in text:
+        raise _bad_url(text, "give a folder or an fsspec URL such as s3://bucket/run (chained URLs are not supported)")
+    protocol = fsspec.utils.get_protocol(text)
+    if protocol in ("s3", "s3a"):  # a cached listing would hide what another process wrote
+        storage_options.setdefault("use_listings_cache", False)
+    try:
+        fs, root = url_to_fs(text, **storage_options)
+    except ImportError as error:
+        raise _bad_url(text, f"install the driver for {protocol}:// ({error})") from error
+    except ValueError as error:
+        raise _bad_url(text, f"give a folder or a known fsspec URL ({error})") from error
+    root = str(root)
+    return OutputStore(fs, root.rstrip("/") or root)
+
+
+def as_store(output: str | os.PathLike[str] | OutputStore) -> OutputStore:
+    """``output`` itself when it is a store, else the store at that address."""
+    return output if isinstance(output, OutputStore) else open_output(output)
+
+
+def _bad_url(url: str, fix: str) -> InputError:
+    return InputError("the output cannot be used", [Problem("output", ascii(_redact(url)), fix)])
+
+
+def _redact(url: str) -> str:
+    return _USER_INFO.sub("://", url)
+
+
+def _cause(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _temporary_name(name: str) -> str:
+    # starts with a dot and does not end like the file, so that no reader's pattern picks it up; at most 255 bytes
+    return f".{name.encode()[:200].decode(errors='ignore')}.{uuid.uuid4().hex}.tmp"
+
+
+@contextmanager
+def _local_temporary(full: str, data: Buffer) -> Iterator[str]:
+    """A synced temporary file with ``data`` beside ``full``; removed at the end if it is still there."""
+    folder, name = os.path.split(full)
+    temporary = os.path.join(folder, _temporary_name(name))
+    try:
+        with _making_folder(folder, lambda: open(temporary, "xb")) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _making_folder(folder: str, action: Callable[[], _T]) -> _T:
+    """Run ``action``, making its folder only when it turns out to be missing: one system call less per file."""
+    try:
+        return action()
+    except FileNotFoundError:
+        os.makedirs(folder, exist_ok=True)
+        return action()
+
+
+def _create_local(full: str, data: Buffer) -> None:
+    with _local_temporary(full, data) as temporary:
+        try:
+            os.link(temporary, full)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            # no hard links here (some network and FAT mounts): exclusive, though not whole if killed right now
+            with open(full, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+    _sync_folder(os.path.dirname(full))
+
+
+def _sync_folder(folder: str) -> None:
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network mounts cannot sync a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _walk_local(start: str, prefix: str) -> Iterator[StoredFile]:
+    folders = [(start, prefix)]
+    while folders:
+        folder, relative = folders.pop()
+        try:
+            entries = list(os.scandir(folder))
+        except FileNotFoundError:
+            continue
+        for entry in entries:
+            path = f"{relative}/{entry.name}" if relative else entry.name
+            with suppress(FileNotFoundError):  # renamed or removed since it was listed
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append((entry.path, path))
+                elif entry.is_file():
+                    yield StoredFile(path, entry.stat().st_size)

@@ -1,0 +1,118 @@
+"""Picture files: parameters that other tools read, any text, the same bytes every time."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from consistory_ray.errors import AssetError
+from consistory_ray.output.assets import encode_png, picture_size, read_metadata, write_asset
+from consistory_ray.output.storage import OutputStore
+
+
+def chunks(png: bytes) -> Iterator[tuple[str, bytes]]:
+    """Types and contents of a PNG file's chunks."""
+    place = 8
+    while place < len(png):
+        (length,) = struct.unpack(">I", png[place : place + 4])
+        yield png[place + 4 : place + 8].decode(), png[place + 8 : place + 8 + length]
+        place += 12 + length
+
+
+def text_of(png: bytes) -> dict[str, str]:
+    with Image.open(io.BytesIO(png)) as image:
+        return {key: str(value) for key, value in image.text.items()}
+
+
+def test_parameters_as_other_tools_read_them(parameters: Any, picture: Any) -> None:
+    values = parameters(7, negative_prompt="blurry, dark", prompt="a drawing of a cat")
+    text = text_of(encode_png(picture(7, (40, 24)), values))
+    assert text["parameters"] == (
+        "a drawing of a cat\n"
+        "Negative prompt: blurry, dark\n"
+        "Steps: 50, Sampler: DDIM, CFG scale: 5, Seed: 7, Size: 40x24, Model: miniature, Model hash: ffffffffff"
+    )
+
+
+def test_a_model_name_with_commas_does_not_break_the_fields(parameters: Any, picture: Any) -> None:
+    text = text_of(encode_png(picture(1), parameters(1, model='models/a, b: "c"')))
+    assert text["parameters"].endswith(r'Model: "models/a, b: \"c\"", Model hash: ffffffffff')
+
+
+def test_metadata_survives_and_pixels_do_too(parameters: Any, picture: Any) -> None:
+    data = encode_png(picture(3), parameters(3))
+    assert read_metadata(data) == {"version": 1, **parameters(3)}
+    assert picture_size(data) == (32, 24)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.tobytes() == picture(3).tobytes()
+
+
+def test_same_picture_same_bytes(parameters: Any, picture: Any) -> None:
+    first = encode_png(picture(3), parameters(3))
+    reordered = dict(reversed(parameters(3).items()))
+    assert encode_png(picture(3), reordered) == first
+
+
+def test_ascii_is_plain_text_and_all_else_is_utf8(parameters: Any, picture: Any) -> None:
+    kinds = [kind for kind, data in chunks(encode_png(picture(1), parameters(1))) if data.startswith(b"parameters\0")]
+    assert kinds == ["tEXt"]
+    data = encode_png(picture(1), parameters(1, prompt="un été 猫"))
+    assert [kind for kind, body in chunks(data) if body.startswith(b"parameters\0")] == ["iTXt"]
+    assert text_of(data)["parameters"].startswith("un été 猫\n")
+    before_pixels = [kind for kind, _ in chunks(data)]
+    assert before_pixels.index("iTXt") < before_pixels.index("IDAT"), "readable without reading the pixels"
+
+
+@settings(deadline=None)
+@given(prompt=st.text(st.characters(exclude_categories=())))
+def test_any_prompt_can_be_embedded(parameters: Any, picture: Any, prompt: str) -> None:
+    data = encode_png(picture(1), parameters(1, prompt=prompt))
+    metadata = read_metadata(data)
+    assert metadata is not None
+    assert metadata["prompt"] == prompt, "also what is no valid Unicode"
+    shown = prompt.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+    assert text_of(data)["parameters"].startswith(shown + "\n")
+    assert picture_size(data) == (32, 24)
+
+
+def test_incomplete_or_unfit_parameters(parameters: Any, picture: Any) -> None:
+    with pytest.raises(AssetError, match="lack prompt, seed"):
+        encode_png(picture(1), {"asset_id": "x"})
+    with pytest.raises(AssetError, match="cannot be encoded"):
+        encode_png(picture(1), parameters(1, settings={"freeu": object()}))
+    with pytest.raises(AssetError, match="cannot be encoded"):
+        encode_png(Image.new("CMYK", (4, 4)), parameters(1))
+
+
+def test_no_metadata_in_other_files(picture: Any) -> None:
+    plain = io.BytesIO()
+    picture(1).save(plain, "PNG")
+    jpeg = io.BytesIO()
+    picture(1).save(jpeg, "JPEG")
+    for data in (plain.getvalue(), jpeg.getvalue(), b"", b"\x89PNG\r\n\x1a\n", b"not a picture"):
+        assert read_metadata(data) is None
+
+
+def test_a_damaged_picture_has_no_size(parameters: Any, picture: Any) -> None:
+    data = encode_png(picture(1, (64, 64)), parameters(1))
+    place = data.index(b"IDAT")
+    for keep in (0, 7, 20, place + 20, len(data) - 20, len(data) - 12, len(data) - 1):
+        assert picture_size(data[:keep]) is None
+    assert picture_size(data[: place + 10] + bytes([data[place + 10] ^ 0xFF]) + data[place + 11 :]) is None
+    assert read_metadata(data[: place + 20]) is not None, "which is why recovery decodes the pixels"
+
+
+def test_write_asset(store: OutputStore, parameters: Any, picture: Any) -> None:
+    data = encode_png(picture(1), parameters(1))
+    written = write_asset(store, "images/cat/x.png", data)
+    assert (written.path, written.size) == ("images/cat/x.png", len(data))
+    assert written.sha256 == hashlib.sha256(data).hexdigest()
+    assert store.read("images/cat/x.png") == data

@@ -1,0 +1,230 @@
+"""Killed at any point of its writes, a run loses nothing that was written and repeats nothing that was indexed."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from consistory_ray.output.assets import encode_png, picture_size, read_metadata, write_asset
+from consistory_ray.output.index import CorruptIndexError, IndexWriter, compact, list_parts, read_index, write_part
+from consistory_ray.output.resume import resume
+from consistory_ray.output.rows import IndexRow, rows_to_table
+from consistory_ray.output.run_record import read_run_record
+from consistory_ray.output.storage import OutputStore, open_output
+
+
+@pytest.fixture(scope="module")
+def scenario() -> ModuleType:
+    """The scenario's module."""
+    path = Path(__file__).with_name("crash_scenario.py")
+    spec = importlib.util.spec_from_file_location("crash_scenario", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def pictures(store: OutputStore) -> dict[str, str]:
+    """SHA-256 of every picture, by path."""
+    return {file.path: hashlib.sha256(store.read(file.path)).hexdigest() for file in store.list_files("images")}
+
+
+def check_rows(store: OutputStore) -> int:
+    """Every row's file is there, whole, and the asset's own; returns how many rows there are."""
+    found = pictures(store)
+    rows = read_index(store).to_pylist()
+    for row in rows:
+        assert found[row["path"]] == row["sha256"]
+    return len(rows)
+
+
+def test_killed_at_every_step(scenario: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Invariants at each crash point, before recovery: only whole files, and rows only of existing files with their
+    checksum. After recovery: each asset once, no whole picture rendered again, all files as in an undisturbed run."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    undisturbed = tmp_path / "undisturbed"
+    assert scenario.run(str(undisturbed)) == scenario.ASSETS
+    expected = pictures(open_output(undisturbed))
+    command = [sys.executable, str(Path(scenario.__file__ or "")), str(tmp_path / "killed")]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=240).stdout
+    *crashes, summary = map(json.loads, output.splitlines())
+    assert summary["steps"] == len(crashes) > 60, "the scenario no longer passes its crash points"
+    for crash in crashes:
+        store = open_output(crash["folder"])
+        record = read_run_record(store)
+        assert record is None or record.state in ("running", "complete")
+        written = pictures(store)
+        assert all(expected[path] == sha256 for path, sha256 in written.items())
+        assert check_rows(store) <= len(written)
+
+        assert scenario.run(crash["folder"]) == scenario.ASSETS - len(written)
+        assert check_rows(store) == scenario.ASSETS
+        assert pictures(store) == expected
+        assert len(list_parts(store)) == 1
+        store.sweep_temporaries(older_than_seconds=0)
+        assert not list(Path(store.root).rglob("*.tmp"))
+    print(f"{len(crashes)} kills")
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+def test_killed_around_every_request(
+    s3_options: dict[str, Any], scenario: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same on S3, before and after every PUT and DELETE."""
+    bucket = open_output("s3://runs", **s3_options).fs
+    scenario.run(str(tmp_path / "undisturbed"))
+    expected = pictures(open_output(tmp_path / "undisturbed"))
+    kills = 0
+    for step in range(1000):
+        store = OutputStore(bucket, f"runs/crash-{step}")
+        monkeypatch.setattr(scenario, "open_output", lambda folder, store=store: store)
+        with monkeypatch.context() as patch:
+            remaining = step
+
+            def around(call: Any) -> Any:
+                def wrapper(*arguments: Any, **options: Any) -> Any:
+                    nonlocal remaining
+                    for moment in ("before", "after"):
+                        if remaining == 0:
+                            raise Killed
+                        remaining -= 1
+                        if moment == "before":
+                            result = call(*arguments, **options)
+                    return result
+
+                return wrapper
+
+            patch.setattr(bucket, "pipe_file", around(bucket.pipe_file))
+            patch.setattr(bucket, "rm_file", around(bucket.rm_file))
+            try:
+                scenario.run("")
+                break
+            except Killed:
+                kills += 1
+        written = pictures(store)
+        assert check_rows(store) <= len(written)
+        assert scenario.run("") == scenario.ASSETS - len(written)
+        assert check_rows(store) == scenario.ASSETS
+        assert pictures(store) == expected
+    assert kills > 12, "the scenario no longer passes its requests"
+
+
+def test_killed_while_merging(store: OutputStore, scenario: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Failed rows, which no picture could bring back, are there at every moment of a merge."""
+    for number in range(3):
+        row = IndexRow.failed(scenario.parameters(number), f"error {number}")
+        write_part(store, rows_to_table([row]))
+    expected = read_index(store)
+    kills = 0
+    while len(list_parts(store)) > 1:
+        for moment in ("create_exclusive", "delete"):
+            call = getattr(OutputStore, moment)
+
+            def then_die(self: OutputStore, *arguments: Any, call: Any = call) -> None:
+                call(self, *arguments)
+                raise Killed
+
+            with monkeypatch.context() as patch, pytest.raises(Killed):
+                patch.setattr(OutputStore, moment, then_die)
+                compact(store)
+            kills += 1
+            assert read_index(store).equals(expected)
+    assert kills >= 4
+
+
+def test_resume_indexes_only_whole_pictures_of_the_plan(store: OutputStore, scenario: ModuleType, picture: Any) -> None:
+    plan = scenario.plan(range(4))
+    for number in (0, 1, 2):
+        write_asset(store, scenario.path_of(number), encode_png(picture(number), scenario.parameters(number)))
+    whole = store.read(scenario.path_of(1))
+    store.write_atomic(scenario.path_of(1), whole[:-20])
+    store.write_atomic(scenario.path_of(3), store.read(scenario.path_of(2)))  # another asset's picture
+    resumed = resume(store, plan)
+    assert resumed.done == {scenario.parameters(number)["asset_id"] for number in (0, 2)}
+    assert (resumed.recovered, resumed.dropped) == (2, 0)
+    assert check_rows(store) == 2
+    assert resume(store, plan).recovered == 0
+
+
+def test_resume_drops_rows_whose_file_is_gone_or_changed(store: OutputStore, scenario: ModuleType) -> None:
+    with IndexWriter(store) as writer:
+        for number in range(4):
+            writer.add(_render(store, scenario, number))
+    store.delete(scenario.path_of(0))
+    store.write_atomic(scenario.path_of(1), b"replaced by hand")
+    resumed = resume(store, scenario.plan(range(4)))
+    assert resumed.done == {scenario.parameters(number)["asset_id"] for number in (2, 3)}
+    assert resumed.dropped == 2
+    assert check_rows(store) == 2
+
+
+def test_an_edit_and_its_undoing(store: OutputStore, scenario: ModuleType) -> None:
+    """A picture that an edited job replaced is rendered again when the edit is undone, even after a kill in between."""
+    first, edited = scenario.parameters(0), {**scenario.parameters(0), "asset_id": "e" * 32, "seed": 77}
+    path = scenario.path_of(0)
+    with IndexWriter(store) as writer:
+        writer.add(_render(store, scenario, 0))
+    assert resume(store, {edited["asset_id"]: path}).done == frozenset()
+    assert check_rows(store) == 0, "the row is dropped before its file is overwritten"
+    assert resume(store, {first["asset_id"]: path}).done == {first["asset_id"]}, "nothing was overwritten yet"
+    resume(store, {edited["asset_id"]: path})
+    image = scenario.Image.new("RGB", (8, 8), "red")
+    write_asset(store, path, encode_png(image, edited))  # killed here: no row
+    assert resume(store, {first["asset_id"]: path}).done == frozenset()
+    assert resume(store, {edited["asset_id"]: path}).done == {edited["asset_id"]}
+    assert check_rows(store) == 1
+
+
+def test_rows_outside_the_plan_stay_and_moved_ones_do_not(store: OutputStore, scenario: ModuleType) -> None:
+    with IndexWriter(store) as writer:
+        for number in range(3):
+            writer.add(_render(store, scenario, number))
+    ids = [scenario.parameters(number)["asset_id"] for number in range(3)]
+    resumed = resume(store, {ids[0]: scenario.path_of(0), ids[1]: "images/cat/renamed.png"})
+    assert resumed.done == {ids[0]}
+    assert set(read_index(store)["asset_id"].to_pylist()) == {ids[0], ids[2]}
+
+
+def test_failed_attempts_are_counted_on(store: OutputStore, scenario: ModuleType) -> None:
+    with IndexWriter(store) as writer:
+        writer.add(IndexRow.failed(scenario.parameters(0), "broke", attempt=2))
+        writer.add(IndexRow.failed(scenario.parameters(1), "broke", attempt=3))
+        writer.add(_render(store, scenario, 1))
+    assert resume(store, scenario.plan()).failed == {scenario.parameters(0)["asset_id"]: 2}
+
+
+def test_moving_a_broken_part_away_brings_everything_back(store: OutputStore, scenario: ModuleType) -> None:
+    writer = IndexWriter(store, rows_per_part=2)
+    for number in range(4):
+        writer.add(_render(store, scenario, number))
+    broken = list_parts(store)[0]
+    store.write_atomic(broken, store.read(broken)[:50])
+    with pytest.raises(CorruptIndexError, match="Move them away"):
+        resume(store, scenario.plan(range(4)))
+    store.delete(broken)
+    resumed = resume(store, scenario.plan(range(4)))
+    assert (len(resumed.done), resumed.recovered) == (4, 2)
+    compact(store)
+    assert check_rows(store) == 4
+
+
+def _render(store: OutputStore, scenario: ModuleType, number: int) -> IndexRow:
+    values = scenario.parameters(number)
+    image = scenario.Image.new("RGB", (8, 8), (number, number, number))
+    data = encode_png(image, values)
+    assert read_metadata(data) is not None
+    assert picture_size(data) == (8, 8)
+    return IndexRow.rendered(values, write_asset(store, scenario.path_of(number), data), image.size)
