@@ -12,6 +12,8 @@
     └── RunError               stop the run
         ├── RunInterrupted     stopped on request; the same command resumes it
         └── RunFailed          the run ended with failed assets
+
+Anything else that is raised is a bug, here or in a dependency.
 """
 
 from __future__ import annotations

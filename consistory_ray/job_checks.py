@@ -1,6 +1,6 @@
 """What makes sense of a job beyond the types of its fields: concepts in prompts, unique ids, distinct pictures.
 
-The checks read models and plain mappings alike and skip what has the wrong type, so that they can run beside pydantic's
+The checks read models and plain dicts alike and skip what has the wrong type, so that they can run beside pydantic's
 own checks and a file's author sees everything at once.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -159,7 +159,7 @@ def _seed_findings(scenes: list[Entry]) -> Iterator[Finding]:
 
 
 def _get(item: Any, name: str) -> Any:
-    return item.get(name) if isinstance(item, Mapping) else None if isinstance(item, str) else getattr(item, name, None)
+    return item.get(name) if isinstance(item, dict) else None if isinstance(item, str) else getattr(item, name, None)
 
 
 def _string(item: Any, name: str) -> str:

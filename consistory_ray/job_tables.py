@@ -29,6 +29,8 @@ MAX_TABLE_BYTES = 1 << 30
 _SUBJECT_COLUMNS = ("concept", "style", "subject")
 _NUMBERS = ("seed", "count")
 _NAMES = ("subject_id", "id")
+_ENTRY_COLUMNS = ("prompt", "id", "seed", "count")
+_KNOWN_COLUMNS = frozenset(COLUMNS)
 _DEFAULT_ANCHORS = 2
 
 Row = Mapping[str, Any]
@@ -121,8 +123,9 @@ class _Grouping:
                 self._problem(number, "", "", f"split the table, it may have {MAX_PICTURES} rows at most")
                 break
             self._row(number, row)
-        for key in self._subjects.keys() - self._explicit:
-            self._split(key)
+        for key in self._subjects:
+            if key not in self._explicit:
+                self._split(key)
         places = [(self._rows[key]["anchors"], self._rows[key]["scenes"]) for key in self._subjects]
 
         def locate(loc: Loc) -> str:
@@ -139,43 +142,36 @@ class _Grouping:
         return {"subjects": list(self._subjects.values())}, self._problems, locate
 
     def _row(self, number: int, row: Row) -> None:
-        for name in row.keys() - set(COLUMNS):
-            self._problem(number, "", shown(row[name]), f"{name}, put quotes around a cell with commas")
-        name = _cell(row, "subject_id")
-        key = ("", str(name)) if name is not None else tuple(str(_cell(row, column)) for column in _SUBJECT_COLUMNS)
-        subject = self._subjects.setdefault(key, {"anchors": [], "scenes": []})
-        places = self._rows.setdefault(key, {"anchors": [], "scenes": []})
-        if name is not None:
-            subject["id"] = name
-        for name in _SUBJECT_COLUMNS:
-            value = _concepts(_cell(row, name)) if name == "concept" else _cell(row, name)
-            if value is not None and subject.setdefault(name, value) != value:
-                self._problem(
-                    number,
-                    name,
-                    shown(value),
-                    f"write the same in all rows of a subject, the first has {subject[name]}",
-                )
-        kind = _cell(row, "kind")
-        if kind not in (None, "anchor", "scene"):
-            self._problem(number, "kind", shown(kind), 'write "anchor" or "scene"')
-        names = ("prompt", "seed") if kind == "anchor" else ("prompt", "id", "seed", "count")
-        for name in ("id", "count") if kind == "anchor" else ():
-            if _cell(row, name) is not None:
-                self._problem(number, name, shown(row[name]), "leave this empty for an anchor")
+        cells = {name: value for name in row if (value := _cell(name, row[name])) is not None}
+        for unknown in sorted(cells.keys() - _KNOWN_COLUMNS):
+            self._problem(number, "", shown(row[unknown]), f"{unknown}, put quotes around a cell with commas")
+        name = cells.get("subject_id")
+        key = ("", str(name)) if name is not None else tuple(str(cells.get(column)) for column in _SUBJECT_COLUMNS)
+        if key not in self._subjects:
+            self._subjects[key] = {"anchors": [], "scenes": []} | ({} if name is None else {"id": name})
+            self._rows[key] = {"anchors": [], "scenes": []}
+        subject = self._subjects[key]
+        for column in sorted(cells.keys() & _SUBJECT_COLUMNS):
+            if subject.setdefault(column, cells[column]) != cells[column]:
+                fix = f"write the same in all rows of a subject, an earlier one has {shown(subject[column])}"
+                self._problem(number, column, shown(cells[column]), fix)
+        kind = cells.get("kind")
         if kind is not None:
             self._explicit.add(key)
-        entry = {name: value for name in names if (value := _cell(row, name)) is not None}
+        if kind not in (None, "anchor", "scene"):
+            self._problem(number, "kind", shown(kind), 'write "anchor" or "scene"')
+        for column in sorted(cells.keys() & {"id", "count"}) if kind == "anchor" else ():
+            self._problem(number, column, shown(cells.pop(column)), "leave this empty for an anchor")
         part = "anchors" if kind == "anchor" else "scenes"
-        subject[part].append(entry)
-        places[part].append(number)
+        subject[part].append({column: cells[column] for column in _ENTRY_COLUMNS if column in cells})
+        self._rows[key][part].append(number)
 
     def _split(self, key: Any) -> None:
         """The first two rows become the anchors of a subject whose rows say nothing of kinds."""
         subject, places = self._subjects[key], self._rows[key]
         first = subject["scenes"][:_DEFAULT_ANCHORS]
         for entry, number in zip(first, places["scenes"], strict=False):
-            for name in entry.keys() & {"id", "count"}:
+            for name in sorted(entry.keys() & {"id", "count"}):
                 fix = (
                     "leave this empty, a subject's first two rows are its anchors unless the column kind says otherwise"
                 )
@@ -191,16 +187,14 @@ class _Grouping:
         return f"{self._unit} {number}, {column}" if column else f"{self._unit} {number}"
 
 
-def _cell(row: Row, name: str) -> Any:
-    value = row.get(name)
+def _cell(name: str, value: Any) -> Any:
+    """A cell's value in the form a job has it; None if it is empty."""
     if isinstance(value, str):
         value = value.strip()
+        if name == "concept" and value:
+            return [part.strip() for part in value.split(";")]
     elif isinstance(value, float) and name in _NUMBERS:  # numbers beside empty cells become these in some tools
-        value = None if math.isnan(value) else int(value) if value.is_integer() else value
+        return None if math.isnan(value) else int(value) if value.is_integer() else value
     elif isinstance(value, int) and name in _NAMES:
-        value = str(value)
+        return str(value)
     return None if value in ("", []) else value
-
-
-def _concepts(value: Any) -> Any:
-    return [part.strip() for part in value.split(";")] if isinstance(value, str) else value

@@ -1,7 +1,8 @@
 """From a job to a plan: every picture with its prompt, its seed, its place and an id that is a hash of its content.
 
 Nothing here depends on the order of a file or on what else is in it: the same scene of the same subject has the same
-id, seed and picture alone, among a million, or after a resume. Pure: no torch, no ray, no reading of the output.
+id, seed and picture alone, among a million, or after a resume. Pure: no torch, no ray, no reading of the output
+(of a local model only the ends of its files).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, Literal
 from consistory_ray.errors import JobError, Problem
 from consistory_ray.ids import Names, numbered, slug
 from consistory_ray.job import Anchor, RenderJob, Scene, Subject
-from consistory_ray.settings import MethodSettings
+from consistory_ray.settings import MethodSettings, model_revision
 
 PLAN_FORMAT = 1
 
@@ -101,6 +102,8 @@ def make_plan(job: RenderJob) -> Plan:
     """
     settings = job.settings.for_model(job.model)
     identity = {"format": PLAN_FORMAT, "model": job.model, "settings": settings.to_dict()}
+    if (revision := model_revision(job.model)) is not None:
+        identity["revision"] = revision
     if job.settings.torch_dtype != "auto":
         identity["torch_dtype"] = job.settings.torch_dtype
     names = _subject_ids(job)

@@ -20,6 +20,8 @@ from consistory_ray.errors import CheckpointError, Problem
 MODEL_SETTINGS_FILE = "consistory.json"
 BUNDLED_MODEL = "miniature"
 
+_REVISION_BYTES = 1 << 20
+
 FreeU = tuple[float, float, float, float]
 
 
@@ -73,12 +75,19 @@ class MethodSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields, in declaration order."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()}
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MethodSettings:
-        """The inverse of :meth:`to_dict`; unknown keys raise TypeError."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        """The inverse of :meth:`to_dict`; unknown keys raise TypeError. 5 and 5.0 are the same guidance scale."""
+        floats = {field.name for field in dataclasses.fields(cls) if field.type == "float"}
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else float(value) if key in floats else value
+            for key, value in values.items()
+        }
+        return cls(**fields)
 
     def replace(self, **changes: Any) -> MethodSettings:
         """A copy with some fields changed."""
@@ -113,9 +122,43 @@ def model_defaults(model: str) -> MethodSettings:
     return _parse(path.read_text(), str(path)) if path.is_file() else MethodSettings()
 
 
+def model_revision(model: str) -> str | None:
+    """Which weights a name stands for at present, so that retrained weights are another model.
+
+    Args:
+        model: as for :func:`model_defaults`.
+
+    Returns:
+        Hexadecimal digits made of the weight files' names, sizes, beginnings and ends, and of the configurations; None
+        for anything that is not on this machine, such as a hub id.
+    """
+    path = Path(model)
+    if model == BUNDLED_MODEL:
+        with resources.as_file(resources.files("consistory_ray.miniature").joinpath("weights")) as folder:
+            return _revision(folder)
+    return _revision(path) if path.exists() else None
+
+
+def _revision(path: Path) -> str:
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        if file.suffix not in (".safetensors", ".json", ".txt"):
+            continue
+        with file.open("rb") as stream:
+            digest.update(f"{file.relative_to(path).as_posix()}:{file.stat().st_size};".encode())
+            digest.update(stream.read(_REVISION_BYTES))
+            if file.stat().st_size > 2 * _REVISION_BYTES:
+                stream.seek(-_REVISION_BYTES, 2)
+            digest.update(stream.read())
+    return digest.hexdigest()[:16]
+
+
 def _parse(text: str, where: str) -> MethodSettings:
     try:
         return MethodSettings.from_dict(json.loads(text))
     except (json.JSONDecodeError, TypeError) as error:
-        fix = f"write a JSON object whose keys are among {', '.join(f.name for f in dataclasses.fields(MethodSettings))}"
+        fix = (
+            f"write a JSON object whose keys are among {', '.join(f.name for f in dataclasses.fields(MethodSettings))}"
+        )
         raise CheckpointError("the model's settings file cannot be used", [Problem(where, str(error), fix)]) from error

@@ -8,10 +8,14 @@ import warnings
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import settings
 
 from consistory_ray.job import RenderJob
 
 MakeJob = Callable[..., RenderJob]
+
+settings.register_profile("default", deadline=None)  # machines that run tests are busy
+settings.load_profile("default")
 
 
 @pytest.fixture(scope="session")

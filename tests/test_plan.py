@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -225,3 +226,15 @@ def test_scenes_can_be_shuffled(data: dict[str, Any], shuffle: random.Random) ->
 def _pictures(plan: Plan) -> set[Asset]:
     """Without names: prompts whose derived ids are equal trade them."""
     return {replace(asset, scene_id="", path="") for asset in plan.assets()}
+
+
+def test_other_weights_in_the_same_folder_are_another_model(tmp_path: Path) -> None:
+    weights = tmp_path / "unet.safetensors"
+
+    def ids(content: bytes) -> set[str]:
+        weights.write_bytes(content)
+        return {asset.asset_id for asset in make_plan(job(dragon(), model=str(tmp_path))).assets()}
+
+    first = ids(b"a" * 4_000_000)
+    assert ids(b"a" * 4_000_000) == first
+    assert ids(b"a" * 3_999_999 + b"b").isdisjoint(first)

@@ -33,7 +33,7 @@ PICTURES = 24_000
 AUTOENCODER_STEPS, DECODER_STEPS, JUDGE_STEPS = 2000, 4000, 2000
 STAGES = (
     Stage("half", pixels=64, steps=1000, batch=32, learning_rate=1.5e-3, final_rate=1e-3),
-    Stage("full", pixels=128, steps=2400, batch=32, learning_rate=1e-3, final_rate=2e-5),
+    Stage("full", pixels=128, steps=2500, batch=32, learning_rate=1e-3, final_rate=2e-5),
 )
 WEIGHTS = Path(__file__).parent / "weights"
 

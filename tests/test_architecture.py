@@ -1,0 +1,189 @@
+"""The floor plan: which way imports run, what the wheel holds, what the package's front door offers."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hatchling.builders.wheel import WheelBuilder
+
+import consistory_ray
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "consistory_ray"
+MODELS = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
+
+# part of the package -> what it may not import, not even inside a function
+FORBIDDEN = {
+    "errors": (*MODELS, "ray", "consistory_ray"),
+    "settings": (*MODELS, "ray", "consistory_ray.job", "consistory_ray.plan"),
+    "ids": (*MODELS, "ray", "consistory_ray"),
+    "job": (*MODELS, "ray", *(f"consistory_ray.{part}" for part in ("plan", "consistory", "engine", "output", "cli"))),
+    "plan": (*MODELS, "ray", *(f"consistory_ray.{part}" for part in ("consistory", "engine", "output", "cli"))),
+    "consistory": (
+        "ray",
+        *(f"consistory_ray.{part}" for part in ("job", "plan", "engine", "output", "cli", "testing")),
+    ),
+    "miniature": ("ray", *(f"consistory_ray.{part}" for part in ("job", "plan", "engine", "output", "cli", "testing"))),
+    "output": (*MODELS, "ray", *(f"consistory_ray.{part}" for part in ("consistory", "engine", "cli", "evaluation"))),
+    "engine": ("consistory_ray.cli", "consistory_ray.evaluation"),
+    "evaluation": ("ray", "consistory_ray.engine", "consistory_ray.cli"),
+    "metrics": (*MODELS, "ray"),
+    "testing": (*MODELS, "ray"),
+    "forecast": (*MODELS, "ray", "consistory_ray.engine", "consistory_ray.cli"),
+    "progress": (*MODELS, "ray", "consistory_ray.cli"),
+    "reports": (*MODELS, "ray", "consistory_ray.cli"),
+    "cli": ("ray",),
+}
+LAZY = ("torch", "diffusers", "transformers", "ray")
+SHALLOW = ("cli", "forecast", "progress", "reports", "testing", "metrics")
+
+
+def modules(part: str) -> list[Path]:
+    """The files of a part: ``job`` is job.py and what else is called job_….py, ``engine`` is a folder."""
+    return sorted([*PACKAGE.glob(f"{part}.py"), *PACKAGE.glob(f"{part}_*.py"), *(PACKAGE / part).rglob("*.py")])
+
+
+def imported(path: Path, *, everywhere: bool = True) -> Iterator[str]:
+    """Full names of the modules a file imports; only those it imports while being imported, or everywhere."""
+    waiting: list[ast.AST] = [ast.parse(path.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = path.relative_to(ROOT).with_suffix("").parts[: -node.level] if node.level else ()
+            module = ".".join([*package, *([node.module] if node.module else [])])
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) and not everywhere:
+            continue
+        elif isinstance(node, ast.If) and not everywhere and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting.extend(node.orelse)
+            continue
+        waiting.extend(ast.iter_child_nodes(node))
+
+
+def within(name: str, packages: tuple[str, ...]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+@pytest.mark.parametrize("part", FORBIDDEN)
+def test_imports_run_one_way(part: str) -> None:
+    allowed = {"errors": ("consistory_ray.errors",), "ids": ("consistory_ray.errors",)}.get(part, ())
+    wrong = {
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in modules(part)
+        for name in imported(path)
+        if within(name, FORBIDDEN[part]) and not within(name, allowed)
+    }
+    assert not wrong
+
+
+def test_every_module_belongs_to_a_part_with_rules() -> None:
+    known = {path for part in FORBIDDEN for path in modules(part)}
+    others = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if path not in known}
+    assert others <= {"__init__.py", "__main__.py"}
+
+
+def test_only_the_renderer_of_the_engine_knows_torch() -> None:
+    wrong = {
+        f"{path.name} imports {name}"
+        for path in modules("engine")
+        for name in imported(path)
+        if within(name, MODELS) and path.name != "renderer.py"
+    }
+    assert not wrong
+
+
+def test_command_line_and_engine_import_heavy_packages_lazily() -> None:
+    wrong = {
+        f"{path.name} imports {name}"
+        for path in [*(path for part in SHALLOW for path in modules(part)), *modules("engine"), PACKAGE / "__init__.py"]
+        for name in imported(path, everywhere=False)
+        if within(name, LAZY if path.parent.name != "engine" else LAZY[:3])
+    }
+    assert not wrong
+
+
+def test_the_wheel_holds_the_package_and_its_data_and_nothing_else() -> None:
+    files = {Path(file.distribution_path) for file in WheelBuilder(str(ROOT)).recurse_included_files()}
+    assert {path.parts[0] for path in files} == {"consistory_ray"}
+    names = {path.as_posix() for path in files}
+    assert {"consistory_ray/py.typed", "consistory_ray/miniature/weights/model_index.json"} <= names
+    assert any(name.endswith(".safetensors") for name in names)
+    assert any(name.endswith(".html.j2") for name in names)
+    assert not any(".cache" in name or name.endswith(".pyc") for name in names)
+
+
+def test_the_front_door() -> None:
+    assert consistory_ray.__all__ == [
+        *("ConsiStoryPipeline", "AnchorCache"),
+        *("RenderJob", "RenderSettings", "Subject", "Anchor", "Scene", "load_job", "parse_job"),
+        *("make_plan", "Plan", "SubjectPlan", "Asset", "MethodSettings"),
+        *(
+            "Problem",
+            "ConsistoryError",
+            "InputError",
+            "JobError",
+            "PromptError",
+            "CacheMismatchError",
+            "CheckpointError",
+        ),
+        *("RetryableError", "StorageError", "AssetError", "RunError", "RunInterrupted", "RunFailed"),
+    ]
+    for name in consistory_ray.__all__:
+        assert getattr(consistory_ray, name).__name__ == name
+    assert re.fullmatch(r"\d+\.\d+\.\d+.*", consistory_ray.__version__)
+    assert set(consistory_ray.__all__) <= set(dir(consistory_ray))
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = consistory_ray.nothing
+
+
+def test_the_front_door_is_light() -> None:
+    code = (
+        "import sys, consistory_ray as c; c.load_job, c.make_plan, c.MethodSettings, c.JobError;"
+        "heavy = {'torch', 'ray', 'diffusers', 'transformers', 'pyarrow', 'pandas'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_the_top_level_is_as_documented() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode or not listed.stdout:
+        pytest.skip("not a git checkout")
+    folders = {name.split("/")[0] for name in listed.stdout.splitlines() if "/" in name}
+    assert folders <= {
+        ".ci",
+        "consistory_ray",
+        "pipelines",
+        "cluster",
+        "tests",
+        "benchmarks",
+        "helm",
+        "scripts",
+        "docs",
+    }
+    for folder in ("pipelines", "cluster"):
+        assert not list((ROOT / folder).rglob("*.py")), f"{folder}/ holds data, not code"
+
+
+def test_the_texts_name_no_ones_machine() -> None:
+    private = re.compile(r"(?<![\w.])/(?:root|srv|work|Users)/[\w.]")
+    endings = {".py", ".md", ".yaml", ".yml", ".toml", ".txt", ".json", ".sh", ".j2", ".tpl", ".csv", ""}
+    folders = ("consistory_ray", "tests", "pipelines", "scripts", "cluster", "helm", "benchmarks", "docs", ".ci")
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in endings]
+    paths += [path for path in ROOT.iterdir() if path.suffix in endings]
+    wrong = [
+        f"{path.relative_to(ROOT)}: {line.strip()[:100]}"
+        for path in paths
+        if path.is_file() and path != Path(__file__) and not any("cache" in part for part in path.parts[:-1])
+        for line in path.read_text(errors="replace").splitlines()
+        if private.search(line)
+    ]
+    assert not wrong
