@@ -1,0 +1,127 @@
+"""Pipelines of SDXL's topology with random, or with no, weights: for counting and timing, not for pictures.
+
+The UNet has SDXL base 1.0's published configuration, or the same block layout with narrower channels. The text encoders
+and the autoencoder are minimal at every size, since no number here is about them; their widths fit the UNet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+TEXT_LENGTH = 77
+BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Sizes of a UNet with SDXL's block layout; ``latent_size`` is the model's own height and width in latents."""
+
+    channels: tuple[int, int, int]
+    heads: tuple[int, int, int]
+    layers_per_block: int
+    transformer_layers: tuple[int, int, int]
+    text_widths: tuple[int, int]
+    time_width: int
+    norm_groups: int
+    latent_size: int
+
+
+SDXL = Topology((320, 640, 1280), (5, 10, 20), 2, (1, 2, 10), (768, 1280), 256, 32, 128)
+QUICK = Topology((32, 64, 128), (1, 1, 2), 2, (1, 1, 3), (32, 32), 8, 8, 32)
+
+
+def build_unet(topology: Topology) -> UNet2DConditionModel:
+    """The UNet, on torch's default device, with diffusers' initialisation."""
+    return UNet2DConditionModel(
+        sample_size=topology.latent_size,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=topology.channels,
+        layers_per_block=topology.layers_per_block,
+        transformer_layers_per_block=topology.transformer_layers,
+        attention_head_dim=topology.heads,
+        cross_attention_dim=sum(topology.text_widths),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=topology.time_width,
+        projection_class_embeddings_input_dim=6 * topology.time_width + topology.text_widths[1],
+        norm_num_groups=topology.norm_groups,
+    )
+
+
+def build_tokenizer() -> CLIPTokenizer:
+    """Lower-case letters are its tokens, so that ``"cat"`` is a concept of three."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    tokens = [*letters, *(letter + "</w>" for letter in letters), BOS, EOS]
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    return CLIPTokenizer(
+        vocab=vocabulary,
+        merges=[],
+        model_max_length=TEXT_LENGTH,
+        bos_token=BOS,
+        eos_token=EOS,
+        unk_token=EOS,
+        pad_token=EOS,
+    )
+
+
+def _text_config(tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=width,
+        projection_dim=width,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=TEXT_LENGTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def build_pipeline(
+    topology: Topology, unet: UNet2DConditionModel, dtype: torch.dtype, seed: int = 0
+) -> StableDiffusionXLPipeline:
+    """A pipeline around ``unet`` with SDXL's scheduler constants, on DDIM, and an autoencoder of factor 8."""
+    torch.manual_seed(seed)
+    tokenizer = build_tokenizer()
+    first, second = (_text_config(tokenizer, width) for width in topology.text_widths)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 8, 8),
+        latent_channels=4,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+        sample_size=8 * topology.latent_size,
+        scaling_factor=0.13025,
+        force_upcast=False,
+    )
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        timestep_spacing="leading",
+    )
+    pipe = StableDiffusionXLPipeline(
+        vae=vae.to(dtype).eval(),
+        text_encoder=CLIPTextModel(first).to(dtype).eval(),
+        text_encoder_2=CLIPTextModelWithProjection(second).to(dtype).eval(),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=unet.eval(),
+        scheduler=scheduler,
+        add_watermarker=False,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -1,0 +1,31 @@
+"""The ConsiStory method for models of the SDXL architecture. Names are imported when first used: torch is heavy."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from consistory_ray.consistory.anchor_cache import AnchorCache
+    from consistory_ray.consistory.estimates import estimate_cache_bytes
+    from consistory_ray.consistory.pipeline import MODEL_DEFAULT, ConsiStoryPipeline, RenderResult, SubjectResult
+    from consistory_ray.consistory.trace import Trace
+
+__all__ = [
+    "MODEL_DEFAULT",
+    "AnchorCache",
+    "ConsiStoryPipeline",
+    "RenderResult",
+    "SubjectResult",
+    "Trace",
+    "estimate_cache_bytes",
+]
+
+_MODULES = dict.fromkeys(("MODEL_DEFAULT", "ConsiStoryPipeline", "RenderResult", "SubjectResult"), "pipeline")
+_MODULES |= {"AnchorCache": "anchor_cache", "Trace": "trace", "estimate_cache_bytes": "estimates"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

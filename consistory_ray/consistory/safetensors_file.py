@@ -1,0 +1,89 @@
+"""Reading and writing the safetensors format with the tensors in a chosen order, streamed, and without copies.
+
+The ``safetensors`` library orders tensors itself and wants them all in memory; an anchor cache needs its steps
+contiguous in the file. The format: 8 bytes of header length (little endian), a JSON header, then the tensors' bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_ALIGNMENT = 64
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES |= {"I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+Buffer = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def as_bytes(tensor: Tensor) -> Buffer:
+    """A CPU tensor's bytes, not copied when it is contiguous."""
+    flat = tensor.detach().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
+
+
+def serialise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Iterator[Buffer]:
+    """The file's bytes in pieces: header first, then every tensor in the order of the mapping.
+
+    Wider dtypes should come first, so that every tensor lies aligned.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    offset = 0
+    for name, tensor in tensors.items():
+        end = offset + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
+    yield np.frombuffer(struct.pack("<Q", len(text)) + text, np.uint8)
+    for tensor in tensors.values():
+        yield as_bytes(tensor)
+
+
+def deserialise(buffer: Buffer) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors that share the buffer's memory (treat them as read-only) in file order, and the metadata.
+
+    Raises:
+        ValueError: the bytes are not a complete safetensors file.
+    """
+    if buffer.nbytes < 8:
+        raise ValueError(f"{buffer.nbytes} bytes are too few for a safetensors file")
+    (length,) = struct.unpack("<Q", buffer[:8].tobytes())
+    if length > buffer.nbytes - 8:
+        raise ValueError("the header is longer than the file")
+    try:
+        header = json.loads(buffer[8 : 8 + length].tobytes())
+        metadata = {str(key): str(value) for key, value in header.pop("__metadata__", {}).items()}
+        entries = sorted(header.items(), key=lambda entry: entry[1]["data_offsets"])
+        data = _shared_tensor(buffer)[8 + length :]
+        end = max((entry["data_offsets"][1] for _, entry in entries), default=0)
+        if end != data.numel():
+            raise ValueError(f"the file holds {data.numel()} bytes of tensors where its header says {end}")
+        return {name: _tensor(data, entry) for name, entry in entries}, metadata
+    except (UnicodeDecodeError, AttributeError, KeyError, TypeError, IndexError, RuntimeError) as error:
+        raise ValueError(f"the header is not that of a safetensors file: {error!r}") from error
+
+
+def _tensor(data: Tensor, entry: Mapping[str, Any]) -> Tensor:
+    begin, end = entry["data_offsets"]
+    dtype, shape = _DTYPES[entry["dtype"]], entry["shape"]
+    piece = data[begin:end]
+    if not piece.numel():
+        return torch.empty(shape, dtype=dtype)
+    if piece.storage_offset() % dtype.itemsize or piece.data_ptr() % dtype.itemsize:
+        piece = piece.clone()
+    return piece.view(dtype).view(shape)
+
+
+def _shared_tensor(buffer: Buffer) -> Tensor:
+    with warnings.catch_warnings():  # torch warns that a read-only buffer must not be written: nothing here writes
+        warnings.filterwarnings("ignore", message=".*not writable.*")
+        return torch.from_numpy(buffer)
