@@ -230,7 +230,7 @@ def wall_pipeline(model: str | None, quick: bool) -> tuple[str, ConsiStoryPipeli
 def wall_clock(name: str, pipe: ConsiStoryPipeline, steps: int, repeats: int) -> dict[str, Any]:
     """Seconds of scenes and of vanilla pictures, taken in turns after one of each to warm up."""
     if name == "random":  # says little, so let it take little
-        steps, repeats = min(steps, 10), 1
+        steps, repeats = min(steps, 4), 1
     settings = pipe.default_settings.replace(num_inference_steps=steps)
     # words that any tokenizer knows; the miniature's world has dragons
     words = "dragon" if name == "miniature" else CONCEPT
