@@ -74,7 +74,9 @@ def test_the_hub_command_knows_the_options_of_the_init_container() -> None:
     pytest.importorskip("huggingface_hub")
     script = (CHART / "files" / "prefetch.sh").read_text() + (ROOT / "cluster" / "Dockerfile").read_text()
     used = set(re.findall(r"(--(?:revision|include|exclude|quiet))\b", script))
-    done = subprocess.run([Path(sys.executable).with_name("hf"), "download", "--help"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [Path(sys.executable).with_name("hf"), "download", "--help"], capture_output=True, text=True, timeout=120
+    )
     if done.returncode != 0:
         pytest.skip("the hub's command line is not installed")
     assert used and all(option in done.stdout for option in used)
