@@ -8,8 +8,10 @@
     │   └── CheckpointError    a model that cannot be found, loaded or used
     ├── RetryableError         the same work may succeed elsewhere or later
     │   └── StorageError       a read or write of the output URL failed
+    │       └── DiskFullError  no space left there: the same command resumes once there is some
     ├── AssetError             give up on this asset, go on with the rest
     └── RunError               stop the run
+        ├── OutputBusyError    another run holds the output
         ├── RunInterrupted     stopped on request; the same command resumes it
         └── RunFailed          the run ended with failed assets
 
@@ -78,7 +80,19 @@ class RetryableError(ConsistoryError):
 
 
 class StorageError(RetryableError):
-    """Reading from or writing to the output URL failed."""
+    """Reading from or writing to the output URL failed.
+
+    Attributes:
+        lasting: whether trying again is pointless until somebody has changed something.
+    """
+
+    lasting: bool = False
+
+
+class DiskFullError(StorageError):
+    """There is no space left for the output, or its quota is used up; whoever tries again needs to make room first."""
+
+    lasting = True
 
 
 class AssetError(ConsistoryError):
@@ -87,6 +101,10 @@ class AssetError(ConsistoryError):
 
 class RunError(ConsistoryError):
     """The run stops."""
+
+
+class OutputBusyError(RunError):
+    """Another run holds the output; the message names it, and says what to do."""
 
 
 class RunInterrupted(RunError):

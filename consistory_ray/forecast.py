@@ -110,9 +110,14 @@ def expected_cache_bytes(plan: Plan, device: str) -> dict[str, int]:
     """Bytes of every subject's anchor cache, by subject id."""
     dtype = plan.torch_dtype if plan.torch_dtype != "auto" else "float16" if device == "cuda" else "float32"
     config, scale = _model_config(plan.model)
-    kinds = {(subject.settings, len(subject.anchors)) for subject in plan.subjects}
+    kinds = {(subject.settings, len(subject.anchors)) for subject in plan.subjects if subject.source is None}
     sizes = {kind: _cache_bytes(config, scale, *kind, dtype) for kind in kinds}
-    return {subject.subject_id: sizes[subject.settings, len(subject.anchors)] for subject in plan.subjects}
+    return {
+        subject.subject_id: sizes[subject.settings, len(subject.anchors)]
+        if subject.source is None
+        else subject.source.nbytes
+        for subject in plan.subjects
+    }
 
 
 def _found(plan: Plan, store: OutputStore) -> tuple[set[str], list[float]]:

@@ -34,6 +34,7 @@ from consistory_ray.job_problems import FIXES, explain, fault
 from consistory_ray.job_readers import Document, read_document
 from consistory_ray.job_validation import Budget, bounded_entry, bounded_subject, checked, invalid
 from consistory_ray.settings import BUNDLED_MODEL, MethodSettings, model_defaults
+from consistory_ray.stored_subjects import resolve_stored
 
 MAX_COUNT = 100_000
 MAX_ANCHORS = 64
@@ -169,10 +170,34 @@ class Scene:
     """How many pictures; with more than one they are called id-0, id-1, … and their seeds count up."""
 
 
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class StoredCache:
+    """An anchor cache that another run has left: what ``from`` becomes once it was looked up."""
+
+    url: Text
+    """Address of the cache file."""
+    sha256: Annotated[str, Strict(), Field(pattern="^[0-9a-f]{64}$")]
+    """Its content; the subject's pictures depend on this, not on the address."""
+    bytes: Annotated[Whole, Field(ge=0)]
+    """Its size."""
+    settings: dict[str, Any]
+    """The method's settings that it was made with, and with which its scenes are rendered."""
+
+    def __post_init__(self) -> None:
+        try:
+            MethodSettings.from_dict(self.settings)
+        except (TypeError, ValueError) as error:
+            raise fault(f"give the settings as the stored subject has them ({error})") from None
+
+
 class Subject(BaseModel):
     """One individual: the same in all of its anchors and scenes. A prompt is style + subject + scene."""
 
-    model_config = _FROZEN
+    model_config = ConfigDict(serialize_by_alias=True, **_FROZEN)
+
+    stored: StoredCache | None = Field(default=None, alias="from")
+    """Folder or URL of a subject that an earlier run has stored, such as s3://bucket/run/anchors/moss-dragon. It brings
+    concept, anchors, settings and, unless given, style, subject and id."""
 
     id: Id | None = None
     """Folder name of the subject's pictures; left out, it is made of the subject's text."""
@@ -256,7 +281,7 @@ def parse_job(data: Mapping[str, Any]) -> RenderJob:
 def parse_document(document: Document) -> RenderJob:
     """Builds a job from a document that was read; see :func:`load_job`."""
     problems = list(document.problems)
-    data = document.data
+    data = resolve_stored(document.source, document.data)
     if isinstance(data, Mapping) and "name" not in data:
         data = {"name": PurePosixPath(document.source).stem or "job", **data}
     job = None
@@ -283,4 +308,6 @@ def _known_keys(loc: tuple[str | int, ...]) -> list[str]:
         ("subjects", "scenes"): Scene,
     }
     kind = kinds.get(tuple(names), RenderJob)
-    return list(kind.model_fields if issubclass(kind, BaseModel) else kind.__dataclass_fields__)
+    if not issubclass(kind, BaseModel):
+        return list(kind.__dataclass_fields__)
+    return [field.alias or name for name, field in kind.model_fields.items()]

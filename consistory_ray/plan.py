@@ -49,12 +49,24 @@ class Asset:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheSource:
+    """An anchor cache that another run has stored: where, its SHA-256, its size in bytes."""
+
+    url: str
+    sha256: str
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class SubjectPlan:
     """One subject: its anchors are made once and cached, its scenes are rendered from that cache.
 
     Attributes:
         subject_key: 32 hexadecimal digits, a hash of everything that decides the anchor cache.
         cache_path: of the anchor cache, relative to the output URL.
+        style, text, anchor_prompts: the words that the subject is made of, for whoever takes it up again: first and
+            second part of its prompts, and the third part and the seed of each anchor.
+        source: the anchor cache of a stored subject, which has no anchors to make; None for all others.
     """
 
     subject_id: str
@@ -64,6 +76,10 @@ class SubjectPlan:
     scenes: tuple[Asset, ...]
     settings: MethodSettings
     cache_path: str
+    style: str = ""
+    text: str = ""
+    anchor_prompts: tuple[tuple[str, int], ...] = ()
+    source: CacheSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +113,10 @@ def make_plan(job: RenderJob) -> Plan:
     """Plans a job.
 
     Raises:
-        JobError: two subjects would be the same individual.
+        JobError: two subjects would be the same individual, or a stored one was made with other settings.
         CheckpointError: the model's own settings file cannot be used.
     """
+    _refuse_other_settings(job)
     settings = job.settings.for_model(job.model)
     identity = {"format": PLAN_FORMAT, "model": job.model, "settings": settings.to_dict()}
     if (revision := model_revision(job.model)) is not None:
@@ -115,14 +132,29 @@ def make_plan(job: RenderJob) -> Plan:
     return Plan(job.name, job.model, subjects, job.settings.batch_size, job.settings.torch_dtype)
 
 
+def _refuse_other_settings(job: RenderJob) -> None:
+    """A stored subject's cache holds what its settings made of it: others cannot be had from it."""
+    asked = job.settings.for_model(job.model).to_dict()
+    asked = {name: value for name, value in asked.items() if name in job.settings.model_fields_set}
+    problems = []
+    for index, subject in enumerate(job.subjects):
+        made = MethodSettings.from_dict(subject.stored.settings).to_dict() if subject.stored is not None else asked
+        for name in [name for name, value in asked.items() if made[name] != value]:
+            fix = f"leave it out or set {made[name]!r}, subjects[{index}] was stored with that"
+            problems.append(Problem(f"settings.{name}", repr(asked[name]), fix))
+    if problems:
+        raise JobError("the job cannot be planned: a stored subject was made with other settings", problems)
+
+
 def _refuse_twins(subjects: tuple[SubjectPlan, ...]) -> None:
     first: dict[str, int] = {}
     problems = []
     for index, subject in enumerate(subjects):
         other = first.setdefault(subject.subject_key, index)
         if other != index:
-            fix = f"give its anchors other seeds, or add its scenes to subjects[{other}], which is the same individual"
-            problems.append(Problem(f"subjects[{index}].anchors", subject.subject_id, fix))
+            add = f"add its scenes to subjects[{other}], which is the same individual"
+            fix = f"give its anchors other seeds, or {add}" if subject.source is None else add
+            problems.append(Problem(f"subjects[{index}]", subject.subject_id, fix))
     if problems:
         raise JobError("the job cannot be planned: some subjects are the same individual", problems)
 
@@ -140,8 +172,16 @@ def _plan_subject(
     subject: Subject, name: str, job_seed: int, identity: dict[str, Any], settings: MethodSettings
 ) -> SubjectPlan:
     seeds = _Seeds(job_seed, subject, name)
-    anchored = [(subject.prompt(anchor.prompt), seeds.of_anchor(anchor)) for anchor in subject.anchors]
-    key = _digest({**identity, "concepts": subject.concept, "anchors": anchored})
+    given = [(anchor.prompt, seeds.of_anchor(anchor)) for anchor in subject.anchors]
+    anchored = [(subject.prompt(prompt), seed) for prompt, seed in given]
+    source = None
+    if subject.stored is None:
+        key = _digest({**identity, "concepts": subject.concept, "anchors": anchored})
+    else:
+        stored, anchored = subject.stored, []
+        source = CacheSource(stored.url, stored.sha256, stored.bytes)
+        settings = MethodSettings.from_dict(stored.settings)
+        key = _digest({**identity, "settings": settings.to_dict(), "cache": stored.sha256})
     anchors = tuple(
         Asset(
             _digest(["anchor", key, i, text, seed]),
@@ -155,7 +195,19 @@ def _plan_subject(
         for i, (text, seed) in enumerate(anchored)
     )
     scenes = tuple(_plan_scenes(subject, name, key, seeds))
-    return SubjectPlan(name, key, subject.concept, anchors, scenes, settings, f"anchors/{name}/{key[:16]}.safetensors")
+    return SubjectPlan(
+        subject_id=name,
+        subject_key=key,
+        concepts=subject.concept,
+        anchors=anchors,
+        scenes=scenes,
+        settings=settings,
+        cache_path=f"anchors/{name}/{key[:16]}.safetensors",
+        style=subject.style,
+        text=subject.subject,
+        anchor_prompts=tuple(given),
+        source=source,
+    )
 
 
 def _plan_scenes(subject: Subject, name: str, key: str, seeds: _Seeds) -> Iterator[Asset]:

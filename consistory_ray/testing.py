@@ -4,6 +4,8 @@ from consistory_ray.engine.options import RunOptions
 from consistory_ray.testing import FakeRenderer
 
 options = RunOptions(renderer=FakeRenderer.factory(seconds=0.2, faults={"on-the-moon": "error"}))
+
+On the command line: ``--renderer consistory_ray.testing:FakeRenderer --renderer-options '{"seconds": 0.2}'``.
 """
 
 from __future__ import annotations
@@ -12,9 +14,13 @@ import functools
 import hashlib
 import json
 import os
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
 from PIL import Image
@@ -25,11 +31,35 @@ from consistory_ray.errors import AssetError, CacheMismatchError, CheckpointErro
 if TYPE_CHECKING:
     from consistory_ray.plan import Asset, SubjectPlan
 
-FaultName = Literal["bad", "error", "error-once", "exit", "exit-once", "model"]
+_V = TypeVar("_V")
+
+FaultName = Literal["bad", "error", "error-once", "exit", "exit-once", "hang", "hang-once", "model"]
 """What can go wrong with an asset: ``bad`` raises AssetError, ``error`` RuntimeError, ``exit`` ends the process without
-a word, ``model`` raises CheckpointError. With ``-once`` it goes wrong once in all, whichever worker it meets."""
+a word, ``hang`` never returns, ``model`` raises CheckpointError. With ``-once`` it goes wrong once in all, whichever
+worker it meets."""
 
 _BLOCKS = 4
+_CACHE_HEAD = 4096  # what a cache says is in its first bytes, the rest only takes room
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of time that a fake renderer was at work, as :func:`read_trace` finds it.
+
+    Attributes:
+        pid: the worker's process.
+        kind: ``load`` (from the process's first line to a renderer), ``anchors`` or ``scenes``.
+        subject: the subject's id; empty for ``load``.
+        assets: how many pictures it made.
+        start, end: seconds of this machine's monotonic clock, which all of its processes share.
+    """
+
+    pid: int
+    kind: str
+    subject: str
+    assets: int
+    start: float
+    end: float
 
 
 class FakeRenderer:
@@ -44,8 +74,22 @@ class FakeRenderer:
         max_batch: more scenes than this at a time are out of memory.
         faults: what goes wrong with which asset; keys are scene ids (``"anchor-0"`` for anchors) or
             ``"subject/scene"``.
+        rates: the same at random: for each fault the share of all assets, from 0 to 1, that it befalls. Which ones
+            depends on their ids alone, so that every attempt of an asset meets the same fault.
+        delays: further seconds for single assets; keys as for ``faults``.
+        jitter: the time of each asset differs from ``seconds`` by up to this share of it; its id decides by how much.
+        load_seconds: time until the renderer is there.
+        memory: a device that runs out: ``capacity`` bytes, of which the model takes ``model`` and each picture of a
+            batch ``picture``.
         scratch: an existing folder where faults that happen once are remembered.
+        trace: an existing folder for :func:`read_trace`.
         version: another version has another fingerprint and refuses the caches of others.
+
+    Attributes:
+        phases, peak_memory: see :class:`~consistory_ray.engine.renderer.Renderer`.
+
+    Raises:
+        InputError: an option is unknown or out of range.
     """
 
     def __init__(
@@ -58,9 +102,16 @@ class FakeRenderer:
         cache_bytes: int = 4096,
         max_batch: int | None = None,
         faults: Mapping[str, FaultName] | None = None,
+        rates: Mapping[FaultName, float] | None = None,
+        delays: Mapping[str, float] | None = None,
+        jitter: float = 0.0,
+        load_seconds: float = 0.0,
+        memory: Mapping[str, int] | None = None,
         scratch: str | None = None,
+        trace: str | None = None,
         version: int = 1,
     ) -> None:
+        started = time.monotonic()
         self.spec = spec
         self._seconds = seconds
         self._anchor_seconds = seconds if anchor_seconds is None else anchor_seconds
@@ -68,11 +119,31 @@ class FakeRenderer:
         self._cache_bytes = cache_bytes
         self._max_batch = max_batch
         self._faults = dict(faults or {})
+        self._rates = dict(rates or {})
+        self._delays = dict(delays or {})
+        self._jitter = jitter
+        self._memory = dict(memory or {})
         self._scratch = scratch
+        self._trace = trace
+        self.phases: dict[str, float] = {}
+        self.peak_memory: int | None = None
         self._fingerprint = hashlib.sha256(f"fake renderer {version}".encode()).hexdigest()
-        unknown = sorted(set(self._faults.values()) - set(get_args(FaultName)))
-        if unknown:
-            raise InputError("unknown faults", [Problem("faults", ", ".join(unknown), f"use {get_args(FaultName)}")])
+        self._check()
+        time.sleep(load_seconds)
+        self._record(Span(os.getpid(), "load", "", 0, started, time.monotonic()))
+
+    def _check(self) -> None:
+        names = ", ".join(get_args(FaultName))
+        unknown = sorted({*self._faults.values(), *self._rates} - set(get_args(FaultName)))
+        problems = [Problem("faults", name, f"use {names}") for name in unknown]
+        if any(not 0 <= share <= 1 for share in self._rates.values()) or sum(self._rates.values()) > 1:
+            problems.append(Problem("rates", str(self._rates), "give shares from 0 to 1 that add up to 1 at most"))
+        if not 0 <= self._jitter <= 1:
+            problems.append(Problem("jitter", str(self._jitter), "give a share from 0 to 1"))
+        if self._memory and set(self._memory) != {"capacity", "model", "picture"}:
+            problems.append(Problem("memory", str(self._memory), "give capacity, model and picture, in bytes"))
+        if problems:
+            raise InputError("this fake renderer cannot be made", problems)
 
     @classmethod
     def factory(cls, **options: Any) -> RendererFactory:
@@ -86,13 +157,14 @@ class FakeRenderer:
 
     def make_subject(self, subject: SubjectPlan) -> MadeSubject:
         """Pictures of the anchors' ids, and a cache that names the subject."""
-        self._go_wrong(subject.anchors)
-        seconds = self._anchor_seconds * len(subject.anchors)
-        time.sleep(seconds)
-        content = {"subject": subject.subject_id, "key": subject.subject_key, "fingerprint": self._fingerprint}
-        data = json.dumps(content).encode()
-        buffer = np.frombuffer(data.ljust(self._cache_bytes), dtype=np.uint8)
-        return MadeSubject([self.picture(anchor.asset_id) for anchor in subject.anchors], buffer, seconds)
+        with self._traced("anchors", subject.anchors):
+            self._take_memory(len(subject.anchors))
+            self._go_wrong(subject.anchors)
+            seconds = self._spend(self._anchor_seconds, subject.anchors)
+            content = {"subject": subject.subject_id, "key": subject.subject_key, "fingerprint": self._fingerprint}
+            data = json.dumps(content).encode()
+            buffer = np.frombuffer(data.ljust(self._cache_bytes), dtype=np.uint8)
+            return MadeSubject([self.picture(anchor.asset_id) for anchor in subject.anchors], buffer, seconds)
 
     def load_cache(self, buffer: CacheBuffer) -> dict[str, str]:
         """What the cache says.
@@ -100,7 +172,7 @@ class FakeRenderer:
         Raises:
             CacheMismatchError: a renderer of another version made it.
         """
-        cache: dict[str, str] = json.loads(buffer.tobytes())
+        cache: dict[str, str] = json.loads(bytes(buffer[:_CACHE_HEAD]).rstrip(b"\0 "))
         if cache["fingerprint"] != self._fingerprint:
             raise CacheMismatchError("this cache was made by another version of the fake renderer")
         return cache
@@ -115,11 +187,18 @@ class FakeRenderer:
         strangers = [scene.asset_id for scene in scenes if scene.subject_id != cache["subject"]]
         if strangers:
             raise CacheMismatchError(f"{', '.join(strangers)} are no scenes of {cache['subject']}")
-        if self._max_batch is not None and len(scenes) > self._max_batch:
-            raise MemoryError(f"{len(scenes)} scenes at a time, {self._max_batch} would fit")
-        self._go_wrong(scenes)
-        time.sleep(self._seconds * len(scenes))
-        return [self.picture(scene.asset_id) for scene in scenes]
+        with self._traced("scenes", scenes):
+            if self._max_batch is not None and len(scenes) > self._max_batch:
+                raise MemoryError(f"{len(scenes)} scenes at a time, {self._max_batch} would fit")
+            self._take_memory(len(scenes))
+            self._go_wrong(scenes)
+            self._spend(self._seconds, scenes)
+            return [self.picture(scene.asset_id) for scene in scenes]
+
+    def fitting_batch(self, height: int | None, width: int | None) -> int | None:
+        """How many pictures fit into the memory that was given; None without one. Their size changes nothing."""
+        free = self._memory["capacity"] - self._memory["model"] if self._memory else 0
+        return max(1, free // self._memory["picture"]) if self._memory else None
 
     def picture(self, asset_id: str) -> Image.Image:
         """The picture of an asset: coloured blocks."""
@@ -127,16 +206,60 @@ class FakeRenderer:
         colours = np.frombuffer(digest[: _BLOCKS * _BLOCKS * 3], dtype=np.uint8).reshape(_BLOCKS, _BLOCKS, 3)
         return Image.fromarray(colours).resize(self._size, Image.Resampling.NEAREST)
 
+    def _spend(self, each: float, assets: Sequence[Asset]) -> float:
+        """Let the time pass that these assets take."""
+        seconds = sum(each * (1 + self._jitter * (2 * _share("jitter", asset.asset_id) - 1)) for asset in assets)
+        seconds += sum(self._named(self._delays, asset) or 0.0 for asset in assets)
+        time.sleep(seconds)
+        return seconds
+
+    def _take_memory(self, pictures: int) -> None:
+        if self._memory:
+            wanted, capacity = self._memory["model"] + pictures * self._memory["picture"], self._memory["capacity"]
+            if wanted > capacity:
+                raise MemoryError(f"{pictures} pictures at a time take {wanted} bytes, there are {capacity}")
+            self.peak_memory = max(wanted, self.peak_memory or 0)
+
+    @staticmethod
+    def _named(values: Mapping[str, _V], asset: Asset) -> _V | None:
+        return values.get(f"{asset.subject_id}/{asset.scene_id}", values.get(asset.scene_id))
+
+    def _fault_of(self, asset: Asset) -> FaultName | None:
+        named = self._named(self._faults, asset)
+        if named is not None:
+            return named
+        share = _share("fault", asset.asset_id)
+        for fault, rate in self._rates.items():
+            share -= rate
+            if share < 0:
+                return fault
+        return None
+
     def _go_wrong(self, assets: Sequence[Asset]) -> None:
         for asset in assets:
-            name = f"{asset.subject_id}/{asset.scene_id}"
-            fault = self._faults.get(name) or self._faults.get(asset.scene_id)
+            fault = self._fault_of(asset)
             if fault is None or (fault.endswith("-once") and not self._first_time(asset.asset_id)):
                 continue
             if fault.startswith("exit"):
                 os._exit(1)
-            message = f"{name} was asked to fail ({fault})"
+            if fault.startswith("hang"):
+                threading.Event().wait()
+            message = f"{asset.subject_id}/{asset.scene_id} was asked to fail ({fault})"
             raise {"bad": AssetError, "model": CheckpointError}.get(fault, RuntimeError)(message)
+
+    @contextmanager
+    def _traced(self, kind: str, assets: Sequence[Asset]) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        subject = assets[0].subject_id if assets else ""
+        span = Span(os.getpid(), kind, subject, len(assets), started, time.monotonic())
+        self.phases = {"pass1": span.end - span.start}
+        self._record(span)
+
+    def _record(self, span: Span) -> None:
+        if self._trace is not None:
+            with open(os.path.join(self._trace, f"{span.pid}.jsonl"), "a") as file:
+                file.write(json.dumps(asdict(span)) + "\n")
 
     def _first_time(self, asset_id: str) -> bool:
         if self._scratch is None:
@@ -147,3 +270,23 @@ class FakeRenderer:
         except FileExistsError:
             return False
         return True
+
+
+def read_trace(folder: str | os.PathLike[str]) -> list[Span]:
+    """What fake renderers with this ``trace`` folder have done so far, by process, oldest first.
+
+    A line that a killed process left unfinished is left out.
+    """
+    spans = []
+    for path in sorted(Path(folder).glob("*.jsonl")):
+        for line in path.read_text().splitlines():
+            try:
+                spans.append(Span(**json.loads(line)))
+            except (ValueError, TypeError):
+                continue
+    return spans
+
+
+def _share(purpose: str, asset_id: str) -> float:
+    """A number from 0 to below 1 that depends on the asset's id alone."""
+    return int.from_bytes(hashlib.sha256(f"{purpose} {asset_id}".encode()).digest()[:6], "big") / 2**48

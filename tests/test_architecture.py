@@ -29,11 +29,16 @@ FORBIDDEN = {
         "ray",
         *(f"consistory_ray.{part}" for part in ("job", "plan", "engine", "output", "cli", "testing")),
     ),
+    "stored_subjects": (*MODELS, "ray", *(f"consistory_ray.{part}" for part in ("consistory", "engine", "output", "cli"))),
     "miniature": ("ray", *(f"consistory_ray.{part}" for part in ("job", "plan", "engine", "output", "cli", "testing"))),
     "output": (*MODELS, "ray", *(f"consistory_ray.{part}" for part in ("consistory", "engine", "cli", "evaluation"))),
     "engine": ("consistory_ray.cli", "consistory_ray.evaluation"),
     "evaluation": ("ray", "consistory_ray.engine", "consistory_ray.cli"),
     "metrics": (*MODELS, "ray"),
+    **{
+        part: (*MODELS, "ray", "consistory_ray.cli", "consistory_ray.consistory")
+        for part in ("allowlist", "logs", "machine", "observation", "status", "tally", "watching")
+    },
     "testing": (*MODELS, "ray"),
     "forecast": (*MODELS, "ray", "consistory_ray.engine", "consistory_ray.cli"),
     "progress": (*MODELS, "ray", "consistory_ray.cli"),
@@ -41,7 +46,7 @@ FORBIDDEN = {
     "cli": ("ray",),
 }
 LAZY = ("torch", "diffusers", "transformers", "ray")
-SHALLOW = ("cli", "forecast", "progress", "reports", "testing", "metrics")
+SHALLOW = ("cli", "forecast", "progress", "reports", "testing", "metrics", "logs", "observation", "status", "watching")
 
 
 def modules(part: str) -> list[Path]:

@@ -43,7 +43,7 @@ class Attempts:
         trouble = self._troubles.setdefault(key, _Trouble())
         if fault is Fault.BAD_ASSET:
             return True
-        if fault is Fault.WORKER_DIED:
+        if fault.blames_assets:
             trouble.alone = True
             if alone:
                 trouble.crashes += 1

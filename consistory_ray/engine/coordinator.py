@@ -11,25 +11,29 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.compute as pc
+
 from consistory_ray.engine.cluster import default_cache_budget, joined_cluster, shape_workers
 from consistory_ray.engine.events import (
     Event,
+    Notice,
     RunFinished,
     RunStarted,
     RunState,
     RunSummary,
     SubjectProgress,
-    WorkersRequested,
 )
+from consistory_ray.engine.keeping import anchors_of_finished, clear_anchors
 from consistory_ray.engine.ledger import Ledger
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.retries import with_backoff
 from consistory_ray.engine.scheduler import Scheduler
 from consistory_ray.engine.stopping import StopRequest, stop_on_signals
 from consistory_ray.engine.work import SubjectWork
-from consistory_ray.errors import StorageError
+from consistory_ray.errors import RunInterrupted, StorageError
 from consistory_ray.forecast import expected_cache_bytes
-from consistory_ray.output.index import IndexWriter
+from consistory_ray.output.index import IndexWriter, current_index
+from consistory_ray.output.lease import Lease
 from consistory_ray.output.resume import resume
 from consistory_ray.output.run_record import RunRecord, write_run_record
 from consistory_ray.output.storage import OutputStore, open_output
@@ -70,6 +74,7 @@ def run_plan(
 
     Raises:
         InputError: the model, the output or the cluster cannot be used.
+        OutputBusyError: another run is writing to the output.
         StorageError: the output failed for longer than the retries last.
         RunError: the run cannot go on, for example because every worker dies.
     """
@@ -95,49 +100,99 @@ class _Run:
         self._emit = emit
         self._planned = plan.anchor_count + plan.scene_count
         self._found = 0
+        self._stopped = ""
+        self._lost: Callable[[], str] = str
         self._started = time.monotonic()
         self._ledger = Ledger(plan.model, IndexWriter(store, seconds_per_part=SECONDS_PER_PART), emit)
         self._record = RunRecord(plan.name, plan.model, dict(job))
 
     def execute(self) -> RunSummary:
-        found = with_backoff(lambda: resume(self._store, {asset.asset_id: asset.path for asset in self._plan.assets()}))
+        owner = f"the run of {self._plan.name}"
+        lease = with_backoff(
+            lambda: Lease.acquire(
+                self._store, owner, ttl_seconds=self._options.lease_seconds, on_wait=self._waiting_for_lease
+            )
+        )
+        with lease:
+            self._lost = lambda: lease.lost
+            return self._execute()
+
+    def _execute(self) -> RunSummary:
+        paths = {asset.asset_id: asset.path for asset in self._plan.assets()}
+        found = with_backoff(lambda: resume(self._store, paths))
         done = without_broken_sets(self._plan, found.done)
-        self._found = len(done)
+        if self._options.keep_anchors == "none":
+            done |= anchors_of_finished(self._plan, done)
+        if self._options.only_failed:
+            chosen = failed_with_anchors(self._plan, found.failed, done)
+            self._planned = len(chosen | done)
+            done = frozenset(paths) - chosen
+            self._found = self._planned - len(chosen)
+        else:
+            self._found = len(done)
         self._write_record(state="running")
         progress = tuple(_progress(subject, done) for subject in self._plan.subjects)
         self._emit(RunStarted(self._plan.name, self._store.url, progress, self._planned, self._found, found.recovered))
         with self._recording():
             if self._found < self._planned:
                 with joined_cluster(self._options):
-                    self._dispatch(done)
-            self._ledger.close(merge=not self._stop)
+                    self._stopped = self._dispatch(done)
+            if not self._lost():
+                self._clear_anchors(done)
+                self._ledger.close(merge=not self._stop)
         summary = self._summary()
         self._write_record(state=summary.state)
         self._emit(RunFinished(summary))
         return summary
 
-    def _dispatch(self, done: frozenset[str]) -> None:
+    def _waiting_for_lease(self, message: str) -> None:
+        self._emit(Notice(message))
+        if self._stop:
+            raise RunInterrupted("stopped while another run still held the output")
+
+    def _dispatch(self, done: frozenset[str]) -> str:
         from consistory_ray.engine.dispatch import Dispatch  # imports Ray
         from consistory_ray.engine.pool import WorkerPool
 
         options, plan = self._options, self._plan
         shape = shape_workers(options)
-        self._emit(WorkersRequested(shape.count, shape.device))
+        batch_size = plan.batch_size if options.batch_size is None else options.batch_size
         scheduler = Scheduler(
             subject_works(plan, done, expected_cache_bytes(plan, shape.device)),
-            batch_size=_batch_size(plan, options),
+            batch_size=AUTO_BATCH_SIZE if batch_size == "auto" else batch_size,
             max_in_flight=options.max_in_flight,
             cache_budget=options.cache_budget or default_cache_budget(),
             caps=options.caps,
         )
         subjects = {subject.subject_id: subject for subject in plan.subjects}
         assets = {asset.asset_id: asset for asset in plan.assets() if asset.asset_id not in done}
-        pool = WorkerPool(shape, plan.model, plan.torch_dtype, self._store, options)
+        sizes = {(subject.settings.height, subject.settings.width) for subject in plan.subjects}
+        pool = WorkerPool(shape, plan.model, plan.torch_dtype, self._store, options, sizes)
+        dispatch = Dispatch(
+            subjects,
+            assets,
+            scheduler,
+            pool,
+            self._ledger,
+            self._stop,
+            options,
+            self._store.url,
+            self._lost,
+            batch_size == "auto",
+        )
         try:
-            url = self._store.url
-            Dispatch(subjects, assets, scheduler, pool, self._ledger, self._stop, options, url).run()
+            return dispatch.run()
         finally:
             pool.close()
+
+    def _clear_anchors(self, done: Collection[str]) -> None:
+        """What ``keep_anchors`` asks for, once everything of a subject that was to be made is there."""
+        if self._options.keep_anchors == "all":
+            return
+        self._ledger.flush()
+        ok = current_index(self._store, {asset.asset_id for asset in self._plan.assets()})
+        made = set(ok.filter(pc.equal(ok["status"], "ok"))["asset_id"].to_pylist())
+        clear_anchors(self._store, self._plan, made | set(done), previews=self._options.keep_anchors == "previews")
 
     @contextmanager
     def _recording(self) -> Iterator[None]:
@@ -169,7 +224,11 @@ class _Run:
     def _summary(self) -> RunSummary:
         ledger = self._ledger
         left = self._planned - self._found - ledger.rendered - ledger.failed
-        state: RunState = "interrupted" if left else "failed" if ledger.failed else "complete"
+        state: RunState = "complete"
+        if ledger.failed or self._stopped:
+            state = "failed"
+        if left and not self._stopped:
+            state = "interrupted"
         return RunSummary(
             name=self._plan.name,
             url=self._store.url,
@@ -180,6 +239,8 @@ class _Run:
             failed=ledger.failed,
             seconds=time.monotonic() - self._started,
             failures=tuple(ledger.failures),
+            failures_by_kind=dict(ledger.failures_by_kind),
+            stopped=self._stopped,
         )
 
 
@@ -202,16 +263,22 @@ def subject_works(plan: Plan, done: Collection[str], cache_bytes: Mapping[str, i
     for subject in plan.subjects:
         scenes = tuple(asset.asset_id for asset in subject.scenes if asset.asset_id not in done)
         anchors = tuple(asset.asset_id for asset in subject.anchors)
-        to_make = () if anchors[0] in done else anchors
+        to_make = () if not anchors or anchors[0] in done else anchors
         if scenes or to_make:
             size = (subject.settings.height, subject.settings.width)
             works.append(SubjectWork(subject.subject_id, to_make, scenes, cache_bytes[subject.subject_id], size))
     return sorted(works, key=lambda work: bool(work.anchors))
 
 
-def _batch_size(plan: Plan, options: RunOptions) -> int:
-    chosen = plan.batch_size if options.batch_size is None else options.batch_size
-    return AUTO_BATCH_SIZE if chosen == "auto" else chosen
+def failed_with_anchors(plan: Plan, failed: Collection[str], done: Collection[str]) -> set[str]:
+    """The assets that failed before, and the anchors that have to be made for them; other missing ones stay missing."""
+    chosen: set[str] = set()
+    for subject in plan.subjects:
+        anchors = {asset.asset_id for asset in subject.anchors}
+        scenes = {asset.asset_id for asset in subject.scenes if asset.asset_id in failed}
+        if scenes or not anchors.isdisjoint(failed):
+            chosen |= scenes | (anchors - set(done))
+    return chosen
 
 
 def _progress(subject: SubjectPlan, done: Collection[str]) -> SubjectProgress:

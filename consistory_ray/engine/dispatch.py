@@ -5,14 +5,24 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
 
-from consistory_ray.engine.events import AnchorsReady, Notice, Stopping, WorkerLost, WorkerReady
+from consistory_ray.engine.events import (
+    AnchorsReady,
+    BatchDone,
+    Notice,
+    Retried,
+    Stopping,
+    WorkerLost,
+    WorkerReady,
+    WorkerReleased,
+)
 from consistory_ray.engine.faults import Failure, Fault
+from consistory_ray.engine.housekeeping import Housekeeping
 from consistory_ray.engine.ledger import Ledger, died_with
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.pool import WorkerPool
@@ -20,17 +30,17 @@ from consistory_ray.engine.scheduler import Scheduler
 from consistory_ray.engine.stopping import StopRequest
 from consistory_ray.engine.work import Call
 from consistory_ray.engine.worker import Hello, Report
-from consistory_ray.errors import CheckpointError, InputError, Problem, RunError
+from consistory_ray.errors import CheckpointError, InputError, Problem, RunError, RunInterrupted
 
 if TYPE_CHECKING:
     from consistory_ray.plan import Asset, SubjectPlan
 
 WAIT_SECONDS = 0.25
 """How long a stop request may go unnoticed."""
+STALL_SECONDS = 20.0
+"""A run in which nothing is out for so long, although work is left, would wait for ever."""
 FETCH_SECONDS = 60.0
 """A report of a few hundred bytes that takes longer to arrive is lost."""
-PATIENCE_SECONDS = 30.0
-"""How often a run without workers says so."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +51,7 @@ class _Save:
 
     subject_id: str
     buffer: Any
+    digest: str
     worker: str
     tried: frozenset[str] = frozenset()
 
@@ -57,6 +68,8 @@ class Dispatch:
         stop: whether to stop.
         options: the run's options.
         url: the output, for messages.
+        lost: tells why the output may no longer be written to, empty while it may.
+        adapts: whether workers may take as many scenes at a time as they say fit into their memory.
     """
 
     def __init__(
@@ -69,6 +82,8 @@ class Dispatch:
         stop: StopRequest,
         options: RunOptions,
         url: str,
+        lost: Callable[[], str] = str,
+        adapts: bool = False,
     ) -> None:
         self._url = url
         self._subjects = subjects
@@ -78,33 +93,52 @@ class Dispatch:
         self._ledger = ledger
         self._stop = stop
         self._options = options
+        self._lost = lost
+        self._adapts = adapts
+        self._keeper = Housekeeping(options, scheduler, pool, ledger.emit)
         self._calls: dict[Any, Call] = {}
         self._buffers: dict[Any, Any] = {}  # of anchors calls: the reference of the cache that comes with the report
         self._saves: dict[Any, _Save] = {}
         self._caches: dict[str, Any] = {}
+        self._digests: dict[str, str] = {}
+        self._leaving: set[str] = set()
         self._served: dict[str, set[str]] = {}
         self._ready: set[str] = set()
         self._draining = False
         self._last_failure: Failure | None = None
-        self._last_sign = time.monotonic()
+        self._something_out = time.monotonic()
 
-    def run(self) -> None:
+    def run(self) -> str:
         """Until everything is done, or the stop request is heard and the running batches are in.
+
+        Returns:
+            Why it ended before that, empty if it did not or was asked to.
 
         Raises:
             InputError: the model cannot be loaded, or the workers do not see the output.
             RunError: nothing can go on: no worker is left, the storage fails, the disk is full.
         """
+        self._keep_house()
         while not (self._scheduler.finished and not self._saves):
-            if self._stop:
-                self._drain()
-                return
+            reason = self._too_many_failures()
+            if self._stop or reason:
+                self._drain(reason or self._stop.reason)
+                return reason
             for call in self._scheduler.assign():
                 self._submit(call)
             self._settle(self._wait())
             self._release()
             self._check()
+            self._keep_house()
             self._ledger.tick()
+        self._keeper.pulse(self._ready)
+        return ""
+
+    def _too_many_failures(self) -> str:
+        limit, failed = self._options.max_failures, self._ledger.failed
+        return (
+            f"{failed} pictures failed, and --max-failures is {limit}" if limit is not None and failed > limit else ""
+        )
 
     def _submit(self, call: Call) -> None:
         actor, subject = self._pool.actor(call.worker), self._bare(call.subject_id)
@@ -116,6 +150,7 @@ class Dispatch:
             report = actor.scenes.remote(subject, scenes, self._caches[call.subject_id])
             self._served.setdefault(call.subject_id, set()).add(call.worker)
         self._calls[report] = call
+        self._keeper.watchdog.submitted(call, time.monotonic())
 
     def _bare(self, subject_id: str) -> SubjectPlan:
         """A subject without its scenes, of which there may be very many."""
@@ -123,8 +158,14 @@ class Dispatch:
 
     def _wait(self) -> list[Any]:
         waiting = [*self._calls, *self._saves] + ([] if self._draining else list(self._pool.hellos))
-        if not waiting:
+        now = time.monotonic()
+        if waiting:
+            self._something_out = now
+        elif now - self._something_out > STALL_SECONDS:
             raise RunError("the run cannot go on: there is work left, and no worker that may take it")
+        else:  # a worker is leaving, or about to be asked for
+            time.sleep(WAIT_SECONDS)
+            return []
         first, rest = ray.wait(waiting, num_returns=1, timeout=WAIT_SECONDS, fetch_local=False)
         if not first:
             return []
@@ -142,16 +183,9 @@ class Dispatch:
                 self._greeted(name, outcome)
 
     def _came_back(self, call: Call, outcome: Report | Failure, buffer: Any) -> None:
+        self._keeper.watchdog.returned(call, time.monotonic(), counts=isinstance(outcome, Report))
         if isinstance(outcome, Failure):
-            if self._draining:
-                return
-            if outcome.fault.kills_worker:
-                self._worker_lost(call.worker, outcome)
-                return
-            given_up = self._scheduler.failed(call, outcome.fault)
-            self._note(call, outcome, given_up)
-            for asset_id in given_up:
-                self._give_up(asset_id, call, outcome)
+            self._failed(call, outcome)
             return
         self._pool.succeeded(call.worker)
         if call.kind == "anchors":
@@ -164,25 +198,47 @@ class Dispatch:
             if asset_id in given_up:
                 self._give_up(asset_id, call, failure)
 
+    def _failed(self, call: Call, failure: Failure) -> None:
+        if self._draining:
+            return
+        if failure.kind == RunInterrupted.__name__:  # the worker was told to leave and has refused the call
+            self._leave(call.worker, "its machine is going")
+        elif failure.fault.kills_worker:
+            self._worker_lost(call.worker, failure)
+            return
+        given_up = self._scheduler.failed(call, failure.fault)
+        self._note(call, failure, given_up)
+        for asset_id in given_up:
+            self._give_up(asset_id, call, failure)
+
     def _deliver(self, call: Call, report: Report) -> None:
         subject = self._subjects[call.subject_id]
         anchors = {anchor.asset_id: anchor for anchor in subject.anchors} if call.kind == "anchors" else {}
         for item in report.delivered:
             again = item.asset_id not in call.assets
             asset = anchors.get(item.asset_id) or self._assets[item.asset_id]
-            self._ledger.delivered(asset, subject, item, call.worker, call.attempt, again=again)
+            digest = self._digests.get(call.subject_id) if asset.kind == "scene" else None
+            self._ledger.delivered(
+                asset, subject, item, call.worker, call.attempt, again=again, cache_sha256=digest or None
+            )
+        if report.time is not None:
+            spent, count = report.time, len(report.delivered)
+            self._ledger.emit(
+                BatchDone(call.worker, call.kind, count, report.phases, spent.idle, spent.cache_bytes, spent.memory)
+            )
 
     def _anchors_ready(self, call: Call, report: Report, buffer: Any) -> None:
         self._caches[call.subject_id] = buffer
+        self._digests[call.subject_id] = report.cache_sha256
         self._served.setdefault(call.subject_id, set()).add(call.worker)
         if report.notice:
             self._ledger.emit(Notice(report.notice))
         self._ledger.emit(AnchorsReady(call.subject_id, report.made, report.seconds, report.cache_bytes))
-        if report.made:
-            self._save(_Save(call.subject_id, buffer, call.worker))
+        if report.made or report.import_cache:
+            self._save(_Save(call.subject_id, buffer, report.cache_sha256, call.worker))
 
     def _save(self, save: _Save) -> None:
-        reference = self._pool.actor(save.worker).save.remote(self._bare(save.subject_id), save.buffer)
+        reference = self._pool.actor(save.worker).save.remote(self._bare(save.subject_id), save.buffer, save.digest)
         self._saves[reference] = dataclasses.replace(save, tried=save.tried | {save.worker})
 
     def _saved(self, save: _Save, failure: Failure | None) -> None:
@@ -209,10 +265,9 @@ class Dispatch:
         if self._ledger.fingerprint not in ("", outcome.fingerprint):
             raise CheckpointError(f"{outcome.place} has loaded other weights than the workers before it")
         self._ledger.fingerprint = outcome.fingerprint
-        self._pool.greeted(name)
+        self._pool.greeted(name, outcome.node)
         self._ready.add(name)
-        self._scheduler.add_worker(name)
-        self._last_sign = time.monotonic()
+        self._scheduler.add_worker(name, outcome.node, outcome.batches if self._adapts else None)
         self._ledger.emit(WorkerReady(name, outcome.place, outcome.seconds))
 
     def _worker_lost(self, name: str, failure: Failure) -> None:
@@ -222,48 +277,88 @@ class Dispatch:
         for reference in [reference for reference, call in self._calls.items() if call.worker == name]:
             del self._calls[reference]
             self._buffers.pop(reference, None)
-        self._ready.discard(name)
+        self._forget_worker(name)
         given_up = self._scheduler.remove_worker(name, failure.fault)
         replaced = self._pool.lost(name, failure)
         self._ledger.emit(WorkerLost(name, str(failure), replaced))
+        retried = sum(len(call.assets) for call in calls.values()) - len(given_up)
+        if retried > 0:
+            self._ledger.emit(Retried(failure.fault.value, retried))
         for asset_id in given_up:
             self._give_up(asset_id, calls[self._assets[asset_id].subject_id], failure)
 
     def _give_up(self, asset_id: str, call: Call, failure: Failure) -> None:
         asset = self._assets[asset_id]
-        reason = died_with(failure) if failure.fault is Fault.WORKER_DIED else str(failure)
+        reason = died_with(failure) if failure.fault.blames_assets else str(failure)
         if call.kind == "anchors" and asset.kind == "scene":
             reason = f"the anchors of {call.subject_id} could not be made: {reason}"
-        self._ledger.gave_up(asset, self._subjects[asset.subject_id], reason, call.worker, call.attempt)
+        subject = self._subjects[asset.subject_id]
+        self._ledger.gave_up(asset, subject, reason, failure.fault, call.worker, call.attempt)
 
     def _note(self, call: Call, failure: Failure, given_up: tuple[str, ...]) -> None:
         self._last_failure = failure
         if failure.traceback:
             _log.debug("%s of %s on %s:\n%s", call.kind, call.subject_id, call.worker, failure.traceback)
         if not given_up:
+            self._ledger.emit(Retried(failure.fault.value, len(call.assets)))
             what = "the anchors" if call.kind == "anchors" else f"{len(call.assets)} of the scenes"
             self._ledger.emit(Notice(f"{what} of {call.subject_id} tried again after {failure} ({call.worker})"))
 
     def _release(self) -> None:
         for subject_id in self._scheduler.take_released():
             self._caches.pop(subject_id, None)
+            self._digests.pop(subject_id, None)
             key = self._subjects[subject_id].subject_key
             for name in self._served.pop(subject_id, set()) & self._ready:
                 self._pool.actor(name).forget.remote(key)
 
     def _check(self) -> None:
+        if reason := self._lost():
+            raise RunError(f"the run cannot go on: {reason}")
         if self._scheduler.stop_reason is not None:
             raise RunError(f"the run cannot go on: {self._last_failure}")
-        if not len(self._pool):
+        if not len(self._pool) and self._pool.exhausted:
             raise RunError(f"no worker is left, they died too often in a row; the last one: {self._pool.last_failure}")
-        if not self._ready and time.monotonic() - self._last_sign > PATIENCE_SECONDS:
-            self._last_sign = time.monotonic()
-            self._ledger.emit(Notice("still waiting for a first worker: the cluster may lack free GPUs or CPUs"))
 
-    def _drain(self) -> None:
+    def _keep_house(self) -> None:
+        """What has to be looked after now and then: stuck and idle workers, machines that go, how many to ask for."""
+        now = time.monotonic()
+        if not self._keeper.is_due(now):
+            return
+        for name, failure in self._keeper.stuck(now):
+            self._worker_lost(name, failure)
+        for name in self._keeper.on_draining_nodes():
+            self._leave(name, "its machine is going")
+        saving = {save.worker for save in self._saves.values()}
+        for name in [name for name in self._leaving if not self._scheduler.calls_of(name) and name not in saving]:
+            self._forget_worker(name)
+            self._scheduler.remove_worker(name, Fault.NODE_DIED)
+            self._pool.lost(name, Failure(Fault.NODE_DIED, "Leaving", "its machine is going"))
+            self._ledger.emit(WorkerReleased(name, "its machine is going"))
+        for name in set(self._keeper.idle(now, self._ready)) - saving - self._leaving:
+            self._forget_worker(name)
+            self._scheduler.remove_worker(name, Fault.NODE_DIED)
+            self._pool.release(name)
+            self._ledger.emit(WorkerReleased(name, "there is nothing left for it"))
+        self._keeper.look(now, self._ready)
+
+    def _leave(self, name: str, reason: str) -> None:
+        """Let a worker finish what it has on its device, and give it nothing more."""
+        if name in self._ready and name not in self._leaving:
+            self._leaving.add(name)
+            self._scheduler.retire_worker(name)
+            self._pool.actor(name).drain.remote()
+            self._ledger.emit(Notice(f"{name} finishes its batch and leaves: {reason}"))
+
+    def _forget_worker(self, name: str) -> None:
+        self._ready.discard(name)
+        self._leaving.discard(name)
+        self._keeper.watchdog.forget(name)
+
+    def _drain(self, reason: str) -> None:
         """Take in what the workers still finish, for as long as the grace lasts."""
         self._draining = True
-        self._ledger.emit(Stopping(self._stop.reason, len(self._calls)))
+        self._ledger.emit(Stopping(reason, len(self._calls)))
         for name in self._ready:
             self._pool.actor(name).drain.remote()
         deadline = time.monotonic() + self._options.grace_seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -63,6 +64,14 @@ class WorkerLost:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerReleased:
+    """A worker was let go: there is nothing left for it, or its machine is going away."""
+
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class AnchorsReady:
     """A subject's anchors were made, or their cache was loaded from the output."""
 
@@ -79,14 +88,18 @@ class AssetDone:
     asset: Asset
     seconds: float
     worker: str
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class AssetFailed:
-    """A picture was given up."""
+    """A picture was given up; ``fault`` is a :class:`~consistory_ray.engine.faults.Fault` value."""
 
     asset: Asset
     error: str
+    fault: str = "error"
+    worker: str = ""
+    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +107,67 @@ class Notice:
     """Something a person should know, and the run goes on: a retry, a cache made again, a wait."""
 
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDone:
+    """A call came back: what a worker did with its time.
+
+    Attributes:
+        worker: its name.
+        kind: ``anchors`` or ``scenes``.
+        pictures: how many it delivered.
+        phases: seconds by phase: ``load`` (of a cache), ``anchors`` or ``scenes`` (the device), ``encode``, ``write``;
+            renderers may split the device's share further (``pass1``, ``pass2``, ``decode``).
+        idle: seconds the device waited for this batch after the one before it.
+        cache_bytes: bytes of anchor cache that the worker fetched for it; 0 if it still had them.
+        device_memory: bytes of device memory in use at its peak, or None where that is not known.
+    """
+
+    worker: str
+    kind: Literal["anchors", "scenes"]
+    pictures: int
+    phases: Mapping[str, float]
+    idle: float = 0.0
+    cache_bytes: int = 0
+    device_memory: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """Work that failed is tried again; ``reason`` is a :class:`~consistory_ray.engine.faults.Fault` value."""
+
+    reason: str
+    assets: int
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Rows were committed to the index."""
+
+    rows: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """The coordinator's books, about once a second and once at the end.
+
+    Attributes:
+        queued: pictures that no worker has yet.
+        workers, busy: workers that are ready, and those of them with a call.
+        requested: workers asked for that are not ready.
+        live_cache_bytes: size of the anchor caches being made or used.
+        store_used, store_capacity: bytes of Ray's object store, of the whole cluster; 0 if not known.
+    """
+
+    queued: int
+    workers: int
+    busy: int
+    requested: int
+    live_cache_bytes: int
+    store_used: int = 0
+    store_capacity: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +185,7 @@ class AssetFailure:
     asset_id: str
     path: str
     error: str
+    fault: str = "error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +201,8 @@ class RunSummary:
         rendered, failed: those of this run.
         seconds: how long it took.
         failures: what failed and why, the first 1,000; the index has them all.
+        failures_by_kind: how many failed in this run, by :class:`~consistory_ray.engine.faults.Fault` value.
+        stopped: why the run ended before everything was tried; empty if it did not.
     """
 
     name: str
@@ -137,6 +214,8 @@ class RunSummary:
     failed: int
     seconds: float
     failures: tuple[AssetFailure, ...] = field(default=())
+    failures_by_kind: Mapping[str, int] = field(default_factory=dict)
+    stopped: str = ""
 
     def raise_for_state(self) -> None:
         """Raise RunInterrupted or RunFailed unless the run is complete."""
@@ -145,7 +224,8 @@ class RunSummary:
             raise RunInterrupted(f"the run was stopped with {left} pictures left; the same command resumes it")
         if self.state == "failed":
             lines = [f"  - {failure.path}: {failure.error}" for failure in self.failures]
-            raise RunFailed("\n".join([f"{self.failed} of {self.planned} pictures failed", *lines]))
+            why = [self.stopped] if self.stopped else []
+            raise RunFailed("\n".join([f"{self.failed} of {self.planned} pictures failed", *why, *lines]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +240,14 @@ Event: TypeAlias = (
     | WorkersRequested
     | WorkerReady
     | WorkerLost
+    | WorkerReleased
     | AnchorsReady
     | AssetDone
     | AssetFailed
+    | BatchDone
+    | Retried
+    | Committed
+    | Pulse
     | Notice
     | Stopping
     | RunFinished

@@ -21,6 +21,8 @@ class Fault(str, Enum):
     """The worker's process is gone. Its assets are tried again one at a time, alone on a worker; it is replaced."""
     NODE_DIED = "node-died"
     """The machine is gone, which no asset is suspected of. Its assets are tried again; the worker is replaced."""
+    STUCK = "stuck"
+    """The worker has shown no progress for far longer than its calls take. It is killed; then as if it had died."""
     OUT_OF_MEMORY = "out-of-memory"
     """The batch was too large for the device: smaller batches. Only a single asset that does not fit is at fault."""
     ANCHORS_LOST = "anchors-lost"
@@ -39,7 +41,12 @@ class Fault(str, Enum):
     @property
     def kills_worker(self) -> bool:
         """Whether the worker that reported it is gone and has to be replaced."""
-        return self in (Fault.WORKER_DIED, Fault.NODE_DIED)
+        return self in (Fault.WORKER_DIED, Fault.NODE_DIED, Fault.STUCK)
+
+    @property
+    def blames_assets(self) -> bool:
+        """Whether the assets that the worker had are suspected of having taken it down."""
+        return self in (Fault.WORKER_DIED, Fault.STUCK)
 
     @property
     def stops_run(self) -> bool:
@@ -53,10 +60,11 @@ class Caps:
 
     Attributes:
         attempts: attempts of an asset (or of a subject's anchors) that may end in an error.
-        crashes: workers that an asset may take down while it is alone on them.
+        crashes: workers that an asset may take down, or hang, while it is alone on them.
         storage_attempts: attempts of an asset that may end in a storage error before the run stops.
         cache_losses: times that a subject's anchor cache may be lost before its scenes fail.
-        worker_deaths: deaths in a row, without a finished call in between, after which a worker is not replaced.
+        worker_deaths: deaths in a row, without a finished call in between, after which a worker is not replaced; a
+            machine that went away is no death.
     """
 
     attempts: int = 2

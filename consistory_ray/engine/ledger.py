@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from consistory_ray.engine.events import MAX_LISTED_FAILURES, AssetDone, AssetFailed, AssetFailure, Event
-from consistory_ray.engine.faults import Failure
+from consistory_ray.engine.events import (
+    MAX_LISTED_FAILURES,
+    AssetDone,
+    AssetFailed,
+    AssetFailure,
+    Committed,
+    Event,
+)
+from consistory_ray.engine.faults import Failure, Fault
 from consistory_ray.engine.retries import with_backoff
 from consistory_ray.engine.worker import Delivered
 from consistory_ray.errors import StorageError
@@ -30,6 +39,7 @@ class Ledger:
         fingerprint: of the model, once a worker has loaded it.
         rendered, failed: how many pictures of the plan this run has made and given up.
         failures: the first of those given up.
+        failures_by_kind: how many were given up for what.
     """
 
     def __init__(self, model: str, writer: IndexWriter, emit: Callable[[Event], None]) -> None:
@@ -40,35 +50,48 @@ class Ledger:
         self.rendered = 0
         self.failed = 0
         self.failures: list[AssetFailure] = []
+        self.failures_by_kind: Counter[str] = Counter()
 
     def delivered(
-        self, asset: Asset, subject: SubjectPlan, item: Delivered, worker: str, attempt: int, *, again: bool = False
+        self,
+        asset: Asset,
+        subject: SubjectPlan,
+        item: Delivered,
+        worker: str,
+        attempt: int,
+        *,
+        again: bool = False,
+        cache_sha256: str | None = None,
     ) -> None:
         """A picture is on storage; ``again`` if it was there before this run and had to be made a second time."""
         parameters = asset_parameters(asset, subject, model=self._model, model_fingerprint=self.fingerprint)
         row = IndexRow.rendered(
-            parameters, item.written, item.size, seconds=item.seconds, worker=worker, attempt=attempt
+            parameters,
+            item.written,
+            item.size,
+            seconds=item.seconds,
+            worker=worker,
+            attempt=attempt,
+            cache_sha256=cache_sha256,
         )
         self._add(row)
         if not again:
             self.rendered += 1
-            self.emit(AssetDone(asset, item.seconds, worker))
+            self.emit(AssetDone(asset, item.seconds, worker, attempt))
 
-    def gave_up(self, asset: Asset, subject: SubjectPlan, error: str, worker: str, attempt: int) -> None:
+    def gave_up(self, asset: Asset, subject: SubjectPlan, error: str, fault: Fault, worker: str, attempt: int) -> None:
         """A picture will not be made."""
         parameters = asset_parameters(asset, subject, model=self._model, model_fingerprint=self.fingerprint)
-        self._add(IndexRow.failed(parameters, error, worker=worker, attempt=attempt))
+        self._add(IndexRow.failed(parameters, error, fault=fault.value, worker=worker, attempt=attempt))
         self.failed += 1
+        self.failures_by_kind[fault.value] += 1
         if len(self.failures) < MAX_LISTED_FAILURES:
-            self.failures.append(AssetFailure(asset.asset_id, asset.path, error))
-        self.emit(AssetFailed(asset, error))
+            self.failures.append(AssetFailure(asset.asset_id, asset.path, error, fault.value))
+        self.emit(AssetFailed(asset, error, fault.value, worker, attempt))
 
     def tick(self) -> None:
         """Commit rows that have waited long enough."""
-        try:
-            self._writer.tick()
-        except StorageError:
-            self.flush()
+        self._committing(self._writer.tick)
 
     def flush(self) -> None:
         """Commit all rows.
@@ -76,7 +99,7 @@ class Ledger:
         Raises:
             StorageError: it failed several times over.
         """
-        with_backoff(self._writer.flush)
+        self._committing(self._writer.flush)
 
     def close(self, *, merge: bool) -> None:
         """Commit all rows and, if ``merge``, make one part of them all; without it this is quick."""
@@ -90,12 +113,20 @@ class Ledger:
             self._writer.flush()
 
     def _add(self, row: IndexRow) -> None:
+        self._committing(lambda: self._writer.add(row), 1)
+
+    def _committing(self, action: Callable[[], None], added: int = 0) -> None:
+        """Do something that may commit rows, again if the storage fails, and tell how long it took if it did."""
+        waiting, started = self._writer.pending + added, time.perf_counter()
         try:
-            self._writer.add(row)
-        except StorageError:  # the row was taken all the same
-            self.flush()
+            action()
+        except StorageError:  # a row that was to be added was taken all the same
+            with_backoff(self._writer.flush)
+        if waiting and not self._writer.pending:
+            self.emit(Committed(waiting, time.perf_counter() - started))
 
 
 def died_with(failure: Failure) -> str:
     """The error text of an asset that took its workers down."""
-    return f"the worker's process died each time it was rendered: {failure}"
+    what = "hung" if failure.fault is Fault.STUCK else "died"
+    return f"the worker's process {what} each time it was rendered: {failure}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,6 +11,7 @@ from consistory_ray.engine.renderer import RendererFactory, consistory_renderer
 from consistory_ray.errors import InputError, Problem
 
 Device = Literal["auto", "cpu", "cuda"]
+KeepAnchors = Literal["all", "previews", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +24,27 @@ class RunOptions:
             ``RAY_ADDRESS`` names and starts a local one where there is none. A cluster that this process has joined
             before is used as it is.
         device: what the workers render on; auto is CUDA where the cluster has GPUs.
-        workers: how many; None is one per GPU, or, on CPU, one per node with all of its cores.
-        cpus_per_worker, gpus_per_worker: what Ray reserves for each; None shares the cores out evenly.
+        workers: how many at most; None is one per GPU, or, on CPU, one per node with all of its cores, and follows a
+            cluster that grows. Never more are asked for than there is work for.
+        min_workers: how many are kept even if there is nothing left for them; with fewer ready ones the run goes on
+            and says so.
+        idle_seconds: how long a worker may have nothing to do before it is released, so that its machine can go.
+        cpus_per_worker, gpus_per_worker: what Ray reserves for each; None shares the cores out evenly. Below 1, GPUs
+            are shared.
+        accelerator_type: only on nodes with these accelerators, as Ray names them: ``"H100"``, ``"L4"``.
+        label_selector: only on nodes with these labels, as Ray takes it: ``{"pool": "spot"}``, ``{"pool": "in(a,b)"}``.
         batch_size: scenes per call; None is what the job says.
         max_in_flight: calls that are with a worker at a time.
         cache_budget: bytes of anchor caches alive at a time; None is half of the cluster's object store.
         grace_seconds: how long running batches may take to finish once the run was asked to stop.
+        max_failures: stop once more pictures than that have failed; None never stops, 0 stops at the first.
+        only_failed: render only what failed in earlier runs.
+        keep_anchors: what stays of a subject's anchors once all of its scenes are done: ``"all"``, only the pictures
+            (``"previews"``), or nothing. Without its cache a subject's anchors are made again if scenes are added.
+        stuck_factor, stuck_seconds: a worker is killed and replaced once it has shown no progress for so many times
+            the median of what its call should take, and for at least so many seconds.
+        first_call_seconds: the same limit while no call has come back yet that would tell what is normal.
+        lease_seconds: for how long the output is held against other runs after a sign of life.
         renderer: makes each worker's renderer, in the worker.
         caps: how often what is tried again.
     """
@@ -35,12 +52,23 @@ class RunOptions:
     address: str | None = None
     device: Device = "auto"
     workers: int | None = None
+    min_workers: int = 1
+    idle_seconds: float = 60.0
     cpus_per_worker: float | None = None
     gpus_per_worker: float = 1.0
+    accelerator_type: str | None = None
+    label_selector: Mapping[str, str] = field(default_factory=dict)
     batch_size: int | Literal["auto"] | None = None
     max_in_flight: int = 2
     cache_budget: int | None = None
     grace_seconds: float = 120.0
+    max_failures: int | None = None
+    only_failed: bool = False
+    keep_anchors: KeepAnchors = "all"
+    stuck_factor: float = 20.0
+    stuck_seconds: float = 300.0
+    first_call_seconds: float = 3600.0
+    lease_seconds: float = 60.0
     renderer: RendererFactory = consistory_renderer
     caps: Caps = field(default_factory=Caps)
 
@@ -48,12 +76,20 @@ class RunOptions:
         checks = [
             ("device", self.device in ("auto", "cpu", "cuda"), "choose auto, cpu or cuda"),
             ("workers", self.workers is None or self.workers >= 1, "give a number from 1"),
+            ("min_workers", 1 <= self.min_workers <= (self.workers or self.min_workers), "give 1 up to the workers"),
+            ("idle_seconds", self.idle_seconds >= 0, "give a number of seconds from 0"),
             ("cpus_per_worker", self.cpus_per_worker is None or self.cpus_per_worker > 0, "give a number above 0"),
             ("gpus_per_worker", self.gpus_per_worker > 0, "give a number above 0"),
             ("batch_size", self.batch_size in (None, "auto") or _from_one(self.batch_size), "give a number from 1"),
             ("max_in_flight", self.max_in_flight >= 1, "give a number from 1"),
             ("cache_budget", self.cache_budget is None or self.cache_budget > 0, "give a number of bytes above 0"),
             ("grace_seconds", self.grace_seconds >= 0, "give a number of seconds from 0"),
+            ("max_failures", self.max_failures is None or self.max_failures >= 0, "give a number from 0"),
+            ("keep_anchors", self.keep_anchors in ("all", "previews", "none"), "choose all, previews or none"),
+            ("stuck_factor", self.stuck_factor > 1, "give a number above 1"),
+            ("stuck_seconds", self.stuck_seconds > 0, "give a number of seconds above 0"),
+            ("first_call_seconds", self.first_call_seconds > 0, "give a number of seconds above 0"),
+            ("lease_seconds", 0 < self.lease_seconds <= 3600, "give a number of seconds up to 3600"),
         ]
         problems = [Problem(name, repr(getattr(self, name)), fix) for name, good, fix in checks if not good]
         if problems:

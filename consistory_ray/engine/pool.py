@@ -1,18 +1,20 @@
-"""The run's workers: started, welcomed, replaced when they die, given up when they keep dying."""
+"""The run's workers: started, welcomed, replaced when they die, given up when they keep dying, let go when idle."""
 
 from __future__ import annotations
 
+import itertools
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from consistory_ray.engine.cluster import WorkerShape
-from consistory_ray.engine.faults import Failure
+from consistory_ray.engine.faults import Failure, Fault
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.renderer import RendererSpec
-from consistory_ray.engine.worker import CONCURRENT_CALLS, RenderWorker
+from consistory_ray.engine.worker import CONCURRENT_CALLS, PictureSize, RenderWorker
 from consistory_ray.output.storage import OutputStore
 
 _log = logging.getLogger(__name__)
@@ -23,30 +25,49 @@ class _Slot:
     actor: Any
     hello: Any
     deaths: int = 0
+    node: str = ""
 
 
 class WorkerPool:
-    """A fixed number of slots, each with one actor at a time. Slots are named ``worker-0``, ``worker-1``, ….
+    """Slots, each with one actor at a time, named ``worker-0``, ``worker-1``, ….
 
     Args:
-        shape: how many workers, and what each needs.
+        shape: how many workers at most, and what each needs.
         model, torch_dtype: for the renderers.
         store: the output.
         options: the run's options.
+        sizes: picture sizes of the plan.
+
+    Attributes:
+        last_failure: of the worker that was lost last.
     """
 
     def __init__(
-        self, shape: WorkerShape, model: str, torch_dtype: str, store: OutputStore, options: RunOptions
+        self,
+        shape: WorkerShape,
+        model: str,
+        torch_dtype: str,
+        store: OutputStore,
+        options: RunOptions,
+        sizes: Collection[PictureSize] = (),
     ) -> None:
-        self._shape = shape
+        self.shape = shape
         self._spec = RendererSpec(model, shape.device, torch_dtype, shape.threads)
         self._store = store
         self._options = options
-        self._slots = {f"worker-{number}": self._start() for number in range(shape.count)}
+        self._sizes = tuple(sizes)
+        self._numbers = itertools.count()
+        self._slots: dict[str, _Slot] = {}
+        self._exhausted = 0
         self.last_failure: Failure | None = None
 
     def __len__(self) -> int:
         return len(self._slots)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every worker that might be asked for has died too often in a row."""
+        return self._exhausted >= self.shape.count
 
     @property
     def hellos(self) -> dict[Any, str]:
@@ -57,13 +78,30 @@ class WorkerPool:
         """The actor handle of a worker."""
         return self._slots[name].actor
 
-    def names(self) -> list[str]:
-        """All slots that are still in use."""
-        return list(self._slots)
+    def on_nodes(self, nodes: Collection[str]) -> list[str]:
+        """The workers on these machines."""
+        return [name for name, slot in self._slots.items() if slot.node in nodes]
 
-    def greeted(self, name: str) -> None:
+    def resize(self, wanted: int) -> int:
+        """Ask for as many workers as there is work for, within the limits; those that are not ready yet may go again.
+
+        Returns:
+            How many more (or, negative, fewer) are there now.
+        """
+        before = len(self._slots)
+        target = max(self._options.min_workers, min(wanted, self.shape.count)) - self._exhausted
+        while len(self._slots) < target:
+            self._slots[f"worker-{next(self._numbers)}"] = self._start()
+        for name in [name for name, slot in self._slots.items() if slot.hello is not None][::-1]:
+            if len(self._slots) <= target:
+                break
+            self.release(name)
+        return len(self._slots) - before
+
+    def greeted(self, name: str, node: str) -> None:
         """The worker's greeting has arrived."""
         self._slots[name].hello = None
+        self._slots[name].node = node
 
     def succeeded(self, name: str) -> None:
         """The worker finished a call: earlier deaths in its place no longer count."""
@@ -78,11 +116,17 @@ class WorkerPool:
         self.last_failure = failure
         slot = self._slots.pop(name)
         _kill(slot.actor)
-        if slot.deaths + 1 >= self._options.caps.worker_deaths:
+        deaths = slot.deaths + (failure.fault is not Fault.NODE_DIED)
+        if deaths >= self._options.caps.worker_deaths:
+            self._exhausted += 1
             return False
         self._slots[name] = self._start()
-        self._slots[name].deaths = slot.deaths + 1
+        self._slots[name].deaths = deaths
         return True
+
+    def release(self, name: str) -> None:
+        """Let a worker go; none is asked for in its place."""
+        _kill(self._slots.pop(name).actor)
 
     def close(self) -> None:
         """End all workers."""
@@ -91,18 +135,24 @@ class WorkerPool:
         self._slots.clear()
 
     def _start(self) -> _Slot:
+        placement: dict[str, Any] = {}
+        if self._options.accelerator_type is not None:
+            placement["accelerator_type"] = self._options.accelerator_type
+        if self._options.label_selector:
+            placement["label_selector"] = dict(self._options.label_selector)
         actor: Any = (
             ray.remote(RenderWorker)
             .options(
-                num_cpus=self._shape.num_cpus,
-                num_gpus=self._shape.num_gpus,
+                num_cpus=self.shape.num_cpus,
+                num_gpus=self.shape.num_gpus,
                 max_restarts=0,  # a worker that comes back by itself would be one that the scheduler knows nothing of
                 max_task_retries=0,
                 max_concurrency=CONCURRENT_CALLS,
+                **placement,
             )
             .remote(self._options.renderer, self._spec, self._store)
         )
-        return _Slot(actor, actor.hello.remote())
+        return _Slot(actor, actor.hello.remote(self._sizes))
 
 
 def _kill(actor: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -13,6 +15,14 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from consistory_ray.plan import Asset, SubjectPlan
+
+MAX_AUTO_BATCH = 16
+"""More scenes at a time no longer make a GPU any faster."""
+FREE_SHARE = 0.8
+"""Part of the free memory that a batch may take at first; whatever turns out too large is halved."""
+BYTES_PER_LATENT_AND_BYTE = 48_000
+"""Working memory of a scene for each of its latents and each byte of a number, both halves of the guidance included:
+about 1.6 GB for SDXL at 1024 px in half precision. An estimate, meant to err on the large side."""
 
 CacheBuffer: TypeAlias = NDArray[np.uint8]
 """An anchor cache as one flat array of bytes; read-only for everybody once it is in the object store."""
@@ -51,7 +61,12 @@ class MadeSubject:
 
 
 class Renderer(Protocol):
-    """One loaded model on one device. All methods are called from one thread."""
+    """One loaded model on one device. All methods are called from one thread.
+
+    A renderer may also have ``phases``, a mapping from phase to seconds that splits what its last call took,
+    ``peak_memory``, the most bytes of device memory in use so far, and ``fitting_batch(height, width)``, how many
+    scenes of that size (None is the model's own) fit into the memory that is free.
+    """
 
     @property
     def fingerprint(self) -> str:
@@ -75,6 +90,33 @@ RendererFactory: TypeAlias = Callable[[RendererSpec], Renderer]
 """Called once in each worker; must be picklable."""
 
 
+class PhaseClock:
+    """Splits what a pipeline call takes into the passes and what follows them.
+
+    Args:
+        first_pass_steps: steps of pass 1.
+        synchronise: waits for the device; called only where a phase ends, so that nothing is held up in between.
+    """
+
+    def __init__(self, first_pass_steps: int, synchronise: Callable[[], None]) -> None:
+        self._first = first_pass_steps
+        self._synchronise = synchronise
+        self._marks = [time.perf_counter()]
+        self._ends: list[str] = []
+
+    def tick(self, done: int, total: int) -> None:
+        """The pipeline's progress: steps done, steps in all."""
+        if done in (self._first, total):
+            self._synchronise()
+            self._marks.append(time.perf_counter())
+            self._ends.append("pass1" if done == self._first else "pass2")
+
+    def phases(self) -> dict[str, float]:
+        """Seconds of ``pass1``, ``pass2`` and ``decode``, which follows the last step."""
+        marks = [*self._marks, time.perf_counter()]
+        return {name: end - start for name, start, end in zip([*self._ends, "decode"], marks, marks[1:], strict=True)}
+
+
 class ConsiStoryRenderer:
     """The real renderer: :class:`consistory_ray.ConsiStoryPipeline` on one device."""
 
@@ -84,6 +126,7 @@ class ConsiStoryRenderer:
         from consistory_ray.consistory.pipeline import ConsiStoryPipeline
 
         torch.set_num_threads(spec.threads)
+        self.phases: dict[str, float] = {}
         dtype = None if spec.torch_dtype == "auto" else getattr(torch, spec.torch_dtype)
         self._pipeline = ConsiStoryPipeline.from_pretrained(spec.model, torch_dtype=dtype, device=spec.device)
         self._fingerprint = self._pipeline.fingerprint
@@ -95,15 +138,15 @@ class ConsiStoryRenderer:
 
     def make_subject(self, subject: SubjectPlan) -> MadeSubject:
         """See :class:`Renderer`."""
-        import time
-
         started = time.perf_counter()
-        made = self._pipeline.create_subject(
-            prompts=[anchor.prompt for anchor in subject.anchors],
-            concepts=list(subject.concepts),
-            seeds=[anchor.seed for anchor in subject.anchors],
-            settings=subject.settings,
-        )
+        with self._clocked(subject.settings.num_inference_steps) as clock:
+            made = self._pipeline.create_subject(
+                prompts=[anchor.prompt for anchor in subject.anchors],
+                concepts=list(subject.concepts),
+                seeds=[anchor.seed for anchor in subject.anchors],
+                settings=subject.settings,
+                progress=clock.tick,
+            )
         return MadeSubject(list(made.images), made.cache.to_buffer(), time.perf_counter() - started)
 
     def load_cache(self, buffer: CacheBuffer) -> Any:
@@ -116,13 +159,49 @@ class ConsiStoryRenderer:
 
     def render(self, scenes: Sequence[Asset], cache: Any) -> list[Image]:
         """See :class:`Renderer`."""
-        result = self._pipeline.render(
-            prompts=[scene.prompt for scene in scenes],
-            subject=cache,
-            seeds=[scene.seed for scene in scenes],
-            batch_size=len(scenes),
-        )
+        with self._clocked(cache.settings.num_inference_steps) as clock:
+            result = self._pipeline.render(
+                prompts=[scene.prompt for scene in scenes],
+                subject=cache,
+                seeds=[scene.seed for scene in scenes],
+                batch_size=len(scenes),
+                progress=clock.tick,
+            )
         return list(result.images)
+
+    @property
+    def peak_memory(self) -> int | None:
+        """Peak of the device memory that torch has allocated, in bytes; None on a CPU."""
+        import torch
+
+        device = self._pipeline.device
+        return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None
+
+    def fitting_batch(self, height: int | None, width: int | None) -> int | None:
+        """Scenes that fit into the device's free memory; None on a CPU, where nobody can tell."""
+        import torch
+
+        device = self._pipeline.device
+        if device.type != "cuda":
+            return None
+        free, _ = torch.cuda.mem_get_info(device)
+        pipe = self._pipeline.pipe
+        side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+        latents = (height or side) * (width or side) / pipe.vae_scale_factor**2
+        item = torch.empty((), dtype=pipe.unet.dtype).element_size()
+        return max(1, min(MAX_AUTO_BATCH, int(free * FREE_SHARE / (latents * item * BYTES_PER_LATENT_AND_BYTE))))
+
+    @contextmanager
+    def _clocked(self, first_pass_steps: int) -> Iterator[PhaseClock]:
+        clock = PhaseClock(first_pass_steps, self._synchronise)
+        yield clock
+        self.phases = clock.phases()
+
+    def _synchronise(self) -> None:
+        import torch
+
+        if self._pipeline.device.type == "cuda":
+            torch.cuda.synchronize(self._pipeline.device)
 
 
 def consistory_renderer(spec: RendererSpec) -> Renderer:

@@ -24,7 +24,8 @@ def with_backoff(action: Callable[[], T], tries: int = TRIES, first_delay: float
     """The result of ``action``, tried up to ``tries`` times with a delay that doubles.
 
     Raises:
-        StorageError: of the last try, or at once when trying again is pointless: a full disk, missing permissions.
+        StorageError: of the last try, or at once when trying again is pointless: a full disk, missing permissions,
+            a damaged index.
     """
     for number in range(tries):
         try:
@@ -38,4 +39,5 @@ def with_backoff(action: Callable[[], T], tries: int = TRIES, first_delay: float
 
 def _is_lasting(error: StorageError) -> bool:
     cause = error.__cause__
-    return classify(error) is not Fault.STORAGE or (isinstance(cause, OSError) and cause.errno in _LASTING)
+    lasting = error.lasting or (isinstance(cause, OSError) and cause.errno in _LASTING)
+    return lasting or classify(error) is not Fault.STORAGE

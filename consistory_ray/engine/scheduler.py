@@ -5,7 +5,8 @@ What it promises, whatever the order of events:
 
 * every asset ends exactly once, done or given up, unless the run stops;
 * at most ``max_in_flight`` calls are with a worker at a time;
-* a worker leaves its subject only when nothing of it is left to take, and steals from others only when it is idle;
+* a worker leaves its subject only when nothing of it is left to take, and steals from others only when it is idle:
+  a subject whose cache its machine has already, or else the one with the most left;
 * the anchor caches alive at a time stay within ``cache_budget`` bytes (one is always allowed);
 * an asset that was with a worker when it died is tried again with nothing else on that worker, so that an asset that
   kills processes takes no other down with it.
@@ -26,7 +27,8 @@ class Scheduler:
 
     Args:
         works: the subjects, in the order in which they should be taken up.
-        batch_size: scenes per call at most; reduced, per picture size, where the device runs out of memory.
+        batch_size: scenes per call at most, where the worker does not know better; reduced, per picture size, where
+            the device runs out of memory.
         max_in_flight: calls per worker, so that a worker never waits for the coordinator between two calls.
         cache_budget: bytes of anchor caches that may be alive at a time; None is no limit.
         caps: when to give up.
@@ -78,6 +80,21 @@ class Scheduler:
         """Size of the anchor caches that are being made or used."""
         return sum(subject.cache_bytes for subject in self._live.values())
 
+    @property
+    def queued(self) -> int:
+        """How many scenes no worker has yet."""
+        return self._unassigned
+
+    @property
+    def wanted_workers(self) -> int:
+        """How many workers could have something to do."""
+        return max(-(-self._unassigned // self._batch_size), len(self._waiting)) + self.busy
+
+    @property
+    def busy(self) -> int:
+        """How many workers have a call."""
+        return sum(bool(worker.calls) for worker in self._workers.values())
+
     def calls_of(self, name: str) -> tuple[Call, ...]:
         """The calls that a worker has."""
         worker = self._workers.get(name)
@@ -103,10 +120,22 @@ class Scheduler:
 
     # What the coordinator reports
 
-    def add_worker(self, name: str) -> None:
-        """A worker is ready for calls."""
-        self._workers[name] = KnownWorker(name)
+    def add_worker(
+        self, name: str, node: str = "", batches: Mapping[tuple[int | None, int | None], int] | None = None
+    ) -> None:
+        """A worker is ready for calls.
+
+        Args:
+            name: of the worker.
+            node: its machine; workers of one machine share what its object store holds.
+            batches: how many scenes it can take at a time, by picture size, instead of ``batch_size``.
+        """
+        self._workers[name] = KnownWorker(name, node, batches or {})
         self._news = True
+
+    def retire_worker(self, name: str) -> None:
+        """A worker gets no more calls; those it has go on."""
+        self._workers[name].leaving = True
 
     def remove_worker(self, name: str, fault: Fault = Fault.NODE_DIED) -> tuple[str, ...]:
         """A worker is gone; its calls come back. If its process died, the assets it had are suspects."""
@@ -161,7 +190,7 @@ class Scheduler:
     # Choosing
 
     def _next_call(self, worker: KnownWorker) -> Call | None:
-        if any(call.alone for call in worker.calls.values()):
+        if worker.leaving or any(call.alone for call in worker.calls.values()):
             return None
         choices: list[Callable[[KnownWorker], Call | None]] = [
             self._from_home,
@@ -197,7 +226,10 @@ class Scheduler:
         return self._settle_at_largest(worker, self._takeable) if self._takeable else None
 
     def _settle_at_largest(self, worker: KnownWorker, subjects: Mapping[str, OpenSubject]) -> Call | None:
-        for subject in sorted(subjects.values(), key=lambda subject: subject.takeable, reverse=True):
+        def preference(subject: OpenSubject) -> tuple[bool, int]:
+            return worker.node in subject.nodes and subject.takeable >= self._batch_size, subject.takeable
+
+        for subject in sorted(subjects.values(), key=preference, reverse=True):
             if (call := self._take(worker, subject)) is not None:
                 self._move(worker, subject)
                 return call
@@ -213,7 +245,8 @@ class Scheduler:
                 return self._scenes_call(worker, subject, (asset,))
         if not subject.pending:
             return None
-        count = min(self._limits.get(subject.work.size, self._batch_size), len(subject.pending))
+        fitting = worker.batches.get(subject.work.size, self._batch_size)
+        count = min(self._limits.get(subject.work.size, fitting), fitting, len(subject.pending))
         if self._unassigned < count * len(self._workers):
             # at the end of a run everybody gets a piece: the idle share what is left, the busy do not take it all
             idle = sum(not other.calls for other in self._workers.values())
@@ -261,6 +294,7 @@ class Scheduler:
     ) -> Call:
         self._next_id += 1
         subject.in_flight += 1
+        subject.nodes.add(worker.node)
         own = subject.work.subject_id
         return Call(self._next_id, worker.name, kind, own, assets, attempt, alone, subject.generation)
 
@@ -287,10 +321,10 @@ class Scheduler:
             given_up = self._lose_cache(subject, call)
         elif fault is Fault.NODE_DIED:
             given_up = self._requeue_all(subject, call)
-        elif fault is Fault.WORKER_DIED or len(call.assets) == 1:
+        elif fault.blames_assets or len(call.assets) == 1:
             given_up = [lost for asset in call.assets for lost in self._blame(subject, asset, fault, call)]
         elif fault is Fault.OUT_OF_MEMORY:
-            limit = self._limits.get(subject.work.size, self._batch_size)
+            limit = self._limits.get(subject.work.size, len(call.assets))
             self._limits[subject.work.size] = max(1, min(limit, len(call.assets) // 2))
             given_up = self._requeue_all(subject, call)
         else:
@@ -317,6 +351,7 @@ class Scheduler:
             return self._requeue_all(subject, call)  # the first call that missed it has said so already
         subject.generation += 1
         subject.losses += 1
+        subject.nodes.clear()
         subject.state = State.WAITING
         self._news = True
         self._file(subject)

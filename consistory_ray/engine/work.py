@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Literal
@@ -74,6 +75,7 @@ class OpenSubject:
     suspects: deque[str] = field(default_factory=deque)  # rendered alone on a worker, after one died
     state: State = State.WAITING
     homes: set[str] = field(default_factory=set)
+    nodes: set[str] = field(default_factory=set)  # machines whose object store has a copy of the cache
     in_flight: int = 0
     generation: int = 0
     losses: int = 0
@@ -88,8 +90,15 @@ class OpenSubject:
 
 @dataclass(slots=True, eq=False)
 class KnownWorker:
-    """A worker, the calls it has, and the subject it stays with."""
+    """A worker, its machine, the calls it has, and the subject it stays with.
+
+    ``batches`` tells for picture sizes how many scenes fit into its memory, where it knows; ``leaving`` workers get no
+    more calls.
+    """
 
     name: str
+    node: str = ""
+    batches: Mapping[tuple[int | None, int | None], int] = field(default_factory=dict)
+    leaving: bool = False
     calls: dict[int, Call] = field(default_factory=dict)
     home: OpenSubject | None = None

@@ -8,44 +8,64 @@ values: an exception that reaches Ray always means that the process or the machi
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from consistory_ray.engine.anchor_store import load_cache, save_cache
+from consistory_ray.engine.anchor_store import (
+    StoredCache,
+    cache_digest,
+    load_cache,
+    load_source,
+    save_cache,
+    stored_digest,
+)
+from consistory_ray.engine.device import Device, DeviceTime
 from consistory_ray.engine.faults import Failure
-from consistory_ray.engine.renderer import CacheBuffer, MadeSubject, Renderer, RendererFactory, RendererSpec
+from consistory_ray.engine.renderer import CacheBuffer, RendererFactory, RendererSpec
 from consistory_ray.engine.retries import with_backoff
-from consistory_ray.errors import AssetError, RunInterrupted
+from consistory_ray.errors import AssetError, InputError, RunInterrupted
 from consistory_ray.output.assets import WrittenAsset, asset_parameters, encode_png, write_asset
 from consistory_ray.output.run_record import RUN_RECORD
 from consistory_ray.output.storage import OutputStore
+from consistory_ray.stored_subjects import describe_subject, subject_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from consistory_ray.plan import Asset, SubjectPlan
 
-T = TypeVar("T")
-
-KEPT_CACHES = 2
 WRITE_THREADS = 4
 CONCURRENT_CALLS = 6
 """Calls a worker may be inside of at once: those in flight, a cache being saved, and a few words in between."""
 
+PictureSize = tuple[int | None, int | None]
+
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """A worker that has loaded the model."""
+    """A worker that has loaded the model.
+
+    Attributes:
+        place: host and process.
+        fingerprint: of the model's weights.
+        seconds: how long loading took.
+        sees_output: whether it finds the run record where the coordinator has put it.
+        node: id of its machine.
+        batches: for each picture size how many scenes fit into its device's memory, where it can tell.
+    """
 
     place: str
     fingerprint: str
     seconds: float
     sees_output: bool
+    node: str = ""
+    batches: dict[PictureSize, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +85,35 @@ class Report:
     Attributes:
         delivered: the pictures that are on storage.
         failures: what went wrong with single ones.
-        seconds: time on the device.
+        time: what the device's time went into; None if nothing ran there.
+        encoding, writing: seconds, summed over pictures that are encoded and written side by side.
         made: of an anchors call: whether they were made rather than loaded.
-        cache_bytes: of an anchors call.
+        cache_bytes, cache_sha256: of an anchors call.
+        import_cache: of an anchors call: the cache came from another run and is to be saved in this one.
         notice: something a person should know.
     """
 
-    delivered: tuple[Delivered, ...]
-    failures: dict[str, Failure]
-    seconds: float
+    delivered: tuple[Delivered, ...] = ()
+    failures: dict[str, Failure] = field(default_factory=dict)
+    time: DeviceTime | None = None
+    encoding: float = 0.0
+    writing: float = 0.0
     made: bool = False
     cache_bytes: int = 0
+    cache_sha256: str = ""
+    import_cache: bool = False
     notice: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """Time on the device."""
+        return self.time.seconds if self.time is not None else 0.0
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """Seconds by phase."""
+        device = self.time.phases if self.time is not None else {}
+        return {**device, "encode": self.encoding, "write": self.writing}
 
 
 class RenderWorker:
@@ -91,20 +128,24 @@ class RenderWorker:
     def __init__(self, factory: RendererFactory, spec: RendererSpec, store: OutputStore) -> None:
         self._spec = spec
         self._store = store
-        self._device = ThreadPoolExecutor(1, "device")
         self._writers = ThreadPoolExecutor(WRITE_THREADS, "write")
-        self._caches: OrderedDict[str, Any] = OrderedDict()
-        self._draining = False
         self._started = time.perf_counter()
-        self._renderer = self._device.submit(factory, spec)
+        self._device = Device(factory, spec)
+        if threading.current_thread() is threading.main_thread():
+            drain_on_sigterm(self._device.drain)
 
-    def hello(self) -> Hello | Failure:
+    def hello(self, sizes: Collection[PictureSize] = ()) -> Hello | Failure:
         """Wait for the model to be loaded."""
         try:
-            renderer: Renderer = self._renderer.result()
+            from consistory_ray.engine.machines import own_node  # imports Ray
+
+            renderer = self._device.renderer
             place = f"{socket.gethostname()}/{os.getpid()}"
+            fitting = getattr(renderer, "fitting_batch", None)
+            batches = {size: count for size in sizes if fitting is not None and (count := fitting(*size)) is not None}
             seen = self._store.exists(RUN_RECORD)
-            return Hello(place, renderer.fingerprint, time.perf_counter() - self._started, seen)
+            spent = time.perf_counter() - self._started
+            return Hello(place, renderer.fingerprint, spent, seen, own_node(), batches)
         except Exception as error:
             return Failure.of(error)
 
@@ -114,22 +155,30 @@ class RenderWorker:
         Anchors are all or nothing: a picture that cannot be written fails the call.
         """
         try:
-            buffer, notice = (None, "") if make else self._load(subject)
-            if buffer is not None:
-                return Report((), {}, 0.0, cache_bytes=buffer.nbytes), buffer
-            made: MadeSubject = self._on_device(lambda renderer: renderer.make_subject(subject))
-            report = self._deliver(subject, subject.anchors, made.images, made.seconds)
+            found = self._stored_digest(subject) if make else self._find(subject)
+            if found.buffer is not None:
+                size = found.buffer.nbytes
+                imported = subject.source is not None and not self._store.exists(subject.cache_path)
+                return Report(cache_bytes=size, cache_sha256=found.sha256, import_cache=imported), found.buffer
+            if subject.source is not None:
+                why = found.problem or "it is missing, or its checksum is"
+                raise InputError(f"the stored subject at {subject.source.url} cannot be used: {why}")
+            made, spent = self._device.make_subject(subject)
+            report = self._deliver(subject, subject.anchors, made.images, spent)
             if report.failures:
                 return next(iter(report.failures.values())), None
-            size = made.cache_buffer.nbytes
-            return Report(report.delivered, {}, made.seconds, True, size, notice), made.cache_buffer
+            return self._made(report, found, made.cache_buffer), made.cache_buffer
         except Exception as error:
             return Failure.of(error), None
 
-    def save(self, subject: SubjectPlan, buffer: CacheBuffer) -> Failure | None:
+    def save(self, subject: SubjectPlan, buffer: CacheBuffer, digest: str) -> Failure | None:
         """Write a subject's anchor cache to the output."""
         try:
-            with_backoff(lambda: save_cache(self._store, subject.cache_path, buffer))
+            words = describe_subject(
+                subject, self._spec.model, self._device.renderer.fingerprint, digest, buffer.nbytes
+            )
+            with_backoff(lambda: save_cache(self._store, subject.cache_path, buffer, digest))
+            with_backoff(lambda: self._store.write_atomic(subject_file(subject.cache_path), words))
             return None
         except Exception as error:
             return Failure.of(error)
@@ -137,61 +186,73 @@ class RenderWorker:
     def scenes(self, subject: SubjectPlan, scenes: Sequence[Asset], buffer: CacheBuffer) -> Report | Failure:
         """Render scenes from the subject's anchor cache and write them."""
         try:
-            images, seconds = self._on_device(lambda renderer: self._render(renderer, subject, scenes, buffer))
-            return self._deliver(subject, scenes, images, seconds)
+            images, spent = self._device.render(subject.subject_key, scenes, buffer)
+            return self._deliver(subject, scenes, images, spent)
         except Exception as error:
             return Failure.of(error)
 
     def forget(self, subject_key: str) -> None:
         """Let go of a subject's cache."""
-        self._device.submit(self._caches.pop, subject_key, None)
+        self._device.forget(subject_key)
 
     def drain(self) -> None:
         """Finish what is on the device, refuse the rest."""
-        self._draining = True
+        self._device.drain()
 
-    def _on_device(self, action: Callable[[Renderer], T]) -> T:
-        def act() -> T:
-            if self._draining:
-                raise RunInterrupted("not started: the run was asked to stop")
-            return action(self._renderer.result())
+    def _stored_digest(self, subject: SubjectPlan) -> StoredCache:
+        return StoredCache(None, with_backoff(lambda: stored_digest(self._store, subject.cache_path)))
 
-        return self._device.submit(act).result()
-
-    def _load(self, subject: SubjectPlan) -> tuple[CacheBuffer | None, str]:
-        buffer, reason = with_backoff(lambda: load_cache(self._store, subject.cache_path))
-        if buffer is None:
-            return None, reason and f"{reason}: the anchors are made again"
+    def _find(self, subject: SubjectPlan) -> StoredCache:
+        """The subject's cache in the output, or where the job says that it is stored; checked by the renderer."""
+        found = with_backoff(lambda: load_cache(self._store, subject.cache_path))
+        path = subject.cache_path
+        if found.buffer is None and subject.source is not None:
+            path = subject.source.url
+            found = with_backoff(lambda: load_source(path))
+            if found.buffer is not None and found.sha256 != subject.source.sha256:
+                found = StoredCache(None, found.sha256, f"{path} has changed since the job was read")
+        if found.buffer is None:
+            return found
         try:
-            self._on_device(lambda renderer: renderer.load_cache(buffer))
+            self._device.check_cache(found.buffer)
         except RunInterrupted:
             raise
         except Exception as error:
-            return None, f"{subject.cache_path} cannot be used ({error}): the anchors are made again"
-        return buffer, ""
+            return StoredCache(None, found.sha256, f"{path} cannot be used ({error})")
+        return found
 
-    def _render(
-        self, renderer: Renderer, subject: SubjectPlan, scenes: Sequence[Asset], buffer: CacheBuffer
-    ) -> tuple[list[Image], float]:
-        cache = self._caches.pop(subject.subject_key, None)
-        if cache is None:
-            cache = renderer.load_cache(buffer)
-        self._caches[subject.subject_key] = cache
-        while len(self._caches) > KEPT_CACHES:
-            self._caches.popitem(last=False)
-        started = time.perf_counter()
-        return renderer.render(scenes, cache), time.perf_counter() - started
+    def _made(self, report: Report, found: StoredCache, buffer: CacheBuffer) -> Report:
+        """The report of anchors that were made, with what a person should know if they were made before."""
+        digest = cache_digest(buffer)
+        notice = f"{found.problem}: the anchors are made again" if found.problem else ""
+        if found.sha256 and found.sha256 != digest:
+            notice += "; " if notice else "the anchors were made again and "
+            notice += (
+                "their cache differs from the first one: scenes that are there are kept, and the index tells by "
+                "cache_sha256 which were rendered from which"
+            )
+        return Report(
+            report.delivered,
+            time=report.time,
+            encoding=report.encoding,
+            writing=report.writing,
+            made=True,
+            cache_bytes=buffer.nbytes,
+            cache_sha256=digest,
+            notice=notice,
+        )
 
     def _deliver(
-        self, subject: SubjectPlan, assets: Sequence[Asset], images: Sequence[Image], seconds: float
+        self, subject: SubjectPlan, assets: Sequence[Asset], images: Sequence[Image], spent: DeviceTime
     ) -> Report:
         if len(images) != len(assets):
             raise AssetError(f"the renderer made {len(images)} pictures of {len(assets)}")
-        share = seconds / max(1, len(assets))
+        share = spent.seconds / max(1, len(assets))
+        clock = {"encode": 0.0, "write": 0.0}
 
         def deliver(asset: Asset, image: Image) -> Delivered | Failure:
             try:
-                return self._write(subject, asset, image, share)
+                return self._write(subject, asset, image, share, clock)
             except Exception as error:
                 return Failure.of(error)
 
@@ -201,11 +262,39 @@ class RenderWorker:
             for asset, outcome in zip(assets, outcomes, strict=True)
             if isinstance(outcome, Failure)
         }
-        return Report(tuple(item for item in outcomes if isinstance(item, Delivered)), failures, seconds)
+        delivered = tuple(item for item in outcomes if isinstance(item, Delivered))
+        return Report(delivered, failures, spent, clock["encode"], clock["write"])
 
-    def _write(self, subject: SubjectPlan, asset: Asset, image: Image, seconds: float) -> Delivered:
-        fingerprint = self._renderer.result().fingerprint
-        parameters = asset_parameters(asset, subject, model=self._spec.model, model_fingerprint=fingerprint)
+    def _write(
+        self, subject: SubjectPlan, asset: Asset, image: Image, seconds: float, clock: dict[str, float]
+    ) -> Delivered:
+        parameters: Any = asset_parameters(
+            asset, subject, model=self._spec.model, model_fingerprint=self._device.renderer.fingerprint
+        )
+        started = time.perf_counter()
         data = encode_png(image, parameters)
+        encoded = time.perf_counter()
         written = with_backoff(lambda: write_asset(self._store, asset.path, data))
+        clock["encode"] += encoded - started
+        clock["write"] += time.perf_counter() - encoded
         return Delivered(asset.asset_id, written, image.size, seconds)
+
+
+def drain_on_sigterm(drain: Callable[[], None]) -> None:
+    """On SIGTERM the machine is going: what is on the device is finished, written and reported, the rest is refused.
+
+    In an actor the main thread sits in Ray's own loop, where Python runs no signal handlers; so the interpreter's
+    wake-up file descriptor, which is written to by the signal itself, tells a thread.
+    """
+    receiving, sending = socket.socketpair()
+    sending.setblocking(False)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
+
+    def listen() -> None:
+        with sending, receiving:
+            while number := receiving.recv(1):
+                if number[0] == signal.SIGTERM:
+                    drain()
+
+    threading.Thread(target=listen, name="signals", daemon=True).start()

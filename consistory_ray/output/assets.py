@@ -59,7 +59,7 @@ def asset_parameters(asset: Asset, subject: SubjectPlan, *, model: str, model_fi
         "prompt": asset.prompt,
         "negative_prompt": subject.settings.negative_prompt,
         "seed": asset.seed,
-        "anchor_seeds": [anchor.seed for anchor in subject.anchors],
+        "anchor_seeds": [seed for _, seed in subject.anchor_prompts] or [anchor.seed for anchor in subject.anchors],
         "concepts": list(subject.concepts),
         "settings": subject.settings.to_dict(),
         "settings_hash": subject.settings.digest(),

@@ -58,6 +58,8 @@ class CorruptIndexError(StorageError):
         parts: the paths of all such parts, relative to the output.
     """
 
+    lasting = True
+
     def __init__(self, message: str, parts: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.message = message
@@ -86,8 +88,10 @@ def list_parts(store: OutputStore) -> list[str]:
     return [path for path in paths if path.startswith(folder) and path.endswith(".parquet")]
 
 
-def read_parts(store: OutputStore, columns: Collection[str] = COLUMNS) -> tuple[pa.Table, list[str]]:
-    """All rows of all parts, as written, and the paths of those parts.
+def read_parts(
+    store: OutputStore, columns: Collection[str] = COLUMNS, *, skip: Collection[str] = ()
+) -> tuple[pa.Table, list[str]]:
+    """All rows of all parts but those to ``skip``, as written, and the paths of those parts.
 
     Raises:
         CorruptIndexError: a part is truncated or not of this format; the message names every such part.
@@ -95,7 +99,7 @@ def read_parts(store: OutputStore, columns: Collection[str] = COLUMNS) -> tuple[
         StorageError: the storage failed.
     """
     for _ in range(_READ_TRIES):
-        parts = list_parts(store)
+        parts = [path for path in list_parts(store) if path not in skip]
         try:
             with ThreadPoolExecutor(_READ_THREADS) as pool:
                 tables = list(pool.map(lambda path: _read_part(store, path, columns), parts))
@@ -125,10 +129,18 @@ def _read_part(store: OutputStore, path: str, columns: Collection[str]) -> pa.Ta
             raise InputError("the index was written by a newer version", [Problem(path, f"version {version}", fix)])
         if version < 1:
             return "not a part of this index"
-        table = file.read(columns=list(columns))
-        return table.select(list(columns)).cast(pa.schema([SCHEMA.field(name) for name in columns], SCHEMA.metadata))
+        schema = pa.schema([SCHEMA.field(name) for name in columns], SCHEMA.metadata)
+        return _completed(file.read(columns=list(columns)), columns).cast(schema)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'unreadable'}"
+
+
+def _completed(table: pa.Table, columns: Collection[str]) -> pa.Table:
+    """``table`` with these columns; one that came later to the format and may be null is null in older parts."""
+    for name in columns:
+        if name not in table.column_names and SCHEMA.field(name).nullable:
+            table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
+    return table.select(list(columns))
 
 
 def read_index(output: Output) -> pa.Table:
@@ -162,7 +174,7 @@ def write_part(store: OutputStore, table: pa.Table) -> str:
     return path
 
 
-def compact(output: Output, *, drop: Collection[str] = ()) -> str | None:
+def compact(output: Output, *, drop: Collection[str] = (), only: Collection[str] | None = None) -> str | None:
     """Merge all parts into one that holds only the rows that count, and delete the merged ones.
 
     The new part is written first: a kill in between leaves rows twice, which readers do not notice, and a reader that
@@ -171,6 +183,7 @@ def compact(output: Output, *, drop: Collection[str] = ()) -> str | None:
     Args:
         output: the output.
         drop: asset ids whose rows are to go, so that they are rendered again.
+        only: paths of the parts to merge, instead of all. No part outside may have rows of a time between theirs.
 
     Returns:
         The path of the one part, or None when no row is left.
@@ -179,7 +192,8 @@ def compact(output: Output, *, drop: Collection[str] = ()) -> str | None:
         CorruptIndexError, InputError, StorageError: see :func:`read_parts`; nothing was deleted.
     """
     store = as_store(output)
-    table, parts = read_parts(store)
+    others = () if only is None else set(list_parts(store)).difference(only)
+    table, parts = read_parts(store, skip=others)
     table = latest_rows(table)
     if drop:
         table = table.filter(pc.invert(pc.is_in(table["asset_id"], value_set=pa.array(list(drop), pa.string()))))
@@ -200,7 +214,8 @@ class IndexWriter:
         output: the output.
         rows_per_part: commit when so many rows have been added.
         seconds_per_part: commit, at an ``add`` or ``tick``, when the oldest uncommitted row is that old.
-        parts_before_compaction: merge all parts into one when so many have been written.
+        parts_before_compaction: merge parts into one when so many have been written, and so many of those again: no
+            row is merged more often than the number of parts has digits, and there are never many parts.
     """
 
     def __init__(
@@ -217,7 +232,7 @@ class IndexWriter:
         self._parts_before_compaction = parts_before_compaction
         self._rows: list[IndexRow] = []
         self._oldest = 0.0
-        self._parts = 0
+        self._levels: list[list[str]] = []
         self._lock = threading.Lock()
 
     @property
@@ -257,12 +272,10 @@ class IndexWriter:
         with self._lock:
             if self._rows:
                 table = rows_to_table(self._rows)
-                write_part(self._store, table.sort_by([("subject", "ascending"), ("scene", "ascending")]))
+                path = write_part(self._store, table.sort_by([("subject", "ascending"), ("scene", "ascending")]))
                 self._rows = []
-                self._parts += 1
-            if self._parts >= self._parts_before_compaction:
-                compact(self._store)
-                self._parts = 1
+                self._file(path, 0)
+            self._merge_full_levels()
 
     def close(self, *, merge: bool = True) -> None:
         """Commit, and merge all parts into one unless ``merge`` is False."""
@@ -270,7 +283,23 @@ class IndexWriter:
         if merge:
             with self._lock:
                 compact(self._store)
-                self._parts = 1
+                self._levels = []
+
+    def _file(self, path: str, level: int) -> None:
+        if level == len(self._levels):
+            self._levels.append([])
+        if path not in self._levels[level]:
+            self._levels[level].append(path)
+
+    def _merge_full_levels(self) -> None:
+        level = 0
+        while level < len(self._levels):
+            if len(self._levels[level]) >= self._parts_before_compaction:
+                merged = compact(self._store, only=self._levels[level])
+                self._levels[level] = []
+                if merged is not None:
+                    self._file(merged, level + 1)
+            level += 1
 
     def __enter__(self) -> IndexWriter:
         return self

@@ -9,23 +9,24 @@ a file that holds something else.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from consistory_ray.output.assets import WrittenAsset, picture_size, read_metadata
 from consistory_ray.output.index import Output, compact, read_parts, write_part
+from consistory_ray.output.parallel import bounded_map
 from consistory_ray.output.rows import IndexRow, latest_rows, rows_to_table
-from consistory_ray.output.storage import MissingFileError, OutputStore, as_store
+from consistory_ray.output.storage import MissingFileError, OutputStore, StoredFile, as_store
 
 PICTURE_FOLDERS = ("anchors", "images")
 _COLUMNS = ("asset_id", "subject", "kind", "scene", "path", "size", "status", "attempt", "created_at")
-_THREADS = 16
+_BATCH_ROWS = 10_000
+_ROWS_PER_PART = 10_000
 _log = logging.getLogger(__name__)
 
 
@@ -49,6 +50,9 @@ class Resumed:
 def resume(output: Output, plan_paths: Mapping[str, str]) -> Resumed:
     """Bring the index into step with the files, for a plan that is about to be rendered here.
 
+    Files are compared by name and size, since a listing gives both at once; ``verify`` reads them. A million rows take
+    about 0.7 GB beside the plan.
+
     Args:
         output: the output; the caller is its only writer.
         plan_paths: for each asset id of the plan its path below the output.
@@ -57,45 +61,103 @@ def resume(output: Output, plan_paths: Mapping[str, str]) -> Resumed:
         CorruptIndexError, InputError, StorageError: see :func:`consistory_ray.output.index.read_parts`.
     """
     store = as_store(output)
-    table = latest_rows(read_parts(store, _COLUMNS)[0])
-    sizes = {file.path: file.size for folder in PICTURE_FOLDERS for file in store.list_files(folder)}
     planned_at = {path: asset_id for asset_id, path in plan_paths.items()}
-    stale, done = set(), set()
-    ok = table.filter(pc.equal(table["status"], "ok"))
-    columns = (ok[name].to_pylist() for name in ("asset_id", "path", "size"))
-    for asset_id, path, size in zip(*columns, strict=True):
-        path_taken = planned_at.get(path, asset_id) != asset_id
-        moved = plan_paths.get(asset_id, path) != path
-        if sizes.get(path) != size or path_taken or moved:
-            stale.add(asset_id)
-        elif asset_id in plan_paths:
-            done.add(asset_id)
+    ok, failed = _rows(store)
+    claims = _claims(ok, plan_paths, planned_at)
+    del ok  # memory: at a million rows every copy counts
+    done: set[str] = set()
+    unindexed: dict[str, str] = {}
+    for folder in PICTURE_FOLDERS:
+        for file in store.iter_files(folder):
+            is_sound = claims.settle(file)
+            asset_id = planned_at.get(file.path)
+            if asset_id is None:
+                continue
+            if is_sound:
+                done.add(asset_id)
+            else:
+                unindexed[asset_id] = file.path
+    stale = claims.left()
     if stale:
         compact(store, drop=stale)
-    missing = {asset_id: path for asset_id, path in plan_paths.items() if asset_id not in done and path in sizes}
-    recovered = scan_unindexed(store, missing)
-    if recovered:
-        write_part(store, rows_to_table(recovered))
-        done.update(row.asset_id for row in recovered)
-    return Resumed(frozenset(done), _failed_attempts(table, plan_paths, done), len(recovered), len(stale))
+    recovered = 0
+    for rows in _chunks(scan_unindexed(store, unindexed)):
+        write_part(store, rows_to_table(rows))
+        done.update(row.asset_id for row in rows)
+        recovered += len(rows)
+    last = {key: attempt for key, attempt in failed.items() if key in plan_paths and key not in done}
+    return Resumed(frozenset(done), last, recovered, len(stale))
 
 
-def scan_unindexed(store: OutputStore, plan_paths: Mapping[str, str]) -> list[IndexRow]:
+@dataclass(frozen=True)
+class _Claims:
+    """What ok rows say is there, until a file bears it out.
+
+    Attributes:
+        planned: size by path, of rows whose asset the plan wants in that very place.
+        others: asset id and size by path, of rows of other assets in places that the plan does not want.
+        refuted: asset ids of rows that cannot stay whatever the files are like.
+    """
+
+    planned: dict[str, int]
+    others: dict[str, tuple[str, int]]
+    refuted: set[str]
+    planned_at: Mapping[str, str]
+
+    def settle(self, file: StoredFile) -> bool:
+        """Strike out the claim that this file bears out; whether it was a planned asset's."""
+        if self.planned.get(file.path) == file.size:
+            del self.planned[file.path]
+            return True
+        if self.others.get(file.path, ("", -1))[1] == file.size:
+            del self.others[file.path]
+        return False
+
+    def left(self) -> set[str]:
+        """Asset ids of the rows that no file bears out."""
+        others = {asset_id for asset_id, _ in self.others.values()}
+        return self.refuted | others | {self.planned_at[path] for path in self.planned}
+
+
+def _claims(ok: pa.Table, plan_paths: Mapping[str, str], planned_at: Mapping[str, str]) -> _Claims:
+    claims = _Claims({}, {}, set(), planned_at)
+    for batch in ok.select(["asset_id", "path", "size"]).to_batches(_BATCH_ROWS):
+        for asset_id, path, size in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            wanted = plan_paths.get(asset_id)
+            if wanted is not None and wanted == path:
+                claims.planned[wanted] = size  # the plan's own string: no second million of them
+            elif wanted is None and path not in planned_at:
+                claims.others[path] = (asset_id, size)
+            else:  # it moves, or another asset takes its place
+                claims.refuted.add(asset_id)
+    return claims
+
+
+def _rows(store: OutputStore) -> tuple[pa.Table, dict[str, int]]:
+    """The ok rows, and the attempts of the failed ones."""
+    table = latest_rows(read_parts(store, _COLUMNS)[0])
+    failed = table.filter(pc.equal(table["status"], "failed"))
+    attempts = dict(zip(failed["asset_id"].to_pylist(), failed["attempt"].to_pylist(), strict=True))
+    return table.filter(pc.equal(table["status"], "ok")).select(["asset_id", "path", "size"]), attempts
+
+
+def _chunks(rows: Iterator[IndexRow]) -> Iterator[list[IndexRow]]:
+    while chunk := list(itertools.islice(rows, _ROWS_PER_PART)):
+        yield chunk
+
+
+def scan_unindexed(store: OutputStore, plan_paths: Mapping[str, str]) -> Iterator[IndexRow]:
     """Rows for those of these assets whose pictures are there, recognised by the id inside them and wholly decodable.
 
     Args:
         store: the output.
         plan_paths: for each asset id its path; the caller leaves out those that are indexed.
 
-    Returns:
+    Yields:
         Rows in the order of ``plan_paths``. A file that is missing, broken, or another asset's gives no row.
     """
-
-    def scan(item: tuple[str, str]) -> IndexRow | None:
-        return _recognise(store, *item)
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return [row for row in pool.map(scan, plan_paths.items()) if row is not None]
+    found = bounded_map(lambda item: _recognise(store, *item), plan_paths.items())
+    return (row for row in found if row is not None)
 
 
 def _recognise(store: OutputStore, asset_id: str, path: str) -> IndexRow | None:
@@ -115,10 +177,3 @@ def _recognise(store: OutputStore, asset_id: str, path: str) -> IndexRow | None:
     except (KeyError, TypeError, ValueError) as error:
         _log.warning("%s/%s lacks parameters (%s) and will be rendered again", store.url, path, error)
         return None
-
-
-def _failed_attempts(table: pa.Table, plan_paths: Mapping[str, str], done: Iterable[str]) -> dict[str, int]:
-    failed = table.filter(pc.equal(table["status"], "failed"))
-    columns: Any = (failed["asset_id"].to_pylist(), failed["attempt"].to_pylist())
-    finished = set(done)
-    return {key: attempt for key, attempt in zip(*columns, strict=True) if key in plan_paths and key not in finished}

@@ -60,6 +60,8 @@ SCHEMA: pa.Schema = described(
             pa.field("attempt", pa.int32(), nullable=False),
             pa.field("status", pa.string(), nullable=False),
             pa.field("error", pa.string()),
+            pa.field("fault", pa.string()),
+            pa.field("cache_sha256", pa.string()),
             pa.field("created_at", pa.timestamp("us", tz="UTC"), nullable=False),
         ]
     )
@@ -84,6 +86,9 @@ class IndexRow:
         attempt: 1 for the first try.
         status: ``ok`` or ``failed``.
         error: why it failed; None when it did not.
+        fault: the kind of failure, a value of :class:`consistory_ray.engine.faults.Fault`; None when it did not fail.
+        cache_sha256: of the anchor cache that a scene was rendered from; None for anchors, failures and recovered
+            pictures. Two scenes of one subject with different ones saw anchors that were made twice.
         created_at: when the row was made, UTC. Rows of one run are to be stamped by one clock, the coordinator's.
     """
 
@@ -107,6 +112,8 @@ class IndexRow:
     attempt: int = 1
     status: Literal["ok", "failed"] = "ok"
     error: str | None = None
+    fault: str | None = None
+    cache_sha256: str | None = None
     created_at: datetime = field(default_factory=_now)
 
     def __post_init__(self) -> None:
@@ -132,6 +139,7 @@ class IndexRow:
         seconds: float | None = None,
         worker: str | None = None,
         attempt: int = 1,
+        cache_sha256: str | None = None,
     ) -> IndexRow:
         """The row of a picture that is on storage.
 
@@ -139,7 +147,7 @@ class IndexRow:
             parameters: as :func:`consistory_ray.output.assets.asset_parameters` makes them.
             written: what :func:`consistory_ray.output.assets.write_asset` returned.
             size: width and height in pixels.
-            seconds, worker, attempt: see the class.
+            seconds, worker, attempt, cache_sha256: see the class.
         """
         return cls(
             **_identity(parameters),
@@ -151,6 +159,7 @@ class IndexRow:
             seconds=seconds,
             worker=worker,
             attempt=attempt,
+            cache_sha256=cache_sha256,
         )
 
     @classmethod
@@ -159,6 +168,7 @@ class IndexRow:
         parameters: Mapping[str, Any],
         error: str,
         *,
+        fault: str | None = None,
         seconds: float | None = None,
         worker: str | None = None,
         attempt: int = 1,
@@ -167,7 +177,7 @@ class IndexRow:
         error = error.strip() or "unknown error"
         error = error if len(error) <= _MAX_ERROR else error[: _MAX_ERROR - 1] + "…"
         identity = _identity(parameters)
-        return cls(**identity, status="failed", error=error, seconds=seconds, worker=worker, attempt=attempt)
+        return cls(**identity, status="failed", error=error, fault=fault, seconds=seconds, worker=worker, attempt=attempt)
 
 
 COLUMNS: tuple[str, ...] = tuple(SCHEMA.names)
@@ -225,8 +235,10 @@ def latest_rows(table: pa.Table) -> pa.Table:
     kept = np.where((newest_ok >= 0) & (overwritten == len(age)), newest_ok, -1)
     failed_since = (newest_ok < 0) | (newest_failed > overwritten)
     kept = np.where((kept < 0) & failed_since, newest_failed, kept)
-    chosen = table.take(pa.array(age[kept[kept >= 0]]))
-    return chosen.sort_by([(key, "ascending") for key in ("subject", "kind", "scene", "asset_id")])
+    chosen = pa.array(age[kept[kept >= 0]])
+    order = ("subject", "kind", "scene", "asset_id")
+    sorted_there = pc.sort_indices(table.select(order).take(chosen), sort_keys=[(key, "ascending") for key in order])
+    return table.take(chosen.take(sorted_there))  # the wide columns are copied once, which counts at a million rows
 
 
 _Integers = np.ndarray[Any, np.dtype[np.int64]]

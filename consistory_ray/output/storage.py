@@ -7,6 +7,7 @@ in one PUT, which is atomic by itself. Nothing here relies on the order of a lis
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import time
@@ -21,13 +22,16 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from consistory_ray.errors import ConsistoryError, InputError, Problem, StorageError
+from consistory_ray.errors import ConsistoryError, DiskFullError, InputError, Problem, StorageError
+from consistory_ray.output.parallel import bounded_map
 
 Buffer = bytes | bytearray | memoryview
 _T = TypeVar("_T")
 
 _WHOLE_PUT_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "memory"})
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+_BLOCK = 8 << 20
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{32}\.tmp$")
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
 _USER_INFO = re.compile(r"://[^/@\s]*@")
@@ -50,7 +54,7 @@ class OutputStore:
     """The files of one output URL. It can be pickled and used from several threads.
 
     All paths are relative to the root, use ``/`` and may not leave the root. Every method raises StorageError, with the
-    URL and the cause, when the storage fails.
+    URL and the cause, when the storage fails; DiskFullError, which is one, when there is no space left.
 
     Attributes:
         fs: the fsspec file system.
@@ -94,6 +98,18 @@ class OutputStore:
             if self.is_local:
                 return Path(full).read_bytes()
             return bytes(self.fs.cat_file(full))
+
+    def sha256(self, path: str) -> str:
+        """SHA-256 of a file of any size, 64 hexadecimal digits, read a few megabytes at a time.
+
+        Raises:
+            MissingFileError: there is no such file.
+        """
+        full, digest = self.join(path), hashlib.sha256()
+        with self._errors("read", path), self.fs.open(full, "rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+        return digest.hexdigest()
 
     def exists(self, path: str) -> bool:
         """Whether there is a file of that name right now."""
@@ -145,6 +161,29 @@ class OutputStore:
     def list_files(self, prefix: str = "") -> list[StoredFile]:
         """All files below a folder, at any depth, sorted by path; none when the folder is missing."""
         return [file for file in self._walk(prefix) if not _TEMPORARY.match(file.path.rsplit("/", 1)[-1])]
+
+    def iter_files(self, prefix: str) -> Iterator[StoredFile]:
+        """:meth:`list_files` in no order, one folder below ``prefix`` after the other, so that memory stays bounded."""
+        start = self.join(prefix)
+        with self._errors("list", prefix):
+            if self.is_local:
+                folders: list[str] = []
+                entries = [StoredFile(file.path, file.size) for file in _walk_local(start, prefix, folders)]
+            else:
+                found = self._entries(start)
+                entries = [StoredFile(f"{prefix}/{name}", size) for name, size, folder in found if not folder]
+                folders = [f"{prefix}/{name}" for name, _, folder in found if folder]
+        yield from (file for file in entries if not _TEMPORARY.match(file.path.rsplit("/", 1)[-1]))
+        for listed in bounded_map(self.list_files, folders):
+            yield from listed
+
+    def _entries(self, start: str) -> list[tuple[str, int, bool]]:
+        try:
+            found = self.fs.ls(start, detail=True)
+        except FileNotFoundError:
+            return []
+        names = ((str(info["name"]).rstrip("/").rsplit("/", 1)[-1], info) for info in found)
+        return [(name, int(info["size"] or 0), info["type"] == "directory") for name, info in names if name]
 
     def delete(self, path: str) -> None:
         """Remove a file; one that is already gone is no error."""
@@ -209,6 +248,9 @@ class OutputStore:
             kind = MissingFileError if action == "read" else StorageError
             raise kind(f"could not {action} {self._name(path)}: {_cause(error)}") from error
         except Exception as error:  # drivers raise their own families: botocore, aiohttp, gcsfs, timeouts
+            if isinstance(error, OSError) and error.errno in _NO_SPACE:
+                advice = "make room there, then the same command resumes"
+                raise DiskFullError(f"could not {action} {self._name(path)}: {_cause(error)}; {advice}") from error
             raise StorageError(f"could not {action} {self._name(path)}: {_cause(error)}") from error
 
     def _name(self, path: str) -> str:
@@ -316,7 +358,8 @@ def _sync_folder(folder: str) -> None:
         os.close(descriptor)
 
 
-def _walk_local(start: str, prefix: str) -> Iterator[StoredFile]:
+def _walk_local(start: str, prefix: str, below: list[str] | None = None) -> Iterator[StoredFile]:
+    """Files at any depth; with ``below`` only those right here, and the folders' paths are added to it."""
     folders = [(start, prefix)]
     while folders:
         folder, relative = folders.pop()
@@ -328,6 +371,9 @@ def _walk_local(start: str, prefix: str) -> Iterator[StoredFile]:
             path = f"{relative}/{entry.name}" if relative else entry.name
             with suppress(FileNotFoundError):  # renamed or removed since it was listed
                 if entry.is_dir(follow_symlinks=False):
-                    folders.append((entry.path, path))
+                    if below is None:
+                        folders.append((entry.path, path))
+                    else:
+                        below.append(path)
                 elif entry.is_file():
                     yield StoredFile(path, entry.stat().st_size)

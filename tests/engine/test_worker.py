@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from consistory_ray.engine.anchor_store import checksum_path, load_cache, save_cache
+from consistory_ray.engine.anchor_store import StoredCache, checksum_path, load_cache, save_cache
 from consistory_ray.engine.faults import Failure, Fault
 from consistory_ray.engine.renderer import RendererSpec
 from consistory_ray.engine.worker import Hello, RenderWorker, Report
@@ -36,7 +36,7 @@ def test_anchors_then_scenes(subject: SubjectPlan, tmp_path: Path) -> None:
     report, buffer = own.anchors(subject, True)
     assert isinstance(report, Report) and buffer is not None
     assert (report.made, report.cache_bytes, len(report.delivered)) == (True, 500, 2)
-    assert own.save(subject, buffer) is None
+    assert own.save(subject, buffer, report.cache_sha256) is None
     report = own.scenes(subject, subject.scenes, buffer)
     assert isinstance(report, Report) and not report.failures
     data = (tmp_path / subject.scenes[0].path).read_bytes()
@@ -89,13 +89,13 @@ def test_a_worker_says_whether_it_sees_the_output(tmp_path: Path) -> None:
 
 def test_a_cache_is_loaded_only_whole(tmp_path: Path) -> None:
     store, path = open_output(tmp_path), "anchors/cat/key.safetensors"
-    assert load_cache(store, path) == (None, "")
-    save_cache(store, path, np.arange(200, dtype=np.uint8))
-    buffer, reason = load_cache(store, path)
-    assert buffer is not None and reason == ""
-    assert not buffer.flags.writeable
+    assert load_cache(store, path) == StoredCache()
+    digest = save_cache(store, path, np.arange(200, dtype=np.uint8))
+    found = load_cache(store, path)
+    assert found.buffer is not None and (found.sha256, found.problem) == (digest, "")
+    assert not found.buffer.flags.writeable
     (tmp_path / path).write_bytes(b"short")
-    buffer, reason = load_cache(store, path)
-    assert buffer is None and "damaged" in reason
+    found = load_cache(store, path)
+    assert found.buffer is None and found.sha256 == digest and "damaged" in found.problem
     store.delete(checksum_path(path))
-    assert load_cache(store, path) == (None, "")
+    assert load_cache(store, path) == StoredCache()

@@ -1,0 +1,111 @@
+"""What the coordinator looks after about once a second, beside the calls that come and go."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
+
+from consistory_ray.engine.cluster import shape_workers
+from consistory_ray.engine.events import Notice, Pulse, WorkersRequested
+from consistory_ray.engine.faults import Failure, Fault
+from consistory_ray.engine.machines import draining_nodes, store_usage
+from consistory_ray.engine.options import RunOptions
+from consistory_ray.engine.scheduler import Scheduler
+from consistory_ray.engine.watchdog import Watchdog
+from consistory_ray.errors import InputError
+
+if TYPE_CHECKING:
+    from consistory_ray.engine.events import Event
+    from consistory_ray.engine.pool import WorkerPool
+
+INTERVAL_SECONDS = 1.0
+SLOW_INTERVAL_SECONDS = 15.0
+"""How often the cluster is asked how large it is, and how full its object stores are."""
+PATIENCE_SECONDS = 30.0
+"""How often a run with too few workers says so."""
+
+
+class Housekeeping:
+    """Watches workers, machines and the size of the cluster; the dispatch acts on what it finds.
+
+    Args:
+        options: the run's options.
+        scheduler: what is left to do, and who has it.
+        pool: the workers.
+        emit: where events go.
+    """
+
+    def __init__(
+        self, options: RunOptions, scheduler: Scheduler, pool: WorkerPool, emit: Callable[[Event], None]
+    ) -> None:
+        self.watchdog = Watchdog(options.stuck_factor, options.stuck_seconds, options.first_call_seconds)
+        self._options = options
+        self._scheduler = scheduler
+        self._pool = pool
+        self._emit = emit
+        self._last = self._last_slow = -float("inf")
+        self._enough_since = time.monotonic()
+        self._idle_since: dict[str, float] = {}
+        self._store = (0, 0)
+        self._requested = 0
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is time to look again."""
+        return now - self._last >= INTERVAL_SECONDS
+
+    def look(self, now: float, ready: Collection[str]) -> None:
+        """Adjust how many workers are asked for, and tell how things are."""
+        self._last = now
+        if now - self._last_slow >= SLOW_INTERVAL_SECONDS:
+            self._last_slow, self._store = now, store_usage()
+            if self._options.workers is None:
+                self._follow_cluster()
+        self._pool.resize(self._scheduler.wanted_workers)
+        if len(self._pool) > self._requested:
+            self._emit(WorkersRequested(len(self._pool), self._pool.shape.device))
+        self._requested = len(self._pool)
+        self._complain(now, len(ready))
+        self.pulse(ready)
+
+    def pulse(self, ready: Collection[str]) -> None:
+        """Tell how things are."""
+        scheduler = self._scheduler
+        starting = len(self._pool) - len(ready)
+        cached = scheduler.live_cache_bytes
+        self._emit(Pulse(scheduler.queued, len(ready), scheduler.busy, starting, cached, *self._store))
+
+    def stuck(self, now: float) -> list[tuple[str, Failure]]:
+        """Workers without progress for far too long."""
+        return [
+            (name, Failure(Fault.STUCK, "Stuck", f"no progress for {seconds:.0f} s"))
+            for name, seconds in self.watchdog.stuck(now)
+        ]
+
+    def on_draining_nodes(self) -> list[str]:
+        """Workers whose machine is about to go."""
+        nodes = draining_nodes()
+        return self._pool.on_nodes(nodes) if nodes else []
+
+    def idle(self, now: float, ready: Collection[str]) -> list[str]:
+        """Workers that may go because there has been nothing for them for a while."""
+        spare = len(ready) - max(self._options.min_workers, self._scheduler.wanted_workers)
+        idle = [name for name in ready if not self._scheduler.calls_of(name)]
+        self._idle_since = {name: self._idle_since.get(name, now) for name in idle}
+        long = [name for name in idle if now - self._idle_since[name] >= self._options.idle_seconds]
+        return long[: max(0, spare)]
+
+    def _follow_cluster(self) -> None:
+        try:
+            self._pool.shape = shape_workers(self._options)
+        except InputError:  # the last GPU has gone; it may come back
+            return
+
+    def _complain(self, now: float, ready: int) -> None:
+        needed = min(self._options.min_workers, self._scheduler.wanted_workers)
+        if ready >= needed:
+            self._enough_since = now
+        elif now - self._enough_since > PATIENCE_SECONDS:
+            self._enough_since = now
+            what = f"{ready} of at least {self._options.min_workers} workers" if ready else "no worker"
+            self._emit(Notice(f"{what} ready: the cluster may lack free GPUs or CPUs; still waiting"))

@@ -1,0 +1,50 @@
+"""What stays of a subject's anchors once all of its scenes are there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from consistory_ray.engine.anchor_store import checksum_path
+from consistory_ray.output.index import compact
+from consistory_ray.output.storage import OutputStore
+
+if TYPE_CHECKING:
+    from consistory_ray.plan import Plan, SubjectPlan
+
+
+def finished_subjects(plan: Plan, done: Collection[str]) -> list[SubjectPlan]:
+    """The subjects of which every scene is there."""
+    there = frozenset(done)
+    return [subject for subject in plan.subjects if all(asset.asset_id in there for asset in subject.scenes)]
+
+
+def anchors_of_finished(plan: Plan, done: Collection[str]) -> frozenset[str]:
+    """The anchors that nobody needs any more, whether they are there or not."""
+    return frozenset(anchor.asset_id for subject in finished_subjects(plan, done) for anchor in subject.anchors)
+
+
+def clear_anchors(store: OutputStore, plan: Plan, done: Collection[str], *, previews: bool) -> int:
+    """Delete the anchor caches of finished subjects, and their anchors' pictures and rows too unless ``previews``.
+
+    Rows go before their files, so that no row ever speaks of a file that is gone. Returns how many subjects were
+    cleared.
+
+    Raises:
+        StorageError: the storage failed; what is left is cleared by the next run.
+    """
+    finished = finished_subjects(plan, done)
+    present = {file.path for file in store.list_files("anchors")}
+    if not previews:
+        anchors = [anchor for subject in finished for anchor in subject.anchors]
+        if any(anchor.path in present for anchor in anchors):
+            compact(store, drop={anchor.asset_id for anchor in anchors})
+            for anchor in anchors:
+                store.delete(anchor.path)
+    cleared = 0
+    for subject in finished:
+        if subject.cache_path in present:
+            store.delete(checksum_path(subject.cache_path))  # a cache without a checksum is no cache
+            store.delete(subject.cache_path)
+            cleared += 1
+    return cleared

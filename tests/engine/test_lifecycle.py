@@ -1,0 +1,262 @@
+"""Workers that hang, leave or idle; runs that are refused, limited, repeated in part, or built on others."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consistory_ray.engine.coordinator import run_plan
+from consistory_ray.engine.events import (
+    AnchorsReady,
+    AssetDone,
+    BatchDone,
+    Event,
+    Notice,
+    Pulse,
+    RunSummary,
+    WorkerLost,
+    WorkerReady,
+    WorkerReleased,
+)
+from consistory_ray.engine.options import RunOptions
+from consistory_ray.errors import InputError, JobError, OutputBusyError, RunFailed
+from consistory_ray.job import RenderJob, parse_job
+from consistory_ray.output.index import read_index
+from consistory_ray.output.lease import Lease
+from consistory_ray.plan import Plan, make_plan
+from consistory_ray.testing import FakeRenderer
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+MakeJob = Callable[..., RenderJob]
+
+
+def run(plan: Plan, url: Path, events: list[Event] | None = None, **given: Any) -> RunSummary:
+    """A run with the fake renderer; what RunOptions knows goes there, the rest to the renderer."""
+    known = {field.name for field in dataclasses.fields(RunOptions)}
+    fake = {name: value for name, value in given.items() if name not in known}
+    settings = {"workers": 1, "cpus_per_worker": 1} | {name: given[name] for name in given if name in known}
+    options = RunOptions(**settings, renderer=FakeRenderer.factory(**fake))
+    return run_plan(plan, str(url), options, (events if events is not None else []).append)
+
+
+def rows(url: Path) -> dict[str, dict[str, Any]]:
+    return {row["path"] or f"{row['subject']}/{row['scene']}": row for row in read_index(str(url)).to_pylist()}
+
+
+def heard(events: list[Event], kind: type[Any]) -> list[Any]:
+    return [event for event in events if isinstance(event, kind)]
+
+
+def test_a_worker_that_hangs_is_killed_and_its_scene_tried_again(make_job: MakeJob, tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    events: list[Event] = []
+    summary = run(
+        make_plan(make_job(subjects=1, scenes=6)),
+        tmp_path / "out",
+        events,
+        batch_size=2,
+        stuck_factor=3.0,
+        stuck_seconds=1.5,
+        first_call_seconds=3.0,
+        faults={"scene-3": "hang-once"},
+        scratch=str(tmp_path / "scratch"),
+    )
+    assert (summary.state, summary.rendered, summary.failed) == ("complete", 8, 0)
+    lost = heard(events, WorkerLost)
+    assert len(lost) == 1 and "no progress" in lost[0].reason and lost[0].replaced
+
+
+def test_a_scene_that_always_hangs_fails_alone(make_job: MakeJob, tmp_path: Path) -> None:
+    summary = run(
+        make_plan(make_job(subjects=1, scenes=3)),
+        tmp_path,
+        batch_size=3,
+        stuck_factor=2.0,
+        stuck_seconds=1.0,
+        first_call_seconds=1.0,
+        faults={"scene-1": "hang"},
+    )
+    assert (summary.state, summary.rendered, summary.failed) == ("failed", 4, 1)
+    assert dict(summary.failures_by_kind) == {"stuck": 1}
+    row = rows(tmp_path)["cat-0/scene-1"]
+    assert row["fault"] == "stuck" and "hung" in row["error"]
+
+
+def test_sigterm_lets_a_worker_finish_its_batch_and_leave(make_job: MakeJob, tmp_path: Path) -> None:
+    events: list[Event] = []
+
+    def listen(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, AssetDone) and event.asset.scene_id == "scene-0":
+            place = heard(events, WorkerReady)[0].place
+            os.kill(int(place.rsplit("/", 1)[1]), signal.SIGTERM)
+
+    plan = make_plan(make_job(subjects=1, scenes=8))
+    options = RunOptions(
+        workers=1, cpus_per_worker=1, batch_size=2, renderer=FakeRenderer.factory(seconds=0.4, anchor_seconds=0.0)
+    )
+    summary = run_plan(plan, str(tmp_path), options, listen)
+    assert (summary.state, summary.rendered) == ("complete", 10)
+    assert [event.reason for event in heard(events, WorkerReleased)] == ["its machine is going"]
+    assert not heard(events, WorkerLost)
+    assert len(heard(events, WorkerReady)) == 2
+    done = [event.asset.asset_id for event in heard(events, AssetDone)]
+    assert len(done) == len(set(done)), "what was on the device was delivered, not rendered again"
+
+
+def test_idle_workers_are_released_and_few_scenes_ask_for_few(make_job: MakeJob, tmp_path: Path) -> None:
+    events: list[Event] = []
+    plan = make_plan(make_job(subjects=1, scenes=2))
+    summary = run(
+        plan, tmp_path, events, workers=3, batch_size=1, idle_seconds=0.0, seconds=2.5, anchor_seconds=0.0, delays={}
+    )
+    assert summary.state == "complete"
+    assert len(heard(events, WorkerReady)) <= 3
+    pulses = heard(events, Pulse)
+    assert pulses and max(pulse.workers for pulse in pulses) <= 3 and pulses[-1].queued == 0
+    batches = heard(events, BatchDone)
+    assert sum(batch.pictures for batch in batches) == 4
+    assert all({"encode", "write"} <= set(batch.phases) for batch in batches)
+    assert any(batch.cache_bytes for batch in batches if batch.kind == "scenes")
+
+
+def test_a_second_run_on_the_same_output_is_refused(make_job: MakeJob, tmp_path: Path) -> None:
+    plan = make_plan(make_job(subjects=1, scenes=1))
+    with Lease.acquire(str(tmp_path), "the run of somebody"), pytest.raises(OutputBusyError, match="somebody"):
+        run(plan, tmp_path)
+    assert run(plan, tmp_path).state == "complete"
+
+
+def test_failures_are_limited_listed_and_can_be_retried(make_job: MakeJob, tmp_path: Path) -> None:
+    plan = make_plan(make_job(subjects=2, scenes=6))
+    bad = {"cat-0/scene-1": "bad", "cat-1/scene-2": "bad"}
+    summary = run(plan, tmp_path, batch_size=1, max_failures=0, faults=bad)
+    assert (summary.state, summary.failed) == ("failed", 1)
+    assert "--max-failures is 0" in summary.stopped
+    with pytest.raises(RunFailed, match="max-failures"):
+        summary.raise_for_state()
+
+    summary = run(plan, tmp_path, batch_size=1, faults=bad)
+    assert (summary.state, summary.failed, dict(summary.failures_by_kind)) == ("failed", 2, {"bad-asset": 2})
+
+    (tmp_path / plan.subjects[0].scenes[5].path).unlink()  # missing, but nothing that failed
+    events: list[Event] = []
+    summary = run(plan, tmp_path, events, only_failed=True)
+    assert (summary.state, summary.rendered) == ("complete", 2)
+    assert sorted(f"{e.asset.subject_id}/{e.asset.scene_id}" for e in heard(events, AssetDone)) == sorted(bad)
+    assert run(plan, tmp_path).rendered == 1
+
+
+@pytest.mark.parametrize("keep", ["previews", "none"])
+def test_anchors_are_kept_as_asked(make_job: MakeJob, tmp_path: Path, keep: str) -> None:
+    job = make_job(subjects=2, scenes=2)
+    plan = make_plan(job)
+    summary = run(plan, tmp_path, keep_anchors=keep, faults={"cat-1/scene-0": "bad"})
+    assert summary.state == "failed"
+    first, second = plan.subjects
+    assert not (tmp_path / first.cache_path).exists()
+    assert (tmp_path / second.cache_path).exists(), "a subject that is not finished keeps its cache"
+    assert (tmp_path / first.anchors[0].path).exists() == (keep == "previews")
+    assert (first.anchors[0].path in rows(tmp_path)) == (keep == "previews")
+
+    events: list[Event] = []
+    assert run(plan, tmp_path, events, keep_anchors=keep).state == "complete"
+    assert [event.subject_id for event in heard(events, AnchorsReady)] == ["cat-1"]
+
+    data = job.model_dump(exclude_unset=True)
+    data["subjects"][0]["scenes"] += ({"id": "more", "prompt": "somewhere else"},)
+    summary = run(make_plan(RenderJob.model_validate(data)), tmp_path)
+    assert summary.state == "complete"
+    assert (tmp_path / "images/cat-0/more.png").exists()
+
+
+def test_a_stored_subject_is_taken_up_by_another_job(make_job: MakeJob, tmp_path: Path) -> None:
+    plan = make_plan(make_job(subjects=1, scenes=1))
+    run(plan, tmp_path / "first")
+    folder = tmp_path / "first" / "anchors" / "cat-0"
+    record = json.loads((folder / "subject.json").read_text())
+    assert (record["concept"], record["subject"], len(record["anchors"])) == (["cat"], "a cat number 0", 2)
+
+    job = parse_job(
+        {"name": "more", "model": "fake", "subjects": [{"from": str(folder), "scenes": ["on the moon", "at sea"]}]}
+    )
+    later = make_plan(job)
+    assert [scene.prompt for scene in later.subjects[0].scenes] == [
+        "a cat number 0 on the moon",
+        "a cat number 0 at sea",
+    ]
+    events: list[Event] = []
+    summary = run(later, tmp_path / "second", events)
+    assert (summary.state, summary.planned) == ("complete", 2)
+    assert [event.made for event in heard(events, AnchorsReady)] == [False]
+    digest = record["cache"]["sha256"]
+    assert {row["cache_sha256"] for row in rows(tmp_path / "second").values()} == {digest}
+    assert json.loads((tmp_path / "second/anchors/cat-0/subject.json").read_text())["cache"]["sha256"] == digest
+    assert run(later, tmp_path / "second").found == 2
+    # what the run record holds is the same job again, whether or not the first output is still there
+    assert make_plan(parse_job(job.model_dump(mode="json", exclude_unset=True))).subjects == later.subjects
+
+
+def test_a_stored_subject_that_cannot_be_used_is_refused(make_job: MakeJob, tmp_path: Path) -> None:
+    run(make_plan(make_job(subjects=1, scenes=1)), tmp_path / "first")
+    folder = tmp_path / "first" / "anchors" / "cat-0"
+
+    def job(**more: Any) -> dict[str, Any]:
+        return {"model": "fake", "subjects": [{"from": str(folder), "scenes": ["on the moon"]}], **more}
+
+    with pytest.raises(JobError, match=r"subjects\[0\]\.from: give a folder of an earlier run"):
+        parse_job({"model": "fake", "subjects": [{"from": str(tmp_path), "scenes": ["at sea"]}]})
+    with pytest.raises(JobError, match=r"subjects\[0\]\.concept: leave it out"):
+        parse_job({"model": "fake", "subjects": [{"from": str(folder), "concept": "cat", "scenes": ["at sea"]}]})
+    with pytest.raises(JobError, match=r"settings\.num_inference_steps"):
+        make_plan(parse_job(job(settings={"num_inference_steps": 7})))
+
+    plan = make_plan(parse_job(job()))
+    cache = folder / plan.subjects[0].source.url.rsplit("/", 1)[1] if plan.subjects[0].source else folder
+    cache.write_bytes(b"damaged")
+    summary = run(plan, tmp_path / "second")
+    assert (summary.state, summary.failed) == ("failed", 1)
+    assert "damaged" in summary.failures[0].error
+
+
+def test_anchors_made_again_with_another_result_are_told_apart(make_job: MakeJob, tmp_path: Path) -> None:
+    job = make_job(subjects=1, scenes=2)
+    plan = make_plan(job)
+    run(plan, tmp_path)
+    cache = tmp_path / plan.subjects[0].cache_path
+    before = {path: row["cache_sha256"] for path, row in rows(tmp_path).items() if row["kind"] == "scene"}
+    cache.unlink()
+    data = job.model_dump(exclude_unset=True)
+    data["subjects"][0]["scenes"] += ({"id": "more", "prompt": "somewhere else"},)
+    events: list[Event] = []
+    run(make_plan(RenderJob.model_validate(data)), tmp_path, events, cache_bytes=5000)
+    assert any("differs from the first" in event.message for event in heard(events, Notice))
+    after = {path: row["cache_sha256"] for path, row in rows(tmp_path).items() if row["kind"] == "scene"}
+    assert {path: after[path] for path in before} == before, "scenes that are there are kept"
+    assert after["images/cat-0/more.png"] not in before.values()
+
+
+def test_options_that_cannot_be_used_are_refused() -> None:
+    with pytest.raises(InputError, match="min_workers"):
+        RunOptions(workers=2, min_workers=3)
+    with pytest.raises(InputError, match="keep_anchors"):
+        RunOptions(keep_anchors="some")  # type: ignore[arg-type]
+
+
+def test_time_is_measured(make_job: MakeJob, tmp_path: Path) -> None:
+    events: list[Event] = []
+    started = time.monotonic()
+    run(make_plan(make_job(subjects=1, scenes=4)), tmp_path, events, batch_size=2, seconds=0.1)
+    batches = heard(events, BatchDone)
+    assert [batch.kind for batch in batches] == ["anchors", "scenes", "scenes"]
+    spent = sum(sum(seconds for name, seconds in b.phases.items() if name not in ("encode", "write")) for b in batches)
+    assert 0.6 <= spent <= time.monotonic() - started
