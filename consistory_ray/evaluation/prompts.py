@@ -22,7 +22,7 @@ TWO_SUBJECTS = 0.12
 """Share of two-subject pictures in training, and in the evaluation prompts."""
 
 
-CAPTIONED_PICTURES = 24_000
+CAPTIONED_PICTURES = 48_000
 """Drawn pictures whose captions are avoided: no fewer than the model is trained on."""
 
 

@@ -17,10 +17,12 @@ from consistory_ray.miniature.dataset import Pictures, open_pictures
 from consistory_ray.miniature.parallel import Ema, average, save_atomically
 
 CROP = 64
+DECODER_NOISE = 0.25
+"""Most noise in the whitened latents that the decoder is trained further on."""
 
 
-def crops(pictures: Pictures, rng: np.random.Generator, batch: int) -> torch.Tensor:
-    """Random crops ``[batch, 3, 64, 64]`` in [-1, 1] with permuted and inverted colour channels.
+def crops(pictures: Pictures, rng: np.random.Generator, batch: int, recoloured: float = 0.5) -> torch.Tensor:
+    """Random crops ``[batch, 3, 64, 64]`` in [-1, 1], a share of them with permuted or inverted colour channels.
 
     Without that augmentation colours that are rare in the world are lost in the latents.
     """
@@ -32,9 +34,9 @@ def crops(pictures: Pictures, rng: np.random.Generator, batch: int) -> torch.Ten
             / 127.5
             - 1
         )
-        if rng.random() < 0.5:
+        if rng.random() < recoloured:
             tile = tile[torch.from_numpy(rng.permutation(3))]
-        if rng.random() < 0.2:
+        if rng.random() < recoloured * 0.4:
             tile = -tile
         tiles.append(tile)
     return torch.stack(tiles)
@@ -76,10 +78,12 @@ def train_autoencoder(
     for step in range(first, steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1, (step + 1) / 100) * max(0.02, 1 - step / steps)
-        target = crops(pictures, rng, batch)
+        target = crops(pictures, rng, batch, 0.1 if decoder_only else 0.5)
         with torch.autocast("cpu", torch.bfloat16):
             posterior = vae.encode(target).latent_dist
-            latents = posterior.mean + 0.05 * torch.randn_like(posterior.mean)
+            # Sampled latents are never perfect: a decoder that has seen blemished ones draws clean outlines from them.
+            blemish = torch.rand(batch, 1, 1, 1) * DECODER_NOISE if decoder_only else 0.05
+            latents = posterior.mean + blemish * torch.randn_like(posterior.mean)
             output = vae.decode(latents).sample
         loss = reconstruction_loss(output.float(), target) + 1e-4 * posterior.mean.float().square().mean()
         optimizer.zero_grad()
@@ -109,6 +113,15 @@ def train_autoencoder(
                 state["whitened"] = vae.state_dict()
             save_atomically(state, checkpoint)
     dist.barrier()
+
+
+def trained_autoencoder(run: Path) -> AutoencoderKL:
+    """The run's autoencoder, with the further trained decoder where there is one; the encoder is the same."""
+    vae = build_autoencoder()
+    decoder = run / "decoder.pt"
+    state = torch.load(decoder if decoder.exists() else run / "autoencoder.pt", weights_only=True)
+    vae.load_state_dict(state["whitened"])
+    return vae
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Training of the judge on drawings and on their reconstructions by the autoencoder.
 
-About twelve minutes of one core. Everything is seeded and resumable: drawings, reconstructions and a checkpoint
+About an hour of one core. Everything is seeded and resumable: drawings, reconstructions and a checkpoint
 per network lie in ``<run>/judge``.
 """
 
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from consistory_ray.miniature.architecture import build_autoencoder
+from consistory_ray.miniature.autoencoder import trained_autoencoder
 from consistory_ray.miniature.colour import srgb_to_lab
 from consistory_ray.miniature.judge import (
     ATTRIBUTES,
@@ -46,7 +46,7 @@ from consistory_ray.miniature.world import (
 )
 
 JUDGE_SEED = 3
-INDIVIDUALS, PAIRS = 3500, 1000
+INDIVIDUALS, PAIRS = 6000, 1000
 """Single subjects, each drawn in two scenes, and pictures of two subjects."""
 SEGMENTER_BATCH, IDENTIFIER_BATCH = 16, 12
 """Pictures per step; individuals per step, each seen twice."""
@@ -138,8 +138,7 @@ def reconstruct_judge_pictures(run: Path, folder: Path) -> None:
     path = folder / "reconstructions.npy"
     if path.exists():
         return
-    vae: Any = build_autoencoder()
-    vae.load_state_dict(torch.load(run / "autoencoder.pt", weights_only=True)["whitened"])
+    vae: Any = trained_autoencoder(run)
     images = np.load(folder / "images.npy", mmap_mode="r")
     result = reconstruct(vae.to(memory_format=torch.channels_last), images[::2], LATENT_NOISE)
     np.save(path.with_suffix(".tmp.npy"), result)
@@ -312,14 +311,14 @@ def train_judge(run: Path, steps: int, out: Path = WEIGHTS) -> None:
 
     Args:
         run: the training run's folder; its autoencoder must be trained.
-        steps: optimizer steps of the identifier; the segmenter learns faster and takes half as many.
+        steps: optimizer steps of the identifier; the segmenter learns faster and takes a quarter.
         out: where the weights go.
     """
     torch.manual_seed(JUDGE_SEED)
     torch.set_num_threads(1)
     data = judge_data(run)
     segmenter, identifier = Segmenter(), Identifier()
-    fit("segmenter", segmenter, segmenter_step(segmenter, data), steps // 2, run / "judge" / "segmenter.pt")
+    fit("segmenter", segmenter, segmenter_step(segmenter, data), steps // 4, run / "judge" / "segmenter.pt")
     fit("identifier", identifier, identifier_step(identifier, data), steps, run / "judge" / "identifier.pt")
     Judge(segmenter, identifier).save(out)
     print(f"judge written to {out}, {out.stat().st_size / 1e6:.1f} MB", flush=True)

@@ -23,17 +23,17 @@ import numpy as np
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 
-from consistory_ray.miniature.architecture import assemble, build_autoencoder, build_tokenizer
-from consistory_ray.miniature.autoencoder import encode, train_autoencoder
+from consistory_ray.miniature.architecture import assemble, build_tokenizer
+from consistory_ray.miniature.autoencoder import encode, train_autoencoder, trained_autoencoder
 from consistory_ray.miniature.dataset import TRAIN_SEED, draw_pictures, open_pictures
 from consistory_ray.miniature.denoiser import Denoiser, Stage, train_stage
 from consistory_ray.miniature.parallel import launch
 
-PICTURES = 24_000
-AUTOENCODER_STEPS, DECODER_STEPS, JUDGE_STEPS = 2000, 4000, 2000
+PICTURES = 48_000
+AUTOENCODER_STEPS, DECODER_STEPS, JUDGE_STEPS = 2000, 6000, 6000
 STAGES = (
     Stage("half", pixels=64, steps=1000, batch=32, learning_rate=1.5e-3, final_rate=1e-3),
-    Stage("full", pixels=128, steps=2500, batch=32, learning_rate=1e-3, final_rate=2e-5),
+    Stage("full", pixels=128, steps=5600, batch=32, learning_rate=1e-3, final_rate=2e-5),
 )
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -64,8 +64,7 @@ def encode_all(run: Path, size: int) -> None:
     path = run / f"latents-{size}.npy"
     if path.exists():
         return
-    vae = build_autoencoder()
-    vae.load_state_dict(torch.load(run / "autoencoder.pt", weights_only=True)["whitened"])
+    vae = trained_autoencoder(run)
     images = open_pictures(run / "pictures").images[:PICTURES]
     latents = np.empty((len(images), 4, size, size), np.float16)
     for first in range(0, len(images), 32):
@@ -108,10 +107,7 @@ def export(run: Path, checkpoint: Path, out: Path) -> None:
     model = Denoiser(run)
     state = torch.load(checkpoint, weights_only=True)
     model.load_state_dict({**state["model"], **state["ema"]["shadow"]})
-    vae = build_autoencoder()
-    decoder = run / "decoder.pt"
-    trained = torch.load(decoder if decoder.exists() else run / "autoencoder.pt", weights_only=True)
-    vae.load_state_dict(trained.get("whitened", trained["model"]))
+    vae = trained_autoencoder(run)
     tokenizer = build_tokenizer(run / "tokenizer")
     model.unet.set_attn_processor(AttnProcessor2_0())  # type: ignore[no-untyped-call]
     pipeline = assemble(vae, model.unet, (model.text_encoder, model.text_encoder_2), tokenizer)
