@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from consistory_ray.job_problems import shown
+
 MAX_SEED = 2**63 - 1
 MAX_TEXT = 4_000
 MAX_PICTURES = 2_000_000
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_NAMED = 16
 _COUNTED = re.compile(r"(.+)-(0|[1-9][0-9]{0,6})")
 _ANCHOR_ID = re.compile(r"anchor-[0-9]+", re.IGNORECASE)
 
@@ -77,7 +80,7 @@ def _concept_findings(subject: Any, scenes: list[Entry]) -> Iterator[Finding]:
 
 
 def _must_contain(who: str, concepts: list[str], conjunction: str) -> str:
-    words = conjunction.join(f'"{concept}"' for concept in concepts)
+    words = conjunction.join(shown(concept) for concept in concepts[:_NAMED])
     return f'{who}\'s prompt must contain {words} word for word: here, in "subject" or in "style"'
 
 

@@ -36,6 +36,7 @@ FIXES: Mapping[str, str] = {
     "anchors": 'write a list of 1 to 64 scenes such as ["in the forest", "on the beach"]; two are usual',
     "scenes": 'write a list with at least one scene such as ["in space"]',
     "prompt": _TEXT,
+    "from": "write the folder or URL of a stored subject such as s3://bucket/run/anchors/moss-dragon",
     "count": "write a whole number from 1 to 100000",
     "seed": _SEED,
     "torch_dtype": 'write "auto", "float32", "bfloat16" or "float16"',
@@ -157,8 +158,14 @@ def _fix(line: Any, loc: Loc, keys: Callable[[Loc], Iterable[str]]) -> str:
         known = list(keys(loc[:-1]))
         return f"remove this key{did_you_mean(str(last), known) or ', known are ' + ', '.join(known)}"
     if kind == "missing" and isinstance(line["loc"][-1], str):
-        return f"this key is missing, {FIXES[str(last)]}"
+        return f"this key is missing, {_known_fix(loc)}"
     if isinstance(last, int):
         owner = str(loc[-2])
         return _ITEM_FIXES.get(owner, FIXES.get(owner, ""))
-    return FIXES.get(str(last), "write a mapping with the keys name, model, settings and subjects")
+    return _known_fix(loc)
+
+
+def _known_fix(loc: Loc) -> str:
+    """What to write at a place, or at the innermost one around it that is known."""
+    known = (FIXES[part] for part in reversed(loc) if isinstance(part, str) and part in FIXES)
+    return next(known, "write a mapping with the keys name, model, settings and subjects")

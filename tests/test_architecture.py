@@ -35,10 +35,10 @@ FORBIDDEN = {
     "engine": ("consistory_ray.cli", "consistory_ray.evaluation"),
     "evaluation": ("ray", "consistory_ray.engine", "consistory_ray.cli"),
     "metrics": (*MODELS, "ray"),
-    **{
-        part: (*MODELS, "ray", "consistory_ray.cli", "consistory_ray.consistory")
-        for part in ("allowlist", "logs", "machine", "observation", "status", "tally", "watching")
-    },
+    **dict.fromkeys(
+        ("allowlist", "logs", "machine", "observation", "status", "tally", "watching"),
+        (*MODELS, "ray", "consistory_ray.cli", "consistory_ray.consistory"),
+    ),
     "testing": (*MODELS, "ray"),
     "forecast": (*MODELS, "ray", "consistory_ray.engine", "consistory_ray.cli"),
     "progress": (*MODELS, "ray", "consistory_ray.cli"),
@@ -139,7 +139,8 @@ def test_the_front_door() -> None:
             "CacheMismatchError",
             "CheckpointError",
         ),
-        *("RetryableError", "StorageError", "AssetError", "RunError", "RunInterrupted", "RunFailed"),
+        *("RetryableError", "StorageError", "DiskFullError", "AssetError"),
+        *("RunError", "OutputBusyError", "RunInterrupted", "RunFailed"),
     ]
     for name in consistory_ray.__all__:
         assert getattr(consistory_ray, name).__name__ == name

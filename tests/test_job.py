@@ -294,7 +294,8 @@ def test_the_schema_for_editors_names_every_key_and_accepts_the_short_forms() ->
     assert set(schema["$defs"]["RenderSettings"]["properties"]) == set(RenderSettings.model_fields)
     assert {"type": "string"} in schema["$defs"]["Subject"]["properties"]["scenes"]["items"]["anyOf"]
     assert text.count('"description"') > 25
-    known = {*RenderJob.model_fields, *RenderSettings.model_fields, *Subject.model_fields, "prompt", "count"}
+    of_subject = {field.alias or name for name, field in Subject.model_fields.items()}
+    known = {*RenderJob.model_fields, *RenderSettings.model_fields, *of_subject, "prompt", "count"}
     assert known == set(FIXES), "every key has its fix in plain words"
 
 

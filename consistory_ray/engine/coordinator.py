@@ -30,12 +30,13 @@ from consistory_ray.engine.retries import with_backoff
 from consistory_ray.engine.scheduler import Scheduler
 from consistory_ray.engine.stopping import StopRequest, stop_on_signals
 from consistory_ray.engine.work import SubjectWork
-from consistory_ray.errors import RunInterrupted, StorageError
+from consistory_ray.errors import RunError, RunInterrupted, StorageError
 from consistory_ray.forecast import expected_cache_bytes
 from consistory_ray.output.index import IndexWriter, current_index
 from consistory_ray.output.lease import Lease
 from consistory_ray.output.resume import resume
 from consistory_ray.output.run_record import RunRecord, write_run_record
+from consistory_ray.output.shards import write_dataset
 from consistory_ray.output.storage import OutputStore, open_output
 
 if TYPE_CHECKING:
@@ -137,13 +138,22 @@ class _Run:
             if self._found < self._planned:
                 with joined_cluster(self._options):
                     self._stopped = self._dispatch(done)
-            if not self._lost():
-                self._clear_anchors(done)
-                self._ledger.close(merge=not self._stop)
+            self._finish()
         summary = self._summary()
         self._write_record(state=summary.state)
         self._emit(RunFinished(summary))
         return summary
+
+    def _finish(self) -> None:
+        self._ledger.flush()
+        if reason := self._lost():
+            raise RunError(f"the run cannot be brought to its end: {reason}")
+        if not self._stop:
+            self._clear_anchors()
+        self._ledger.close(merge=not self._stop)
+        if self._options.embed_images and not self._stop and self._found + self._ledger.rendered:
+            self._emit(Notice("writing the pictures into Parquet shards"))
+            write_dataset(self._store, {asset.asset_id for asset in self._plan.assets()})
 
     def _waiting_for_lease(self, message: str) -> None:
         self._emit(Notice(message))
@@ -185,14 +195,13 @@ class _Run:
         finally:
             pool.close()
 
-    def _clear_anchors(self, done: Collection[str]) -> None:
+    def _clear_anchors(self) -> None:
         """What ``keep_anchors`` asks for, once everything of a subject that was to be made is there."""
         if self._options.keep_anchors == "all":
             return
-        self._ledger.flush()
         ok = current_index(self._store, {asset.asset_id for asset in self._plan.assets()})
         made = set(ok.filter(pc.equal(ok["status"], "ok"))["asset_id"].to_pylist())
-        clear_anchors(self._store, self._plan, made | set(done), previews=self._options.keep_anchors == "previews")
+        clear_anchors(self._store, self._plan, made, previews=self._options.keep_anchors == "previews")
 
     @contextmanager
     def _recording(self) -> Iterator[None]:
@@ -205,6 +214,8 @@ class _Run:
             self._ledger.rescue()  # asked twice to stop: leave, but not without what is finished
         except BaseException as error:
             self._ledger.rescue()
+            if self._lost():  # the record is another run's by now
+                raise
             with suppress(StorageError):
                 self._write_record(state="failed", error=f"{type(error).__name__}: {error}")
             raise

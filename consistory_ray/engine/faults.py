@@ -93,6 +93,7 @@ TABLE: dict[str, Fault] = {
     "ray.exceptions.ObjectStoreFullError": Fault.OUT_OF_MEMORY,
     "torch.OutOfMemoryError": Fault.OUT_OF_MEMORY,
     "builtins.MemoryError": Fault.OUT_OF_MEMORY,
+    "consistory_ray.errors.DiskFullError": Fault.DISK_FULL,
     "consistory_ray.errors.StorageError": Fault.STORAGE,
     "consistory_ray.errors.CheckpointError": Fault.BAD_MODEL,
     "consistory_ray.errors.InputError": Fault.BAD_ASSET,

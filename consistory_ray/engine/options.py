@@ -41,6 +41,7 @@ class RunOptions:
         only_failed: render only what failed in earlier runs.
         keep_anchors: what stays of a subject's anchors once all of its scenes are done: ``"all"``, only the pictures
             (``"previews"``), or nothing. Without its cache a subject's anchors are made again if scenes are added.
+        embed_images: write the pictures into Parquet shards too, at the end of a run that was not interrupted.
         stuck_factor, stuck_seconds: a worker is killed and replaced once it has shown no progress for so many times
             the median of what its call should take, and for at least so many seconds.
         first_call_seconds: the same limit while no call has come back yet that would tell what is normal.
@@ -65,6 +66,7 @@ class RunOptions:
     max_failures: int | None = None
     only_failed: bool = False
     keep_anchors: KeepAnchors = "all"
+    embed_images: bool = False
     stuck_factor: float = 20.0
     stuck_seconds: float = 300.0
     first_call_seconds: float = 3600.0

@@ -114,7 +114,8 @@ class PhaseClock:
     def phases(self) -> dict[str, float]:
         """Seconds of ``pass1``, ``pass2`` and ``decode``, which follows the last step."""
         marks = [*self._marks, time.perf_counter()]
-        return {name: end - start for name, start, end in zip([*self._ends, "decode"], marks, marks[1:], strict=True)}
+        names = [*self._ends, "decode"]
+        return {name: end - start for name, start, end in zip(names, marks[:-1], marks[1:], strict=True)}
 
 
 class ConsiStoryRenderer:

@@ -177,7 +177,9 @@ class IndexRow:
         error = error.strip() or "unknown error"
         error = error if len(error) <= _MAX_ERROR else error[: _MAX_ERROR - 1] + "…"
         identity = _identity(parameters)
-        return cls(**identity, status="failed", error=error, fault=fault, seconds=seconds, worker=worker, attempt=attempt)
+        return cls(
+            **identity, status="failed", error=error, fault=fault, seconds=seconds, worker=worker, attempt=attempt
+        )
 
 
 COLUMNS: tuple[str, ...] = tuple(SCHEMA.names)

@@ -139,7 +139,8 @@ def verify(
     Args:
         output: the output.
         repair: drop the rows of damaged pictures, delete files that do not decode and caches that do not match, and
-            move unreadable index parts to the folder ``damaged``. Holds the output's lease meanwhile.
+            move unreadable index parts to the folder ``damaged``, sweep temporary files older than an hour. Holds the
+            output's lease meanwhile.
         threads: how many files to read at a time.
         on_progress: is told how many of how many rows were checked.
 
@@ -160,6 +161,8 @@ def verify(
             if lease is not None and lease.lost:
                 raise RunError(f"nothing was repaired: {lease.lost}")
             _repair(store, bad, check.result)
+        if repair:
+            store.sweep_temporaries()
     check.result.seconds = round(time.monotonic() - began, 3)
     return check.result
 

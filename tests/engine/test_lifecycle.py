@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from consistory_ray.engine.coordinator import run_plan
@@ -27,7 +28,7 @@ from consistory_ray.engine.events import (
     WorkerReleased,
 )
 from consistory_ray.engine.options import RunOptions
-from consistory_ray.errors import InputError, JobError, OutputBusyError, RunFailed
+from consistory_ray.errors import InputError, JobError, OutputBusyError, RunError, RunFailed
 from consistory_ray.job import RenderJob, parse_job
 from consistory_ray.output.index import read_index
 from consistory_ray.output.lease import Lease
@@ -250,6 +251,35 @@ def test_options_that_cannot_be_used_are_refused() -> None:
         RunOptions(workers=2, min_workers=3)
     with pytest.raises(InputError, match="keep_anchors"):
         RunOptions(keep_anchors="some")  # type: ignore[arg-type]
+
+
+def test_pictures_are_embedded_in_shards_when_asked(make_job: MakeJob, tmp_path: Path) -> None:
+    plan = make_plan(make_job(subjects=1, scenes=2))
+    assert run(plan, tmp_path, embed_images=True).state == "complete"
+    shards = sorted((tmp_path / "dataset").glob("*.parquet"))
+    table = pq.read_table(shards[0])
+    assert len(shards) == 1 and len(table) == 4
+    assert table["image"][0].as_py()["bytes"][:4] == b"\x89PNG"
+
+
+def test_a_run_that_lost_its_output_stops_and_leaves_the_record_alone(make_job: MakeJob, tmp_path: Path) -> None:
+    plan = make_plan(make_job(subjects=1, scenes=30))
+
+    def listen(event: Event) -> None:
+        if isinstance(event, AssetDone) and event.asset.scene_id == "scene-1":
+            Path(tmp_path, "lease", f"{99:012d}.json").write_text("{}")  # another one has taken over
+            Path(tmp_path, "run.json").write_text("another run's")
+
+    options = RunOptions(
+        workers=1,
+        cpus_per_worker=1,
+        batch_size=1,
+        lease_seconds=2.0,
+        renderer=FakeRenderer.factory(seconds=0.2, anchor_seconds=0.0),
+    )
+    with pytest.raises(RunError, match="taken over"):
+        run_plan(plan, str(tmp_path), options, listen)
+    assert Path(tmp_path, "run.json").read_text() == "another run's"
 
 
 def test_time_is_measured(make_job: MakeJob, tmp_path: Path) -> None:

@@ -326,3 +326,42 @@ def test_storage_that_keeps_failing_stops_the_run_without_giving_anything_up() -
         (call,) = scheduler.assign()
         assert scheduler.done(call, {"one/0": Fault.STORAGE}) == ()
     assert scheduler.stop_reason is Fault.STORAGE
+
+
+def test_an_idle_worker_prefers_what_its_machine_has() -> None:
+    scheduler = Scheduler([work("big", 40), work("small", 12)], batch_size=BATCH, max_in_flight=1)
+    scheduler.add_worker("w0", "left")
+    scheduler.add_worker("w1", "right")
+    for call in scheduler.assign():  # each makes the anchors of one subject
+        scheduler.done(call, cache_bytes=10)
+    out = {call.worker: call for call in scheduler.assign()}
+    assert {call.subject_id for call in out.values()} == {"big", "small"}
+    near = next(name for name, call in out.items() if call.subject_id == "small")
+    scheduler.add_worker("w2", "left" if near == "w0" else "right")
+    (call,) = [call for call in scheduler.assign() if call.worker == "w2"]
+    assert call.subject_id == "small", "the larger remainder is on the other machine"
+
+
+def test_workers_take_what_fits_into_their_own_memory_until_it_does_not() -> None:
+    scheduler = Scheduler([work("s", 60)], batch_size=BATCH, max_in_flight=1)
+    scheduler.add_worker("w0", batches={(None, None): 9})
+    scheduler.done(scheduler.assign()[0], cache_bytes=10)
+    (call,) = scheduler.assign()
+    assert len(call.assets) == 9
+    scheduler.failed(call, Fault.OUT_OF_MEMORY)
+    (call,) = scheduler.assign()
+    assert len(call.assets) == 4
+
+
+def test_a_leaving_worker_gets_nothing_more() -> None:
+    scheduler = Scheduler([work("s", 8)], batch_size=2, max_in_flight=1)
+    scheduler.add_worker("w0")
+    scheduler.done(scheduler.assign()[0], cache_bytes=10)
+    (call,) = scheduler.assign()
+    scheduler.retire_worker("w0")
+    scheduler.done(call)
+    assert scheduler.assign() == []
+    assert scheduler.queued == 6
+    scheduler.remove_worker("w0")
+    scheduler.add_worker("w1")
+    assert len(run_to_the_end(scheduler)) == 3

@@ -189,11 +189,40 @@ def test_parts_are_committed_by_count_and_time(store: OutputStore, monkeypatch: 
 
 
 def test_many_parts_are_merged_on_the_way(local: OutputStore) -> None:
-    with IndexWriter(local, rows_per_part=1, parts_before_compaction=10) as writer:
-        for number in range(95):
-            writer.add(row(number))
-            assert len(list_parts(local)) <= 10
-    assert len(read_index(local)) == 95
+    write_part(local, rows_to_table([row(1000)]))
+    with IndexWriter(local, rows_per_part=1, parts_before_compaction=5) as writer:
+        for number in range(130):
+            writer.add(row(number % 60, time=number))
+            assert len(list_parts(local)) <= 1 + 3 * 5
+        assert read_index(local)["created_at"].to_pylist().count(START) == 1, "the part that was there before"
+        assert len(list_parts(local)) == 1 + 2, "125 and 5 rows"
+    assert len(read_index(local)) == 61 and len(list_parts(local)) == 1
+
+
+def test_rows_are_merged_seldom(local: OutputStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is merged on the way does not grow with what is there, or a long run would merge more than it renders."""
+    merged: list[int] = []
+    encode = index.encode_part
+
+    def counting(table: pa.Table) -> bytes:
+        merged.append(len(table))
+        return encode(table)
+
+    monkeypatch.setattr(index, "encode_part", counting)
+    writer = IndexWriter(local, rows_per_part=2, parts_before_compaction=10)
+    for number in range(300):
+        writer.add(row(number, time=number))
+    assert sum(merged) <= 4 * 300
+
+
+def test_older_parts_lack_columns_that_came_later(local: OutputStore) -> None:
+    table = rows_to_table([row(1), row(2, ok=False)])
+    old = table.drop_columns([name for name in ("fault", "cache_sha256", "worker") if name in table.column_names])
+    write_part(local, old)
+    assert read_index(local).schema.equals(SCHEMA)
+    assert read_index(local)["worker"].to_pylist() == [None, None]
+    compact(local)
+    assert len(read_index(local)) == 2
 
 
 def test_a_failed_commit_keeps_its_rows(local: OutputStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import pickle
 import threading
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from fsspec.implementations.dirfs import DirFileSystem
 
-from consistory_ray.errors import InputError, StorageError
+from consistory_ray.errors import DiskFullError, InputError, StorageError
 from consistory_ray.output import storage
 from consistory_ray.output.storage import MissingFileError, OutputStore, StoredFile, as_store, open_output
 
@@ -33,6 +34,21 @@ def test_write_read_list_delete(store: OutputStore) -> None:
     store.delete("images/a/1.bin")
     store.delete("images/a/1.bin")
     assert not store.exists("images/a/1.bin")
+
+
+def test_folders_are_listed_one_after_the_other(store: OutputStore) -> None:
+    assert list(store.iter_files("images")) == []
+    for path in ("images/here.png", "images/b/2.png", "images/a/1.png", "images/a/deep/3.png", "images-old/x.png"):
+        store.write_atomic(path, path.encode())
+    assert sorted(store.iter_files("images"), key=lambda file: file.path) == store.list_files("images")
+
+
+def test_a_checksum_without_the_whole_file_in_memory(store: OutputStore) -> None:
+    data = os.urandom(1 << 20)
+    store.write_atomic("anchors/large", data)
+    assert store.sha256("anchors/large") == hashlib.sha256(data).hexdigest()
+    with pytest.raises(MissingFileError):
+        store.sha256("anchors/none")
 
 
 def test_a_write_by_another_process_is_seen_at_once(store: OutputStore) -> None:
@@ -138,8 +154,10 @@ def test_a_full_disk_leaves_nothing(local: OutputStore, monkeypatch: pytest.Monk
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StorageError, match="No space left on device"):
+    with pytest.raises(DiskFullError, match="No space left on device; make room") as caught:
         local.write_atomic("a/file", b"new")
+    assert caught.value.lasting and isinstance(caught.value, StorageError)
+    assert pickle.loads(pickle.dumps(caught.value)).lasting
     assert local.read("a/file") == b"old"
     assert [file.path for file in local._walk("")] == ["a/file"]
 

@@ -1,0 +1,42 @@
+"""The real renderer on the bundled model, with few steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from consistory_ray.engine.renderer import ConsiStoryRenderer, RendererSpec
+from consistory_ray.errors import CacheMismatchError
+from consistory_ray.job import parse_job
+from consistory_ray.plan import make_plan
+
+
+@pytest.fixture(scope="module")
+def renderer() -> ConsiStoryRenderer:
+    return ConsiStoryRenderer(RendererSpec("miniature", "cpu", "auto", 1))
+
+
+def test_a_subject_is_made_and_rendered_and_its_time_is_split(renderer: ConsiStoryRenderer) -> None:
+    subject = {
+        "id": "dragon",
+        "concept": "dragon",
+        "subject": "a drawing of a dragon",
+        "anchors": ["in the forest"],
+        "scenes": ["in space", "in the snow", "at sunset"],
+    }
+    plan = make_plan(parse_job({"settings": {"num_inference_steps": 4}, "subjects": [subject]})).subjects[0]
+    made = renderer.make_subject(plan)
+    assert len(made.images) == 1 and made.cache_buffer.dtype == np.uint8
+    assert {"pass1", "decode"} <= set(renderer.phases) and all(seconds > 0 for seconds in renderer.phases.values())
+    cache = renderer.load_cache(made.cache_buffer)
+    together = renderer.render(plan.scenes, cache)
+    assert "pass1" in renderer.phases
+    alone = renderer.render(plan.scenes[1:2], cache)
+    difference = np.abs(np.asarray(together[1], float) - np.asarray(alone[0], float))
+    assert difference.max() <= 2, f"a picture depends on its neighbours: {difference.max()}, {difference.mean()}"
+    assert renderer.peak_memory is None and renderer.fitting_batch(None, None) is None
+
+    damaged = made.cache_buffer.copy()
+    damaged[:8] = 255
+    with pytest.raises(CacheMismatchError):
+        renderer.load_cache(damaged)

@@ -1,0 +1,204 @@
+"""Resuming after any edits of a job: every planned asset once, and no row without its file."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib.util
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from consistory_ray.errors import JobError
+from consistory_ray.job import parse_job
+from consistory_ray.output.assets import asset_parameters, encode_png, write_asset
+from consistory_ray.output.index import IndexWriter, current_index, read_index
+from consistory_ray.output.resume import resume
+from consistory_ray.output.rows import IndexRow
+from consistory_ray.output.storage import OutputStore, open_output
+from consistory_ray.output.verify import verify
+from consistory_ray.plan import Plan, make_plan
+from consistory_ray.testing import FakeRenderer
+
+RENDERER = FakeRenderer(size=(8, 8))
+NAMES = ["snow", "sea", "moon", "attic"]
+
+Edit = tuple[str, int, int, int]
+EDITS = st.tuples(
+    st.sampled_from(
+        ["add", "remove", "rename", "prompt", "seed", "count", "swap", "drop", "return", "anchor", "settings"]
+    ),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.integers(0, 5),
+)
+RUNS = st.lists(
+    st.tuples(st.lists(EDITS, max_size=4), st.integers(0, 30), st.booleans(), st.integers(0, 40)), max_size=5
+)
+
+
+def first_job() -> dict[str, Any]:
+    """Three subjects with a few scenes each, named so that edits make their paths collide."""
+    return {
+        "name": "edited",
+        "model": "fake",
+        "settings": {"seed": 0},
+        "subjects": [
+            {
+                "id": f"cat-{number}",
+                "concept": "cat",
+                "subject": f"a cat number {number}",
+                "anchors": [{"prompt": "at home", "seed": number}, "outside"],
+                "scenes": [{"id": name, "prompt": f"at the {name}", "seed": 1} for name in NAMES[: number + 1]],
+            }
+            for number in range(3)
+        ],
+    }
+
+
+def edit(job: dict[str, Any], dropped: list[Any], change: Edit) -> None:
+    """One edit such as people make between two runs; those that would make no valid job are left out."""
+    what, subject_number, scene_number, value = change
+    subjects = job["subjects"]
+    subject = subjects[subject_number % len(subjects)]
+    scenes = subject["scenes"]
+    scene = scenes[scene_number % len(scenes)]
+    free = [name for name in NAMES if name not in {one["id"] for one in scenes}]
+    if what == "add" and free:
+        scenes.append({"id": free[0], "prompt": f"a place {value}", "seed": value})
+    elif what == "remove" and len(scenes) > 1:
+        scenes.remove(scene)
+    elif what == "rename" and free:
+        scene["id"] = free[value % len(free)]
+    elif what == "prompt":
+        scene["prompt"] = f"a place {value}"
+    elif what == "seed":
+        scene["seed"] = value
+    elif what == "count":
+        scene["count"] = 1 + value % 3
+    elif what == "swap" and len(scenes) > 1:
+        other = scenes[(scene_number + 1) % len(scenes)]
+        scene["id"], other["id"] = other["id"], scene["id"]
+    elif what == "drop" and len(subjects) > 1:
+        dropped.append(subject)
+        subjects.remove(subject)
+    elif what == "return" and dropped:
+        subjects.append(dropped.pop())
+    elif what == "anchor":
+        subject["anchors"][0]["seed"] = 100 + 10 * subject_number + value
+    elif what == "settings":
+        job["settings"]["seed"] = value
+
+
+def edited(job: dict[str, Any], dropped: list[Any], change: Edit) -> tuple[dict[str, Any], list[Any]]:
+    """The job after an edit, or as it was where that makes two pictures or two subjects the same."""
+    after = copy.deepcopy((job, dropped))
+    edit(*after, change)
+    try:
+        plan_of(after[0])
+    except JobError:
+        return job, dropped
+    return after
+
+
+def plan_of(job: dict[str, Any]) -> Plan:
+    return make_plan(parse_job(copy.deepcopy(job)))
+
+
+def render(store: OutputStore, plan: Plan, budget: int, *, forget: bool) -> int:
+    """A run that is killed after ``budget`` pictures, the last few of which may lack their rows (``forget``)."""
+    paths = {asset.asset_id: asset.path for asset in plan.assets()}
+    done = resume(store, paths).done
+    check_rows(store)
+    writer = IndexWriter(store, rows_per_part=3)
+    rendered = 0
+    for subject in plan.subjects:
+        for asset in (*subject.anchors, *subject.scenes):
+            if asset.asset_id in done:
+                continue
+            if rendered == budget:
+                if not forget:
+                    writer.close(merge=False)
+                return rendered
+            values = asset_parameters(asset, subject, model=plan.model, model_fingerprint=RENDERER.fingerprint)
+            image = RENDERER.picture(asset.asset_id)
+            writer.add(IndexRow.rendered(values, write_asset(store, asset.path, encode_png(image, values)), image.size))
+            rendered += 1
+    writer.close()
+    return rendered
+
+
+def check_rows(store: OutputStore) -> None:
+    """No row without its file, and no file that two rows claim."""
+    rows = read_index(store).to_pylist()
+    for row in rows:
+        assert hashlib.sha256(store.read(row["path"])).hexdigest() == row["sha256"], row["path"]
+    assert len({row["path"] for row in rows}) == len(rows)
+
+
+def check_complete(store: OutputStore, plan: Plan) -> None:
+    """Every planned asset is there exactly once, in its place, and is its own picture."""
+    planned = {asset.asset_id: asset.path for asset in plan.assets()}
+    rows = current_index(store, planned).to_pylist()
+    assert {row["asset_id"]: row["path"] for row in rows} == planned
+    assert len(rows) == len(planned)
+    found = verify(store)
+    assert found.is_sound, found.lines()
+
+
+@given(RUNS)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_any_edits_between_runs_that_are_killed_anywhere(
+    runs: list[tuple[list[Edit], int, bool, int]],
+) -> None:
+    """Between runs the job is edited, files are lost, and runs are killed with and without their last rows."""
+    store, job, dropped = open_output(f"memory://{uuid.uuid4().hex}"), first_job(), list[Any]()
+    try:
+        for edits, budget, forget, lost in runs:
+            render(store, plan_of(job), budget, forget=forget)
+            check_rows(store)
+            files = [file.path for file in store.list_files("images")]
+            if lost < len(files):
+                store.delete(files[lost])
+            for change in edits:
+                job, dropped = edited(job, dropped, change)
+        plan = plan_of(job)
+        render(store, plan, 10**6, forget=False)
+        check_complete(store, plan)
+        assert render(store, plan, 10**6, forget=False) == 0, "nothing is rendered twice"
+    finally:
+        if store.fs.exists(store.root):
+            store.fs.rm(store.root, recursive=True)
+
+
+@pytest.mark.slow
+def test_a_million_rows(tmp_path: Path) -> None:
+    """Resuming takes less than a minute and a gigabyte beside the plan's own ids and paths."""
+    import json
+    import os
+    import subprocess
+    import sys
+
+    script = Path(__file__).with_name("resume_scale.py")
+    environment = os.environ | {"PYTHONPATH": str(script.parents[2])}
+    output = subprocess.run(
+        [sys.executable, script], env=environment, check=True, capture_output=True, text=True
+    ).stdout
+    measured = json.loads(output.splitlines()[-1])
+    print(measured)
+    assert measured["rows"] == 1_000_000
+    assert measured["resume_seconds"] < 60
+    assert measured["gb_peak"] - measured["gb_before"] < 1.0
+
+
+def test_the_scale_script_works(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("resume_scale", Path(__file__).with_name("resume_scale.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.write_index(open_output(tmp_path), 3000, 1000)
+    assert module.measure(str(tmp_path), 3000)["rows"] == 3000
