@@ -12,10 +12,12 @@ This module imports neither torch nor ray.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from consistory_ray.engine.faults import Fault
 from consistory_ray.errors import InputError, Problem
 
 if TYPE_CHECKING:
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 PREFIX = "consistory_"
 DEFAULT_PORT = 9464
 RUN_LABEL = "run"
+LINGER_SECONDS = 35.0
+"""How long a run that was scraped may wait at its end for the scrape of its totals: two usual intervals and a bit."""
+
+_LINGER_STEP = 0.1
 
 MetricType = Literal["counter", "gauge", "histogram"]
 
@@ -63,22 +69,9 @@ class Metric:
 
 
 KIND = Label("kind", ("anchor", "scene"))
-PHASE = Label("phase", ("anchors", "pass1", "pass2", "decode", "encode", "write"))
-REASON = Label(
-    "reason",
-    (
-        "worker-died",
-        "node-died",
-        "out-of-memory",
-        "anchors-lost",
-        "storage",
-        "bad-asset",
-        "error",
-        "bad-model",
-        "disk-full",
-    ),
-)
-DEATH = Label("reason", ("worker-died", "node-died"))
+PHASE = Label("phase", ("load", "anchors", "scenes", "pass1", "pass2", "decode", "encode", "write", "other"))
+REASON = Label("reason", tuple(fault.value for fault in Fault))
+DEATH = Label("reason", tuple(fault.value for fault in Fault if fault.kills_worker))
 WORKER_STATE = Label("state", ("starting", "idle", "busy", "draining"))
 DIRECTION = Label("direction", ("saved", "loaded", "transferred"))
 NODE = Label("node")
@@ -93,16 +86,19 @@ RUN_INFO = Metric(
 RUN_ACTIVE = Metric("consistory_run_active", "gauge", "", "1 while the run is under way, 0 once it is over.")
 RUN_START = Metric("consistory_run_start_timestamp_seconds", "gauge", "seconds", "When the run started, Unix time.")
 LAST_PROGRESS = Metric(
-    "consistory_last_progress_timestamp_seconds", "gauge", "seconds", "When an asset was last finished, Unix time."
+    "consistory_last_progress_timestamp_seconds",
+    "gauge",
+    "seconds",
+    "When an asset was last finished, or a worker became ready to make one, Unix time.",
 )
 ASSETS_PLANNED = Metric("consistory_assets_planned", "gauge", "assets", "Assets of the plan.", (KIND,))
 ASSETS_SKIPPED = Metric(
-    "consistory_assets_skipped", "gauge", "assets", "Assets that were there before the run started.", (KIND,)
+    "consistory_assets_skipped", "gauge", "assets", "Assets that were there before the run started."
 )
 ASSETS_DONE = Metric("consistory_assets_done_total", "counter", "assets", "Assets rendered and written.", (KIND,))
 ASSETS_FAILED = Metric("consistory_assets_failed_total", "counter", "assets", "Assets given up.", (REASON,))
 ASSETS_IN_FLIGHT = Metric("consistory_assets_in_flight", "gauge", "assets", "Assets that workers have in hand.")
-QUEUE_DEPTH = Metric("consistory_queue_assets", "gauge", "assets", "Assets that wait for a worker.", (KIND,))
+QUEUE_DEPTH = Metric("consistory_queue_assets", "gauge", "assets", "Assets that wait for a worker.")
 RETRIES = Metric("consistory_retries_total", "counter", "attempts", "Attempts that were repeated.", (REASON,))
 PICTURES_PER_SECOND = Metric(
     "consistory_pictures_per_second", "gauge", "pictures per second", "Pictures per second over the last minutes."
@@ -117,11 +113,21 @@ INDEX_COMMIT_SECONDS = Metric(
 WORKERS_REQUESTED = Metric("consistory_workers_requested", "gauge", "workers", "Workers the run asked the cluster for.")
 WORKERS = Metric("consistory_workers", "gauge", "workers", "Workers there are.", (WORKER_STATE,))
 WORKERS_LOST = Metric("consistory_workers_lost_total", "counter", "workers", "Workers that died.", (DEATH,))
+WORKER_IDLE = Metric(
+    "consistory_worker_idle_seconds_total", "counter", "seconds", "Time that workers' devices waited between batches."
+)
 WORKER_RESTARTS = Metric(
     "consistory_worker_restarts_total", "counter", "workers", "Workers that were started in place of a dead one."
 )
 GPU_MEMORY_USED = Metric("consistory_gpu_memory_used_bytes", "gauge", "bytes", "Used memory of a GPU.", (NODE, GPU))
 GPU_MEMORY_SIZE = Metric("consistory_gpu_memory_size_bytes", "gauge", "bytes", "Memory of a GPU.", (NODE, GPU))
+DEVICE_MEMORY_PEAK = Metric(
+    "consistory_device_memory_peak_bytes",
+    "gauge",
+    "bytes",
+    "Most device memory that a worker of a node has used for a batch.",
+    (NODE,),
+)
 GPU_UTILIZATION = Metric(
     "consistory_gpu_utilization_ratio", "gauge", "ratio", "Share of time in which a GPU computes, 0 to 1.", (NODE, GPU)
 )
@@ -138,8 +144,10 @@ CACHE_MOVED = Metric(
     "Anchor caches saved, loaded, moved to a node.",
     (DIRECTION,),
 )
-STORE_USED = Metric("consistory_object_store_used_bytes", "gauge", "bytes", "Used object store of a node.", (NODE,))
-STORE_SIZE = Metric("consistory_object_store_size_bytes", "gauge", "bytes", "Object store of a node.", (NODE,))
+STORE_USED = Metric(
+    "consistory_object_store_used_bytes", "gauge", "bytes", "Used part of the Ray cluster's object stores."
+)
+STORE_SIZE = Metric("consistory_object_store_size_bytes", "gauge", "bytes", "Object stores of the Ray cluster.")
 DISK_FREE = Metric(
     "consistory_disk_free_bytes", "gauge", "bytes", "Free space where a node spills and writes.", (NODE,)
 )
@@ -228,12 +236,13 @@ class PrometheusMetrics(Metrics):
         """
         from prometheus_client import start_http_server
 
+        exported = _Exported(self._registry)
         try:
-            server, thread = start_http_server(port, host, _Exported(self._registry))
+            server, thread = start_http_server(port, host, exported)
         except OSError as error:
-            fix = f"choose another port or address ({error.strerror or error})"
+            fix = f"choose another port or address, or port 0 for none ({error.strerror or error})"
             raise InputError("the metrics cannot be exported", [Problem("metrics", f"{host}:{port}", fix)]) from error
-        return MetricsServer(server, thread)
+        return MetricsServer(server, thread, exported)
 
     def _child(self, metric: Metric, wanted: MetricType, labels: dict[str, str]) -> Any:
         if metric.type != wanted:
@@ -254,14 +263,31 @@ class PrometheusMetrics(Metrics):
 class MetricsServer:
     """A running exporter; a context manager that closes it."""
 
-    def __init__(self, server: Any, thread: threading.Thread) -> None:
+    def __init__(self, server: Any, thread: threading.Thread, exported: _Exported) -> None:
         self._server = server
         self._thread = thread
+        self._exported = exported
 
     @property
     def port(self) -> int:
         """The port it listens at."""
         return int(self._server.server_port)
+
+    def linger(self, seconds: float, leave: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until the numbers as they are now have been scraped; not at all if nobody has scraped so far.
+
+        Args:
+            seconds: how long at most.
+            leave: asked now and then; True ends the wait.
+
+        Returns:
+            Whether they were scraped.
+        """
+        before = self._exported.scrapes
+        deadline = time.monotonic() + seconds
+        while before and self._exported.scrapes == before and time.monotonic() < deadline and not leave():
+            time.sleep(_LINGER_STEP)
+        return self._exported.scrapes > before
 
     def close(self) -> None:
         """Stop listening and free the port."""
@@ -279,15 +305,21 @@ class MetricsServer:
 
 
 class _Exported:
-    """A registry without the ``_created`` series that the client adds to every counter and histogram."""
+    """A registry without the ``_created`` series that the client adds to every counter and histogram.
+
+    Attributes:
+        scrapes: how often it was read from beginning to end.
+    """
 
     def __init__(self, registry: Any) -> None:
         self._registry = registry
+        self.scrapes = 0
 
     def collect(self) -> Iterator[Any]:
         for family in self._registry.collect():
             family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
             yield family
+        self.scrapes += 1
 
     def restricted_registry(self, names: Iterable[str]) -> Any:
         return _Exported(self._registry.restricted_registry(names))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
@@ -24,12 +23,12 @@ from consistory_ray.engine.events import (
     Stopping,
     WorkerLost,
     WorkerReady,
+    WorkerReleased,
     WorkersRequested,
 )
+from consistory_ray.tally import Tally
 
-RATE_WINDOW_SECONDS = 300.0
 SECONDS_BETWEEN_LINES = 10.0
-SUBJECTS_SHOWN = 8
 REFRESH_PER_SECOND = 4
 
 
@@ -43,74 +42,6 @@ class Watcher(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
-
-
-class Tally:
-    """The numbers of a run so far, from its events.
-
-    Args:
-        clock: seconds, monotonic.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._times: deque[float] = deque()
-        self._begun: float | None = None
-        self.planned = self.done = self.failed = 0
-        self.workers_wanted = self.workers_ready = 0
-        self.device = ""
-        self.subjects: dict[str, list[int]] = {}
-        self.recent: dict[str, None] = {}
-
-    def take(self, event: Event) -> None:
-        """Count an event."""
-        if isinstance(event, RunStarted):
-            self.planned, self.done = event.planned, event.done
-            self.subjects = {item.subject_id: [item.done, item.planned] for item in event.subjects}
-        elif isinstance(event, WorkersRequested):
-            self.workers_wanted, self.device = event.count, event.device
-        elif isinstance(event, WorkerReady):
-            self.workers_ready += 1
-            self._begun = self._begun if self._begun is not None else self._clock()
-        elif isinstance(event, WorkerLost):
-            self.workers_ready = max(0, self.workers_ready - 1)
-        elif isinstance(event, AnchorsReady):
-            self._touch(event.subject_id)
-        elif isinstance(event, AssetDone):
-            self.done += 1
-            self._times.append(self._clock())
-            self.subjects[event.asset.subject_id][0] += 1
-            self._touch(event.asset.subject_id)
-        elif isinstance(event, AssetFailed):
-            self.failed += 1
-            self._touch(event.asset.subject_id)
-
-    @property
-    def left(self) -> int:
-        """Pictures still to come."""
-        return self.planned - self.done - self.failed
-
-    @property
-    def rate(self) -> float | None:
-        """Pictures per second over the last minutes, None before the first."""
-        now = self._clock()
-        while self._times and self._times[0] < now - RATE_WINDOW_SECONDS:
-            self._times.popleft()
-        if not self._times or self._begun is None:
-            return None
-        return len(self._times) / max(1e-3, min(RATE_WINDOW_SECONDS, now - self._begun))
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Time to the end at that rate, None before the first picture."""
-        rate = self.rate
-        return self.left / rate if rate else None
-
-    def _touch(self, subject_id: str) -> None:
-        self.recent.pop(subject_id, None)
-        self.recent[subject_id] = None
-        if len(self.recent) > SUBJECTS_SHOWN:
-            del self.recent[next(iter(self.recent))]
 
 
 class PlainProgress:
@@ -213,6 +144,8 @@ def describe(event: Event) -> str | None:
         return f"{event.worker} is ready after {duration(event.seconds)} ({event.place})"
     if isinstance(event, WorkerLost):
         return f"{event.worker} died ({event.reason}), {'replaced' if event.replaced else 'not replaced any more'}"
+    if isinstance(event, WorkerReleased):
+        return f"{event.worker} was let go: {event.reason}"
     if isinstance(event, AnchorsReady):
         how = f"made in {duration(event.seconds)}" if event.made else "loaded"
         return f"{event.subject_id}: anchors {how}, {size(event.cache_bytes)}"
@@ -234,6 +167,14 @@ def progress_line(tally: Tally) -> str:
 def plural(count: int, noun: str) -> str:
     """``1 worker``, ``2 workers``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def pace(rate: float | None, seconds_left: float | None) -> list[str]:
+    """Speed and time left, in words; nothing where they are not known."""
+    if not rate or seconds_left is None:
+        return []
+    speed = f"{rate:.2f} pictures/s" if rate >= 0.1 else f"{1 / rate:.0f} s per picture"
+    return [speed, f"about {duration(seconds_left)} left"]
 
 
 def duration(seconds: float) -> str:
@@ -267,9 +208,6 @@ def _status(tally: Tally) -> str:
         return ", ".join([*parts, "connecting to Ray"])
     if not tally.workers_ready:
         return ", ".join([*parts, f"loading the model on {plural(tally.workers_wanted, 'worker')}"])
-    rate, seconds = tally.rate, tally.seconds_left
-    if rate is not None and seconds is not None:
-        pace = f"{rate:.2f} pictures/s" if rate >= 0.1 else f"{1 / rate:.0f} s per picture"
-        parts += [pace, f"about {duration(seconds)} left"]
+    parts += pace(tally.rate, tally.seconds_left)
     parts.append(f"{tally.workers_ready} of {plural(tally.workers_wanted, 'worker')}")
     return ", ".join(parts)

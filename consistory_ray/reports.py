@@ -2,112 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from consistory_ray.errors import InputError
-from consistory_ray.progress import duration, plural, size
+from consistory_ray.progress import duration, pace, plural, size
+from consistory_ray.redaction import redacted
 
 if TYPE_CHECKING:
     from consistory_ray.engine.events import RunSummary
     from consistory_ray.forecast import Forecast
-    from consistory_ray.output.storage import OutputStore
-    from consistory_ray.plan import Asset, Plan
+    from consistory_ray.status import Status
 
 ROWS_SHOWN = 60
 FAILURES_SHOWN = 20
-
-
-@dataclass(frozen=True, slots=True)
-class SubjectStatus:
-    """How far one subject is."""
-
-    subject_id: str
-    planned: int
-    done: int
-    failed: int
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """How far an output is.
-
-    Attributes:
-        state: of the last run as its record says, ``"new"`` if there was none; ``running`` is also what a run leaves
-            that was killed.
-        updated_at: when the record was written.
-        planned, done, failed, todo: pictures, anchors included; those that failed are also still to do.
-        subjects: subject by subject.
-        failures: path, attempt and error of each failed picture.
-    """
-
-    name: str
-    output: str
-    state: str
-    updated_at: str | None
-    planned: int
-    done: int
-    failed: int
-    todo: int
-    subjects: tuple[SubjectStatus, ...]
-    failures: tuple[dict[str, Any], ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready fields."""
-        return asdict(self)
-
-
-def read_status(plan: Plan, store: OutputStore) -> Status:
-    """Compare a plan with an output's index and run record.
-
-    Raises:
-        StorageError: the output cannot be read.
-    """
-    from consistory_ray.output.index import read_index
-    from consistory_ray.output.run_record import read_run_record
-
-    record = read_run_record(store)
-    assets: dict[str, Asset] = {asset.asset_id: asset for asset in plan.assets()}
-    done: Counter[str] = Counter()
-    failed: Counter[str] = Counter()
-    failures = []
-    table = read_index(store).select(["asset_id", "path", "status", "attempt", "error"])
-    for row in table.to_pylist():
-        asset = assets.get(row["asset_id"])
-        if asset is None:
-            continue
-        if row["status"] == "ok" and row["path"] == asset.path:
-            done[asset.subject_id] += 1
-        elif row["status"] == "failed":
-            failed[asset.subject_id] += 1
-            failures.append({"path": asset.path, "attempt": row["attempt"], "error": row["error"]})
-    subjects = tuple(
-        SubjectStatus(
-            subject.subject_id,
-            len(subject.anchors) + len(subject.scenes),
-            done[subject.subject_id],
-            failed[subject.subject_id],
-        )
-        for subject in plan.subjects
-    )
-    return Status(
-        name=plan.name,
-        output=store.url,
-        state=record.state if record else "new",
-        updated_at=record.updated_at if record else None,
-        planned=len(assets),
-        done=done.total(),
-        failed=failed.total(),
-        todo=len(assets) - done.total(),
-        subjects=subjects,
-        failures=tuple(failures),
-    )
 
 
 def line(console: Console, text: str | Text, style: str = "") -> None:
@@ -117,10 +29,10 @@ def line(console: Console, text: str | Text, style: str = "") -> None:
 
 def print_problems(console: Console, error: InputError) -> None:
     """An input error: what is wrong where, and how to put it right."""
-    line(console, error.message, "bold red")
+    line(console, redacted(error.message), "bold red")
     for problem in error.problems:
-        got = f"  (got {problem.value})" if problem.value else ""
-        line(console, Text.assemble("  ", (problem.path, "bold"), ": ", problem.fix, (got, "dim")))
+        got = f"  (got {redacted(problem.value)})" if problem.value else ""
+        line(console, Text.assemble("  ", (redacted(problem.path), "bold"), ": ", redacted(problem.fix), (got, "dim")))
 
 
 def print_forecast(console: Console, plan: Forecast) -> None:
@@ -149,7 +61,10 @@ def print_status(console: Console, status: Status) -> None:
     _print_table(console, table, len(status.subjects))
     when = f", {status.updated_at}" if status.updated_at else ""
     counts = f"{status.done} of {plural(status.planned, 'picture')} done, {status.failed} failed"
-    line(console, f"{status.name}: {status.state}{when}; {counts}")
+    speed = "".join(f", {part}" for part in pace(status.rate, status.seconds_left))
+    line(console, f"{status.name}: {status.state}{when}; {counts}{speed}")
+    if len(status.failure_kinds) > 1:
+        line(console, f"  failed: {_kinds(status)}", "red")
     failures = [f"{item['path']} (attempt {item['attempt']}): {item['error']}" for item in status.failures]
     _print_failures(console, failures, status.failed)
     line(console, f"output: {status.output}")
@@ -162,10 +77,21 @@ def print_summary(console: Console, summary: RunSummary, gallery: str | None) ->
     made = f"{plural(summary.rendered, 'picture')} made in {duration(summary.seconds)}{rate}"
     rest = f", {summary.found} were there, {summary.failed} failed"
     line(console, Text.assemble((summary.state, style), f": {made}{rest}"))
+    if summary.stopped:
+        line(console, f"stopped: {summary.stopped}", "bold red")
+    if summary.failures_by_kind:
+        table = _table("failure", ">pictures")
+        for kind, count in sorted(summary.failures_by_kind.items(), key=lambda item: -item[1]):
+            table.add_row(kind, str(count))
+        console.print(table)
     _print_failures(console, [f"{failure.path}: {failure.error}" for failure in summary.failures], summary.failed)
     for name, place in (("pictures", "images"), ("index", "index/*.parquet"), ("gallery", gallery)):
         if place:
             line(console, f"{name + ':':10}{summary.url}/{place}")
+
+
+def _kinds(status: Status) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in status.failure_kinds.items())
 
 
 def _print_failures(console: Console, failures: Sequence[str], count: int) -> None:

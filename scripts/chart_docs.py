@@ -61,19 +61,54 @@ The chart installs no Role. With autoscaling KubeRay itself binds one that lets 
 """
 
 METRICS = """\
-# Metrics
+# Metrics and logs
 
-What the coordinator exports at the address that `CONSISTORY_METRICS_HOST` and `CONSISTORY_METRICS_PORT` name (port 9464
-in the chart and in `cluster/compose.yaml`). Every metric also has the label `run`, the job's name. Workers report to
-the coordinator and export nothing themselves; Ray's own metrics (`ray_…`) are left as they are.
+## Metrics
 
-This page is written by `scripts/chart_docs.py` from `consistory_ray/metrics.py`.
+A run exports its metrics if it is given a port: by `--metrics-port`, or by `CONSISTORY_METRICS_PORT` as in the chart
+and in `cluster/compose.yaml` (9464 in both). Without one nothing is counted and the Prometheus client is not imported.
+
+| Option | Environment | Default |
+|---|---|---|
+| `--metrics-port` | `CONSISTORY_METRICS_PORT` | none: no metrics |
+| `--metrics-host` | `CONSISTORY_METRICS_HOST` | `127.0.0.1`: this machine only |
+| `--price-per-gpu-hour` | `CONSISTORY_PRICE_PER_GPU_HOUR` | none: no cost metrics |
+
+Every metric also has the label `run`, the job's name. Workers report to the coordinator and export nothing themselves;
+Ray's own metrics (`ray_…`) are left as they are. GPU readings need `pynvml` (`pip install consistory-ray[nvml]`) and
+are those of the coordinator's machine; those of other machines are in Ray's metrics. A run that was scraped waits up to
+35 seconds at its end for one more scrape, so that Prometheus has its totals.
+
+The table is written by `scripts/chart_docs.py` from `consistory_ray/metrics.py`.
 
 | Name | Type | Unit | Labels | What it is |
 |---|---|---|---|---|
 {rows}
 
 Histograms have the usual `_bucket`, `_sum` and `_count`. Metrics whose labels take listed values start at 0.
+
+## Logs
+
+| Option | Environment | Default |
+|---|---|---|
+| `--log-format` | `CONSISTORY_LOG_FORMAT` | `text`; `json`: an object per line on stderr, no progress bars |
+| `--log-level` | `CONSISTORY_LOG_LEVEL` | `warning`, with JSON `info` |
+
+From `info` on every picture has its line:
+
+    {{"time": "2026-01-01T12:00:00.000+00:00", "level": "info", "message": "images/owl/at-night.png is done",
+     "logger": "consistory_ray.run", "run": "storybook", "subject": "owl", "asset": "5d41402abc4b2a76b9719d911017c592",
+     "kind": "scene", "path": "images/owl/at-night.png", "seconds": 4.2, "worker": "worker-3", "attempt": 1}}
+
+(on one line). Workers log in the same form, with `host` and `process`, into the files that Ray keeps of each worker.
+Passwords in URLs, signatures of presigned URLs and SAS tokens, and access keys are replaced by `***` before a line is
+written.
+
+## Without any of it
+
+`consistory-ray status URL --watch` follows a run from storage alone: the run record, and the parts of the index, each
+of which it reads once. It ends with the run, and its exit code is the render's: 0, 1 (some pictures failed) or 75
+(interrupted).
 """
 
 

@@ -13,15 +13,16 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 NAME = "consistory-ray"
-LEFT_OUT = {"gcsfs"}  # needs credentials to be tested
+LEFT_OUT = {"gcsfs", "nvidia-ml-py"}  # need credentials, or a GPU, to be tested
 HEADER = """\
 # The exact versions this project is tested with, on Python 3.11; scripts/constraints.py writes this file.
 # Where a version needs a newer Python than the oldest one supported, the range in pyproject.toml decides there."""
 
 
-def closure() -> dict[str, metadata.Distribution]:
-    """Every distribution that the package with all its extras needs here, by canonical name."""
-    extras = metadata.metadata(NAME).get_all("Provides-Extra") or []
+def closure(extras: list[str] | None = None) -> dict[str, metadata.Distribution]:
+    """Every distribution that the package with some extras (None is all) needs here, by canonical name."""
+    if extras is None:
+        extras = metadata.metadata(NAME).get_all("Provides-Extra") or []
     waiting, seen = [Requirement(f"{NAME}[{','.join(extras)}]")], set()
     found: dict[str, metadata.Distribution] = {}
     while waiting:

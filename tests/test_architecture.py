@@ -29,7 +29,11 @@ FORBIDDEN = {
         "ray",
         *(f"consistory_ray.{part}" for part in ("job", "plan", "engine", "output", "cli", "testing")),
     ),
-    "stored_subjects": (*MODELS, "ray", *(f"consistory_ray.{part}" for part in ("consistory", "engine", "output", "cli"))),
+    "stored_subjects": (
+        *MODELS,
+        "ray",
+        *(f"consistory_ray.{part}" for part in ("consistory", "engine", "output", "cli")),
+    ),
     "miniature": ("ray", *(f"consistory_ray.{part}" for part in ("job", "plan", "engine", "output", "cli", "testing"))),
     "output": (*MODELS, "ray", *(f"consistory_ray.{part}" for part in ("consistory", "engine", "cli", "evaluation"))),
     "engine": ("consistory_ray.cli", "consistory_ray.evaluation"),
@@ -43,7 +47,10 @@ FORBIDDEN = {
     "forecast": (*MODELS, "ray", "consistory_ray.engine", "consistory_ray.cli"),
     "progress": (*MODELS, "ray", "consistory_ray.cli"),
     "reports": (*MODELS, "ray", "consistory_ray.cli"),
+    "redaction": (*MODELS, "ray", "consistory_ray"),
     "cli": ("ray",),
+    "cli_common": (*MODELS, "ray"),
+    "cli_render": (*MODELS, "ray"),
 }
 LAZY = ("torch", "diffusers", "transformers", "ray")
 SHALLOW = ("cli", "forecast", "progress", "reports", "testing", "metrics", "logs", "observation", "status", "watching")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from consistory_ray.errors import CheckpointError, Problem
 from consistory_ray.settings import BUNDLED_MODEL, MethodSettings, model_defaults
 
 _PIPELINE: Any = diffusers.StableDiffusionXLPipeline  # untyped itself
+_LIBRARIES = ("diffusers", "transformers")
 _PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 
 
@@ -67,7 +69,24 @@ def _from_folder(folder: Path, torch_dtype: torch.dtype) -> Any:
     if not (folder / "model_index.json").is_file():
         fix = "give a folder in diffusers' layout, with a model_index.json"
         raise CheckpointError("the folder is not a model", [Problem("model", str(folder), fix)])
+    _refuse_code(folder)
     return _PIPELINE.from_pretrained(folder, torch_dtype=torch_dtype, use_safetensors=True, local_files_only=True)
+
+
+def _refuse_code(folder: Path) -> None:
+    """Refuse a folder whose components are classes of other libraries: such a name can lead to a file beside it.
+
+    Newer versions of diffusers ask for ``trust_remote_code`` before they run one; that is not left to them.
+    """
+    index = json.loads((folder / "model_index.json").read_text())
+    classes = {name: value for name, value in index.items() if isinstance(value, list)}
+    foreign = {
+        name: value for name, value in classes.items() if value[:1] not in ([None], *([lib] for lib in _LIBRARIES))
+    }
+    if foreign:
+        fix = f"use a model whose components are classes of {' and '.join(_LIBRARIES)}"
+        problems = [Problem(f"model_index.json: {name}", str(value), fix) for name, value in foreign.items()]
+        raise CheckpointError("the model brings code of its own, which is never run", problems)
 
 
 def check_architecture(pipe: Any) -> None:

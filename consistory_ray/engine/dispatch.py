@@ -280,7 +280,7 @@ class Dispatch:
         self._forget_worker(name)
         given_up = self._scheduler.remove_worker(name, failure.fault)
         replaced = self._pool.lost(name, failure)
-        self._ledger.emit(WorkerLost(name, str(failure), replaced))
+        self._ledger.emit(WorkerLost(name, str(failure), replaced, failure.fault.value))
         retried = sum(len(call.assets) for call in calls.values()) - len(given_up)
         if retried > 0:
             self._ledger.emit(Retried(failure.fault.value, retried))

@@ -56,11 +56,13 @@ class WorkerReady:
 
 @dataclass(frozen=True, slots=True)
 class WorkerLost:
-    """A worker died; ``replaced`` tells whether another one was asked for in its place."""
+    """A worker died; ``replaced`` tells whether another one was asked for in its place, ``fault`` is a
+    :class:`~consistory_ray.engine.faults.Fault` value."""
 
     worker: str
     reason: str
     replaced: bool
+    fault: str = "worker-died"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from consistory_ray.errors import ConsistoryError
+from consistory_ray.redaction import redacted
 
 
 class Fault(str, Enum):
@@ -111,7 +112,7 @@ class Failure:
     Attributes:
         fault: what it means.
         kind: the exception's class name.
-        message: its message on one or more lines, without the traceback.
+        message: its message on one or more lines, without the traceback and without secrets.
         traceback: where it was raised, for the log; empty when it came from Ray.
     """
 
@@ -128,7 +129,7 @@ class Failure:
             error = cause
         ours = isinstance(error, ConsistoryError)
         trace = "" if ours else "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        return cls(classify(error), type(error).__name__, _message(error), trace)
+        return cls(classify(error), type(error).__name__, redacted(_message(error)), redacted(trace))
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}" if self.message else self.kind

@@ -22,7 +22,12 @@ RULES = yaml.safe_load((PROMETHEUS / "rules.yml").read_text())
 ALL_RULES = [rule for group in RULES["groups"] for rule in group["rules"]]
 ALERTS = [rule for rule in ALL_RULES if "alert" in rule]
 
-RAY_METRICS = {"ray_node_mem_used", "ray_node_mem_total", "ray_node_cpu_utilization"}
+RAY_METRICS = {
+    "ray_node_mem_used",
+    "ray_node_mem_total",
+    "ray_node_cpu_utilization",
+    "ray_node_gpus_utilization",
+}
 """What is used of Ray's own."""
 
 TARGET_LABELS = {"namespace", "instance", "job", "pod", "le", "alertname", "alertstate"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,25 @@ def test_a_folder_with_pickled_weights_only(folder: Path, diffusers_pipe: Stable
     finally:
         hidden.rename(weights)
         (folder / "unet" / "diffusion_pytorch_model.bin").unlink()
+
+
+@pytest.mark.parametrize("entry", ["unet", "_class_name"])
+def test_code_that_comes_with_a_model_is_never_run(folder: Path, tmp_path: Path, entry: str) -> None:
+    """A component's class may be named after a file in its own folder, a pipeline's after one beside it."""
+    copy = Path(shutil.copytree(folder, tmp_path / "model"))
+    for place in (copy, copy / "unet"):
+        (place / "evil.py").write_text(f"open({str(tmp_path / 'was here')!r}, 'w')\nclass Evil: pass\n")
+    index = json.loads((copy / "model_index.json").read_text())
+    (copy / "model_index.json").write_text(json.dumps({**index, entry: ["evil", "Evil"]}))
+    with pytest.raises(CheckpointError, match="brings code of its own, which is never run"):
+        load_checkpoint(copy, torch.float32)
+    assert not (tmp_path / "was here").exists()
+
+
+def test_a_pickle_that_calls_itself_safetensors(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="could not be loaded"):
+        load_checkpoint(tmp_path / "model.safetensors", torch.float32, config=tmp_path)
 
 
 def test_what_does_not_exist(tmp_path: Path) -> None:

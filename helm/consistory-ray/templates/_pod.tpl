@@ -14,6 +14,20 @@
 - {name: CONSISTORY_METRICS_HOST, value: 0.0.0.0}
 - {name: CONSISTORY_METRICS_PORT, value: {{ int $v.monitoring.port | quote }}}
 {{- end }}
+{{- if eq .role "head" }}
+{{- if ne $v.monitoring.pricePerGpuHour nil }}
+- {name: CONSISTORY_PRICE_PER_GPU_HOUR, value: {{ toString $v.monitoring.pricePerGpuHour | quote }}}
+{{- end }}
+{{- with $v.run.allowedUrls }}
+- {name: CONSISTORY_ALLOWED_URLS, value: {{ join "," . | quote }}}
+{{- end }}
+{{- if ne $v.run.logFormat "text" }}
+- {name: CONSISTORY_LOG_FORMAT, value: {{ $v.run.logFormat }}}
+{{- end }}
+{{- with $v.run.logLevel }}
+- {name: CONSISTORY_LOG_LEVEL, value: {{ . }}}
+{{- end }}
+{{- end }}
 {{- if not .gpus }}
 # Where nvidia is the default runtime, a pod without GPUs would otherwise see all of its node's.
 - {name: NVIDIA_VISIBLE_DEVICES, value: void}

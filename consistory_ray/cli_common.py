@@ -1,0 +1,122 @@
+"""What all commands share: consoles, exit codes, common options, how jobs and outputs are opened."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Optional, ParamSpec
+
+import typer
+from rich.console import Console
+
+from consistory_ray.allowlist import check_allowed, check_allowed_model
+from consistory_ray.engine.options import Device, RunOptions
+from consistory_ray.engine.stopping import EXIT_RESUME
+from consistory_ray.errors import ConsistoryError, InputError
+from consistory_ray.job import RenderJob, load_job
+from consistory_ray.job_readers import MAX_BYTES
+from consistory_ray.plan import Plan, make_plan
+from consistory_ray.redaction import redacted
+from consistory_ray.reports import line, print_problems
+
+if TYPE_CHECKING:
+    from consistory_ray.output.storage import OutputStore
+
+EXIT_FAILED = 1
+EXIT_INPUT = 2
+EXIT_STOPPED_WATCHING = 130
+EXIT_OF_STATE = {"complete": 0, "failed": EXIT_FAILED, "interrupted": EXIT_RESUME}
+DEFAULTS = RunOptions()
+JOB_SUFFIXES = tuple(MAX_BYTES)
+
+P = ParamSpec("P")
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Job = Annotated[str, typer.Argument(metavar="JOB", help="Job file or URL: .yaml, .json, .csv or .parquet.")]
+Output = Annotated[
+    Optional[str],  # noqa: UP045, older typers do not read the other spelling
+    typer.Option("--output", "-o", metavar="URL", help="Folder or fsspec URL; without it, out/NAME-OF-THE-JOB."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Workers = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(min=1, help="Number of workers; without it, one per GPU, on CPU one per machine."),
+]
+DeviceOption = Annotated[Device, typer.Option(help="What workers render on.")]
+
+
+def exits(command: Callable[P, None]) -> Callable[P, None]:
+    """Print the errors that are meant for people, and turn them into exit codes."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except InputError as error:
+            print_problems(err, error)
+            raise typer.Exit(EXIT_INPUT) from error
+        except ConsistoryError as error:
+            line(err, redacted(str(error)), "bold red")
+            raise typer.Exit(EXIT_FAILED) from error
+
+    return run
+
+
+def load(source: str) -> tuple[RenderJob, Plan]:
+    """A job and its plan, if the job, its model and the stored subjects it refers to are in places that are allowed."""
+    check_allowed("JOB", source)
+    job = load_job(source)
+    check_allowed_model(job.model)
+    plan = make_plan(job)
+    for subject in plan.subjects:
+        if subject.source is not None:
+            check_allowed(f"the source of {subject.subject_id}", subject.source.url)
+    return job, plan
+
+
+def output_of(target: str, output: str | None) -> tuple[OutputStore, Plan | None]:
+    """The output that a command is about; and the plan, if it was given as a job."""
+    from consistory_ray.output.storage import open_output
+
+    if target.lower().endswith(JOB_SUFFIXES):
+        _, plan = load(target)
+        return open_of(output, plan), plan
+    check_allowed("URL-OR-JOB", target)
+    return open_output(target), None
+
+
+def plan_of_output(url: str) -> tuple[Plan, OutputStore]:
+    """The plan that an output was made from, by its run record."""
+    from consistory_ray.output.run_record import read_run_record
+    from consistory_ray.status import plan_of_record
+
+    store, _ = output_of(url, None)
+    return plan_of_record(read_run_record(store), store.url), store
+
+
+def build_gallery_of(url: str, plan: Plan) -> str:
+    from consistory_ray.output.gallery import build_gallery
+
+    return build_gallery(url, plan.assets())
+
+
+def url_of(output: str | None, plan: Plan) -> str:
+    from consistory_ray.ids import slug
+
+    url = output if output is not None else os.path.join("out", slug(plan.name, "job"))
+    check_allowed("--output", url)
+    return url
+
+
+def open_of(output: str | None, plan: Plan) -> OutputStore:
+    from consistory_ray.output.storage import open_output
+
+    return open_output(url_of(output, plan))
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
