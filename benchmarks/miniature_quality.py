@@ -95,7 +95,7 @@ def main() -> None:
     sheet = grid_sheet([picture.image for picture in rendered[shown]], [prompt.text for prompt in prompts[shown]])
     sheet.save(options.out / "miniature_quality.png", optimize=True)
     known = {key: round(value, 4) for key, value in numbers.items() if not math.isnan(value)}
-    line = json.dumps(known | {"settings": settings.to_dict()})
+    line = json.dumps(known | {"dtype": options.dtype, "settings": settings.to_dict()})
     (options.out / "miniature_quality.json").write_text(line + "\n")
     print(f"contact sheet: {options.out / 'miniature_quality.png'}", file=sys.stderr)
     print(line)
