@@ -154,7 +154,8 @@ def _refuse_twins(subjects: tuple[SubjectPlan, ...]) -> None:
         if other != index:
             add = f"add its scenes to subjects[{other}], which is the same individual"
             fix = f"give its anchors other seeds, or {add}" if subject.source is None else add
-            problems.append(Problem(f"subjects[{index}]", subject.subject_id, fix))
+            where = "anchors" if subject.source is None else "from"
+            problems.append(Problem(f"subjects[{index}].{where}", subject.subject_id, fix))
     if problems:
         raise JobError("the job cannot be planned: some subjects are the same individual", problems)
 
