@@ -128,7 +128,8 @@ def main() -> None:
     )
     sheet.save(options.out / "consistency.png", optimize=True)
     plot_plane(numbers, options.out / "consistency_plane.png")
-    report = {"numbers": numbers, "dtype": options.dtype, "settings": settings.to_dict(), "model_fingerprint": pipeline.fingerprint}
+    report = {"numbers": numbers, "dtype": options.dtype, "settings": settings.to_dict()}
+    report["model_fingerprint"] = pipeline.fingerprint
     report["subjects"] = [
         {"kind": subject.kind, "consistory": dataclasses.asdict(mine), "vanilla": dataclasses.asdict(plain)}
         for subject, mine, plain in zip(subjects, *scores, strict=True)
