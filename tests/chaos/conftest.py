@@ -1,0 +1,91 @@
+"""A cluster of several nodes, the job that most scenarios render, and what an undisturbed run makes of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.chaos.harness import FACTS, KILLS, Cluster, Run
+from tests.chaos.hosts import Host
+from tests.chaos.invariants import Digests, check_complete, digests
+
+NODES = 3
+SUBJECTS, SCENES = 6, 60
+
+MakeRun = Callable[..., Run]
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Three nodes with room for one worker each, and a head without any."""
+    cluster = Cluster(Host("cluster_host.py", str(NODES), "1"), Host("coordinator_host.py"))
+    yield cluster
+    cluster.close()
+
+
+def write_job(path: Path, subjects: int) -> Path:
+    """A job of so many subjects with two anchors and 60 scenes each; fewer of them are made of the same pictures."""
+    entries = [
+        {
+            "id": f"cat-{number}",
+            "concept": "cat",
+            "subject": f"a cat number {number}",
+            "anchors": ["at home", "in the garden"],
+            "scenes": [{"id": "place", "prompt": "at some place", "count": SCENES}],
+        }
+        for number in range(subjects)
+    ]
+    path.write_text(yaml.safe_dump({"name": "chaos", "model": "fake", "subjects": entries}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """6 subjects, 12 anchors and 360 scenes."""
+    return write_job(tmp_path_factory.mktemp("job") / "chaos.yaml", SUBJECTS)
+
+
+@pytest.fixture
+def make_run(cluster: Cluster, job: Path, tmp_path: Path) -> MakeRun:
+    """``make_run(seconds=0.1)``: a run of the job into an empty folder, with options of the fake renderer."""
+
+    def make(url: str | None = None, job: Path = job, **fake: Any) -> Run:
+        return Run(cluster, tmp_path, job, url or str(tmp_path / "out"), fake)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def undisturbed(cluster: Cluster, job: Path, tmp_path_factory: pytest.TempPathFactory) -> Digests:
+    """SHA-256 of every picture of a run in which nothing happens."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run = Run(cluster, folder, job, str(folder / "out"))
+    run.finish()
+    found = digests(run.store, run.plan)
+    check_complete(run.store, run.plan, found)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def told(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Notes down how many kills a test survived, and in what time."""
+    before, started = KILLS.copy(), time.monotonic()
+    yield
+    own = ", ".join(f"{count} {kind}" for kind, count in sorted((KILLS - before).items())) or "nothing"
+    FACTS.append(f"{request.node.name}: killed {own} in {time.monotonic() - started:.0f} s")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the count."""
+    if not FACTS:
+        return
+    terminalreporter.section("proof by violence")
+    for fact in FACTS:
+        terminalreporter.line(fact)
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(KILLS.items()))
+    terminalreporter.line(f"processes killed with SIGKILL: {sum(KILLS.values())} ({kinds or 'none'})")

@@ -1,0 +1,226 @@
+"""Disturbed runs: coordinators, workers and nodes that are killed on a seeded schedule, and the count of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+
+from consistory_ray.job import load_job
+from consistory_ray.output.storage import OutputStore, open_output
+from consistory_ray.plan import Plan, make_plan
+from consistory_ray.testing import read_trace
+from tests.chaos.hosts import Host, environment
+
+FAKE = "consistory_ray.testing:FakeRenderer"
+WORKER = "ray::RenderWorker"
+PAUSE = 0.05
+
+KILLS: Counter[str] = Counter()
+"""What was killed in this session, by kind; printed at its end."""
+FACTS: list[str] = []
+"""A line for each scenario, printed at the end of the session."""
+
+
+@dataclass
+class Cluster:
+    """A running Ray cluster, and where its coordinators come from."""
+
+    nodes: Host
+    coordinators: Host
+
+    @property
+    def address(self) -> str:
+        """To be joined at."""
+        return str(self.nodes.hello["address"])
+
+    def workers(self) -> list[psutil.Process]:
+        """The workers that live now, on whichever node."""
+        found = []
+        for process in psutil.Process(self.nodes.pid).children(recursive=True):
+            try:
+                if process.status() != psutil.STATUS_ZOMBIE and process.cmdline()[0].startswith(WORKER):
+                    found.append(process)
+            except (psutil.Error, IndexError):  # gone meanwhile
+                continue
+        return found
+
+    def kill_node(self, seed: int) -> None:
+        """SIGKILL a node's raylet; another node takes its place."""
+        self.nodes.ask(do="kill_node", seed=seed)
+        KILLS["nodes"] += 1
+
+    def close(self) -> None:
+        """End everything."""
+        self.coordinators.close()
+        self.nodes.close()
+
+
+@dataclass
+class Coordinator:
+    """A process that runs ``consistory-ray render``."""
+
+    pid: int
+    log: Path
+    host: Host | None
+    process: subprocess.Popen[bytes] | None = None
+    code: int | None = None
+
+    def wait(self, seconds: float) -> int | None:
+        """Its exit code, or None if it still runs after so many seconds."""
+        if self.code is None and self.host is not None:
+            self.code = self.host.ask(do="wait", pid=self.pid, seconds=seconds)["code"]
+        elif self.code is None:
+            assert self.process is not None
+            with suppress(subprocess.TimeoutExpired):
+                self.code = self.process.wait(seconds)
+        return self.code
+
+    def kill(self) -> bool:
+        """SIGKILL; False if it was over before."""
+        if self.code is not None:
+            return False
+        os.kill(self.pid, signal.SIGKILL)  # nobody else waits for it, so its id is its own until it was waited for
+        killed = self.wait(30) == -signal.SIGKILL
+        KILLS["coordinators"] += killed
+        return killed
+
+    def text(self) -> str:
+        """The end of what it printed."""
+        return self.log.read_text(errors="replace")[-6000:]
+
+
+@dataclass
+class Run:
+    """An output that is rendered again and again until it is complete.
+
+    Attributes:
+        cluster: where.
+        folder: scratch.
+        job: the job file.
+        url: the output.
+        fake: options of the fake renderer; None renders with the job's own model.
+        workers: how many.
+        storage: options of an S3 file system; with any, each coordinator is a fresh ``consistory-ray`` process, which
+            reads them, as workers do, from fsspec's environment variable.
+    """
+
+    cluster: Cluster
+    folder: Path
+    job: Path
+    url: str
+    fake: dict[str, Any] | None = field(default_factory=dict)
+    workers: int = 3
+    arguments: tuple[str, ...] = ()
+    storage: Mapping[str, Any] = field(default_factory=dict)
+    starts: int = 0
+    number: int = 0
+
+    def __post_init__(self) -> None:
+        (self.folder / "trace").mkdir(parents=True, exist_ok=True)
+
+    def into_another_output(self) -> None:
+        """What was rendered so far is complete: go on with an empty output."""
+        self.number += 1
+        self.url = f"{self.url.removesuffix(f'-{self.number - 1}')}-{self.number}"
+
+    @property
+    def plan(self) -> Plan:
+        """Of the job."""
+        return make_plan(load_job(str(self.job)))
+
+    @property
+    def store(self) -> OutputStore:
+        """The output."""
+        return open_output(self.url, **self.storage)
+
+    def command(self, **changes: Any) -> list[str]:
+        """The command line of a coordinator; ``changes`` are further options of the fake renderer."""
+        renderer = []
+        if self.fake is not None:
+            options = {"trace": str(self.folder / "trace")} | self.fake | changes
+            renderer = ["--renderer", FAKE, "--renderer-options", json.dumps(options)]
+        return [
+            "render", str(self.job), "-o", self.url, "--address", self.cluster.address, "--device", "cpu",
+            "--workers", str(self.workers), "--cpus-per-worker", "1", "--no-gallery", *self.arguments, *renderer,
+        ]  # fmt: skip
+
+    def start(self, **changes: Any) -> Coordinator:
+        """Start a coordinator."""
+        self.starts += 1
+        log = self.folder / f"coordinator-{self.starts}.log"
+        if not self.storage:
+            host = self.cluster.coordinators
+            pid = host.ask(do="start", arguments=self.command(**changes), log=str(log))["pid"]
+            return Coordinator(pid, log, host)
+        with log.open("wb") as file:
+            command = [sys.executable, "-m", "consistory_ray.cli", *self.command(**changes)]
+            with_storage = environment() | {"FSSPEC_S3": json.dumps(dict(self.storage))}
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=with_storage)
+        return Coordinator(process.pid, log, None, process)
+
+    def finish(self, patience: float = 240.0, expect: int = 0, **changes: Any) -> str:
+        """Run undisturbed to the end; returns what was printed.
+
+        Args:
+            patience: seconds after which it counts as hanging.
+            expect: the exit code.
+            changes: further options of the fake renderer.
+        """
+        coordinator = self.start(**changes)
+        code = coordinator.wait(patience)
+        text = coordinator.log.read_text(errors="replace")
+        if code is None:
+            os.kill(coordinator.pid, signal.SIGKILL)
+            coordinator.wait(30)
+        assert code == expect, f"it ended with {code}:\n{text[-4000:]}"
+        return text
+
+    def other_command(self, *arguments: str, patience: float = 120.0) -> tuple[int | None, str]:
+        """Exit code and output of another command of ``consistory-ray``."""
+        log = self.folder / f"{arguments[0]}.log"
+        pid = self.cluster.coordinators.ask(do="start", arguments=list(arguments), log=str(log))["pid"]
+        return Coordinator(pid, log, self.cluster.coordinators).wait(patience), log.read_text(errors="replace")
+
+    def calls(self) -> int:
+        """How many calls fake renderers have finished so far."""
+        return sum(span.kind != "load" for span in read_trace(self.folder / "trace"))
+
+    def experienced(self) -> set[int]:
+        """Processes that have finished a call."""
+        return {span.pid for span in read_trace(self.folder / "trace") if span.kind != "load"}
+
+    def kill_worker(self, chance: random.Random) -> bool:
+        """SIGKILL a worker, mostly one that has done something; False if there is none."""
+        workers = self.cluster.workers()
+        if self.fake is not None and chance.random() < 0.8:
+            experienced = self.experienced()
+            workers = [worker for worker in workers if worker.pid in experienced]
+        if not workers:
+            return False
+        try:
+            chance.choice(sorted(workers, key=lambda worker: worker.pid)).kill()
+        except psutil.NoSuchProcess:
+            return False
+        KILLS["workers"] += 1
+        return True
+
+
+def moments(seconds: float) -> Iterator[float]:
+    """Now and again, for so many seconds."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        yield time.monotonic()
+        time.sleep(PAUSE)

@@ -1,0 +1,119 @@
+"""Workers, nodes and coordinators die by SIGKILL, at moments that a seed chooses.
+
+After every death of a coordinator, and at the end, :mod:`tests.chaos.invariants` has to hold: every planned asset
+exactly once in the index or failed with a reason; every row's file present with its SHA-256; no row without a plan;
+pictures identical to those of an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from consistory_ray.plan import Plan
+from tests.chaos.conftest import MakeRun
+from tests.chaos.harness import KILLS, Coordinator, Run, moments
+from tests.chaos.invariants import Digests, check_complete, check_rows
+
+pytestmark = [pytest.mark.slow, pytest.mark.chaos]
+
+PATIENCE = 120.0
+
+
+def let_it_begin(run: Run, coordinator: Coordinator, calls: int) -> int | None:
+    """Wait until ``calls`` more calls are finished; the exit code if the coordinator is over before."""
+    wanted = run.calls() + calls
+    for _ in moments(PATIENCE):
+        if (code := coordinator.wait(0.05)) is not None or run.calls() >= wanted:
+            return code
+    raise AssertionError(f"{calls} more calls took more than {PATIENCE:.0f} s:\n{coordinator.text()}")
+
+
+def settle(run: Run, plan: Plan, undisturbed: Digests) -> None:
+    """Render what is left, undisturbed, and go on with another output."""
+    run.finish(seconds=0.0)
+    check_complete(run.store, plan, undisturbed)
+    run.into_another_output()
+
+
+def test_coordinators_die(make_run: MakeRun, undisturbed: Digests) -> None:
+    """30 coordinators die, some while they start or resume, most while pictures come in; rows hold after each death."""
+    chance, before, deaths = random.Random(1), KILLS["coordinators"], 30
+    run = make_run(seconds=0.15, jitter=0.5)
+    run.workers = 2  # each coordinator starts its own
+    plan = run.plan
+    while KILLS["coordinators"] - before < deaths:
+        coordinator = run.start()
+        code = None
+        if chance.random() < 0.75:
+            code = let_it_begin(run, coordinator, chance.randrange(1, 4))
+        if code is None:
+            code = coordinator.wait(chance.uniform(0, 2.5))
+        if code is not None or not coordinator.kill():
+            assert code in (0, None), coordinator.text()
+            settle(run, plan, undisturbed)
+        check_rows(run.store, plan, undisturbed)
+    settle(run, plan, undisturbed)
+
+
+def test_workers_die(make_run: MakeRun, undisturbed: Digests) -> None:
+    """140 workers die, one after every few calls that all of them together have finished.
+
+    An asset that was alone on two workers that died is taken for a killer and fails with that reason, and where too
+    many die in one place it is left empty: such runs end with 1, and what they lack is rendered without killing.
+    """
+    chance, before, deaths = random.Random(2), KILLS["workers"], 140
+    run = make_run(seconds=0.1, jitter=0.5)
+    plan = run.plan
+    while KILLS["workers"] - before < deaths:
+        coordinator = run.start()
+        while KILLS["workers"] - before < deaths:
+            if let_it_begin(run, coordinator, chance.randrange(1, 4)) is not None:
+                break
+            run.kill_worker(chance)
+        check_rows(run.store, plan, undisturbed)
+        code = coordinator.wait(PATIENCE)
+        assert code in (0, 1), f"{code}: {coordinator.text()}"
+        for row in check_rows(run.store, plan, undisturbed):
+            assert row["status"] == "ok" or "died each time" in row["error"], row
+        settle(run, plan, undisturbed)
+
+
+def test_nodes_die(make_run: MakeRun, undisturbed: Digests) -> None:
+    """10 nodes die with all that is on them, anchor caches included, and are replaced; no asset is blamed for it."""
+    chance, before, deaths = random.Random(3), KILLS["nodes"], 10
+    run = make_run(seconds=0.4, jitter=0.5, cache_bytes=1 << 20)
+    plan = run.plan
+    while KILLS["nodes"] - before < deaths:
+        coordinator = run.start()
+        for _ in range(deaths - KILLS["nodes"] + before):
+            if let_it_begin(run, coordinator, chance.randrange(1, 5)) is not None:
+                break
+            run.cluster.kill_node(seed=chance.randrange(100))
+        assert coordinator.wait(PATIENCE) == 0, coordinator.text()
+        check_complete(run.store, plan, undisturbed)
+        run.into_another_output()
+
+
+def test_everything_dies(make_run: MakeRun, undisturbed: Digests) -> None:
+    """Coordinators, workers and nodes die while batches run out of memory; 40 deaths in all."""
+    chance, before, deaths = random.Random(4), sum(KILLS.values()), 40
+    run = make_run(seconds=0.15, jitter=1.0, cache_bytes=1 << 18, max_batch=3)
+    plan = run.plan
+    while sum(KILLS.values()) - before < deaths:
+        coordinator = run.start()
+        for _ in range(chance.randrange(1, 8)):
+            code = let_it_begin(run, coordinator, chance.randrange(0, 3))
+            if code is not None:
+                break
+            if chance.random() < 0.1:
+                run.cluster.kill_node(seed=chance.randrange(100))
+            else:
+                run.kill_worker(chance)
+        code = coordinator.wait(chance.uniform(0, 1))
+        if code is not None or not coordinator.kill():
+            assert code in (0, 1, None), coordinator.text()
+            settle(run, plan, undisturbed)
+        check_rows(run.store, plan, undisturbed)
+    settle(run, plan, undisturbed)

@@ -1,0 +1,57 @@
+"""The same with the bundled model: what is rendered does not depend on who died meanwhile."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.chaos.harness import KILLS, Cluster, Run, moments
+from tests.chaos.invariants import check_complete, check_rows, digests
+
+pytestmark = [pytest.mark.slow, pytest.mark.chaos]
+
+STEPS = 4
+
+
+def test_pictures_of_the_bundled_model_survive(cluster: Cluster, tmp_path: Path) -> None:
+    """Two workers and two coordinators die while 2 subjects are rendered; every file is that of an undisturbed run.
+
+    The invariants are those of :mod:`tests.chaos.invariants`. That files are equal byte for byte also says that a
+    scene does not depend on its batch, on the worker, or on whether its anchors came from memory or from the output.
+    """
+    job = tmp_path / "job.yaml"
+    subjects = [
+        {
+            "id": name,
+            "concept": name,
+            "style": "a drawing of",
+            "subject": f"a {name}",
+            "anchors": ["in the forest", "on the beach"],
+            "scenes": [{"prompt": "in the snow", "id": "snow", "count": 4}],
+        }
+        for name in ("dragon", "robot")
+    ]
+    settings = {"num_inference_steps": STEPS, "batch_size": 2, "torch_dtype": "float32"}
+    job.write_text(yaml.safe_dump({"name": "miniature", "settings": settings, "subjects": subjects}))
+    calm = Run(cluster, tmp_path / "calm", job, str(tmp_path / "calm" / "out"), None, workers=1)
+    calm.finish(patience=600)
+    undisturbed = digests(calm.store, calm.plan)
+
+    run = Run(cluster, tmp_path / "wild", job, str(tmp_path / "wild" / "out"), None, workers=2)
+    chance, plan, before = random.Random(8), run.plan, KILLS.copy()
+    for _ in range(2):
+        coordinator = run.start()
+        there = len(run.store.list_files("images"))
+        for _ in moments(600):
+            if coordinator.wait(0.2) is not None or len(run.store.list_files("images")) > there:
+                break
+        assert run.kill_worker(chance), coordinator.text()
+        coordinator.wait(chance.uniform(0, 1))
+        coordinator.kill()
+        check_rows(run.store, plan, undisturbed)
+    assert (KILLS - before).keys() == {"coordinators", "workers"}
+    run.finish(patience=600)
+    check_complete(run.store, plan, undisturbed)

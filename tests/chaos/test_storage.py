@@ -1,0 +1,218 @@
+"""Storage that fails, fills up, loses and corrupts; leases of the dead and of the living.
+
+The invariants of :mod:`tests.chaos.invariants` have to hold after every run, whether it could finish or not: every
+planned asset exactly once in the index or failed with a reason; every row's file present with its SHA-256; no row
+without a plan; pictures identical to those of an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from consistory_ray.output.index import list_parts
+from consistory_ray.output.lease_record import LeaseRecord, generations, lease_path
+from consistory_ray.output.processes import Process
+from consistory_ray.output.storage import OutputStore
+from tests.chaos.conftest import MakeRun, write_job
+from tests.chaos.harness import FACTS, KILLS, Run
+from tests.chaos.hosts import Host
+from tests.chaos.invariants import Digests, check_complete, check_rows
+from tests.chaos.test_kills import PATIENCE, let_it_begin
+
+pytestmark = [pytest.mark.slow, pytest.mark.chaos]
+
+FULL = 300  # kilobytes
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[Host]:
+    """The failing S3 server, well-behaved at first."""
+    server = Host("storage_host.py", "5")
+    yield server
+    server.close()
+
+
+def s3_run(make_run: MakeRun, server: Host, folder: str) -> Run:
+    """A run into that server."""
+    run = make_run(f"s3://chaos/{folder}", seconds=0.05)
+    run.job = write_job(run.folder / "small.yaml", subjects=3)
+    run.storage = {
+        "endpoint_url": server.hello["endpoint"],
+        "key": "test",
+        "secret": "test",
+        "config_kwargs": {"read_timeout": 2, "connect_timeout": 2, "retries": {"max_attempts": 1}},
+    }
+    run.store.fs.makedirs("chaos", exist_ok=True)
+    return run
+
+
+def test_s3_fails(make_run: MakeRun, undisturbed: Digests, s3: Host) -> None:
+    """Errors, late answers and answers that get lost, one request in eight, while 6 coordinators and 15 workers die."""
+    run = s3_run(make_run, s3, "failing")
+    chance, plan, before = random.Random(6), run.plan, KILLS.copy()
+    while KILLS["coordinators"] - before["coordinators"] < 6:
+        s3.ask(do="rates", error=6, lost=4, slow=2)
+        coordinator = run.start()
+        while KILLS["workers"] - before["workers"] < 15 and let_it_begin(run, coordinator, 2) is None:
+            if run.kill_worker(chance) and chance.random() < 0.4:
+                break
+        code = coordinator.wait(chance.uniform(1, 6))
+        if code is not None or not coordinator.kill():
+            assert code in (0, 1, None), coordinator.text()
+        s3.ask(do="rates")
+        check_rows(run.store, plan, undisturbed)
+        if code == 0:
+            check_complete(run.store, plan, undisturbed)
+            run.into_another_output()
+    met = s3.ask(do="rates")
+    run.finish()
+    check_complete(run.store, plan, undisturbed)
+    FACTS.append(f"requests to S3: {met}")
+
+
+def test_a_storage_that_stays_away_stops_the_run(make_run: MakeRun, undisturbed: Digests, s3: Host) -> None:
+    """Every request fails from the middle of a run on: it ends by itself, says why, and the next one goes on."""
+    run = s3_run(make_run, s3, "away")
+    coordinator = run.start()
+    let_it_begin(run, coordinator, 3)
+    s3.ask(do="rates", error=100)
+    code = coordinator.wait(PATIENCE)
+    s3.ask(do="rates")
+    assert code == 1, coordinator.text()
+    check_rows(run.store, run.plan, undisturbed)
+    run.finish()
+    check_complete(run.store, run.plan, undisturbed)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a few hundred kilobytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={FULL}k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small file system can be mounted by root only")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_stops_the_run(make_run: MakeRun, undisturbed: Digests, small_disk: Path) -> None:
+    """ENOSPC in the middle of a run: it ends with the reason, and once there is room the next one completes it."""
+    run = make_run(str(small_disk / "out"), seconds=0.0)
+    text = run.finish(expect=1)
+    assert "No space left" in text, text
+    check_rows(run.store, run.plan, undisturbed)
+    half_written = [path for path in small_disk.rglob("*.png") if path.stat().st_size == 0]
+    assert not half_written
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    run.finish()
+    check_complete(run.store, run.plan, undisturbed)
+
+
+def damage(store: OutputStore, chance: random.Random, paths: list[str]) -> dict[str, str]:
+    """Cut, flip, empty and remove some of these files; returns what was done to which."""
+    done = {}
+    for path in chance.sample(paths, 12):
+        data = bytearray(store.read(path))
+        kind = chance.choice(("cut", "flipped", "emptied", "removed"))
+        if kind == "removed":
+            store.delete(path)
+        else:
+            middle = len(data) // 2
+            data[middle] ^= 0xFF
+            kept = {"cut": middle, "flipped": len(data), "emptied": 0}[kind]
+            Path(store.join(path)).write_bytes(data[:kept])
+        done[path] = kind
+    return done
+
+
+def test_damaged_pictures_are_found_and_made_again(make_run: MakeRun, undisturbed: Digests) -> None:
+    """Bit rot, cut, emptied and lost files: ``verify`` finds all, and the next run makes those and no others."""
+    run = make_run(seconds=0.0)
+    plan = run.plan
+    run.finish()
+    done = damage(run.store, random.Random(7), [scene.path for subject in plan.subjects for scene in subject.scenes])
+    code, text = run.other_command("verify", run.url, "--repair", "--json")
+    assert code == 0, text
+    found = json.loads(text[text.index("{\n") :])
+    assert {item["path"] for item in found["listed"]} == set(done), (done, text)
+    check_rows(run.store, plan, undisturbed)
+    calls = run.calls()
+    run.finish()
+    check_complete(run.store, plan, undisturbed)
+    assert run.calls() - calls <= len(done)
+
+
+def test_a_truncated_index_part_is_refused_and_then_survived(make_run: MakeRun, undisturbed: Digests) -> None:
+    """A cut part stops the next run with its name; moved away, its pictures are found again without rendering."""
+    run = make_run(seconds=0.0)
+    run.finish()
+    part = list_parts(run.store)[0]
+    path = Path(run.store.join(part))
+    path.write_bytes(path.read_bytes()[:-10])
+    text = run.finish(expect=1)
+    assert part.rsplit("/", 1)[-1] in text.replace("\n", ""), text
+    path.unlink()
+    calls = run.calls()
+    run.finish()
+    assert run.calls() == calls
+    check_complete(run.store, run.plan, undisturbed)
+
+
+def test_a_second_coordinator_is_refused(make_run: MakeRun, undisturbed: Digests) -> None:
+    """While one renders, another one that comes to the same output goes away, and the first is none the worse."""
+    run = make_run(seconds=0.1)
+    first = run.start()
+    let_it_begin(run, first, 2)
+    text = run.finish(patience=30, expect=1)
+    assert "held" in text or "another run" in text, text
+    assert first.wait(PATIENCE) == 0, first.text()
+    check_complete(run.store, run.plan, undisturbed)
+
+
+def write_lease(store: OutputStore, age: float, ttl: float) -> str:
+    """A lease of somebody on another machine, last renewed ``age`` seconds ago; returns its path."""
+    moment = time.time() - age
+    process = Process("elsewhere", "another-machine/1", 4242, "17")
+    record = LeaseRecord(uuid.uuid4().hex, "somebody", process, moment, moment, ttl)
+    path = lease_path(max(generations(store), default=0) + 1)
+    assert store.create_exclusive(path, record.encode())
+    return path
+
+
+def test_leases_of_the_dead_run_out(make_run: MakeRun, undisturbed: Digests) -> None:
+    """A lease that was not renewed for long is taken over at once, a recent one after it has run out."""
+    run = make_run(seconds=0.0)
+    write_lease(run.store, age=3600, ttl=60)
+    started = time.monotonic()
+    run.finish()
+    write_lease(run.store, age=0, ttl=6)
+    run.store.delete(run.plan.subjects[0].scenes[0].path)
+    between = time.monotonic()
+    run.finish()
+    check_complete(run.store, run.plan, undisturbed)
+    assert time.monotonic() - between >= 6, "a lease that may be alive was not waited for"
+    assert between - started < 60, "a lease that is an hour old was waited for"
+
+
+def test_a_coordinator_that_lost_its_lease_stops(make_run: MakeRun, undisturbed: Digests) -> None:
+    """Somebody else has taken over: it writes no more rows, says so and ends; what it made is not made again."""
+    run = make_run(seconds=2.0)
+    coordinator = run.start()
+    let_it_begin(run, coordinator, 2)
+    path = write_lease(run.store, age=0, ttl=5)
+    assert coordinator.wait(PATIENCE) == 1, coordinator.text()
+    assert "taken over" in coordinator.text().replace("\n", " "), coordinator.text()
+    check_rows(run.store, run.plan, undisturbed)
+    run.store.delete(path)
+    run.finish(seconds=0.0)
+    check_complete(run.store, run.plan, undisturbed)
