@@ -51,7 +51,8 @@ from benchmarks.engine_model.apart import apart
 
 RESULTS = Path(__file__).parent / "results"
 SECONDS = 0.2
-SECONDS_OF_REAL_RUN = 15
+STEADY_SECONDS, START_SECONDS = 15, 2
+"""How long a run with real workers should last, and for each of them, since they start one after the other."""
 FIT_BATCHES = (1, 8)
 TYPICAL_CALL_MS, TYPICAL_PICTURE_MS, TYPICAL_LATENCY = 0.8, 0.2, 0.001
 QUICK_PICTURES_PER_WORKER = 24
@@ -102,8 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         result |= coordinator_without_ray(options.book_pictures, scratch)
         result |= plan_and_resume(options.million, scratch)
         result |= coordinator_with_ray(options.ray_pictures, scratch, options.address)
-        result["real"] = real_workers(options.workers, scratch, options.address) or result.get("real", [])
-    runs = result["real"]
+        runs = [run for run in result.get("real", []) if run["workers"] not in options.workers]
+        runs += real_workers(options.workers, scratch, options.address)
+    result["real"] = runs = sorted(runs, key=lambda run: run["workers"])
     cases = sweeps.cases(
         options.call_ms or result.get("call_ms", TYPICAL_CALL_MS),
         options.picture_ms or result.get("picture_ms", TYPICAL_PICTURE_MS),
@@ -182,7 +184,7 @@ def real_workers(counts: Sequence[int], scratch: Path, address: str | None) -> l
     """Runs of 200 ms per picture on real actors."""
     runs = []
     for count in (count for count in counts if count):
-        job = _job(scratch, round(count * SECONDS_OF_REAL_RUN / SECONDS))
+        job = _job(scratch, round(count * (STEADY_SECONDS + START_SECONDS * count) / SECONDS))
         run = apart(real.fake_run, str(job), count, 4, SECONDS, address)
         run = {key: round(value, 4) for key, value in run.items()}
         run["efficiency"] = round(run["per_second"] * SECONDS / count, 4)

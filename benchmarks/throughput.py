@@ -103,13 +103,14 @@ class Watch:
     ready: set[str] = field(default_factory=set)
     all_ready: float = 0.0
     meter: Energy | None = None
+    metered: bool = False
 
     def __call__(self, event: Event) -> None:
         """Listen."""
         if isinstance(event, WorkerReady):
             self.ready.add(event.worker)
             self.all_ready = time.perf_counter()
-            self.meter = Energy.of_this_machine()
+            self.meter = Energy.of_this_machine() if self.metered else None
         elif isinstance(event, BatchDone):
             self.batches.append(event)
 
@@ -173,13 +174,11 @@ def measure(settings: Settings, workers: int) -> dict[str, Any]:
         cpus_per_worker=1 if settings.device == "cpu" else None,
         renderer=consistory_renderer if fake is None else FakeRenderer.factory(seconds=fake),
     )
-    watch = Watch()
+    watch = Watch(metered=settings.device != "cpu" and settings.address is None)
     with tempfile.TemporaryDirectory() as output:
         summary = run_plan(settings.plan(workers), output, options, watch)
         ended, joules = time.perf_counter(), watch.meter.joules if watch.meter is not None else None
     summary.raise_for_state()
-    if settings.device == "cpu" or settings.address is not None:
-        joules = None
     return result(watch, len(watch.ready), summary.rendered, ended - watch.all_ready, joules)
 
 

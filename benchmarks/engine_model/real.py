@@ -60,7 +60,7 @@ def fake_run(job: str, workers: int, batch_size: int, seconds: float, address: s
         "cpu": meter.cpu,
         "start_cpu": watch.first_picture - watch.began,
         "wall": end - start,
-        "per_second": sum(span.assets for span in spans if start <= span.end < end) / max(end - start, 1e-9),
+        "per_second": rate(spans, start, end),
         "busy": busy_share(spans, start, end),
         "peak": meter.peak,
     }
@@ -93,6 +93,14 @@ def busy_share(spans: Sequence[Span], start: float, end: float) -> float:
     worked = sum(max(0.0, min(span.end, end) - max(span.start, start)) for span in spans)
     pids = {span.pid for span in spans}
     return worked / (len(pids) * (end - start)) if end > start else 0.0
+
+
+def rate(spans: Sequence[Span], start: float, end: float) -> float:
+    """Pictures per second from ``start`` to ``end``; of a call that is only partly in there, that part counts."""
+    if end <= start:
+        return 0.0
+    shares = ((min(span.end, end) - max(span.start, start)) / max(span.end - span.start, 1e-9) for span in spans)
+    return sum(max(0.0, share) * span.assets for share, span in zip(shares, spans, strict=True)) / (end - start)
 
 
 def round_trip_ms(address: str | None) -> float:

@@ -121,6 +121,8 @@ def test_busy_is_the_share_of_the_steady_window() -> None:
     spans = [Span(1, "scenes", "s", 4, 0.0, 10.0), Span(2, "scenes", "s", 4, 2.0, 4.0), Span(2, "", "", 4, 6.0, 9.0)]
     assert real.steady_window(spans) == (2.0, 9.0)
     assert real.busy_share(spans, 2.0, 9.0) == pytest.approx((7 + 5) / 14)
+    assert real.rate(spans, 2.0, 9.0) == pytest.approx((4 * 0.7 + 4 + 4) / 7)
+    assert real.rate(spans, 9.0, 2.0) == 0
 
 
 def test_worker_counts_are_powers_of_two_and_all() -> None:
