@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 import socket
-from collections.abc import Iterable
+import tempfile
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+
+SECONDS_BETWEEN_READINGS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,49 @@ def read_machine(folders: Iterable[str]) -> MachineReading:
     fullest = min(disks, key=lambda usage: usage.free / max(1, usage.total), default=None)
     free, size = (fullest.free, fullest.total) if fullest is not None else (0, 0)
     return MachineReading(socket.gethostname(), read_gpus(), free, size)
+
+
+class MachineWatch:
+    """Reads this machine now and again.
+
+    Args:
+        folders: where its disks are written to.
+        read: reads it.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        folders: Iterable[str],
+        read: Callable[[Iterable[str]], MachineReading] = read_machine,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folders = tuple(folders)
+        self._read = read
+        self._clock = clock
+        self._last: float | None = None
+
+    def reading(self) -> MachineReading | None:
+        """A fresh reading, or None if the last one is less than 10 s old."""
+        now = self._clock()
+        if self._last is not None and now - self._last < SECONDS_BETWEEN_READINGS:
+            return None
+        self._last = now
+        return self._read(self._folders)
+
+
+def watched_folders(url: str) -> tuple[str, ...]:
+    """Folders of this machine that a run writes to: Ray's, and the output if it is local."""
+    temporary = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    return (temporary,) if "://" in url else (temporary, _existing(url))
+
+
+def _existing(path: str) -> str:
+    """The innermost folder of a path that is there."""
+    path = os.path.abspath(path)
+    while not os.path.isdir(path) and os.path.dirname(path) != path:
+        path = os.path.dirname(path)
+    return path
 
 
 def read_gpus() -> tuple[GpuReading, ...]:

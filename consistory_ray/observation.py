@@ -5,8 +5,6 @@ A run that nobody measures makes no :class:`Observation`; nothing here imports p
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -34,7 +32,7 @@ from consistory_ray.engine.events import (
 )
 from consistory_ray.engine.faults import Fault
 from consistory_ray.errors import ConsistoryError
-from consistory_ray.machine import MachineReading, read_machine
+from consistory_ray.machine import MachineReading, MachineWatch, read_machine, watched_folders
 from consistory_ray.tally import Tally
 
 if TYPE_CHECKING:
@@ -43,7 +41,6 @@ if TYPE_CHECKING:
     from consistory_ray.plan import Plan
 
 DEFAULT_HOST = "127.0.0.1"
-SECONDS_BETWEEN_READINGS = 10.0
 SECONDS_PER_HOUR = 3600.0
 
 
@@ -128,15 +125,15 @@ class Observation:
         self._plan = plan
         self._gpus_per_worker = gpus_per_worker
         self._price = price_per_gpu_hour
-        self._folders = tuple(folders)
-        self._read = read
+        self._watch = MachineWatch(folders, read, clock)
+        self._own_node = ""
         self._clock = clock
         self._tally = Tally(clock)
         self._places: dict[str, str] = {}  # workers that are ready, and their nodes
         self._peaks: dict[str, int] = {}  # node -> bytes
+        self._gpus_of: dict[str, set[str]] = {}  # node -> its GPUs that were recorded
         self._gpu_seconds = 0.0
         self._counted_until = clock()
-        self._read_last = -SECONDS_BETWEEN_READINGS
         self._queued = 0
         self._stopping = False
 
@@ -189,6 +186,8 @@ class Observation:
         if event.device_memory is not None and node is not None:
             self._peaks[node] = max(self._peaks.get(node, 0), event.device_memory)
             self._record.set(metrics.DEVICE_MEMORY_PEAK, self._peaks[node], node=node)
+        if event.machine is not None and node is not None:  # else its last worker is gone, and what it said forgotten
+            self._take_machine(event.machine)
 
     def _take_pulse(self, event: Pulse) -> None:
         record = self._record
@@ -204,9 +203,10 @@ class Observation:
         record.set(metrics.STORE_USED, event.store_used)
         record.set(metrics.STORE_SIZE, event.store_capacity)
         self._forecast()
-        if self._clock() - self._read_last >= SECONDS_BETWEEN_READINGS:
-            self._read_last = self._clock()
-            self._take_machine(self._read(self._folders))
+        reading = self._watch.reading()
+        if reading is not None:
+            self._own_node = reading.node
+            self._take_machine(reading)
 
     def _take_worker(self, event: WorkersRequested | WorkerReady | WorkerLost | WorkerReleased) -> None:
         record = self._record
@@ -230,6 +230,15 @@ class Observation:
         if node is not None and node not in self._places.values():
             self._peaks.pop(node, None)
             self._record.forget(metrics.DEVICE_MEMORY_PEAK, node=node)
+            if node != self._own_node:
+                self._forget_machine(node)
+
+    def _forget_machine(self, node: str) -> None:
+        for gpu in self._gpus_of.pop(node, ()):
+            for metric in (metrics.GPU_MEMORY_USED, metrics.GPU_MEMORY_SIZE, metrics.GPU_UTILIZATION):
+                self._record.forget(metric, node=node, gpu=gpu)
+        for metric in (metrics.DISK_FREE, metrics.DISK_SIZE):
+            self._record.forget(metric, node=node)
 
     def _take_rest(self, event: Event) -> None:
         record = self._record
@@ -249,6 +258,7 @@ class Observation:
     def _take_machine(self, reading: MachineReading) -> None:
         record, node = self._record, reading.node
         for gpu in reading.gpus:
+            self._gpus_of.setdefault(node, set()).add(gpu.index)
             record.set(metrics.GPU_MEMORY_USED, gpu.memory_used, node=node, gpu=gpu.index)
             record.set(metrics.GPU_MEMORY_SIZE, gpu.memory_size, node=node, gpu=gpu.index)
             if gpu.utilization is not None:
@@ -310,17 +320,3 @@ class Observation:
 def _listed(fault: str) -> str:
     """A reason that the metrics know."""
     return fault if fault in metrics.REASON.values else "error"
-
-
-def watched_folders(url: str) -> tuple[str, ...]:
-    """Folders of this machine that a run writes to: Ray's, and the output if it is local."""
-    temporary = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-    return (temporary,) if "://" in url else (temporary, _existing(url))
-
-
-def _existing(path: str) -> str:
-    """The innermost folder of a path that is there."""
-    path = os.path.abspath(path)
-    while not os.path.isdir(path) and os.path.dirname(path) != path:
-        path = os.path.dirname(path)
-    return path

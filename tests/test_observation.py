@@ -26,8 +26,15 @@ from consistory_ray.engine.events import (
 )
 from consistory_ray.errors import InputError, RunError
 from consistory_ray.job import RenderJob
-from consistory_ray.machine import GpuReading, MachineReading, read_gpus, read_machine
-from consistory_ray.observation import Export, Observation, exported, watched_folders
+from consistory_ray.machine import (
+    GpuReading,
+    MachineReading,
+    MachineWatch,
+    read_gpus,
+    read_machine,
+    watched_folders,
+)
+from consistory_ray.observation import Export, Observation, exported
 from consistory_ray.plan import Plan, make_plan
 
 
@@ -151,6 +158,44 @@ def test_what_stops_a_run_is_seen(plan: Plan, record: metrics.PrometheusMetrics)
     assert value(record, metrics.RUN_ACTIVE) == 0
     assert value(record, metrics.GPU_SECONDS) == 0, "a CPU costs no GPU time"
     assert value(record, metrics.COST_SPENT) == 0
+
+
+def test_machines_of_workers_are_read_until_their_last_worker_is_gone(
+    plan: Plan, record: metrics.PrometheusMetrics
+) -> None:
+    reading = MachineReading("node-a", (GpuReading("0", 60, 80, 0.9),), 7, 10)
+    observation = watch(record, plan, Clock())
+    for worker in ("worker-0", "worker-1"):
+        observation(WorkerReady(worker, "node-a/17", 1.0))
+    observation(BatchDone("worker-0", "scenes", 4, {}, machine=reading))
+    observation(WorkerLost("worker-0", "gone", False))
+    assert value(record, metrics.GPU_MEMORY_USED, node="node-a", gpu="0") == 60
+    assert value(record, metrics.GPU_UTILIZATION, node="node-a", gpu="0") == 0.9
+    assert value(record, metrics.DISK_FREE, node="node-a") == 7
+    observation(WorkerLost("worker-1", "gone", False))
+    observation(BatchDone("worker-1", "scenes", 4, {}, machine=reading))  # what was still under way
+    for metric in (metrics.GPU_MEMORY_USED, metrics.GPU_MEMORY_SIZE, metrics.GPU_UTILIZATION):
+        assert value(record, metric, node="node-a", gpu="0") is None
+    assert value(record, metrics.DISK_FREE, node="node-a") is None
+
+
+def test_the_coordinators_machine_is_read_on_without_workers(plan: Plan, record: metrics.PrometheusMetrics) -> None:
+    observation = watch(record, plan, Clock())
+    observation(WorkerReady("worker-0", "box/17", 1.0))
+    observation(Pulse(queued=8, workers=1, busy=1, requested=0, live_cache_bytes=0))
+    observation(WorkerLost("worker-0", "gone", False))
+    assert value(record, metrics.GPU_MEMORY_USED, node="box", gpu="0") == 30
+    assert value(record, metrics.DISK_FREE, node="box") == 25
+
+
+def test_a_machine_is_read_every_ten_seconds() -> None:
+    clock = Clock()
+    own = MachineWatch([], machine, clock)
+    read = []
+    for _ in range(25):
+        read.append(own.reading() is not None)
+        clock.now += 1
+    assert [second for second, done in enumerate(read) if done] == [0, 10, 20]
 
 
 @pytest.mark.parametrize("fault", ["worker-died", "node-died", "stuck", "out-of-memory"])

@@ -223,9 +223,8 @@ class Dispatch:
             )
         if report.time is not None:
             spent, count = report.time, len(report.delivered)
-            self._ledger.emit(
-                BatchDone(call.worker, call.kind, count, report.phases, spent.idle, spent.cache_bytes, spent.memory)
-            )
+            measured = (report.phases, spent.idle, spent.cache_bytes, spent.memory, report.machine)
+            self._ledger.emit(BatchDone(call.worker, call.kind, count, *measured))
 
     def _anchors_ready(self, call: Call, report: Report, buffer: Any) -> None:
         self._caches[call.subject_id] = buffer

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from consistory_ray.errors import RunFailed, RunInterrupted
 
 if TYPE_CHECKING:
+    from consistory_ray.machine import MachineReading
     from consistory_ray.plan import Asset
 
 MAX_LISTED_FAILURES = 1000
@@ -124,6 +125,7 @@ class BatchDone:
         idle: seconds the device waited for this batch after the one before it.
         cache_bytes: bytes of anchor cache that the worker fetched for it; 0 if it still had them.
         device_memory: bytes of device memory in use at its peak, or None where that is not known.
+        machine: a reading of the worker's machine, now and again.
     """
 
     worker: str
@@ -133,6 +135,7 @@ class BatchDone:
     idle: float = 0.0
     cache_bytes: int = 0
     device_memory: int | None = None
+    machine: MachineReading | None = None
 
 
 @dataclass(frozen=True, slots=True)

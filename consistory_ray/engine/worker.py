@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from consistory_ray.engine.anchor_store import (
@@ -30,6 +30,7 @@ from consistory_ray.engine.faults import Failure
 from consistory_ray.engine.renderer import CacheBuffer, RendererFactory, RendererSpec
 from consistory_ray.engine.retries import with_backoff
 from consistory_ray.errors import AssetError, InputError, RunInterrupted
+from consistory_ray.machine import MachineReading, MachineWatch, watched_folders
 from consistory_ray.output.assets import WrittenAsset, asset_parameters, encode_png, write_asset
 from consistory_ray.output.run_record import RUN_RECORD
 from consistory_ray.output.storage import OutputStore
@@ -91,6 +92,7 @@ class Report:
         cache_bytes, cache_sha256: of an anchors call.
         import_cache: of an anchors call: the cache came from another run and is to be saved in this one.
         notice: something a person should know.
+        machine: a reading of the worker's machine, now and again.
     """
 
     delivered: tuple[Delivered, ...] = ()
@@ -103,6 +105,7 @@ class Report:
     cache_sha256: str = ""
     import_cache: bool = False
     notice: str = ""
+    machine: MachineReading | None = None
 
     @property
     def seconds(self) -> float:
@@ -131,6 +134,7 @@ class RenderWorker:
         self._writers = ThreadPoolExecutor(WRITE_THREADS, "write")
         self._started = time.perf_counter()
         self._device = Device(factory, spec)
+        self._machine = MachineWatch(watched_folders(store.url))
         if threading.current_thread() is threading.main_thread():
             drain_on_sigterm(self._device.drain)
 
@@ -231,16 +235,8 @@ class RenderWorker:
                 "their cache differs from the first one: scenes that are there are kept, and the index tells by "
                 "cache_sha256 which were rendered from which"
             )
-        return Report(
-            report.delivered,
-            time=report.time,
-            encoding=report.encoding,
-            writing=report.writing,
-            made=True,
-            cache_bytes=buffer.nbytes,
-            cache_sha256=digest,
-            notice=notice,
-        )
+        size = buffer.nbytes
+        return replace(report, made=True, cache_bytes=size, cache_sha256=digest, notice=notice)
 
     def _deliver(
         self, subject: SubjectPlan, assets: Sequence[Asset], images: Sequence[Image], spent: DeviceTime
@@ -263,7 +259,8 @@ class RenderWorker:
             if isinstance(outcome, Failure)
         }
         delivered = tuple(item for item in outcomes if isinstance(item, Delivered))
-        return Report(delivered, failures, spent, clock["encode"], clock["write"])
+        machine = self._machine.reading()
+        return Report(delivered, failures, spent, clock["encode"], clock["write"], machine=machine)
 
     def _write(
         self, subject: SubjectPlan, asset: Asset, image: Image, seconds: float, clock: dict[str, float]

@@ -36,9 +36,11 @@ def test_anchors_then_scenes(subject: SubjectPlan, tmp_path: Path) -> None:
     report, buffer = own.anchors(subject, True)
     assert isinstance(report, Report) and buffer is not None
     assert (report.made, report.cache_bytes, len(report.delivered)) == (True, 500, 2)
+    assert report.machine is not None and report.machine.disk_size > 0
     assert own.save(subject, buffer, report.cache_sha256) is None
     report = own.scenes(subject, subject.scenes, buffer)
     assert isinstance(report, Report) and not report.failures
+    assert report.machine is None, "the machine was read a moment before, with the anchors"
     data = (tmp_path / subject.scenes[0].path).read_bytes()
     metadata = read_metadata(data)
     assert metadata is not None
