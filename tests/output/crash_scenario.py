@@ -1,17 +1,19 @@
-"""A small run that can be killed at every step of its writes; started as a script by ``test_crash_points``.
+"""A small run, a repair and a dataset that can be killed at every step; started as a script by ``test_crash_points``.
 
-    python crash_scenario.py FOLDER
+    python crash_scenario.py FOLDER run|repair|dataset
 
-For every step of :func:`run` the process forks; the child dies without any clean-up at that step, and the parent
-prints one JSON line: the step and the folder it left behind. The last line is the number of steps.
+For every step of the scenario's writes the process forks; the child dies without any clean-up at that step, and the
+parent prints one JSON line: the step and the folder it left behind. The last line is the number of steps.
 """
 
 from __future__ import annotations
 
 import builtins
+import hashlib
 import itertools
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +27,9 @@ from consistory_ray.output.index import IndexWriter
 from consistory_ray.output.resume import resume
 from consistory_ray.output.rows import IndexRow
 from consistory_ray.output.run_record import RunRecord, write_run_record
+from consistory_ray.output.shards import write_dataset
 from consistory_ray.output.storage import open_output
+from consistory_ray.output.verify import verify
 
 KILLED = 9
 ASSETS = 3
@@ -67,6 +71,45 @@ def run(folder: str) -> int:
     writer.close()
     write_run_record(store, RunRecord("crash", "m", {}).update(state="complete"))
     return rendered
+
+
+CACHE = "anchors/cat/0123456789abcdef.safetensors"
+BROKEN_PART = "index/part-broken.parquet"
+
+
+def damage(folder: str) -> None:
+    """A complete run of which one picture is cut, one is lost, and of which a cache and a part cannot be used."""
+    run(folder)
+    store = open_output(folder)
+    store.write_atomic(path_of(0), store.read(path_of(0))[:-20])
+    store.delete(path_of(1))
+    store.write_atomic(CACHE, b"rotten")
+    store.write_atomic(f"{CACHE}.sha256", f"{hashlib.sha256(b'sound').hexdigest()}  {CACHE}\n".encode())
+    store.write_atomic(BROKEN_PART, b"PAR1 and no more")
+
+
+def repair(folder: str) -> None:
+    """Set right what is damaged."""
+    assert verify(open_output(folder), repair=True, threads=1).is_sound
+
+
+def publish_some(folder: str) -> None:
+    """A complete run with a dataset of some of its pictures."""
+    run(folder)
+    dataset(folder, some=ASSETS - 1)
+
+
+def dataset(folder: str, some: int = ASSETS) -> None:
+    """Write a dataset of the first ``some`` pictures, a shard for each."""
+    write_dataset(open_output(folder), [parameters(number)["asset_id"] for number in range(some)], shard_bytes=1)
+
+
+SCENARIOS: dict[str, tuple[Callable[[str], object], Callable[[str], object]]] = {
+    "run": (lambda folder: None, run),
+    "repair": (damage, repair),
+    "dataset": (publish_some, dataset),
+}
+"""What is there before, and what is killed."""
 
 
 def die_at(step: int) -> None:
@@ -120,12 +163,17 @@ def die_at(step: int) -> None:
 def main() -> None:
     """Kill one child at each step."""
     root = Path(sys.argv[1])
+    prepare, scenario = SCENARIOS[sys.argv[2]]
+    before = root / "before"
+    before.mkdir(parents=True)
+    prepare(str(before))
     for step in itertools.count():
         folder = root / f"step-{step}"
+        shutil.copytree(before, folder)
         child = os.fork()
         if child == 0:
             die_at(step)
-            run(str(folder))
+            scenario(str(folder))
             os._exit(0)
         _, status = os.waitpid(child, 0)
         code = os.waitstatus_to_exitcode(status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import subprocess
@@ -12,14 +13,24 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from consistory_ray.output.assets import encode_png, picture_size, read_metadata, write_asset
-from consistory_ray.output.index import CorruptIndexError, IndexWriter, compact, list_parts, read_index, write_part
+from consistory_ray.output.index import (
+    CorruptIndexError,
+    IndexWriter,
+    compact,
+    list_parts,
+    read_index,
+    read_parts,
+    write_part,
+)
 from consistory_ray.output.resume import resume
-from consistory_ray.output.rows import IndexRow, rows_to_table
+from consistory_ray.output.rows import IndexRow, latest_rows, rows_to_table
 from consistory_ray.output.run_record import read_run_record
 from consistory_ray.output.storage import OutputStore, open_output
+from consistory_ray.output.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +59,16 @@ def check_rows(store: OutputStore) -> int:
     return len(rows)
 
 
+def kill_at_every_step(scenario: ModuleType, folder: Path, name: str) -> list[str]:
+    """The folders that a scenario leaves behind, one for each step at which it was killed."""
+    command = [sys.executable, str(Path(scenario.__file__ or "")), str(folder), name]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=240).stdout
+    *crashes, summary = map(json.loads, output.splitlines())
+    assert summary["steps"] == len(crashes)
+    print(f"{len(crashes)} kills")
+    return [crash["folder"] for crash in crashes]
+
+
 def test_killed_at_every_step(scenario: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Invariants at each crash point, before recovery: only whole files, and rows only of existing files with their
     checksum. After recovery: each asset once, no whole picture rendered again, all files as in an undisturbed run."""
@@ -55,25 +76,78 @@ def test_killed_at_every_step(scenario: ModuleType, tmp_path: Path, monkeypatch:
     undisturbed = tmp_path / "undisturbed"
     assert scenario.run(str(undisturbed)) == scenario.ASSETS
     expected = pictures(open_output(undisturbed))
-    command = [sys.executable, str(Path(scenario.__file__ or "")), str(tmp_path / "killed")]
-    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=240).stdout
-    *crashes, summary = map(json.loads, output.splitlines())
-    assert summary["steps"] == len(crashes) > 60, "the scenario no longer passes its crash points"
+    crashes = kill_at_every_step(scenario, tmp_path / "killed", "run")
+    assert len(crashes) > 60, "the scenario no longer passes its crash points"
     for crash in crashes:
-        store = open_output(crash["folder"])
+        store = open_output(crash)
         record = read_run_record(store)
         assert record is None or record.state in ("running", "complete")
         written = pictures(store)
         assert all(expected[path] == sha256 for path, sha256 in written.items())
         assert check_rows(store) <= len(written)
 
-        assert scenario.run(crash["folder"]) == scenario.ASSETS - len(written)
+        assert scenario.run(crash) == scenario.ASSETS - len(written)
         assert check_rows(store) == scenario.ASSETS
         assert pictures(store) == expected
         assert len(list_parts(store)) == 1
         store.sweep_temporaries(older_than_seconds=0)
         assert not list(Path(store.root).rglob("*.tmp"))
-    print(f"{len(crashes)} kills")
+
+
+def test_a_repair_killed_at_every_step(scenario: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each crash point the sound picture keeps its row, every row's file that is there is of its asset, and nothing
+    sound is gone. Repaired again, the output is in order, and rendering makes the two pictures that were damaged."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    scenario.run(str(tmp_path / "undisturbed"))
+    expected = pictures(open_output(tmp_path / "undisturbed"))
+    crashes = kill_at_every_step(scenario, tmp_path / "killed", "repair")
+    assert len(crashes) > 20, "the scenario no longer passes its crash points"
+    kept = scenario.path_of(2)
+    for crash in crashes:
+        store = open_output(crash)
+        aside = [path for path in list_parts(store) if path == scenario.BROKEN_PART]
+        assert aside or store.exists(f"damaged/{scenario.BROKEN_PART}"), "the broken part is somewhere"
+        rows = latest_rows(read_parts(store, skip=aside)[0]).to_pylist()
+        assert (kept, expected[kept]) in {(row["path"], row["sha256"]) for row in rows}
+        assert pictures(store)[kept] == expected[kept]
+
+        repaired = verify(store, repair=True)
+        assert repaired.is_sound
+        again = verify(store)
+        assert (again.rows, dict(again.damage), again.caches) == (1, {}, 0)
+        assert scenario.run(crash) == 2
+        assert check_rows(store) == scenario.ASSETS
+        assert pictures(store) == expected
+
+
+def test_a_dataset_killed_at_every_step(scenario: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each crash point the manifest names whole shards of one dataset, the old or the new one; written again, the
+    dataset is the undisturbed one, and nothing else is there."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    scenario.run(str(tmp_path / "undisturbed"))
+    scenario.dataset(str(tmp_path / "undisturbed"))
+    expected = shards(open_output(tmp_path / "undisturbed"))
+    crashes = kill_at_every_step(scenario, tmp_path / "killed", "dataset")
+    assert len(crashes) > 15, "the scenario no longer passes its crash points"
+    seen = set()
+    for crash in crashes:
+        store = open_output(crash)
+        listed = json.loads(store.read("dataset/manifest.json"))
+        rows = [
+            pq.read_table(io.BytesIO(store.read(f"dataset/{shard['file']}"))).num_rows for shard in listed["shards"]
+        ]
+        assert rows == [shard["rows"] for shard in listed["shards"]]
+        assert sum(rows) == listed["rows"]
+        seen.add(sum(rows))
+        scenario.dataset(crash)
+        assert shards(store) == expected
+    assert seen == {scenario.ASSETS - 1, scenario.ASSETS}
+
+
+def shards(store: OutputStore) -> dict[str, str]:
+    """SHA-256 of every file of the dataset, by path."""
+    store.sweep_temporaries(older_than_seconds=0)
+    return {file.path: hashlib.sha256(store.read(file.path)).hexdigest() for file in store.list_files("dataset")}
 
 
 class Killed(BaseException):
