@@ -8,11 +8,13 @@ pictures identical to those of an undisturbed run.
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
 from consistory_ray.plan import Plan
-from tests.chaos.conftest import MakeRun
+from consistory_ray.testing import read_trace
+from tests.chaos.conftest import MakeRun, write_job
 from tests.chaos.harness import KILLS, Coordinator, Run, moments
 from tests.chaos.invariants import Digests, check_complete, check_rows
 
@@ -117,3 +119,30 @@ def test_everything_dies(make_run: MakeRun, undisturbed: Digests) -> None:
             settle(run, plan, undisturbed)
         check_rows(run.store, plan, undisturbed)
     settle(run, plan, undisturbed)
+
+
+def test_a_run_dies_beside_another(make_run: MakeRun, undisturbed: Digests, tmp_path: Path) -> None:
+    """Two runs share the cluster: one loses a worker and its coordinator, the other one loses and repeats nothing."""
+    chance = random.Random(5)
+    doomed = make_run(seconds=0.1)
+    doomed.workers = 1
+    doomed.job = write_job(tmp_path / "small.yaml", subjects=2)
+    spared = Run(
+        doomed.cluster, tmp_path / "spared", doomed.job, str(tmp_path / "spared" / "out"), {"seconds": 0.1}, workers=1
+    )
+    one, other = doomed.start(), spared.start()
+    assert let_it_begin(doomed, one, 3) is None and let_it_begin(spared, other, 3) is None
+    theirs = doomed.experienced()
+    (worker,) = [worker for worker in doomed.cluster.workers() if worker.pid in theirs]
+    worker.kill()
+    KILLS["workers"] += 1
+    assert let_it_begin(doomed, one, chance.randrange(1, 4)) is None
+    assert one.kill()
+    assert other.wait(PATIENCE) == 0, other.text()
+    check_complete(spared.store, spared.plan, undisturbed)
+    spans = [span for span in read_trace(spared.folder / "trace") if span.kind == "scenes"]
+    assert sum(span.assets for span in spans) == spared.plan.scene_count, "no scene was rendered twice"
+    assert not doomed.experienced() & spared.experienced(), "no worker served both"
+    check_rows(doomed.store, doomed.plan, undisturbed)
+    doomed.finish(seconds=0.0)
+    check_complete(doomed.store, doomed.plan, undisturbed)
