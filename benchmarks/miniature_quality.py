@@ -33,8 +33,8 @@ from consistory_ray.evaluation.prompts import held_out_prompts
 from consistory_ray.evaluation.quality import calibrate, judge_pictures, summarise
 from consistory_ray.evaluation.rendering import Renderer, stacked
 from consistory_ray.evaluation.sheets import grid_sheet
+from consistory_ray.miniature.individuals import KINDS
 from consistory_ray.miniature.judge import Judge
-from consistory_ray.miniature.world import KINDS
 from consistory_ray.settings import MethodSettings
 
 SHEET_PICTURES = 48

@@ -10,15 +10,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from consistory_ray.allowlist import check_allowed
 from consistory_ray.errors import InputError, JobError, Problem
 from consistory_ray.settings import MethodSettings
-
-if TYPE_CHECKING:
-    from consistory_ray.plan import SubjectPlan
 
 SUBJECT_FILE = "subject.json"
 LIBRARY_VARIABLE = "CONSISTORY_SUBJECTS"
@@ -31,12 +28,31 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _GIVEN_BY_STORE = ("concept", "anchors")
 
 
+class Described(Protocol):
+    """What is told about a subject; :class:`~consistory_ray.plan.SubjectPlan` has it."""
+
+    @property
+    def subject_id(self) -> str: ...
+    @property
+    def concepts(self) -> Sequence[str]: ...
+    @property
+    def style(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+    @property
+    def anchor_prompts(self) -> Sequence[tuple[str, int]]: ...
+    @property
+    def settings(self) -> MethodSettings: ...
+    @property
+    def cache_path(self) -> str: ...
+
+
 def subject_file(cache_path: str) -> str:
     """Where the words about the cache at ``cache_path`` lie."""
     return f"{cache_path.rpartition('/')[0]}/{SUBJECT_FILE}"
 
 
-def describe_subject(subject: SubjectPlan, model: str, fingerprint: str, sha256: str, nbytes: int) -> bytes:
+def describe_subject(subject: Described, model: str, fingerprint: str, sha256: str, nbytes: int) -> bytes:
     """The content of ``subject.json``.
 
     Args:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,24 @@ def test_every_module_belongs_to_a_part_with_rules() -> None:
     known = {path for part in FORBIDDEN for path in modules(part)}
     others = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if path not in known}
     assert others <= {"__init__.py", "__main__.py"}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    def module(path: Path) -> str:
+        return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+    names = {module(path): path for path in PACKAGE.rglob("*.py")}
+    graph = {
+        name: {
+            found
+            for target in imported(path)
+            for found in (target, target.rpartition(".")[0])
+            if found in names and found not in (name, "consistory_ray")
+        }
+        for name, path in names.items()
+    }
+    assert sum(map(len, graph.values())) > len(names), "imports are no longer found"
+    TopologicalSorter(graph).prepare()  # raises CycleError, which lists the circle
 
 
 def test_only_the_renderer_of_the_engine_knows_torch() -> None:

@@ -6,8 +6,8 @@ import random
 from dataclasses import dataclass
 
 from consistory_ray.miniature.dataset import TRAIN_SEED
+from consistory_ray.miniature.individuals import KINDS
 from consistory_ray.miniature.world import (
-    KINDS,
     SCENES,
     STYLES,
     NamedAttributes,

@@ -12,9 +12,10 @@ import numpy as np
 from consistory_ray.evaluation.masks import best_token_overlap, overlap, token_overlap
 from consistory_ray.evaluation.prompts import EvaluationPrompt
 from consistory_ray.miniature.dataset import HELD_OUT_SEED
+from consistory_ray.miniature.individuals import random_identity, random_placement
 from consistory_ray.miniature.judge import ATTRIBUTES, Judge, Reading
 from consistory_ray.miniature.judge_training import identity_targets, label_map, reconstruct
-from consistory_ray.miniature.world import SCENES, PictureSpec, draw, random_identity, random_placement, random_spec
+from consistory_ray.miniature.world import SCENES, PictureSpec, draw, random_spec
 
 VISIBLE_ATTRIBUTES = ("body", "second", "pattern", "accessory", "accessory_colour", "variant")
 

@@ -23,15 +23,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from consistory_ray.errors import CheckpointError, Problem
-from consistory_ray.miniature.world import (
-    ACCESSORIES,
-    ACCESSORY_COLOURS,
-    COLOURS,
-    KINDS,
-    PATTERNS,
-    PICTURE_SIZE,
-    SCENES,
-)
+from consistory_ray.miniature.individuals import ACCESSORIES, ACCESSORY_COLOURS, COLOURS, KINDS, PATTERNS
+from consistory_ray.miniature.world import PICTURE_SIZE, SCENES
 
 WEIGHTS = Path(__file__).parent / "judge.safetensors"
 

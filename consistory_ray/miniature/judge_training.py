@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from consistory_ray.miniature.autoencoder import trained_autoencoder
 from consistory_ray.miniature.colour import srgb_to_lab
+from consistory_ray.miniature.individuals import COLOURS, KINDS, Identity, random_identity, random_placement
 from consistory_ray.miniature.judge import (
     ATTRIBUTES,
     IDENTITY_WEIGHTS,
@@ -32,18 +33,7 @@ from consistory_ray.miniature.judge import (
     cut_out,
 )
 from consistory_ray.miniature.parallel import save_atomically
-from consistory_ray.miniature.world import (
-    COLOURS,
-    KINDS,
-    PICTURE_SIZE,
-    SCENES,
-    Identity,
-    PictureSpec,
-    draw,
-    random_identity,
-    random_placement,
-    random_spec,
-)
+from consistory_ray.miniature.world import PICTURE_SIZE, SCENES, PictureSpec, draw, random_spec
 
 JUDGE_SEED = 3
 INDIVIDUALS, PAIRS = 6000, 1000

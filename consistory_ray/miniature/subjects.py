@@ -1,139 +1,28 @@
 """How the miniature's subjects are drawn: eight kinds with silhouettes of their own, outlined like cartoon stickers.
 
-Subject coordinates: the origin is the subject's centre, y points down, and a subject spans about [-1, 1] in height.
+Coordinates are those of :mod:`consistory_ray.miniature.pen`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from consistory_ray.miniature.world import COLOURS, Identity, Placement
-
-Colour = tuple[int, int, int]
-Point = tuple[float, float]
-Shape = Callable[["Pen", Colour, float], None]
-
-INK: Colour = (44, 36, 52)
-OUTLINE = 0.055
-"""Width of the outline in subject units."""
-
-
-def shade(colour: Colour, factor: float) -> Colour:
-    """A darker (factor < 1) or lighter (factor > 1, towards white) tone of a colour."""
-    if factor <= 1:
-        return tuple(int(c * factor) for c in colour)  # type: ignore[return-value]
-    return tuple(int(c + (255 - c) * (factor - 1)) for c in colour)  # type: ignore[return-value]
-
-
-class Pen:
-    """Draws in subject coordinates on one transparent layer."""
-
-    def __init__(self, side: int, placement: Placement) -> None:
-        self.layer = Image.new("RGBA", (side, side), (0, 0, 0, 0))
-        self.draw = ImageDraw.Draw(self.layer)
-        self.unit = placement.half_size * side
-        self.centre = (placement.x * side, placement.y * side)
-        self.mirror = -1.0 if placement.flip else 1.0
-        self.stretch = placement.stretch
-        angle = math.radians(placement.tilt)
-        self.cos, self.sin = math.cos(angle), math.sin(angle)
-
-    def at(self, x: float, y: float) -> Point:
-        """Pixel position of a point in subject coordinates."""
-        x, y = x * self.mirror / self.stretch, y * self.stretch
-        return (
-            self.centre[0] + (x * self.cos - y * self.sin) * self.unit,
-            self.centre[1] + (x * self.sin + y * self.cos) * self.unit,
-        )
-
-    def polygon(self, points: Sequence[Point], colour: Colour, grow: float = 0.0) -> None:
-        """A filled polygon, grown by ``grow`` subject units with rounded corners."""
-        pixels = [self.at(*point) for point in points]
-        self.draw.polygon(pixels, fill=colour)
-        if grow > 0:
-            width = max(1, round(2 * grow * self.unit))
-            self.draw.line([*pixels, pixels[0], pixels[1]], fill=colour, width=width, joint="curve")
-
-    def ellipse(
-        self, x: float, y: float, rx: float, ry: float, colour: Colour, grow: float = 0.0, turn: float = 0.0
-    ) -> None:
-        """A filled ellipse around (x, y), turned by ``turn`` degrees."""
-        rx, ry = rx + grow, ry + grow
-        if turn == 0 and abs(rx - ry) < 1e-6:
-            cx, cy = self.at(x, y)
-            r = rx * self.unit
-            self.draw.ellipse((cx - r, cy - r, cx + r, cy + r), fill=colour)
-            return
-        c, s = math.cos(math.radians(turn)), math.sin(math.radians(turn))
-        ring = [(2 * math.pi * k / 28) for k in range(28)]
-        self.polygon(
-            [
-                (x + rx * math.cos(a) * c - ry * math.sin(a) * s, y + rx * math.cos(a) * s + ry * math.sin(a) * c)
-                for a in ring
-            ],
-            colour,
-        )
-
-    def stroke(self, points: Sequence[Point], width: float, colour: Colour, grow: float = 0.0) -> None:
-        """A thick line with round ends."""
-        pixels = [self.at(*point) for point in points]
-        radius = (width / 2 + grow) * self.unit
-        self.draw.line(pixels, fill=colour, width=max(1, round(2 * radius)), joint="curve")
-        for px, py in (pixels[0], pixels[-1]):
-            self.draw.ellipse((px - radius, py - radius, px + radius, py + radius), fill=colour)
-
-
-def ellipse(x: float, y: float, rx: float, ry: float, turn: float = 0.0) -> Shape:
-    """A shape for :func:`paint`."""
-    return lambda pen, colour, grow: pen.ellipse(x, y, rx, ry, colour, grow, turn)
-
-
-def polygon(*points: Point) -> Shape:
-    """A shape for :func:`paint`."""
-    return lambda pen, colour, grow: pen.polygon(points, colour, grow)
-
-
-def stroke(width: float, *points: Point) -> Shape:
-    """A shape for :func:`paint`."""
-    return lambda pen, colour, grow: pen.stroke(points, width, colour, grow)
-
-
-def paint(pen: Pen, colour: Colour, *shapes: Shape) -> None:
-    """Shapes of one colour with one outline around their union."""
-    for shape in shapes:
-        shape(pen, INK, OUTLINE)
-    for shape in shapes:
-        shape(pen, colour, 0.0)
-
-
-def paint_pattern(pen: Pen, identity: Identity, colour: Colour, *shapes: Shape) -> None:
-    """The identity's pattern, clipped to the union of the shapes."""
-    if identity.pattern == "plain":
-        return
-    cover = Pen.__new__(Pen)
-    cover.__dict__ = dict(pen.__dict__)
-    cover.layer = Image.new("L", pen.layer.size, 0)
-    cover.draw = ImageDraw.Draw(cover.layer)
-    for shape in shapes:
-        shape(cover, 255, 0.0)  # type: ignore[arg-type]
-    marks = Pen.__new__(Pen)
-    marks.__dict__ = dict(pen.__dict__)
-    marks.layer = Image.new("RGBA", pen.layer.size, (0, 0, 0, 0))
-    marks.draw = ImageDraw.Draw(marks.layer)
-    if identity.pattern == "spotted":
-        for row in range(-3, 4):
-            for column in range(-3, 4):
-                x, y = column * 0.36 + (0.18 if row % 2 else 0.0), row * 0.31
-                marks.ellipse(x, y, 0.095, 0.095, colour)
-    else:
-        for row in range(-4, 5):
-            y = row * 0.27
-            marks.stroke([(-1.2, y + 0.1), (0.0, y), (1.2, y + 0.1)], 0.11, colour)
-    alpha = Image.composite(marks.layer.getchannel("A"), Image.new("L", pen.layer.size, 0), cover.layer)
-    pen.layer.paste(marks.layer, (0, 0), alpha)
+from consistory_ray.miniature.accessories import Anchors, wear
+from consistory_ray.miniature.individuals import COLOURS, Identity, Placement
+from consistory_ray.miniature.pen import (
+    INK,
+    Colour,
+    Pen,
+    ellipse,
+    paint,
+    paint_pattern,
+    polygon,
+    shade,
+    stroke,
+)
 
 
 def eyes(pen: Pen, y: float, spacing: float, radius: float, x: float = 0.0) -> None:
@@ -391,71 +280,6 @@ def draw_snail(pen: Pen, who: Identity, main: Colour, second: Colour, limbs: flo
     smile(pen, -0.66, 0.36 - bob, 0.13)
     cheeks(pen, 0.34 - bob, 0.2, -0.66)
     return Anchors(top=(0.24, -0.6, 0.34), neck=(-0.6, 0.56, 0.3), eyes=(-0.61, -0.32 - bob, 0.17, 0.13))
-
-
-class Anchors:
-    """Where accessories sit: (x, y, half-width) of head and neck, (x, y, spacing, radius) of the eyes."""
-
-    def __init__(
-        self, top: tuple[float, float, float], neck: tuple[float, float, float], eyes: tuple[float, float, float, float]
-    ) -> None:
-        self.top, self.neck, self.eyes = top, neck, eyes
-
-
-def wear(pen: Pen, who: Identity, anchors: Anchors) -> None:
-    """Draw the accessory."""
-    colour = COLOURS[who.accessory_colour]
-    if who.accessory == "hat":
-        x, y, w = anchors.top
-        paint(
-            pen,
-            colour,
-            polygon(
-                (x - w * 0.75, y + 0.04), (x - w * 0.7, y - 0.36), (x + w * 0.7, y - 0.36), (x + w * 0.75, y + 0.04)
-            ),
-        )
-        pen.polygon(
-            [(x - w * 0.74, y - 0.0), (x - w * 0.73, y - 0.13), (x + w * 0.73, y - 0.13), (x + w * 0.74, y - 0.0)],
-            shade(colour, 0.55),
-        )
-        paint(pen, colour, ellipse(x, y + 0.05, w * 1.3, 0.075))
-    elif who.accessory == "crown":
-        x, y, w = anchors.top
-        points = [
-            (x - w, y + 0.1),
-            (x - w, y - 0.28),
-            (x - w * 0.45, y - 0.06),
-            (x, y - 0.34),
-            (x + w * 0.45, y - 0.06),
-            (x + w, y - 0.28),
-            (x + w, y + 0.1),
-        ]
-        paint(pen, (252, 204, 50), polygon(*points))
-        for dx in (-0.5, 0.0, 0.5):
-            pen.ellipse(x + dx * w, y + 0.0, 0.05, 0.05, colour)
-    elif who.accessory == "scarf":
-        x, y, w = anchors.neck
-        paint(
-            pen, colour, polygon((x + w * 0.3, y), (x + w * 0.75, y), (x + w * 0.85, y + 0.42), (x + w * 0.4, y + 0.42))
-        )
-        paint(pen, colour, ellipse(x, y, w, 0.11))
-    elif who.accessory == "bow":
-        x, y, w = anchors.neck
-        paint(pen, colour, *[polygon((x, y), (x + s * 0.3, y - 0.17), (x + s * 0.3, y + 0.17)) for s in (-1, 1)])
-        paint(pen, shade(colour, 0.8), ellipse(x, y, 0.08, 0.08))
-    elif who.accessory == "glasses":
-        x, y, spacing, radius = anchors.eyes
-        for s in (-1, 1):
-            for k in range(20):
-                a, b = 2 * math.pi * k / 20, 2 * math.pi * (k + 1) / 20
-                r = radius * 1.45
-                cx = x + s * max(spacing, r * 0.95)
-                pen.stroke(
-                    [(cx + r * math.cos(a), y + r * math.sin(a)), (cx + r * math.cos(b), y + r * math.sin(b))],
-                    0.085,
-                    shade(colour, 0.75),
-                )
-        pen.stroke([(x - 0.06, y - 0.03), (x + 0.06, y - 0.03)], 0.08, shade(colour, 0.75))
 
 
 PAINTERS: dict[str, Callable[[Pen, Identity, Colour, Colour, float], Anchors]] = {

@@ -8,8 +8,9 @@ from consistory_ray.evaluation.prompts import (
     held_out_prompts,
     training_captions,
 )
+from consistory_ray.miniature.individuals import ACCESSORIES, COLOURS, KINDS, PATTERNS
 from consistory_ray.miniature.train import PICTURES
-from consistory_ray.miniature.world import ACCESSORIES, COLOURS, KINDS, PATTERNS, SCENES
+from consistory_ray.miniature.world import SCENES
 
 
 def test_held_out_prompts_were_never_captions() -> None:

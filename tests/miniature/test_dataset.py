@@ -18,7 +18,8 @@ from consistory_ray.miniature.dataset import (
     kind_positions,
     open_pictures,
 )
-from consistory_ray.miniature.world import KINDS, PICTURE_SIZE, random_caption, random_spec, words
+from consistory_ray.miniature.individuals import KINDS
+from consistory_ray.miniature.world import PICTURE_SIZE, random_caption, random_spec, words
 
 COUNT = 6
 

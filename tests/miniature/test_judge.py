@@ -11,6 +11,7 @@ import torch
 
 from consistory_ray.errors import CheckpointError
 from consistory_ray.evaluation.masks import overlap
+from consistory_ray.miniature.individuals import KINDS, Identity, random_identity, random_placement
 from consistory_ray.miniature.judge import (
     ATTRIBUTES,
     CROP_SIZE,
@@ -23,7 +24,7 @@ from consistory_ray.miniature.judge import (
     cut_out,
 )
 from consistory_ray.miniature.judge_training import identity_agreement, identity_targets, judge_specs, label_map
-from consistory_ray.miniature.world import KINDS, SCENES, Identity, PictureSpec, draw, random_identity, random_placement
+from consistory_ray.miniature.world import SCENES, PictureSpec, draw
 
 HELD_OUT = "judge test"
 

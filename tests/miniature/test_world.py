@@ -8,22 +8,24 @@ import random
 import numpy as np
 import pytest
 
-from consistory_ray.miniature.world import (
+from consistory_ray.miniature.individuals import (
     ACCESSORIES,
     COLOURS,
     KINDS,
     PATTERNS,
+    Identity,
+    random_identity,
+    random_placement,
+)
+from consistory_ray.miniature.world import (
     PICTURE_SIZE,
     SCENES,
-    Identity,
     NamedAttributes,
     PictureSpec,
     caption,
     describe,
     draw,
     random_caption,
-    random_identity,
-    random_placement,
     random_spec,
     words,
 )
