@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.chaos.harness import KILLS, Cluster, Run, moments
-from tests.chaos.invariants import check_complete, check_rows, digests
+from tests.chaos.invariants import alike, check_complete, check_rows, digests
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
@@ -17,10 +17,11 @@ STEPS = 4
 
 
 def test_pictures_of_the_bundled_model_survive(cluster: Cluster, tmp_path: Path) -> None:
-    """Two workers and two coordinators die while 2 subjects are rendered; every file is that of an undisturbed run.
+    """Two workers and two coordinators die while 2 subjects are rendered; every picture is that of an undisturbed run.
 
-    The invariants are those of :mod:`tests.chaos.invariants`. That files are equal byte for byte also says that a
-    scene does not depend on its batch, on the worker, or on whether its anchors came from memory or from the output.
+    The invariants are those of :mod:`tests.chaos.invariants`, but for a colour value in a thousand that may be off by
+    one: after a death scenes are tried alone, and a batch of one adds up floats in another order. So a scene does not
+    depend on its batch, on the worker, or on whether its anchors came from memory or from the output.
     """
     job = tmp_path / "job.yaml"
     subjects = [
@@ -42,6 +43,7 @@ def test_pictures_of_the_bundled_model_survive(cluster: Cluster, tmp_path: Path)
 
     run = Run(cluster, tmp_path / "wild", job, str(tmp_path / "wild" / "out"), None, workers=2)
     chance, plan, before = random.Random(8), run.plan, KILLS.copy()
+    is_alike = alike(run.store, calm.store)
     for _ in range(2):
         coordinator = run.start()
         there = len(run.store.list_files("images"))
@@ -51,7 +53,7 @@ def test_pictures_of_the_bundled_model_survive(cluster: Cluster, tmp_path: Path)
         assert run.kill_worker(chance), coordinator.text()
         coordinator.wait(chance.uniform(0, 1))
         coordinator.kill()
-        check_rows(run.store, plan, undisturbed)
+        check_rows(run.store, plan, undisturbed, is_alike)
     assert (KILLS - before).keys() == {"coordinators", "workers"}
     run.finish(patience=600)
-    check_complete(run.store, plan, undisturbed)
+    check_complete(run.store, plan, undisturbed, is_alike)
