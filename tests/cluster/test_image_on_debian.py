@@ -43,6 +43,7 @@ def test_the_last_stage_on_debian(root: Path) -> None:
 
     def inside(command: str, *options: str) -> subprocess.CompletedProcess[str]:
         clean = {
+            "HOME": "/home/consistory",
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "DEBIAN_FRONTEND": "noninteractive",
         }
