@@ -24,8 +24,15 @@ Values = dict[str, Any]
 Manifest = dict[str, Any]
 
 
+class Loader(yaml.CSafeLoader):
+    """A plain ``=`` is a string, as it is to Helm and Kubernetes; PyYAML knows the tag but has nothing for it."""
+
+
+Loader.add_constructor("tag:yaml.org,2002:value", yaml.constructor.SafeConstructor.construct_yaml_str)
+
+
 def load_yaml(text: str) -> Any:
-    return yaml.load(text, Loader=yaml.CSafeLoader)
+    return yaml.load(text, Loader=Loader)
 
 
 def value_set(name: str) -> Values:
@@ -103,7 +110,7 @@ def _render(values: str, name: str) -> Rendered:
     notes = "".join(text for path, text in parts.items() if path.endswith("NOTES.txt"))
     files = {path: text for path, text in sorted(parts.items()) if not path.endswith("NOTES.txt") and text.strip()}
     text = "".join(f"# {path}\n{body.strip()}\n---\n" for path, body in files.items())
-    manifests = [manifest for manifest in yaml.load_all(text, Loader=yaml.CSafeLoader) if manifest]
+    manifests = [manifest for manifest in yaml.load_all(text, Loader=Loader) if manifest]
     return Rendered(manifests, notes, text)
 
 

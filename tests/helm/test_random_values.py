@@ -8,7 +8,7 @@ import shlex
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.helm import schemas
@@ -121,6 +121,16 @@ def chart_values(draw: st.DrawFn) -> Manifest:
 
 
 @given(values=chart_values(), release=names)
+@example(
+    values={
+        "image": {"repository": "r/i", "tag": "0"},
+        "output": {"url": "s3://0"},
+        "job": {"definition": "name: ''"},
+        "workerGroups": [{"name": "a", "minReplicas": 0, "maxReplicas": 1}],
+        "serviceAccount": {"create": True, "annotations": {"a": "="}},
+    },
+    release="0",
+)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_random_values_render_what_kuberay_takes(values: Manifest, release: str) -> None:
     # A group called head is refused under Kueue, and rightly.
