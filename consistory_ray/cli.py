@@ -23,6 +23,7 @@ from consistory_ray.cli_common import (
     EXIT_FAILED,
     EXIT_INPUT,
     EXIT_OF_STATE,
+    EXIT_STOPPED,
     EXIT_STOPPED_WATCHING,
     AsJson,
     DeviceOption,
@@ -139,7 +140,7 @@ def _watch(read: Callable[[], Status], interval: float) -> int:
         last = watch_status(read, out, interval)
     except KeyboardInterrupt:
         return EXIT_STOPPED_WATCHING
-    return EXIT_OF_STATE[last.state]
+    return EXIT_STOPPED if last.error else EXIT_OF_STATE[last.state]
 
 
 @app.command()

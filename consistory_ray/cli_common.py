@@ -14,7 +14,7 @@ from rich.console import Console
 from consistory_ray.allowlist import check_allowed, check_allowed_model
 from consistory_ray.engine.options import Device, RunOptions
 from consistory_ray.engine.stopping import EXIT_RESUME
-from consistory_ray.errors import ConsistoryError, InputError
+from consistory_ray.errors import AssetError, ConsistoryError, InputError, RunFailed, RunInterrupted
 from consistory_ray.job import RenderJob, load_job
 from consistory_ray.job_readers import MAX_BYTES
 from consistory_ray.plan import Plan, make_plan
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from consistory_ray.output.storage import OutputStore
 
 EXIT_FAILED = 1
+"""It is over, and what failed is listed: the same command would probably end the same way."""
 EXIT_INPUT = 2
+"""Something that was given has to be changed; nothing was rendered."""
+EXIT_STOPPED = 3
+"""It could not go on: storage, workers, or another run that holds the output. Worth trying again."""
 EXIT_STOPPED_WATCHING = 130
 EXIT_OF_STATE = {"complete": 0, "failed": EXIT_FAILED, "interrupted": EXIT_RESUME}
 DEFAULTS = RunOptions()
@@ -58,12 +62,21 @@ def exits(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except InputError as error:
             print_problems(err, error)
-            raise typer.Exit(EXIT_INPUT) from error
+            raise typer.Exit(exit_of(error)) from error
         except ConsistoryError as error:
             line(err, redacted(str(error)), "bold red")
-            raise typer.Exit(EXIT_FAILED) from error
+            raise typer.Exit(exit_of(error)) from error
 
     return run
+
+
+def exit_of(error: ConsistoryError) -> int:
+    """The exit code of a command that ends with an error; the classes are those of ``errors.py``."""
+    if isinstance(error, InputError):
+        return EXIT_INPUT
+    if isinstance(error, RunInterrupted):
+        return EXIT_RESUME
+    return EXIT_FAILED if isinstance(error, (AssetError, RunFailed)) else EXIT_STOPPED
 
 
 def load(source: str) -> tuple[RenderJob, Plan]:

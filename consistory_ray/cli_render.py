@@ -14,8 +14,6 @@ import typer
 
 from consistory_ray.cli_common import (
     DEFAULTS,
-    EXIT_FAILED,
-    EXIT_INPUT,
     EXIT_OF_STATE,
     DeviceOption,
     Job,
@@ -23,6 +21,7 @@ from consistory_ray.cli_common import (
     Workers,
     build_gallery_of,
     err,
+    exit_of,
     exits,
     load,
     out,
@@ -161,7 +160,7 @@ def render(
     except ConsistoryError as error:
         if log_format != "json":
             raise
-        raise typer.Exit(EXIT_INPUT if isinstance(error, InputError) else EXIT_FAILED) from error  # it was logged
+        raise typer.Exit(exit_of(error)) from error  # it was logged
 
 
 @functools.wraps(render)

@@ -12,6 +12,7 @@ from rich.text import Text
 from consistory_ray.errors import InputError
 from consistory_ray.progress import duration, pace, plural, size
 from consistory_ray.redaction import redacted
+from consistory_ray.watching import silence
 
 if TYPE_CHECKING:
     from consistory_ray.engine.events import RunSummary
@@ -63,6 +64,10 @@ def print_status(console: Console, status: Status) -> None:
     counts = f"{status.done} of {plural(status.planned, 'picture')} done, {status.failed} failed"
     speed = "".join(f", {part}" for part in pace(status.rate, status.seconds_left))
     line(console, f"{status.name}: {status.state}{when}; {counts}{speed}")
+    if status.silent:
+        line(console, f"  {silence(status)}", "yellow")
+    if status.error:
+        line(console, f"  it could not go on: {redacted(status.error)}", "red")
     if len(status.failure_kinds) > 1:
         line(console, f"  failed: {_kinds(status)}", "red")
     failures = [f"{item['path']} (attempt {item['attempt']}): {item['error']}" for item in status.failures]

@@ -52,7 +52,7 @@ class Status:
 
     Attributes:
         state: of the last run as its record says, ``"new"`` if there was none; ``running`` is also what a run leaves
-            that was killed.
+            that was killed, see ``silent``.
         updated_at: when the record was written.
         planned, done, failed, todo: pictures, anchors included; those that failed are also still to do.
         subjects: subject by subject.
@@ -61,6 +61,9 @@ class Status:
         rate: pictures per second over the last minutes of a running run, else None.
         seconds_left: time to the end at that rate.
         newest_at: when the newest picture was finished.
+        error: why the last run could not go on, if it could not.
+        heard_at: when the coordinator of a running run was last heard of.
+        silent: whether that is so long ago, or its process so surely gone, that the same command should be run again.
     """
 
     name: str
@@ -77,6 +80,9 @@ class Status:
     rate: float | None = None
     seconds_left: float | None = None
     newest_at: str | None = None
+    error: str | None = None
+    heard_at: str | None = None
+    silent: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
@@ -181,6 +187,8 @@ class StatusReader:
             rate=rate,
             seconds_left=left / rate if rate else None,
             newest_at=newest.isoformat(timespec="seconds") if newest else None,
+            error=record.error if record is not None and record.state == "failed" else None,
+            **(_heard_of(self._store) if running else {}),
         )
 
     def _of_plan(self, rows: pa.Table) -> pa.Table:
@@ -256,6 +264,17 @@ def plan_of_record(record: RunRecord | None, url: str) -> Plan:
         fix = f"give the folder that a render wrote to (there is no {RUN_RECORD} in it that names a job), or the job"
         raise InputError("nothing was rendered there", [Problem("URL-OR-JOB", url, fix)])
     return make_plan(parse_job(record.job))
+
+
+def _heard_of(store: OutputStore) -> dict[str, Any]:
+    """What the lease of a run that calls itself running says of its coordinator."""
+    from consistory_ray.output.lease import current_lease, is_silent
+
+    lease = current_lease(store)
+    if lease is None:
+        return {}
+    heard = datetime.fromtimestamp(lease.renewed_at, timezone.utc)
+    return {"heard_at": heard.isoformat(timespec="seconds"), "silent": is_silent(lease)}
 
 
 def _counts(column: pa.ChunkedArray) -> Counter[str]:

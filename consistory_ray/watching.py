@@ -74,7 +74,16 @@ def status_line(status: Status) -> str:
     parts += speed
     if not speed and status.state == "running":
         parts.append(f"newest picture at {status.newest_at}" if status.newest_at else "no picture yet")
+    if status.silent:
+        parts.append(silence(status))
     return ", ".join(parts)
+
+
+def silence(status: Status) -> str:
+    """What to say of a run that nobody seems to run any more."""
+    return (
+        f"nothing heard of its coordinator since {status.heard_at}: if nothing restarts it, run the same command again"
+    )
 
 
 def status_panel(status: Status) -> RenderableType:
@@ -116,7 +125,7 @@ class _Lines:
         return None
 
     def status(self, status: Status) -> None:
-        now = (status.state, status.done, status.failed)
+        now = (status.state, status.done, status.failed, status.silent)
         if now != self._last or self._clock() - self._printed_at >= SECONDS_BETWEEN_LINES:
             self._print(status_line(status))
         self._last = now

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from consistory_ray import errors
 from consistory_ray.cli import app
+from consistory_ray.cli_common import exit_of
 from consistory_ray.job import RenderJob
 from consistory_ray.output.index import read_index
 from consistory_ray.output.run_record import read_run_record
@@ -80,7 +82,9 @@ def test_commands_that_start_quickly(job: Path, tmp_path: Path, command: str) ->
     code = f"""
 import sys
 from typer.testing import CliRunner
+from consistory_ray import errors
 from consistory_ray.cli import app
+from consistory_ray.cli_common import exit_of
 result = CliRunner().invoke(app, {argv!r})
 assert result.exit_code == 0, result.output
 assert not {{"torch", "ray", "diffusers"}} & set(sys.modules)
@@ -182,3 +186,22 @@ def test_a_second_ctrl_c_leaves_at_once(job: Path, tmp_path: Path) -> None:
     assert time.monotonic() - started < 30
     assert read_index(str(out)).num_rows == 2  # the anchors
     assert render(job, out).exit_code == 0
+
+
+def test_each_kind_of_error_has_its_exit_code() -> None:
+    """The tree in errors.py says what the caller does next; so does the exit code."""
+    found = {
+        kind.__name__: exit_of(kind("why"))
+        for kind in descendants(errors.ConsistoryError)
+        if kind.__module__ == errors.__name__
+    }
+    assert {name for name, code in found.items() if code == 1} == {"AssetError", "RunFailed"}
+    assert {name for name, code in found.items() if code == 75} == {"RunInterrupted"}
+    inputs = {"InputError", "JobError", "PromptError", "CacheMismatchError", "CheckpointError"}
+    assert {name for name, code in found.items() if code == 2} == inputs
+    assert set(found.values()) == {1, 2, 3, 75}
+
+
+def descendants(kind: type) -> list[type]:
+    """A class and all classes of the package below it."""
+    return [kind, *(below for child in kind.__subclasses__() for below in descendants(child))]

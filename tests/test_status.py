@@ -15,9 +15,12 @@ from consistory_ray.errors import InputError, StorageError
 from consistory_ray.job import RenderJob
 from consistory_ray.output.assets import WrittenAsset, asset_parameters
 from consistory_ray.output.index import IndexRow, IndexWriter, compact
+from consistory_ray.output.lease import Lease, is_silent
+from consistory_ray.output.processes import Process
 from consistory_ray.output.run_record import RunRecord, write_run_record
 from consistory_ray.output.storage import OutputStore, open_output
 from consistory_ray.plan import Asset, Plan, make_plan
+from consistory_ray.reports import print_status
 from consistory_ray.status import IndexFollower, Status, StatusFollower, StatusReader, SubjectStatus
 from consistory_ray.watching import STORAGE_TRIES, status_line, watch_status
 
@@ -152,6 +155,30 @@ def test_a_new_job_in_the_same_output_is_noticed(
     assert follower.read().planned == 12
     begin(store, make_job(subjects=1, scenes=1))
     assert follower.read().planned == 3
+
+
+def test_a_run_whose_coordinator_fell_silent_says_so(job: RenderJob, plan: Plan, store: CountingStore) -> None:
+    begin(store, job)
+    elsewhere = Process("gpu-7", "", 4711, "")
+    lease = Lease.acquire(store, "a run", process=elsewhere)
+    told = StatusFollower(store).read()
+    assert told.heard_at and not told.silent
+    assert not is_silent(lease.record, lease.record.renewed_at + 2 * lease.record.ttl_seconds)
+    assert is_silent(lease.record, lease.record.renewed_at + 4 * lease.record.ttl_seconds)
+    lease.release()
+    told = StatusFollower(store).read()
+    assert told.silent and "run the same command again" in status_line(told)
+    begin(store, job, "interrupted")
+    told = StatusFollower(store).read()
+    assert told.heard_at is None and not told.silent, "a run that is over has said so"
+
+
+def test_why_a_run_could_not_go_on(job: RenderJob, plan: Plan, store: CountingStore) -> None:
+    record = RunRecord(job.name, job.model, job.model_dump(mode="json", exclude_unset=True))
+    write_run_record(store, record.update(state="failed", error="RunError: no worker is left"))
+    text = io.StringIO()
+    print_status(Console(file=text, width=200), StatusFollower(store).read())
+    assert "it could not go on: RunError: no worker is left" in text.getvalue()
 
 
 def status(state: str, done: int, **more: object) -> Status:

@@ -84,6 +84,17 @@ def current_lease(output: Output) -> LeaseRecord | None:
     return look(as_store(output)).record
 
 
+def is_silent(record: LeaseRecord, now: float | None = None) -> bool:
+    """Whether the holder of a lease is gone as far as an onlooker can tell, who trusts wall clocks.
+
+    Args:
+        record: the lease.
+        now: seconds since 1970; the present without it.
+    """
+    age = (time.time() if now is None else now) - record.renewed_at
+    return record.released or is_gone(record.process) or age > STALE_TTLS * record.ttl_seconds
+
+
 class Lease:
     """The right to write to an output. Acquire it with :meth:`acquire`, keep it with ``with``.
 

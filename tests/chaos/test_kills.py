@@ -63,7 +63,7 @@ def test_workers_die(make_run: MakeRun, undisturbed: Digests) -> None:
     """140 workers die, one after every few calls that all of them together have finished.
 
     An asset that was alone on two workers that died is taken for a killer and fails with that reason, and where too
-    many die in one place it is left empty: such runs end with 1, and what they lack is rendered without killing.
+    many die in one place it is left empty: such runs end with 1 or 3, and what they lack is rendered without killing.
     """
     chance, before, deaths = random.Random(2), KILLS["workers"], 140
     run = make_run(seconds=0.1, jitter=0.5)
@@ -76,7 +76,7 @@ def test_workers_die(make_run: MakeRun, undisturbed: Digests) -> None:
             run.kill_worker(chance)
         check_rows(run.store, plan, undisturbed)
         code = coordinator.wait(PATIENCE)
-        assert code in (0, 1), f"{code}: {coordinator.text()}"
+        assert code in (0, 1, 3), f"{code}: {coordinator.text()}"
         for row in check_rows(run.store, plan, undisturbed):
             assert row["status"] == "ok" or "died each time" in row["error"], row
         settle(run, plan, undisturbed)
@@ -115,7 +115,7 @@ def test_everything_dies(make_run: MakeRun, undisturbed: Digests) -> None:
                 run.kill_worker(chance)
         code = coordinator.wait(chance.uniform(0, 1))
         if code is not None or not coordinator.kill():
-            assert code in (0, 1, None), coordinator.text()
+            assert code in (0, 1, 3, None), coordinator.text()
             settle(run, plan, undisturbed)
         check_rows(run.store, plan, undisturbed)
     settle(run, plan, undisturbed)

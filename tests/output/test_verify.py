@@ -218,7 +218,7 @@ def test_the_command(local: OutputStore, render: Any, parameters: Any) -> None:
     assert mended.exit_code == 0 and "is repaired" in mended.stdout and "render again" in mended.stdout
     with Lease.acquire(local, "a run"):
         busy = call("--repair")
-    assert busy.exit_code == 1 and "a run" in busy.stderr
+    assert busy.exit_code == 3 and "a run" in busy.stderr
     nothing = CliRunner().invoke(app, ["verify", local.url + "-typo"])
     assert nothing.exit_code == 2
     with pytest.raises(InputError, match="nothing to verify"):
