@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from consistory_ray.errors import InputError, Problem, StorageError
+from consistory_ray.output.fencing import Lost, delete_all, refuse_if_lost
 from consistory_ray.output.rows import (
     COLUMNS,
     SCHEMA,
@@ -174,33 +175,50 @@ def write_part(store: OutputStore, table: pa.Table) -> str:
     return path
 
 
-def compact(output: Output, *, drop: Collection[str] = (), only: Collection[str] | None = None) -> str | None:
+def compact(
+    output: Output, *, drop: Collection[str] = (), only: Collection[str] | None = None, lost: Lost = str
+) -> str | None:
     """Merge all parts into one that holds only the rows that count, and delete the merged ones.
 
     The new part is written first: a kill in between leaves rows twice, which readers do not notice, and a reader that
-    meets a deleted part lists again. Only one process may compact at a time, the one that holds the output.
+    meets a deleted part lists again. Parts are deleted side by side, and whatever subset of them a kill leaves, it says
+    nothing that the new part does not say better, since that holds the newest rows of all of them. Rows to drop are the
+    exception, an older one could come back to life; so everything is merged before, and they go with one deletion.
+
+    Only one process may compact at a time, the one that holds the output.
 
     Args:
         output: the output.
         drop: asset ids whose rows are to go, so that they are rendered again.
         only: paths of the parts to merge, instead of all. No part outside may have rows of a time between theirs.
+        lost: why the output may no longer be written to; empty while it may.
 
     Returns:
         The path of the one part, or None when no row is left.
 
     Raises:
         CorruptIndexError, InputError, StorageError: see :func:`read_parts`; nothing was deleted.
+        RunError: the output was lost; at most the merged part was written and some of the merged ones deleted.
     """
     store = as_store(output)
     others = () if only is None else set(list_parts(store)).difference(only)
     table, parts = read_parts(store, skip=others)
     table = latest_rows(table)
+    merged = None
+    if not drop or len(parts) > 1:
+        merged = _replace_parts(store, parts, table, lost)
+        parts = [] if merged is None else [merged]
     if drop:
         table = table.filter(pc.invert(pc.is_in(table["asset_id"], value_set=pa.array(list(drop), pa.string()))))
+        merged = _replace_parts(store, parts, table, lost)
+    return merged
+
+
+def _replace_parts(store: OutputStore, parts: list[str], table: pa.Table, lost: Lost) -> str | None:
+    """Write the rows as one part, then delete those parts; the path of the new one, None without rows."""
+    refuse_if_lost(lost, "the index was not merged")
     merged = write_part(store, table) if len(table) else None
-    for path in parts:
-        if path != merged:
-            store.delete(path)
+    delete_all(store, [path for path in parts if path != merged], lost)
     return merged
 
 
@@ -216,6 +234,8 @@ class IndexWriter:
         seconds_per_part: commit, at an ``add`` or ``tick``, when the oldest uncommitted row is that old.
         parts_before_compaction: merge parts into one when so many have been written, and so many of those again: no
             row is merged more often than the number of parts has digits, and there are never many parts.
+        lost: why the output may no longer be written to; empty while it may. Once it is not, every commit and merge
+            raises RunError before it writes or deletes anything, and rows stay in memory.
     """
 
     def __init__(
@@ -225,11 +245,13 @@ class IndexWriter:
         rows_per_part: int = 1000,
         seconds_per_part: float = 10.0,
         parts_before_compaction: int = 100,
+        lost: Lost = str,
     ) -> None:
         self._store = as_store(output)
         self._rows_per_part = rows_per_part
         self._seconds_per_part = seconds_per_part
         self._parts_before_compaction = parts_before_compaction
+        self._lost = lost
         self._rows: list[IndexRow] = []
         self._oldest = 0.0
         self._levels: list[list[str]] = []
@@ -245,6 +267,7 @@ class IndexWriter:
 
         Raises:
             StorageError: a commit was due and failed; the row is kept.
+            RunError: a commit was due and the output is lost; the row is kept.
         """
         with self._lock:
             if not self._rows:
@@ -268,9 +291,11 @@ class IndexWriter:
 
         Raises:
             StorageError: it failed; the rows are kept for the next commit.
+            RunError: the output is lost; the rows are kept.
         """
         with self._lock:
             if self._rows:
+                refuse_if_lost(self._lost, f"{len(self._rows)} rows were not committed to the index")
                 table = rows_to_table(self._rows)
                 path = write_part(self._store, table.sort_by([("subject", "ascending"), ("scene", "ascending")]))
                 self._rows = []
@@ -278,11 +303,15 @@ class IndexWriter:
             self._merge_full_levels()
 
     def close(self, *, merge: bool = True) -> None:
-        """Commit, and merge all parts into one unless ``merge`` is False."""
+        """Commit, and merge all parts into one unless ``merge`` is False.
+
+        Raises:
+            StorageError, RunError: as :meth:`flush` does; what was not merged is merged by the next run.
+        """
         self.flush()
         if merge:
             with self._lock:
-                compact(self._store)
+                compact(self._store, lost=self._lost)
                 self._levels = []
 
     def _file(self, path: str, level: int) -> None:
@@ -295,7 +324,7 @@ class IndexWriter:
         level = 0
         while level < len(self._levels):
             if len(self._levels[level]) >= self._parts_before_compaction:
-                merged = compact(self._store, only=self._levels[level])
+                merged = compact(self._store, only=self._levels[level], lost=self._lost)
                 self._levels[level] = []
                 if merged is not None:
                     self._file(merged, level + 1)

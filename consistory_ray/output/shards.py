@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from consistory_ray.errors import AssetError, InputError, Problem
+from consistory_ray.errors import AssetError, InputError, Problem, RunInterrupted
+from consistory_ray.output.fencing import Lost, delete_all, refuse_if_lost
 from consistory_ray.output.index import Output, read_index
 from consistory_ray.output.parallel import bounded_map
 from consistory_ray.output.rows import SCHEMA, described
@@ -69,10 +70,13 @@ def write_dataset(
     shard_bytes: int = SHARD_BYTES,
     group_rows: int = GROUP_ROWS,
     on_progress: Callable[[int, int], None] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    lost: Lost = str,
 ) -> Dataset:
     """Write the indexed pictures as Parquet shards, sorted by subject and scene, replacing an earlier dataset.
 
-    At most one shard and a few dozen pictures are in memory at a time.
+    At most one shard and a few dozen pictures are in memory at a time. Whatever ends it early leaves the earlier
+    dataset whole; shards that no manifest names are taken over or deleted by the next one.
 
     Args:
         output: the output; nobody else may be writing its dataset.
@@ -81,8 +85,12 @@ def write_dataset(
         shard_bytes: pictures' bytes in a shard, at most, unless a single one is larger.
         group_rows: rows in a row group, at most; a group also ends at 32 MB.
         on_progress: is told how many of how many shards are there.
+        should_stop: is asked before every shard and every picture whether to stop.
+        lost: why the output may no longer be written to; empty while it may.
 
     Raises:
+        RunInterrupted: it was stopped.
+        RunError: the output is lost.
         InputError: the index has none of these pictures, or the split's name is not made of letters and digits.
         AssetError: a picture is missing or not the one that was indexed.
         StorageError: the storage failed, or the index cannot be read.
@@ -97,15 +105,25 @@ def write_dataset(
     there = {file.path: file.size for file in store.list_files(DATASET_FOLDER)}
     written = 0
     for number, (name, (start, end)) in enumerate(zip(names, spans, strict=True)):
+        _go_on(should_stop)
         if name not in there:
-            data = _shard(store, table.slice(start, end - start), group_rows)
+            data = _shard(store, table.slice(start, end - start), group_rows, should_stop)
+            refuse_if_lost(lost, "the dataset was not written")
             store.write_atomic(name, data)
             there[name] = len(data)
             written += 1
         if on_progress is not None:
             on_progress(number + 1, len(names))
+    refuse_if_lost(lost, "the dataset was not published")
     _publish(store, names, spans, there, split)
+    named = set(names)
+    delete_all(store, [path for path in there if path not in named and path.endswith(".parquet")], lost)
     return Dataset(tuple(names), len(table), sum(there[name] for name in names), written)
+
+
+def _go_on(should_stop: Callable[[], bool]) -> None:
+    if should_stop():
+        raise RunInterrupted("stopped while the dataset was written; the one before it, if any, is still whole")
 
 
 def _chosen(store: OutputStore, asset_ids: Collection[str] | None) -> pa.Table:
@@ -137,7 +155,7 @@ def _content_key(table: pa.Table, spans: list[tuple[int, int]], group_rows: int)
     return digest.hexdigest()[:8]
 
 
-def _shard(store: OutputStore, rows: pa.Table, group_rows: int) -> bytes:
+def _shard(store: OutputStore, rows: pa.Table, group_rows: int, should_stop: Callable[[], bool]) -> bytes:
     buffer = io.BytesIO()
     compression = {name: "zstd" for name in DATASET_SCHEMA.names if name != "image"}
     compression |= {"image.bytes": "none", "image.path": "zstd"}  # a PNG does not get smaller
@@ -146,10 +164,10 @@ def _shard(store: OutputStore, rows: pa.Table, group_rows: int) -> bytes:
         for start, end in _groups(rows["size"].to_pylist(), group_rows):
             some = rows.slice(start, end - start)
             records = some.select(["path", "size", "sha256"]).to_pylist()
-            images = [
-                {"bytes": data, "path": record["path"]}
-                for data, record in zip(bounded_map(lambda one: _picture(store, one), records), records, strict=True)
-            ]
+            images = []
+            for data, record in zip(bounded_map(lambda one: _picture(store, one), records), records, strict=True):
+                _go_on(should_stop)
+                images.append({"bytes": data, "path": record["path"]})
             columns = [pa.array(images, _IMAGE), *(some[name].combine_chunks() for name in texts)]
             writer.write_table(pa.Table.from_arrays(columns, schema=DATASET_SCHEMA))
     return buffer.getvalue()
@@ -180,6 +198,3 @@ def _publish(
     ]
     manifest = {"version": FORMAT_VERSION, "split": split, "rows": sum(end - start for start, end in spans)}
     store.write_atomic(MANIFEST, (json.dumps(manifest | {"shards": shards}, indent=1) + "\n").encode())
-    for path in there:
-        if path not in names and path.endswith(".parquet"):
-            store.delete(path)

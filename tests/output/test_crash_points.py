@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 import io
+import itertools
 import json
 import os
 import subprocess
 import sys
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +21,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from consistory_ray.output import index
 from consistory_ray.output.assets import encode_png, picture_size, read_metadata, write_asset
 from consistory_ray.output.index import (
     CorruptIndexError,
@@ -197,26 +203,75 @@ def test_killed_around_every_request(
 
 
 def test_killed_while_merging(store: OutputStore, scenario: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Failed rows, which no picture could bring back, are there at every moment of a merge."""
-    for number in range(3):
-        row = IndexRow.failed(scenario.parameters(number), f"error {number}")
-        write_part(store, rows_to_table([row]))
+    """Failed rows, which no picture could bring back, are there at every moment of a merge: before and after the new
+    part is written, and whatever subset of the old parts is deleted, since they are deleted side by side."""
+    old = [
+        write_part(store, rows_to_table([IndexRow.failed(scenario.parameters(number), f"error {number}")]))
+        for number in range(3)
+    ]
     expected = read_index(store)
+    contents = {path: store.read(path) for path in old}
+    for subset in subsets(old):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(index, "delete_all", delete_some_and_die(subset))
+            compact(store)
+        assert set(list_parts(store)).isdisjoint(subset)
+        assert read_index(store).equals(expected)
+        for path in old:
+            store.write_atomic(path, contents[path])
+    compact(store)
+    assert len(list_parts(store)) == 1
+    assert read_index(store).equals(expected)
+
+
+def test_killed_while_dropping_rows(scenario: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are dropped all at once or not at all, and never does an older row of the same file come back to life:
+    neither an asset's own older row nor that of another asset which had the path before."""
+    store = open_output(f"memory://{uuid.uuid4().hex}")
+    first, second, third = (_render(store, scenario, number) for number in range(3))
+    usurper = dataclasses.replace(first, asset_id="e" * 32, created_at=first.created_at + timedelta(seconds=1))
+    again = dataclasses.replace(second, sha256="0" * 64, created_at=second.created_at + timedelta(seconds=1))
+    for rows in ([first, second], [third], [usurper], [again]):
+        write_part(store, rows_to_table(rows))
+    contents = {path: store.read(path) for path in list_parts(store)}
+    before = read_index(store)
+    drop = {usurper.asset_id, again.asset_id}
     kills = 0
-    while len(list_parts(store)) > 1:
-        for moment in ("create_exclusive", "delete"):
-            call = getattr(OutputStore, moment)
-
-            def then_die(self: OutputStore, *arguments: Any, call: Any = call) -> None:
-                call(self, *arguments)
-                raise Killed
-
+    for step in (1, 2):
+        for subset in subsets(sorted(contents)):
             with monkeypatch.context() as patch, pytest.raises(Killed):
-                patch.setattr(OutputStore, moment, then_die)
-                compact(store)
+                patch.setattr(index, "delete_all", delete_some_and_die(subset, step))
+                compact(store, drop=drop)
             kills += 1
-            assert read_index(store).equals(expected)
-    assert kills >= 4
+            assert read_index(store).equals(before)
+            compact(store, drop=drop)
+            assert read_index(store)["asset_id"].to_pylist() == [third.asset_id]
+            for path in list_parts(store):
+                store.delete(path)
+            for path, data in contents.items():
+                store.write_atomic(path, data)
+    assert kills == 32
+
+
+def subsets(paths: Sequence[str]) -> Iterator[set[str]]:
+    """Every subset."""
+    for size in range(len(paths) + 1):
+        yield from map(set, itertools.combinations(paths, size))
+
+
+def delete_some_and_die(subset: set[str], step: int = 1) -> Callable[..., None]:
+    """Stands for ``delete_all``: at its ``step``-th call it deletes those files of the subset and dies."""
+    calls = itertools.count(1)
+
+    def delete(store: OutputStore, paths: Sequence[str], lost: Any = str) -> None:
+        last = next(calls) == step
+        for path in paths:
+            if not last or path in subset:
+                store.delete(path)
+        if last:
+            raise Killed
+
+    return delete
 
 
 def test_resume_indexes_only_whole_pictures_of_the_plan(store: OutputStore, scenario: ModuleType, picture: Any) -> None:

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consistory_ray.errors import InputError, StorageError
+from consistory_ray.errors import InputError, RunError, StorageError
 from consistory_ray.output import index
 from consistory_ray.output.index import (
     CorruptIndexError,
@@ -239,6 +239,92 @@ def test_a_failed_commit_keeps_its_rows(local: OutputStore, monkeypatch: pytest.
         assert writer.pending == 2
     writer.close()
     assert done_assets(local) == {"asset-1", "asset-2"}
+
+
+class Holder:
+    """Holds an output until something that is watched happens to its store."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, until: str = "") -> None:
+        self.reason = ""
+        self.calls: list[tuple[str, str]] = []
+        for name in ("create_exclusive", "write_atomic", "delete"):
+            monkeypatch.setattr(OutputStore, name, self._watched(name, getattr(OutputStore, name), name == until))
+
+    def _watched(self, name: str, call: Any, loses: bool) -> Any:
+        def watched(store: OutputStore, path: str, *arguments: Any) -> Any:
+            self.calls.append((name, path))
+            result = call(store, path, *arguments)
+            if loses:
+                self.reason = "another run has taken over"
+            return result
+
+        return watched
+
+    def lost(self) -> str:
+        return self.reason
+
+
+def test_a_writer_that_lost_the_output_touches_nothing(store: OutputStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    holder = Holder(monkeypatch)
+    writer = IndexWriter(store, rows_per_part=2, parts_before_compaction=3, lost=holder.lost)
+    for number in range(4):
+        writer.add(row(number))
+    writer.add(row(4))
+    parts = list_parts(store)
+    holder.reason, holder.calls = "another run has taken over", []
+    with pytest.raises(RunError, match=r"2 rows were not committed .*: another run has taken over"):
+        writer.add(row(5))
+    for action in (writer.flush, writer.tick, writer.close):
+        with pytest.raises(RunError, match="another run has taken over"):
+            action()
+        assert writer.pending == 2, "rows stay in memory"
+    assert (holder.calls, list_parts(store)) == ([], parts)
+    with pytest.raises(RunError, match="not merged: another run"):
+        compact(store, drop=["asset-1"], lost=holder.lost)
+    assert (holder.calls, list_parts(store)) == ([], parts)
+    holder.reason = ""
+    writer.close()
+    assert len(read_index(store)) == 6
+
+
+def test_a_lease_lost_between_a_merged_part_and_the_deletions(
+    local: OutputStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = IndexWriter(local, rows_per_part=1)
+    for number in range(3):
+        writer.add(row(number))
+    parts = set(list_parts(local))
+    holder = Holder(monkeypatch, until="create_exclusive")
+    with pytest.raises(RunError, match="was not deleted: another run"):
+        compact(local, lost=holder.lost)
+    assert [name for name, _ in holder.calls] == ["create_exclusive"]
+    assert parts < set(list_parts(local)) and len(read_index(local)) == 3
+
+
+def test_a_lease_lost_while_a_full_level_is_merged(local: OutputStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    holder = Holder(monkeypatch, until="create_exclusive")
+    writer = IndexWriter(local, rows_per_part=1, parts_before_compaction=1, lost=holder.lost)
+    with pytest.raises(RunError, match="not merged: another run"):
+        writer.add(row(1))
+    assert [name for name, _ in holder.calls] == ["create_exclusive"]
+    assert done_assets(local) == {"asset-1"}
+
+
+def test_merged_parts_are_deleted_side_by_side(local: OutputStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred requests one after the other would hold up whoever merges."""
+    writer = IndexWriter(local, rows_per_part=1, parts_before_compaction=1000)
+    for number in range(40):
+        writer.add(row(number))
+    together = threading.Barrier(8, timeout=20)
+    delete = OutputStore.delete
+
+    def slow(self: OutputStore, path: str) -> None:
+        together.wait()  # breaks unless eight deletions are under way at the same time
+        delete(self, path)
+
+    monkeypatch.setattr(OutputStore, "delete", slow)
+    writer.close()
+    assert len(list_parts(local)) == 1 and len(read_index(local)) == 40
 
 
 def test_several_threads_share_a_writer(local: OutputStore) -> None:

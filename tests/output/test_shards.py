@@ -13,9 +13,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from consistory_ray.cli import app
-from consistory_ray.errors import AssetError, InputError
+from consistory_ray.errors import AssetError, InputError, RunError, RunInterrupted
 from consistory_ray.output import shards
-from consistory_ray.output.index import IndexWriter
+from consistory_ray.output.index import IndexWriter, read_index
 from consistory_ray.output.rows import IndexRow
 from consistory_ray.output.run_record import RunRecord, write_run_record
 from consistory_ray.output.shards import DATASET_FOLDER, MANIFEST, write_dataset
@@ -82,6 +82,53 @@ def test_a_new_dataset_replaces_the_old_one_after_it_is_whole(
     new = write_dataset(local)
     assert new.rows == 12 and new.written == 0
     assert sorted(files(local)) == sorted([*new.paths, MANIFEST])
+
+
+def whole_dataset(store: OutputStore, old: shards.Dataset) -> bool:
+    """Whether the manifest names the shards of an earlier dataset, and they are there."""
+    named = [f"{DATASET_FOLDER}/{shard['file']}" for shard in json.loads(store.read(MANIFEST))["shards"]]
+    return named == list(old.paths) and all(store.exists(path) for path in named)
+
+
+@pytest.mark.parametrize("asked", [1, 2, 9, 13])
+def test_stopped_while_writing(local: OutputStore, render: Any, parameters: Any, asked: int) -> None:
+    """Between shards and between pictures; the earlier dataset stays, and the next one leaves nothing else behind."""
+    fill(local, render, parameters)
+    old = write_dataset(local, shard_bytes=900)
+    fill(local, render, parameters, range(7, 12))
+    asking = iter(range(1, 1000))
+    with pytest.raises(RunInterrupted, match="still whole"):
+        write_dataset(local, shard_bytes=900, should_stop=lambda: next(asking) >= asked)
+    assert next(asking) == asked + 1, "it stops when it is told to, not later"
+    assert whole_dataset(local, old)
+    new = write_dataset(local, [row["asset_id"] for row in read_index(local).to_pylist()[:3]], shard_bytes=900)
+    assert sorted(files(local)) == sorted([*new.paths, MANIFEST])
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2, 3])
+def test_nothing_is_written_once_the_output_is_lost(
+    local: OutputStore, render: Any, parameters: Any, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    largest = max(row.size or 0 for row in fill(local, render, parameters))
+    old = write_dataset(local)
+    done: list[str] = []
+    write = OutputStore.write_atomic
+
+    def counting(self: OutputStore, path: str, data: bytes) -> None:
+        write(self, path, data)
+        done.append(path)
+
+    monkeypatch.setattr(OutputStore, "write_atomic", counting)
+    spans = 2  # of seven pictures, so that there are two shards and a manifest
+    with pytest.raises(RunError, match="another run"):
+        write_dataset(
+            local,
+            shard_bytes=4 * largest,
+            lost=lambda: "another run has taken over" if len(done) >= writes else "",
+        )
+    assert len(done) == writes
+    assert local.exists(old.paths[0]), "nothing was deleted either"
+    assert whole_dataset(local, old) == (writes <= spans)
 
 
 def test_some_assets_and_none(local: OutputStore, render: Any, parameters: Any) -> None:
