@@ -3,7 +3,7 @@
 Two text chunks precede the pixels. ``parameters`` is the layout that common image tools and web interfaces read.
 ``consistory`` is JSON with everything that identifies the asset, so that a picture whose index row was lost (a kill
 between the two writes) can be indexed without rendering it again. Neither holds a time or a machine's name: the bytes
-of a picture file depend on the asset alone.
+of a picture file depend on the asset and, for a scene, on the anchor cache that it was rendered from.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class WrittenAsset:
     sha256: str
 
 
-def asset_parameters(asset: Asset, subject: SubjectPlan, *, model: str, model_fingerprint: str) -> dict[str, Any]:
+def asset_parameters(
+    asset: Asset, subject: SubjectPlan, *, model: str, model_fingerprint: str, cache_sha256: str | None = None
+) -> dict[str, Any]:
     """Everything that identifies an asset, in the form that :func:`encode_png` and the index rows take.
 
     Args:
@@ -49,7 +51,10 @@ def asset_parameters(asset: Asset, subject: SubjectPlan, *, model: str, model_fi
         subject: the plan of its subject.
         model: the model as the job names it.
         model_fingerprint: the loaded weights' fingerprint.
+        cache_sha256: of the anchor cache that a scene is rendered from. Without it the key is absent, as it is in
+            anchors and in older pictures.
     """
+    origin = {} if cache_sha256 is None else {"cache_sha256": cache_sha256}
     return {
         "asset_id": asset.asset_id,
         "kind": asset.kind,
@@ -65,6 +70,7 @@ def asset_parameters(asset: Asset, subject: SubjectPlan, *, model: str, model_fi
         "settings_hash": subject.settings.digest(),
         "model": model,
         "model_fingerprint": model_fingerprint,
+        **origin,
     }
 
 

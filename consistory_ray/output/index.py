@@ -12,7 +12,7 @@ import io
 import os
 import threading
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
@@ -53,21 +53,26 @@ Output = str | os.PathLike[str] | OutputStore
 
 
 class CorruptIndexError(StorageError):
-    """An index part that cannot be read.
+    """Index parts that cannot be read.
 
     Attributes:
-        parts: the paths of all such parts, relative to the output.
+        reasons: what is wrong with each of them, by their paths relative to the output.
     """
 
     lasting = True
 
-    def __init__(self, message: str, parts: tuple[str, ...] = ()) -> None:
+    def __init__(self, message: str, reasons: Mapping[str, str]) -> None:
         super().__init__(message)
         self.message = message
-        self.parts = parts
+        self.reasons = dict(reasons)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The paths of all such parts, relative to the output."""
+        return tuple(self.reasons)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (self.message, self.parts))
+        return (type(self), (self.message, self.reasons))
 
 
 def encode_part(table: pa.Table) -> bytes:
@@ -95,7 +100,7 @@ def read_parts(
     """All rows of all parts but those to ``skip``, as written, and the paths of those parts.
 
     Raises:
-        CorruptIndexError: a part is truncated or not of this format; the message names every such part.
+        CorruptIndexError: a part is truncated, changed or not of this format; the message names every such part.
         InputError: a part was written by a newer version.
         StorageError: the storage failed.
     """
@@ -106,21 +111,38 @@ def read_parts(
                 tables = list(pool.map(lambda path: _read_part(store, path, columns), parts))
         except MissingFileError:
             continue  # merged into another part since it was listed: list again
-        corrupt = [(path, table) for path, table in zip(parts, tables, strict=True) if isinstance(table, str)]
+        corrupt = {path: table for path, table in zip(parts, tables, strict=True) if isinstance(table, str)}
         if corrupt:
-            names = "; ".join(f"{store.url}/{path} ({reason})" for path, reason in corrupt)
+            names = "; ".join(f"{store.url}/{path} ({reason})" for path, reason in corrupt.items())
             raise CorruptIndexError(
-                f"cannot read {len(corrupt)} part(s) of the index: {names}. Move them away: rendering again finds the "
-                "pictures they spoke of without making them again",
-                tuple(path for path, _ in corrupt),
+                f"cannot read {len(corrupt)} part(s) of the index: {names}. Rendering again moves them away and finds "
+                "the pictures they spoke of without making them again",
+                corrupt,
             )
         schema = pa.schema([SCHEMA.field(name) for name in columns], SCHEMA.metadata)
         return pa.concat_tables(tables or [schema.empty_table()]), parts
     raise StorageError(f"the index at {store.url}/{INDEX_FOLDER} keeps changing while it is read")
 
 
+def part_problem(store: OutputStore, path: str) -> str:
+    """Why a part cannot be read; empty when it can, or is gone.
+
+    Raises:
+        InputError: it was written by a newer version.
+        StorageError: the storage failed.
+    """
+    try:
+        found = _read_part(store, path, COLUMNS)
+    except MissingFileError:
+        return ""
+    return found if isinstance(found, str) else ""
+
+
 def _read_part(store: OutputStore, path: str, columns: Collection[str]) -> pa.Table | str:
-    """The part's rows, or why they cannot be read."""
+    """The part's rows, or why they cannot be read.
+
+    A part is named by its content, so that every change is noticed, also in columns that are not read.
+    """
     data = store.read(path)
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
@@ -130,6 +152,8 @@ def _read_part(store: OutputStore, path: str, columns: Collection[str]) -> pa.Ta
             raise InputError("the index was written by a newer version", [Problem(path, f"version {version}", fix)])
         if version < 1:
             return "not a part of this index"
+        if part_name(data) != path:
+            return "its content is not what its name says"
         schema = pa.schema([SCHEMA.field(name) for name in columns], SCHEMA.metadata)
         return _completed(file.read(columns=list(columns)), columns).cast(schema)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
@@ -171,7 +195,8 @@ def write_part(store: OutputStore, table: pa.Table) -> str:
     data = encode_part(table)
     path = part_name(data)
     if not store.create_exclusive(path, data):
-        raise CorruptIndexError(f"{store.url}/{path} does not hold what its name says; move it away", (path,))
+        reason = "its content is not what its name says"
+        raise CorruptIndexError(f"{store.url}/{path} is damaged ({reason}): render again", {path: reason})
     return path
 
 

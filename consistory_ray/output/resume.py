@@ -18,7 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from consistory_ray.output.assets import WrittenAsset, picture_size, read_metadata
-from consistory_ray.output.index import Output, compact, read_parts, write_part
+from consistory_ray.output.damaged import set_aside
+from consistory_ray.output.fencing import Lost, refuse_if_lost
+from consistory_ray.output.index import CorruptIndexError, Output, compact, read_parts, write_part
 from consistory_ray.output.parallel import bounded_map
 from consistory_ray.output.rows import IndexRow, latest_rows, rows_to_table
 from consistory_ray.output.storage import MissingFileError, OutputStore, StoredFile, as_store
@@ -39,16 +41,20 @@ class Resumed:
         failed: the last failed attempt number of those that failed before and are not done.
         recovered: how many pictures were found without a row and indexed.
         dropped: how many rows were dropped because their file is gone, changed, or about to be replaced.
+        set_aside: index parts that cannot be read and were moved to the folder ``damaged``, each with the reason.
     """
 
     done: frozenset[str]
     failed: Mapping[str, int]
     recovered: int
     dropped: int
+    set_aside: tuple[str, ...] = ()
 
 
-def resume(output: Output, plan_paths: Mapping[str, str]) -> Resumed:
+def resume(output: Output, plan_paths: Mapping[str, str], *, lost: Lost = str) -> Resumed:
     """Bring the index into step with the files, for a plan that is about to be rendered here.
+
+    Parts of the index that cannot be read are moved away; the plan's pictures that they spoke of are found again.
 
     Files are compared by name and size, since a listing gives both at once; ``verify`` reads them. A million rows take
     about 0.7 GB beside the plan.
@@ -56,13 +62,16 @@ def resume(output: Output, plan_paths: Mapping[str, str]) -> Resumed:
     Args:
         output: the output; the caller is its only writer.
         plan_paths: for each asset id of the plan its path below the output.
+        lost: why the output may no longer be written to; empty while it may.
 
     Raises:
-        CorruptIndexError, InputError, StorageError: see :func:`consistory_ray.output.index.read_parts`.
+        InputError: a part of the index was written by a newer version; nothing was changed.
+        RunError: the output is lost.
+        StorageError: the storage failed.
     """
     store = as_store(output)
     planned_at = {path: asset_id for asset_id, path in plan_paths.items()}
-    ok, failed = _rows(store)
+    ok, failed, moved = _rows(store, lost)
     claims = _claims(ok, plan_paths, planned_at)
     del ok  # memory: at a million rows every copy counts
     done: set[str] = set()
@@ -79,14 +88,15 @@ def resume(output: Output, plan_paths: Mapping[str, str]) -> Resumed:
                 unindexed[asset_id] = file.path
     stale = claims.left()
     if stale:
-        compact(store, drop=stale)
+        compact(store, drop=stale, lost=lost)
     recovered = 0
     for rows in _chunks(scan_unindexed(store, unindexed)):
+        refuse_if_lost(lost, f"{len(rows)} pictures that were found were not indexed")
         write_part(store, rows_to_table(rows))
         done.update(row.asset_id for row in rows)
         recovered += len(rows)
     last = {key: attempt for key, attempt in failed.items() if key in plan_paths and key not in done}
-    return Resumed(frozenset(done), last, recovered, len(stale))
+    return Resumed(frozenset(done), last, recovered, len(stale), moved)
 
 
 @dataclass(frozen=True)
@@ -133,12 +143,19 @@ def _claims(ok: pa.Table, plan_paths: Mapping[str, str], planned_at: Mapping[str
     return claims
 
 
-def _rows(store: OutputStore) -> tuple[pa.Table, dict[str, int]]:
-    """The ok rows, and the attempts of the failed ones."""
-    table = latest_rows(read_parts(store, _COLUMNS)[0])
+def _rows(store: OutputStore, lost: Lost) -> tuple[pa.Table, dict[str, int], tuple[str, ...]]:
+    """The ok rows, the attempts of the failed ones, and what had to be moved away for them to be read."""
+    moved: dict[str, str] = {}
+    try:
+        table, _ = read_parts(store, _COLUMNS)
+    except CorruptIndexError as error:
+        moved = set_aside(store, error.parts, lost)
+        table, _ = read_parts(store, _COLUMNS)
+    table = latest_rows(table)
     failed = table.filter(pc.equal(table["status"], "failed"))
     attempts = dict(zip(failed["asset_id"].to_pylist(), failed["attempt"].to_pylist(), strict=True))
-    return table.filter(pc.equal(table["status"], "ok")).select(["asset_id", "path", "size"]), attempts
+    told = tuple(f"{path} ({reason})" for path, reason in moved.items())
+    return table.filter(pc.equal(table["status"], "ok")).select(["asset_id", "path", "size"]), attempts, told
 
 
 def _chunks(rows: Iterator[IndexRow]) -> Iterator[list[IndexRow]]:
@@ -168,12 +185,14 @@ def _recognise(store: OutputStore, asset_id: str, path: str) -> IndexRow | None:
     parameters = read_metadata(data)
     if parameters is None or parameters.get("asset_id") != asset_id:
         return None
+    cache = parameters.get("cache_sha256")
     size = picture_size(data)
     if size is None:
         _log.warning("%s/%s is damaged and will be rendered again", store.url, path)
         return None
+    written = WrittenAsset(path, len(data), hashlib.sha256(data).hexdigest())
     try:
-        return IndexRow.rendered(parameters, WrittenAsset(path, len(data), hashlib.sha256(data).hexdigest()), size)
+        return IndexRow.rendered(parameters, written, size, cache_sha256=cache if isinstance(cache, str) else None)
     except (KeyError, TypeError, ValueError) as error:
         _log.warning("%s/%s lacks parameters (%s) and will be rendered again", store.url, path, error)
         return None

@@ -87,8 +87,8 @@ class IndexRow:
         status: ``ok`` or ``failed``.
         error: why it failed; None when it did not.
         fault: the kind of failure, a value of :class:`consistory_ray.engine.faults.Fault`; None when it did not fail.
-        cache_sha256: of the anchor cache that a scene was rendered from; None for anchors, failures and recovered
-            pictures. Two scenes of one subject with different ones saw anchors that were made twice.
+        cache_sha256: of the anchor cache that a scene was rendered from; None for anchors, failures and pictures that
+            do not tell. Two scenes of one subject with different ones saw anchors that were made twice.
         created_at: when the row was made, UTC. Rows of one run are to be stamped by one clock, the coordinator's.
     """
 

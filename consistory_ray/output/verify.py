@@ -18,8 +18,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from consistory_ray.errors import InputError, Problem, RunError, StorageError
+from consistory_ray.errors import InputError, Problem, StorageError
 from consistory_ray.output.assets import picture_size, read_metadata
+from consistory_ray.output.damaged import set_aside
+from consistory_ray.output.fencing import Lost, delete_all, refuse_if_lost
 from consistory_ray.output.index import CorruptIndexError, Output, compact, list_parts, read_parts
 from consistory_ray.output.lease import Lease
 from consistory_ray.output.parallel import THREADS, bounded_map
@@ -42,8 +44,6 @@ KINDS: Mapping[str, str] = {
 """Every kind of damage."""
 
 MAX_LISTED = 1000
-SET_ASIDE = "damaged"
-"""The folder that unreadable index parts are moved to."""
 _SHOWN = 20
 _DELETED = ("undecodable", "cache")
 _BATCH = 10_000
@@ -146,6 +146,7 @@ def verify(
 
     Raises:
         OutputBusyError: ``repair`` while a run holds the output.
+        RunError: the output was lost to another run while it was repaired.
         InputError: nothing was ever rendered there, or the index was written by a newer version.
         StorageError: the index could not be read.
     """
@@ -158,9 +159,7 @@ def verify(
         check = _Check(store, threads, on_progress or _ignore, Verified(store.url))
         bad = check.everything()
         if repair and bad:
-            if lease is not None and lease.lost:
-                raise RunError(f"nothing was repaired: {lease.lost}")
-            _repair(store, bad, check.result)
+            _repair(store, bad, check.result, str if lease is None else lambda: lease.lost)
         if repair:
             store.sweep_temporaries()
     check.result.seconds = round(time.monotonic() - began, 3)
@@ -192,7 +191,7 @@ class _Check:
             return latest_rows(read_parts(self._store, _COLUMNS)[0]), []
         except CorruptIndexError as error:
             table, _ = read_parts(self._store, _COLUMNS, skip=error.parts)
-            return latest_rows(table), [Damage("index-part", path, "cannot be read") for path in error.parts]
+            return latest_rows(table), [Damage("index-part", path, why) for path, why in error.reasons.items()]
 
     def _pictures(self, ok: pa.Table) -> Iterator[Damage]:
         for size, damage in bounded_map(lambda row: check_picture(self._store, *row), _rows(ok), self._threads):
@@ -264,29 +263,20 @@ def check_cache(store: OutputStore, path: str) -> Damage | None:
     return Damage("cache", path, f"SHA-256 {found}, its checksum file says {' '.join(expected)[:80] or 'nothing'}")
 
 
-def _repair(store: OutputStore, bad: list[Damage], result: Verified) -> None:
+def _repair(store: OutputStore, bad: list[Damage], result: Verified, lost: Lost) -> None:
     """Rows first, then files: a kill in between leaves files without rows, which rendering deals with."""
-    for damage in bad:
-        if damage.kind == "index-part":
-            _set_aside(store, damage.path)
+    refuse_if_lost(lost, "nothing was repaired")
+    set_aside(store, [damage.path for damage in bad if damage.kind == "index-part"], lost)
     drop = {damage.asset_id for damage in bad if damage.asset_id and damage.kind != "unreadable"}
     if drop:
-        compact(store, drop=drop)
-    for damage in bad:
-        if damage.kind in _DELETED:
-            for path in (damage.path, f"{damage.path}.sha256") if damage.kind == "cache" else (damage.path,):
-                store.delete(path)
-            result.deleted_files += 1
+        compact(store, drop=drop, lost=lost)
+    useless = [damage for damage in bad if damage.kind in _DELETED]
+    sums = [f"{damage.path}.sha256" for damage in useless if damage.kind == "cache"]
+    delete_all(store, sums, lost)  # before the caches: one without a checksum is never loaded
+    delete_all(store, [damage.path for damage in useless], lost)
+    result.deleted_files = len(useless)
     result.dropped_rows = len(drop)
     result.repaired = not any(damage.kind == "unreadable" for damage in bad)
-
-
-def _set_aside(store: OutputStore, path: str) -> None:
-    try:
-        store.write_atomic(f"{SET_ASIDE}/{path}", store.read(path))
-        store.delete(path)
-    except MissingFileError:
-        return
 
 
 def _ok_rows(table: pa.Table) -> pa.Table:

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from consistory_ray.errors import AssetError
-from consistory_ray.output.assets import encode_png, picture_size, read_metadata, write_asset
+from consistory_ray.job import parse_job
+from consistory_ray.output.assets import asset_parameters, encode_png, picture_size, read_metadata, write_asset
 from consistory_ray.output.storage import OutputStore
+from consistory_ray.plan import make_plan
 
 
 def chunks(png: bytes) -> Iterator[tuple[str, bytes]]:
@@ -53,6 +55,21 @@ def test_metadata_survives_and_pixels_do_too(parameters: Any, picture: Any) -> N
     assert picture_size(data) == (32, 24)
     with Image.open(io.BytesIO(data)) as image:
         assert image.tobytes() == picture(3).tobytes()
+
+
+def test_a_scene_tells_its_anchor_cache_and_an_anchor_has_none(picture: Any) -> None:
+    cat = {"concept": "cat", "subject": "a cat", "anchors": ["there"], "scenes": ["here"]}
+    subject = make_plan(parse_job({"name": "x", "model": "miniature", "subjects": [cat]})).subjects[0]
+    plain, told = (
+        asset_parameters(subject.scenes[0], subject, model="miniature", model_fingerprint="f", cache_sha256=cache)
+        for cache in (None, "c" * 64)
+    )
+    assert "cache_sha256" not in plain and told == plain | {"cache_sha256": "c" * 64}
+    before, after = encode_png(picture(1), plain), encode_png(picture(1), told)
+    assert (read_metadata(after) or {})["cache_sha256"] == "c" * 64
+    assert text_of(after)["parameters"] == text_of(before)["parameters"]
+    with Image.open(io.BytesIO(before)) as one, Image.open(io.BytesIO(after)) as other:
+        assert one.tobytes() == other.tobytes(), "the pixels are the same"
 
 
 def test_same_picture_same_bytes(parameters: Any, picture: Any) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from consistory_ray.errors import InputError, RunError
 from consistory_ray.output import index
 from consistory_ray.output.assets import encode_png, picture_size, read_metadata, write_asset
 from consistory_ray.output.index import (
@@ -335,19 +336,96 @@ def test_failed_attempts_are_counted_on(store: OutputStore, scenario: ModuleType
     assert resume(store, scenario.plan()).failed == {scenario.parameters(0)["asset_id"]: 2}
 
 
-def test_moving_a_broken_part_away_brings_everything_back(store: OutputStore, scenario: ModuleType) -> None:
+def four_in_two_parts(store: OutputStore, scenario: ModuleType) -> list[str]:
+    """Four pictures with rows in two parts, whose paths are returned."""
     writer = IndexWriter(store, rows_per_part=2)
     for number in range(4):
         writer.add(_render(store, scenario, number))
-    broken = list_parts(store)[0]
-    store.write_atomic(broken, store.read(broken)[:50])
-    with pytest.raises(CorruptIndexError, match="Move them away"):
-        resume(store, scenario.plan(range(4)))
-    store.delete(broken)
+    return list_parts(store)
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "foreign", "one bit"])
+def test_a_broken_part_is_set_aside_and_its_pictures_are_found_again(
+    store: OutputStore, scenario: ModuleType, damage: str
+) -> None:
+    broken, sound = four_in_two_parts(store, scenario)
+    whole = store.read(broken)
+    bit = whole.index(b"PAR1") + 200  # in the first pages, which resuming does not need
+    data = {
+        "cut": whole[:50],
+        "emptied": b"",
+        "foreign": b"PAR1 and no more",
+        "one bit": whole[:bit] + bytes([whole[bit] ^ 4]) + whole[bit + 1 :],
+    }[damage]
+    store.write_atomic(broken, data)
+    with pytest.raises(CorruptIndexError, match="Rendering again moves them away"):
+        read_index(store)
     resumed = resume(store, scenario.plan(range(4)))
-    assert (len(resumed.done), resumed.recovered) == (4, 2)
+    assert (len(resumed.done), resumed.recovered, resumed.dropped) == (4, 2, 0)
+    assert len(resumed.set_aside) == 1 and resumed.set_aside[0].startswith(f"{broken} (")
+    assert store.read(f"damaged/{broken}") == data
+    assert broken not in list_parts(store) and sound in list_parts(store)
     compact(store)
     assert check_rows(store) == 4
+    assert resume(store, scenario.plan(range(4))).set_aside == ()
+
+
+def test_a_part_of_a_newer_version_is_never_moved(store: OutputStore, scenario: ModuleType) -> None:
+    broken, sound = four_in_two_parts(store, scenario)
+    store.write_atomic(broken, b"broken")
+    newer = pq.read_table(io.BytesIO(store.read(sound))).replace_schema_metadata({b"consistory_index_version": b"99"})
+    buffer = io.BytesIO()
+    pq.write_table(newer, buffer)
+    store.write_atomic(sound, buffer.getvalue())
+    before = store.list_files()
+    with pytest.raises(InputError, match="newer version"):
+        resume(store, scenario.plan(range(4)))
+    assert store.list_files() == before, "nothing is touched, not even what is broken"
+
+
+def test_a_part_that_was_only_read_badly_stays(
+    local: OutputStore, scenario: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = four_in_two_parts(local, scenario)
+    read, torn = OutputStore.read, []
+
+    def tearing(self: OutputStore, path: str) -> bytes:
+        data = read(self, path)
+        if path == parts[0] and not torn:
+            torn.append(path)
+            return data[:50]
+        return data
+
+    monkeypatch.setattr(OutputStore, "read", tearing)
+    resumed = resume(local, scenario.plan(range(4)))
+    assert torn and (len(resumed.done), resumed.recovered, resumed.set_aside) == (4, 0, ())
+    assert list_parts(local) == parts
+
+
+@pytest.mark.parametrize("what", ["broken part", "stale row", "picture without a row"])
+def test_resume_changes_nothing_once_the_output_is_lost(local: OutputStore, scenario: ModuleType, what: str) -> None:
+    part = four_in_two_parts(local, scenario)[0]
+    if what == "broken part":
+        local.write_atomic(part, b"broken")
+    else:
+        local.delete(scenario.path_of(0) if what == "stale row" else part)
+    before = {file.path: local.read(file.path) for file in local.list_files()}
+    with pytest.raises(RunError, match="another run has taken over"):
+        resume(local, scenario.plan(range(4)), lost=lambda: "another run has taken over")
+    assert {file.path: local.read(file.path) for file in local.list_files()} == before
+    resume(local, scenario.plan(range(4)))
+    assert check_rows(local) >= 3
+
+
+def test_recovered_rows_tell_the_anchor_cache(store: OutputStore, scenario: ModuleType, picture: Any) -> None:
+    """Those of older pictures, which do not know theirs, tell none."""
+    caches: list[Any] = ["c" * 64, None, 17]
+    for number, cache in enumerate(caches):
+        values = scenario.parameters(number) | ({"cache_sha256": cache} if cache else {})
+        write_asset(store, scenario.path_of(number), encode_png(picture(number), values))
+    assert resume(store, scenario.plan()).recovered == 3
+    found = {row["scene"]: row["cache_sha256"] for row in read_index(store).to_pylist()}
+    assert found == {"scene-0": "c" * 64, "scene-1": None, "scene-2": None}
 
 
 def _render(store: OutputStore, scenario: ModuleType, number: int) -> IndexRow:
