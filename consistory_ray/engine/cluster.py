@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from consistory_ray.engine.options import RunOptions
+from consistory_ray.engine.stopping import keeping_signal_handlers
 from consistory_ray.errors import InputError, Problem, RunError
 
 CACHE_SHARE = 0.5
@@ -46,7 +47,8 @@ def joined_cluster(options: RunOptions) -> Iterator[None]:
     else:
         _set_ray_environment()
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            with keeping_signal_handlers():
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError) as error:
             fix = "start a cluster there (ray start --head), or leave the address out to use this machine"
             problem = Problem("address", f"{address}: {error}".splitlines()[0], fix)
@@ -72,9 +74,14 @@ def start_local_ray(**options: Any) -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     for number in range(START_TRIES):
         try:
-            ray.init(
-                address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **options
-            )
+            with keeping_signal_handlers():
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    **options,
+                )
             return
         except Exception as error:  # on a busy machine Ray's own start-up limit of 30 s is too short, and it is bare
             ray.shutdown()

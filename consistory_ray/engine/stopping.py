@@ -35,6 +35,19 @@ class StopRequest:
 
 
 @contextmanager
+def keeping_signal_handlers() -> Iterator[None]:
+    """What SIGINT and SIGTERM do is the same after as before: ``ray.init`` lets SIGTERM end the process at once."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                if handler is not None:  # else it was not set from Python
+                    signal.signal(number, handler)
+
+
+@contextmanager
 def stop_on_signals(stop: StopRequest) -> Iterator[None]:
     """Let SIGINT and SIGTERM ask for the stop while inside; does nothing outside the main thread.
 
