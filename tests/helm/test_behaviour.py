@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.helm import schemas
-from tests.helm.rendering import VALUE_SETS, Manifest, Values, load_yaml, merged, render, value_set
+from tests.helm.rendering import VALUE_SETS, Manifest, Rendered, Values, load_yaml, merged, render, value_set
 
 GIB = 1024**3
 
@@ -38,7 +38,7 @@ def test_a_changed_run_is_a_new_rayjob_and_an_unchanged_one_is_left_alone() -> N
     assert name_of(minimal(commonAnnotations={"a": "b"}), "RayJob") == before
     changed = [
         minimal(job={"definition": "name: other"}),
-        minimal(run={"revision": "2"}),
+        minimal(run={"revision": 2}),
         minimal(image={"tag": "2"}),
         minimal(output={"url": "s3://pictures/other"}),
     ]
@@ -142,7 +142,7 @@ def test_ray_numbers_are_strings_as_kuberay_wants_them() -> None:
 
 def test_a_groups_zero_replaces_the_default() -> None:
     groups = [{"name": "gpu", "maxReplicas": 3}, {"name": "cpu", "gpus": 0, "maxReplicas": 2, "tolerations": []}]
-    rendered = render(minimal(workerGroups=groups))
+    rendered = render(minimal(mode="cluster", workerGroups=groups))
     gpu, cpu = rendered.cluster_spec["workerGroupSpecs"]
     assert gpu["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert "nvidia.com/gpu" not in cpu["template"]["spec"]["containers"][0]["resources"]["limits"]
@@ -151,13 +151,21 @@ def test_a_groups_zero_replaces_the_default() -> None:
     assert "tolerations" not in cpu["template"]["spec"]
 
 
+MIXED = {
+    "mode": "cluster",
+    "workerGroups": [{"name": "a", "gpus": 4, "maxReplicas": 2}, {"name": "b", "gpus": 0, "maxReplicas": 9}],
+}
+
+
 @pytest.mark.parametrize(
     ("changes", "workers", "device"),
     [
         ({}, 4, "cuda"),
         ({"workerGroups": [{"name": "a", "gpus": 8, "maxReplicas": 2}, {"name": "b", "maxReplicas": 3}]}, 19, "cuda"),
         ({"worker": {"gpus": 0}}, 4, "cpu"),
-        ({"run": {"workers": 7, "device": "cpu"}}, 7, "cpu"),
+        ({"worker": {"gpus": 0}, "run": {"workers": 7, "device": "cpu"}}, 7, "cpu"),
+        (MIXED, 8, "cuda"),
+        (merged(MIXED, {"run": {"device": "cpu"}}), 9, "cpu"),
         ({"ray": {"autoscaling": {"enabled": False}}, "worker": {"replicas": 2}}, 2, "cuda"),
     ],
 )
@@ -174,6 +182,8 @@ def test_half_of_the_workers_object_stores_is_the_cache_budget() -> None:
     ]
     command = render(minimal(workerGroups=groups)).command
     assert int(command[command.index("--cache-budget") + 1]) == (3 * 8 * GIB + GIB // 2) // 2
+    command = render(minimal(**merged(MIXED, {"worker": {"cacheMemory": "2Gi"}}))).command
+    assert int(command[command.index("--cache-budget") + 1]) == 2 * 2 * GIB // 2
 
 
 def test_without_autoscaling_every_group_starts_complete() -> None:
@@ -197,7 +207,7 @@ def test_a_worker_has_time_to_drain(name: str) -> None:
         script = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1]
         words = shlex.split(script)
         seconds = int(words[words.index("--deadline-remaining-seconds") + 1])
-        assert words[-2:] == ["sleep", str(seconds)]
+        assert words[-3:] == ["&", "sleep", str(seconds)]
         assert pod["terminationGracePeriodSeconds"] >= seconds + 30
 
 
@@ -227,11 +237,19 @@ def test_pods_satisfy_the_restricted_profile(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VALUE_SETS)
-def test_only_a_head_that_scales_gets_a_kubernetes_token(name: str) -> None:
+def test_only_the_autoscaler_gets_a_kubernetes_token(name: str) -> None:
+    node_provider = pytest.importorskip("ray.autoscaler._private.kuberay.node_provider")
     rendered = render(value_set(name))
     scales = rendered.cluster_spec["enableInTreeAutoscaling"]
     for role, pod in rendered.pod_specs():
-        assert pod["automountServiceAccountToken"] is (role == "head" and scales)
+        assert pod["automountServiceAccountToken"] is False
+        mounted = [volume["name"] for volume in pod["volumes"] if "serviceAccountToken" in str(volume)]
+        assert mounted == (["kube-api-access"] if role == "head" and scales else [])
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            assert "kube-api-access" not in str(container["volumeMounts"])
+    if scales:
+        mounts = {mount["name"]: mount for mount in rendered.cluster_spec["autoscalerOptions"]["volumeMounts"]}
+        assert f"{mounts['kube-api-access']['mountPath']}/token" == node_provider.IN_CLUSTER_TOKEN_PATH
     assert rendered.one("ServiceAccount")["automountServiceAccountToken"] is False
     assert not [kind for kind in ("Role", "RoleBinding", "ClusterRole") if rendered.of_kind(kind)]
 
@@ -290,9 +308,12 @@ def test_secrets_are_only_referred_to(name: str) -> None:
 
 @pytest.mark.parametrize("name", VALUE_SETS)
 def test_mounts_and_volumes_match(name: str) -> None:
-    for role, pod in render(value_set(name)).pod_specs():
+    rendered = render(value_set(name))
+    for role, pod in rendered.pod_specs():
         volumes = [volume["name"] for volume in pod["volumes"]]
         containers = [*pod["containers"], *pod.get("initContainers", [])]
+        if role == "head" and rendered.cluster_spec["enableInTreeAutoscaling"]:
+            containers.append(rendered.cluster_spec["autoscalerOptions"])  # KubeRay adds it to the head pod
         mounted = {mount["name"] for container in containers for mount in container["volumeMounts"]}
         assert len(volumes) == len(set(volumes))
         assert mounted == set(volumes), role
@@ -341,6 +362,9 @@ def test_the_operator_reaches_the_head_and_prometheus_what_it_scrapes() -> None:
     rendered = render(value_set("monitoring"))
     head = next(policy for policy in rendered.of_kind("NetworkPolicy") if policy["metadata"]["name"].endswith("-head"))
     operator, prometheus = head["spec"]["ingress"]
+    (peer,) = operator["from"]
+    assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "kuberay-system"}
+    assert peer["podSelector"]["matchLabels"] == {"app.kubernetes.io/component": "kuberay-operator"}
     assert [port["port"] for port in operator["ports"]] == [8265]
     container = rendered.cluster_spec["headGroupSpec"]["template"]["spec"]["containers"][0]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
@@ -356,6 +380,39 @@ def test_without_cidrs_nothing_leaves_the_cluster() -> None:
     text = str(render(value_set("pvc")).of_kind("NetworkPolicy"))
     assert "ipBlock': {'cidr': '169.254.20.10/32'}" in text
     assert "0.0.0.0/0" not in text
+
+
+def ports_to(rendered: Rendered, cidr: str) -> list[int]:
+    """Ports of an address that every pod may open."""
+    rules = rendered.of_kind("NetworkPolicy")[0]["spec"]["egress"]
+    return [port["port"] for rule in rules if {"ipBlock": {"cidr": cidr}} in rule["to"] for port in rule["ports"]]
+
+
+def test_a_proxy_that_is_given_can_be_reached() -> None:
+    rendered = render(value_set("monitoring"))
+    head = rendered.cluster_spec["headGroupSpec"]["template"]["spec"]["containers"][0]
+    port = int(environment(head)["HTTPS_PROXY"].rpartition(":")[2])
+    assert port in ports_to(rendered, "10.1.2.3/32")
+
+
+@pytest.mark.parametrize(
+    ("server", "cidr", "ports"),
+    [
+        ("aws-instance", "169.254.169.254/32", [80]),
+        ("azure-instance", "169.254.169.254/32", [80]),
+        ("eks-pod-identity", "169.254.170.23/32", [80]),
+        ("gke", "169.254.169.254/32", [80, 8080]),
+        ("none", "169.254.169.254/32", []),
+    ],
+)
+def test_the_metadata_server_is_open_only_on_demand(server: str, cidr: str, ports: list[int]) -> None:
+    assert ports_to(render(minimal(networkPolicy={"metadataServer": server})), cidr) == ports
+
+
+def test_dns_may_listen_elsewhere() -> None:
+    rendered = render(minimal(networkPolicy={"dns": {"namespace": "openshift-dns", "ports": [5353]}}))
+    rule = rendered.of_kind("NetworkPolicy")[0]["spec"]["egress"][1]
+    assert [(port["protocol"], port["port"]) for port in rule["ports"]] == [("UDP", 5353), ("TCP", 5353)]
 
 
 def test_metrics_can_be_switched_off() -> None:

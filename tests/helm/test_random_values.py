@@ -26,8 +26,12 @@ tolerations = st.lists(
 )
 
 
+METADATA_SERVERS = ["none", "gke", "eks-pod-identity", "aws-instance", "azure-instance"]
+
+
 @st.composite
-def groups(draw: st.DrawFn) -> list[Manifest]:
+def groups(draw: st.DrawFn, mixed: bool) -> list[Manifest]:
+    """Worker groups; only if mixed, some may be without GPUs."""
     found = []
     for name in draw(
         st.lists(st.from_regex(r"[a-z]([-a-z0-9]{0,10}[a-z0-9])?", fullmatch=True), min_size=1, max_size=4, unique=True)
@@ -35,7 +39,7 @@ def groups(draw: st.DrawFn) -> list[Manifest]:
         least, spread = draw(st.integers(0, 3)), draw(st.integers(1, 900))
         group: Manifest = {"name": name, "minReplicas": least, "maxReplicas": least + spread}
         optional = {
-            "gpus": st.integers(0, 8),
+            "gpus": st.integers(0, 8) if mixed else st.integers(1, 8),
             "priority": st.integers(0, 100),
             "drainSeconds": st.integers(0, 3600),
             "labels": labels,
@@ -55,8 +59,9 @@ def groups(draw: st.DrawFn) -> list[Manifest]:
 
 @st.composite
 def chart_values(draw: st.DrawFn) -> Manifest:
+    mode = draw(st.sampled_from(["job", "cluster"]))
     values: Manifest = {
-        "mode": draw(st.sampled_from(["job", "cluster"])),
+        "mode": mode,
         "image": {"repository": "r/i", "tag": draw(st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,10}", fullmatch=True))},
         "output": {"url": draw(st.sampled_from(["s3://", "gs://", "az://"])) + draw(prefixes)},
         "job": draw(
@@ -68,7 +73,7 @@ def chart_values(draw: st.DrawFn) -> Manifest:
                 st.builds(lambda value: {"existingConfigMap": {"name": value}}, names),
             )
         ),
-        "workerGroups": draw(groups()),
+        "workerGroups": draw(groups(mixed=mode == "cluster")),
     }
     autoscaling = draw(st.booleans())
     optional: dict[str, st.SearchStrategy[Any]] = {
@@ -100,11 +105,14 @@ def chart_values(draw: st.DrawFn) -> Manifest:
             }
         ),
         "networkPolicy": st.fixed_dictionaries(
-            {"enabled": st.booleans(), "metadataServer": st.sampled_from(["none", "gke", "eks-pod-identity"])}
+            {"enabled": st.booleans(), "metadataServer": st.sampled_from(METADATA_SERVERS)}
         ),
         "run": st.fixed_dictionaries(
             {
-                "revision": st.from_regex(r"[A-Za-z0-9._-]{1,10}", fullmatch=True),
+                "revision": st.one_of(
+                    st.from_regex(r"[A-Za-z0-9._-]{1,10}", fullmatch=True), st.integers(0, 9_999_999_999)
+                ),
+                "graceSeconds": st.integers(0, 3600),
                 "extraArgs": st.lists(prefixes, max_size=3),
                 "backoffLimit": st.integers(0, 100),
                 "ttlSecondsAfterFinished": st.integers(0, 31536000),

@@ -22,6 +22,23 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
         "/outputs/run does not lie under output.persistentVolume.mountPath (/output)",
     ),
     ({"output": {"persistentVolume": {"enabled": True}}}, "is not a path; use one of them"),
+    *(
+        (
+            merged(volume, {"output": {"persistentVolume": modes}}),
+            "output.persistentVolume.accessModes: head and workers",
+        )
+        for volume in ({"output": {"url": "/output/run", "persistentVolume": {"enabled": True}}},)
+        for modes in (
+            {"accessModes": ["ReadWriteOnce"]},
+            {"accessModes": ["ReadWriteOncePod"], "singleNode": True},
+            {"accessModes": ["ReadOnlyMany"], "singleNode": True},
+        )
+    ),
+    (
+        {"model": {"cache": {"type": "persistentVolume", "accessModes": ["ReadWriteOnce"]}}},
+        "model.cache.accessModes: head and workers mount it on several nodes; use ReadWriteMany, or ReadWriteOnce and "
+        "model.cache.singleNode",
+    ),
     ({"run": {"shutdownAfterJobFinishes": False}}, "has no effect without run.shutdownAfterJobFinishes"),
     ({"run": {"suspend": True}, "mode": "cluster"}, "run.suspend: only for mode job"),
     (
@@ -35,7 +52,19 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
         "workerGroups[gpu]: resources.limits.memory (48Gi) has to hold cacheMemory (64Gi)",
     ),
     ({"worker": {"resources": {"limits": {"memory": None}}}}, "resources.limits.memory: give one"),
-    ({"worker": {"gpus": 0}, "run": {"device": "cuda"}}, "run.device: cuda, but no worker group has gpus"),
+    ({"worker": {"gpus": 0}, "run": {"device": "cuda"}}, "workerGroups[gpu]: has no gpus, and the run renders on cuda"),
+    ({"worker": {"gpus": 0}, "run": {"device": "cuda"}, "mode": "cluster"}, "no pod would ever render on cuda"),
+    ({"run": {"device": "cpu"}}, "workerGroups[gpu]: has 1 gpus, and the run renders on cpu"),
+    (
+        {"workerGroups": [{"name": "gpu"}, {"name": "cpu", "gpus": 0}]},
+        "workerGroups[cpu]: has no gpus, and the run renders on cuda",
+    ),
+    (
+        {"ray": {"autoscaling": {"enabled": False}}, "worker": {"replicas": 0}},
+        "workerGroups: no pod would ever render on cuda; give a group with gpus replicas",
+    ),
+    ({"run": {"extraArgs": ["--grace", "9"]}}, "run.extraArgs: give the grace as run.graceSeconds"),
+    ({"serviceAccount": {"create": False}}, "serviceAccount.name: KubeRay gives the head's service account rights"),
     ({"head": {"objectStoreMemory": "8Gi"}}, "head.resources.limits.memory: has to hold"),
     (
         {"model": {"cache": {"type": "none"}, "prefetch": {"repository": "a/b"}}},

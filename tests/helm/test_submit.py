@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
-import shlex
-import shutil
 import signal
-import socket
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import AsyncIterator
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from tests.helm.rendering import CHART
+from tests.helm.rendering import CHART, render, value_set
 
 pytest.importorskip("ray.job_submission")
 SCRIPT = CHART / "files" / "submit.py"
@@ -34,47 +29,94 @@ def submit() -> ModuleType:
     return module
 
 
-class Cluster:
-    """Stands in for the Jobs API: runs end as `outcomes` says, in order of submission."""
+@dataclass
+class State:
+    """A run as the Jobs API shows it."""
 
-    def __init__(self, submit: ModuleType, outcomes: list[str], known: dict[str, str] | None = None) -> None:
+    submission_id: str
+    status: Any
+    driver_exit_code: int | None = None
+    metadata: dict[str, str] | None = None
+
+
+class Cluster:
+    """Stands in for the Jobs API: runs end as `outcomes` says, in order of submission; numbers are exit codes."""
+
+    def __init__(
+        self, submit: ModuleType, outcomes: list[str | int], known: dict[str, str | int] | None = None
+    ) -> None:
         self.status = submit.JobStatus
         self.outcomes = list(outcomes)
-        self.states = dict(known or {})
+        self.jobs: dict[str, State] = {}
         self.submitted: list[str] = []
+        self.stopped: list[str] = []
+        self.looks_until_stopped = 1
+        for name, outcome in (known or {}).items():
+            self.jobs[name] = State(name, self.status("RUNNING"), metadata={submit.RELEASE_KEY: "book"})
+            self.end(name, outcome)
 
-    def list_jobs(self) -> list[Any]:
-        return [SimpleNamespace(submission_id=name) for name in self.states]
+    def end(self, name: str, outcome: str | int) -> None:
+        job = self.jobs[name]
+        if outcome == "LOST":  # with the head
+            self.jobs.clear()
+        elif isinstance(outcome, int):
+            job.status, job.driver_exit_code = self.status("FAILED"), outcome
+        else:
+            job.status = self.status(outcome)
 
-    def submit_job(self, *, entrypoint: str, submission_id: str, runtime_env: dict[str, str]) -> None:
+    def list_jobs(self) -> list[State]:
+        return [replace(job) for job in self.jobs.values()]
+
+    def submit_job(self, *, entrypoint: str, submission_id: str, runtime_env: dict[str, str], metadata: Any) -> None:
         assert runtime_env == {}
         assert entrypoint == "consistory-ray render …"
+        assert submission_id not in self.jobs
+        assert all(job.status.is_terminal() for job in self.jobs.values()), "two runs at the same time"
         self.submitted.append(submission_id)
-        self.states[submission_id] = "RUNNING"
+        self.jobs[submission_id] = State(submission_id, self.status("RUNNING"), metadata=metadata)
 
-    def get_job_status(self, submission_id: str) -> Any:
-        return self.status(self.states[submission_id])
+    def get_job_info(self, submission_id: str) -> State:
+        if submission_id not in self.jobs:
+            raise RuntimeError(f"Request failed with status code 404: Job {submission_id} does not exist.")
+        if submission_id in self.stopped:
+            self.looks_until_stopped -= 1
+            if self.looks_until_stopped < 0:
+                self.end(submission_id, "STOPPED")
+        return replace(self.jobs[submission_id])
+
+    def stop_job(self, submission_id: str) -> bool:
+        self.stopped.append(submission_id)
+        return True
 
     async def tail_job_logs(self, submission_id: str) -> AsyncIterator[str]:
         yield "half of the log\n"
         if not self.outcomes:
             raise ConnectionError("the head is gone")
-        self.states[submission_id] = self.outcomes.pop(0)
+        outcome = self.outcomes.pop(0)
+        if outcome == "SIGTERM":
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.sleep(10)
+        self.end(submission_id, outcome)
 
 
 @pytest.fixture
-def run(submit: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
+def run(submit: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     def call(cluster: Cluster, attempts: int = 3) -> int:
         monkeypatch.setattr(submit, "JobSubmissionClient", lambda address: cluster)
         monkeypatch.setattr(submit.time, "sleep", lambda seconds: None)
         monkeypatch.setattr(sys, "argv", ["submit.py", "consistory-ray render …"])
         monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://head:8265")
+        monkeypatch.setenv("RELEASE", "book")
         monkeypatch.setenv("SUBMISSION_ID", "book-1a2b")
         monkeypatch.setenv("ATTEMPTS", str(attempts))
+        monkeypatch.setenv("STOP_SECONDS", "60")
+        monkeypatch.delenv("JOB_FILE", raising=False)
         code: int = submit.main()
         return code
 
-    return call
+    before = signal.getsignal(signal.SIGTERM)
+    yield call
+    signal.signal(signal.SIGTERM, before)
 
 
 def test_a_run_that_succeeds_is_submitted_once(
@@ -86,21 +128,44 @@ def test_a_run_that_succeeds_is_submitted_once(
     assert "half of the log" in capsys.readouterr().out
 
 
-def test_a_failed_run_is_submitted_again_under_a_new_name(submit: ModuleType, run: Any) -> None:
-    cluster = Cluster(submit, ["FAILED", "SUCCEEDED"])
+@pytest.mark.parametrize("outcome", [3, 75, -9, 137, "FAILED", "LOST"])
+def test_a_run_that_could_not_go_on_is_submitted_again_under_a_new_name(
+    submit: ModuleType, run: Any, outcome: str | int
+) -> None:
+    cluster = Cluster(submit, [outcome, "SUCCEEDED"])
     assert run(cluster) == 0
     assert cluster.submitted == ["book-1a2b-1", "book-1a2b-2"]
 
 
-def test_after_the_last_attempt_it_fails(submit: ModuleType, run: Any) -> None:
-    cluster = Cluster(submit, ["FAILED"] * 5)
-    assert run(cluster, attempts=2) == 1
+@pytest.mark.parametrize("code", [1, 2])
+def test_a_run_that_would_end_the_same_way_is_not_repeated(
+    submit: ModuleType, run: Any, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = Cluster(submit, [code, "SUCCEEDED"])
+    assert run(cluster) == code
+    assert cluster.submitted == ["book-1a2b-1"]
+    assert f"book-1a2b-1: FAILED, exit code {code}" in capsys.readouterr().out
+    assert run(Cluster(submit, [], {"book-1a2b-1": code})) == code
+
+
+@pytest.mark.parametrize(("outcome", "code"), [("FAILED", 1), (3, 3), (75, 75), (-9, 137)])
+def test_after_the_last_attempt_it_ends_with_the_runs_exit_code(
+    submit: ModuleType, run: Any, outcome: str | int, code: int
+) -> None:
+    cluster = Cluster(submit, [outcome] * 5)
+    assert run(cluster, attempts=2) == code
     assert len(cluster.submitted) == 2
 
 
-def test_an_evicted_submitter_goes_on_following_the_run_under_way(submit: ModuleType, run: Any) -> None:
-    cluster = Cluster(submit, ["SUCCEEDED"], {"book-1a2b-1": "FAILED", "book-1a2b-2": "RUNNING"})
+def test_a_submitter_that_starts_again_goes_on_following_the_run_under_way(submit: ModuleType, run: Any) -> None:
+    cluster = Cluster(submit, ["SUCCEEDED"], {"book-1a2b-1": 3, "book-1a2b-2": "RUNNING"})
     assert run(cluster) == 0
+    assert cluster.submitted == [] and cluster.stopped == []
+
+
+def test_attempts_of_pods_before_count(submit: ModuleType, run: Any) -> None:
+    cluster = Cluster(submit, [], {"book-1a2b-1": 3, "book-1a2b-2": "STOPPED", "book-1a2b-3": 75})
+    assert run(cluster, attempts=2) == 75
     assert cluster.submitted == []
 
 
@@ -108,6 +173,71 @@ def test_a_run_that_was_stopped_by_hand_is_not_started_again(submit: ModuleType,
     cluster = Cluster(submit, ["STOPPED"])
     assert run(cluster) == 130
     assert len(cluster.submitted) == 1
+
+
+def test_sigterm_stops_the_run_and_the_next_pod_takes_it_up_again(submit: ModuleType, run: Any) -> None:
+    cluster = Cluster(submit, ["SIGTERM"])
+    with pytest.raises(SystemExit) as ending:
+        run(cluster)
+    assert ending.value.code == 143
+    assert cluster.stopped == ["book-1a2b-1"]
+    assert cluster.jobs["book-1a2b-1"].status == cluster.status("STOPPED"), "it did not wait"
+    cluster.outcomes = ["SUCCEEDED"]
+    assert run(cluster, attempts=1) == 0
+    assert cluster.submitted == ["book-1a2b-1", "book-1a2b-2"]
+
+
+def test_other_runs_of_the_release_end_before_this_one_starts(submit: ModuleType, run: Any) -> None:
+    cluster = Cluster(submit, ["SUCCEEDED"], {"book-0000-1": 3, "book-0000-2": "RUNNING", "by-hand": "SUCCEEDED"})
+    cluster.looks_until_stopped = 5
+    assert run(cluster) == 0
+    assert cluster.stopped == ["book-0000-2"]
+    assert cluster.submitted == ["book-1a2b-1"]
+
+
+def test_what_is_not_the_releases_is_left_alone(submit: ModuleType) -> None:
+    running = submit.JobStatus("RUNNING")
+    jobs = [
+        State("a", running, metadata={submit.RELEASE_KEY: "book"}),
+        State("b", running, metadata={submit.RELEASE_KEY: "other"}),
+        State("c", running),
+        State("d", submit.JobStatus("STOPPED"), metadata={submit.RELEASE_KEY: "book"}),
+    ]
+    assert submit.running(jobs, "book") == {"a"}
+
+
+def test_a_run_that_does_not_stop_is_waited_for_no_longer_than_it_may(
+    submit: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(submit.time, "sleep", lambda seconds: None)
+    cluster = Cluster(submit, [], {"book-0000-1": "RUNNING"})
+    cluster.looks_until_stopped = 10**9
+    submit.stop(cluster, ["book-0000-1"], 0.2)
+    assert "book-0000-1: did not stop within 0.2 s" in capsys.readouterr().out
+
+
+def test_a_head_that_refuses_is_told_from_a_run_that_failed(
+    submit: ModuleType, run: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster = Cluster(submit, [])
+
+    def refuse() -> list[State]:
+        raise RuntimeError("Request failed with status code 403: Forbidden")
+
+    cluster.list_jobs = refuse  # type: ignore[method-assign]
+    assert run(cluster) == submit.EXIT_UNAVAILABLE
+    assert "403" in capsys.readouterr().err
+
+
+def test_the_job_is_not_repeated_for_what_another_pod_would_report_again(submit: ModuleType) -> None:
+    job = render(value_set("s3")).one("Job")["spec"]
+    fail, ignore = job["podFailurePolicy"]["rules"]
+    assert fail["action"] == "FailJob" and fail["onExitCodes"]["operator"] == "In"
+    assert fail["onExitCodes"]["containerName"] == job["template"]["spec"]["containers"][0]["name"]
+    final = set(fail["onExitCodes"]["values"])
+    assert final >= {*submit.SAME_AGAIN, submit.EXIT_STOPPED}
+    assert not final & {0, submit.EXIT_UNAVAILABLE, submit.EXIT_TERMINATED, 137}
+    assert ignore["action"] == "Ignore" and job["template"]["spec"]["restartPolicy"] == "Never"
 
 
 def test_it_waits_for_a_head_that_is_still_starting(submit: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,77 +264,3 @@ def test_a_refusal_is_not_waited_for(submit: ModuleType) -> None:
 
     with pytest.raises(RuntimeError, match="403"):
         submit.patiently("connect", action)
-
-
-def free_ports(count: int) -> list[int]:
-    """Free ports, below those the kernel hands out and above those of Ray's workers."""
-    found: list[int] = []
-    start = 20000 + os.getpid() % 10000
-    for port in range(start, start + 1000):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                found.append(port)
-        if len(found) == count:
-            break
-    return found
-
-
-@pytest.mark.slow
-def test_against_a_real_head_with_a_token(tmp_path: Path) -> None:
-    """A real Ray head with token authentication: the script runs a command there, a stranger may not."""
-    dashboard, gcs, agent, client = free_ports(4)
-    # Ray puts sockets there, and the kernel limits their paths to 107 characters.
-    scratch = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-    environment = {
-        **{key: value for key, value in os.environ.items() if not key.startswith("RAY_")},
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
-        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
-        "RAY_raylet_start_wait_time_s": "120",
-        "SUBMISSION_ID": "book",
-        "ATTEMPTS": "2",
-    }
-    ports = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
-    command = [
-        "ray",
-        "start",
-        "--head",
-        "--block",
-        "--num-cpus=1",
-        "--disable-usage-stats",
-        f"--temp-dir={scratch}",
-        *ports,
-    ]
-    command += ["--object-store-memory=80000000", f"--ray-client-server-port={client}"]
-    with (tmp_path / "head.log").open("w") as log:
-        head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        (tmp_path / "job.yaml").write_text("name: storybook")
-        environment["JOB_FILE"] = str(tmp_path / "job.yaml")
-        code = "import os; print('ran in', os.environ['RAY_AUTH_MODE'], 'with', open('job.yaml').read())"
-        words = shlex.join([sys.executable, "-c", code])
-        done = subprocess.run(
-            [sys.executable, SCRIPT, words], env=environment, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stdout + done.stderr + (tmp_path / "head.log").read_text()
-        assert "ran in token with name: storybook" in done.stdout and "book-1: SUCCEEDED" in done.stdout
-        again = subprocess.run(
-            [sys.executable, SCRIPT, words], env=environment, capture_output=True, text=True, timeout=120
-        )
-        assert again.returncode == 0 and "submitted" not in again.stdout
-        stranger = {**environment, "RAY_AUTH_TOKEN": "f" * 64, "SUBMISSION_ID": "stranger"}
-        refused = subprocess.run(
-            [sys.executable, SCRIPT, "true"], env=stranger, capture_output=True, text=True, timeout=120
-        )
-        assert refused.returncode != 0
-        assert "authenticat" in refused.stderr.lower() or "403" in refused.stderr or "401" in refused.stderr
-    finally:
-        os.killpg(head.pid, signal.SIGTERM)
-        deadline = time.monotonic() + 30
-        while head.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.2)
-        if head.poll() is None:
-            os.killpg(head.pid, signal.SIGKILL)
-            head.wait()
-        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,9 +1,15 @@
 """Submits a run to a long-lived Ray cluster, follows its log, and ends with its result.
 
 Usage: submit.py COMMAND. The environment says where and how often: RAY_API_SERVER_ADDRESS (the head's dashboard),
-SUBMISSION_ID (the run's name), ATTEMPTS, and JOB_FILE (brought into the folder in which the command runs; unset if the
-command names a URL). A pod that was evicted and started again goes on following the run that is under way; only a run
-that failed is submitted again, and it then renders what is missing.
+RELEASE and SUBMISSION_ID (whose run it is, and its name), ATTEMPTS, STOP_SECONDS (how long a run may take to stop), and
+JOB_FILE (brought into the folder in which the command runs; unset if the command names a URL).
+
+Other runs of the release, which it replaces, are stopped first. Asked to stop by SIGTERM, it stops its run. A pod that
+starts again, wherever the one before it ended, follows the run that is under way, or submits it again if it was stopped
+or failed; the run then renders what is missing.
+
+Exit codes: those of the run, as its driver gave them; 130 it was stopped by somebody else; 69 the head did not answer;
+143 SIGTERM. Only the last two are worth starting again for.
 """
 
 from __future__ import annotations
@@ -11,16 +17,29 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from types import FrameType
 from typing import TypeVar
 
-from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 T = TypeVar("T")
+
+EXIT_FAILED = 1
+EXIT_UNAVAILABLE = 69
+EXIT_STOPPED = 130
+EXIT_TERMINATED = 143
+SAME_AGAIN = (1, 2)
+"""Exit codes of a run that the same command would end with again: pictures that fail, a job that cannot be used."""
+
+RELEASE_KEY = "consistory-ray/release"
+PAUSE_SECONDS = 30
+"""Between attempts, so that what was in the way can pass: a head that is going, a lease that runs out."""
 
 
 def patiently(what: str, action: Callable[[], T], patience: float = 600.0) -> T:
@@ -38,21 +57,54 @@ def patiently(what: str, action: Callable[[], T], patience: float = 600.0) -> T:
             time.sleep(5)
 
 
+def look(client: JobSubmissionClient, submission_id: str) -> JobDetails | None:
+    """What Ray knows of a run; None if nothing, because its head was replaced."""
+    try:
+        return patiently("ask", partial(client.get_job_info, submission_id))
+    except RuntimeError as error:
+        if "status code 404" in str(error):
+            return None
+        raise
+
+
 async def follow(client: JobSubmissionClient, submission_id: str) -> None:
     """Prints the run's log until the run ends or the connection does."""
     async for lines in client.tail_job_logs(submission_id):
         print(lines, end="", flush=True)
 
 
-def wait(client: JobSubmissionClient, submission_id: str) -> JobStatus:
-    """Follows the run to its end, through broken connections."""
-    while not (status := patiently("ask", partial(client.get_job_status, submission_id))).is_terminal():
+def wait(client: JobSubmissionClient, submission_id: str) -> JobDetails | None:
+    """Follows the run to its end, through broken connections; None if it was lost with its head."""
+    while (job := look(client, submission_id)) is not None and not job.status.is_terminal():
         try:
             asyncio.run(follow(client, submission_id))
         except (OSError, RuntimeError) as error:
             print(f"log lost, going on: {error}", flush=True)
         time.sleep(2)
-    return status
+    return job
+
+
+def stop(client: JobSubmissionClient, submission_ids: Iterable[str], patience: float) -> None:
+    """Asks runs to stop and waits, for so many seconds at most, until they have: one at a time may use an output."""
+    going = set(submission_ids)
+    for name in sorted(going):
+        print(f"{name}: asked to stop", flush=True)
+        patiently("stop", partial(client.stop_job, name), patience)
+    deadline = time.monotonic() + patience
+    while going and time.monotonic() < deadline:
+        going = {name for name in going if (job := look(client, name)) is not None and not job.status.is_terminal()}
+        time.sleep(2)
+    for name in sorted(going):
+        print(f"{name}: did not stop within {patience:g} s", flush=True)
+
+
+def running(jobs: Iterable[JobDetails], release: str) -> set[str]:
+    """Names of the release's runs that are not over."""
+    return {
+        job.submission_id
+        for job in jobs
+        if job.submission_id and not job.status.is_terminal() and (job.metadata or {}).get(RELEASE_KEY) == release
+    }
 
 
 def folder() -> dict[str, str]:
@@ -64,25 +116,68 @@ def folder() -> dict[str, str]:
     return {"working_dir": copy}
 
 
-def main() -> int:
-    (command,) = sys.argv[1:]
-    name = os.environ["SUBMISSION_ID"]
-    address = os.environ["RAY_API_SERVER_ADDRESS"]
-    client = patiently(f"connect to {address}", lambda: JobSubmissionClient(address))
-    for attempt in range(1, int(os.environ["ATTEMPTS"]) + 1):
-        submission_id = f"{name}-{attempt}"
-        known = {job.submission_id for job in patiently("ask", client.list_jobs)}
+def exit_code(job: JobDetails | None) -> int:
+    """The driver's, in the form a process can end with; 1 if it has none."""
+    if job is not None and job.status == JobStatus.SUCCEEDED:
+        return 0
+    if job is not None and job.status == JobStatus.STOPPED:
+        return EXIT_STOPPED
+    code = (job and job.driver_exit_code) or EXIT_FAILED
+    return code if code > 0 else 128 - code
+
+
+def run(client: JobSubmissionClient, command: str, name: str, release: str) -> int:
+    """Brings the run to its end, in as many attempts as there may be; its exit code."""
+    known = {job.submission_id: job for job in patiently("ask", client.list_jobs) if job.submission_id}
+    mine = {submission_id for submission_id in known if submission_id.startswith(f"{name}-")}
+    stop(client, running(known.values(), release) - mine, float(os.environ["STOP_SECONDS"]))
+    number = failures = 0
+    while True:
+        number += 1
+        submission_id = f"{name}-{number}"
+        if submission_id in known and known[submission_id].status == JobStatus.STOPPED:
+            continue  # with a pod before this one, or by a run that this one replaces again
         if submission_id not in known:
             submit = partial(client.submit_job, entrypoint=command, submission_id=submission_id, runtime_env=folder())
-            patiently("submit", submit)
+            patiently("submit", partial(submit, metadata={RELEASE_KEY: release}))
             print(f"{submission_id}: submitted", flush=True)
-        status = wait(client, submission_id)
-        print(f"{submission_id}: {status.value}", flush=True)
-        if status == JobStatus.SUCCEEDED:
-            return 0
-        if status == JobStatus.STOPPED:
-            return 130
-    return 1
+        job = wait(client, submission_id)
+        code = exit_code(job)
+        print(f"{submission_id}: {'lost' if job is None else job.status.value}, exit code {code}", flush=True)
+        if code in (0, EXIT_STOPPED):
+            return code
+        failures += 1
+        if job is not None and job.driver_exit_code in SAME_AGAIN:
+            print("the same command would end in the same way; it is not repeated", flush=True)
+            return code
+        if failures >= int(os.environ["ATTEMPTS"]):
+            return code
+        if submission_id not in known:
+            time.sleep(PAUSE_SECONDS)
+
+
+def on_sigterm(number: int, frame: FrameType | None) -> None:
+    """Leaves whatever is going on; SystemExit is what asyncio lets through."""
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(EXIT_TERMINATED)
+
+
+def main() -> int:
+    (command,) = sys.argv[1:]
+    name, release = os.environ["SUBMISSION_ID"], os.environ["RELEASE"]
+    address = os.environ["RAY_API_SERVER_ADDRESS"]
+    signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        client = patiently(f"connect to {address}", lambda: JobSubmissionClient(address))
+        try:
+            return run(client, command, name, release)
+        except SystemExit:
+            mine = {job for job in running(client.list_jobs(), release) if job.startswith(f"{name}-")}
+            stop(client, mine, float(os.environ["STOP_SECONDS"]))
+            raise
+    except (OSError, RuntimeError) as error:
+        print(error, file=sys.stderr, flush=True)
+        return EXIT_UNAVAILABLE
 
 
 if __name__ == "__main__":

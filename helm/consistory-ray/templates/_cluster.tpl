@@ -27,6 +27,7 @@ autoscalerOptions:
     - {name: HOME, value: /tmp}
   volumeMounts:
     - {name: scratch, mountPath: /tmp}
+    - {name: kube-api-access, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
   securityContext:
     {{- toYaml $v.securityContext | nindent 4 }}
   resources:
@@ -44,9 +45,10 @@ headGroupSpec:
       {{- include "consistory-ray.podMetadata" (dict "root" . "component" "head" "annotations" $v.head.podAnnotations) | nindent 6 }}
     spec:
       {{- include "consistory-ray.podSettings" (dict "root" . "placement" $v.head) | nindent 6 }}
-      # The autoscaler beside the head talks to the Kubernetes API; nothing else does.
-      automountServiceAccountToken: {{ $v.ray.autoscaling.enabled }}
-      terminationGracePeriodSeconds: {{ int $v.head.terminationGracePeriodSeconds }}
+      # The autoscaler beside the head talks to the Kubernetes API, and has a mount of its own for that; nothing else does.
+      automountServiceAccountToken: false
+      # Time for the preStop hook, and for Ray to stop after it.
+      terminationGracePeriodSeconds: {{ add (include "consistory-ray.stopSeconds" .) 30 }}
       containers:
         - name: ray-head
           image: {{ include "consistory-ray.headImage" . | quote }}
@@ -72,6 +74,16 @@ headGroupSpec:
             {{- toYaml $v.securityContext | nindent 12 }}
           resources:
             {{- toYaml $v.head.resources | nindent 12 }}
+          lifecycle:
+            preStop:
+              exec:
+                command:
+                  - /bin/bash
+                  - -c
+                  - |
+                    {{- .Files.Get "files/stop-run.sh" | trim | nindent 20 }}
+                  - stop-run
+                  - {{ include "consistory-ray.stopSeconds" . | quote }}
       volumes:
         {{- include "consistory-ray.volumes" (dict "root" . "role" "head" "objectStore" $v.head.objectStoreMemory) | nindent 8 }}
 workerGroupSpecs:
@@ -128,14 +140,14 @@ workerGroupSpecs:
             lifecycle:
               preStop:
                 exec:
-                  # Tells Ray, and through it the coordinator, that this node is going, then leaves the batch in hand its
-                  # time. Ray ends the container as soon as the node is idle; without a head there is nothing to wait for.
+                  # Tells Ray, and through it the coordinator, that this node is going, and meanwhile leaves the batch in
+                  # hand its time, however long the telling takes. Ray ends the container as soon as the node is idle.
                   command:
                     - /bin/bash
                     - -c
                     - >-
-                      timeout 15 ray drain-node --reason DRAIN_NODE_REASON_PREEMPTION --reason-message "pod is stopping"
-                      --deadline-remaining-seconds {{ int $group.drainSeconds }} && sleep {{ int $group.drainSeconds }}
+                      ray drain-node --reason DRAIN_NODE_REASON_PREEMPTION --reason-message "pod is stopping"
+                      --deadline-remaining-seconds {{ int $group.drainSeconds }} & sleep {{ int $group.drainSeconds }}
         volumes:
           {{- include "consistory-ray.volumes" (dict "root" $ "role" "worker" "objectStore" $group.cacheMemory) | nindent 10 }}
   {{- end }}

@@ -70,8 +70,14 @@ annotations:
 {{ include "consistory-ray.image" (dict "image" .Values.image "version" .Chart.AppVersion) }}
 {{- end }}
 
+{{/* Of head and submitter. What `head.image` leaves out is taken from `image`, but no digest for another repository or tag. */}}
 {{- define "consistory-ray.headImage" -}}
-{{ include "consistory-ray.image" (dict "image" (ternary .Values.head.image .Values.image (ne .Values.head.image.repository "")) "version" .Chart.AppVersion) }}
+{{- $own := .Values.head.image -}}
+{{- $image := .Values.image -}}
+{{- if or $own.repository $own.tag $own.digest -}}
+{{- $image = dict "repository" (default $image.repository $own.repository) "tag" (default $image.tag $own.tag) "digest" $own.digest -}}
+{{- end -}}
+{{ include "consistory-ray.image" (dict "image" $image "version" .Chart.AppVersion) }}
 {{- end }}
 
 {{- define "consistory-ray.serviceAccountName" -}}
@@ -125,10 +131,22 @@ merge, because merging would take 0 and false for "not given". */}}
 {{- end -}}
 {{- end }}
 
+{{/* Name of the mounted job file. Its ending says how to read it, and is that of the key it comes from. */}}
+{{- define "consistory-ray.jobFile" -}}
+{{- $ending := ext .Values.job.existingConfigMap.key | lower -}}
+job{{ ternary $ending ".yaml" (and (ne .Values.job.existingConfigMap.name "") (has $ending (list ".yml" ".json" ".csv" ".parquet"))) }}
+{{- end }}
+
+{{/* The revision as text: Helm's --set makes a number of 2. */}}
+{{- define "consistory-ray.revision" -}}
+{{ if kindIs "string" .Values.run.revision }}{{ .Values.run.revision }}{{ else }}{{ int64 .Values.run.revision }}{{ end }}
+{{- end }}
+
 {{/* Where the run finds its job file. A Ray cluster that stays gets it with each submission, into the run's folder:
 mounted into the head, every new job would be a new head. */}}
 {{- define "consistory-ray.jobPath" -}}
-{{ .Values.job.url | default (ternary "/etc/consistory/job/job.yaml" "job.yaml" (eq .Values.mode "job")) }}
+{{- $file := include "consistory-ray.jobFile" . -}}
+{{ .Values.job.url | default (ternary (printf "/etc/consistory/job/%s" $file) $file (eq .Values.mode "job")) }}
 {{- end }}
 
 {{/* Which pod gets the job file. */}}
@@ -144,21 +162,37 @@ mounted into the head, every new job would be a new head. */}}
 {{ default (printf "%s-models" (include "consistory-ray.fullname" .)) .Values.model.cache.existingClaim }}
 {{- end }}
 
+{{/* `cuda` or `cpu`: what the run renders on. */}}
+{{- define "consistory-ray.device" -}}
+{{- $gpus := 0 -}}
+{{- range include "consistory-ray.groups" . | fromJsonArray }}{{ $gpus = add $gpus (int .gpus) }}{{ end -}}
+{{- if eq .Values.run.device "auto" }}{{ ternary "cuda" "cpu" (gt (int $gpus) 0) }}{{ else }}{{ .Values.run.device }}{{ end -}}
+{{- end }}
+
+{{/* What the groups of the run's device can grow to, as JSON: workers, and memory of their object stores in Mi. */}}
+{{- define "consistory-ray.capacity" -}}
+{{- $cuda := eq (include "consistory-ray.device" .) "cuda" -}}
+{{- $workers := 0 -}}
+{{- $store := 0 -}}
+{{- range include "consistory-ray.groups" . | fromJsonArray -}}
+{{- if eq $cuda (gt (int .gpus) 0) -}}
+{{- $most := int (ternary .maxReplicas .replicas $.Values.ray.autoscaling.enabled) -}}
+{{- $workers = add $workers (mul $most (max 1 (int .gpus))) -}}
+{{- $store = add $store (mul $most (include "consistory-ray.mebibytes" .cacheMemory | int64)) -}}
+{{- end -}}
+{{- end -}}
+{{ dict "workers" $workers "store" $store | toJson }}
+{{- end }}
+
 {{/* The run's command line. The schema allows only characters that mean nothing to a shell: KubeRay hands this to one.
 Workers, device and cache budget are given because the run cannot see them: it starts before the pods it will get. */}}
 {{- define "consistory-ray.command" -}}
-{{- $workers := 0 -}}
-{{- $gpus := 0 -}}
-{{- $store := 0 -}}
-{{- range include "consistory-ray.groups" . | fromJsonArray -}}
-{{- $most := int (ternary .maxReplicas .replicas $.Values.ray.autoscaling.enabled) -}}
-{{- $workers = add $workers (mul $most (max 1 (int .gpus))) -}}
-{{- $gpus = add $gpus (int .gpus) -}}
-{{- $store = add $store (mul $most (include "consistory-ray.mebibytes" .cacheMemory | int64)) -}}
-{{- end -}}
-{{- $device := .Values.run.device -}}
-{{- if eq $device "auto" }}{{ $device = ternary "cuda" "cpu" (gt (int $gpus) 0) }}{{ end -}}
-{{- if not (kindIs "invalid" .Values.run.workers) }}{{ $workers = int .Values.run.workers }}{{ end -}}
-consistory-ray render {{ include "consistory-ray.jobPath" . }} -o {{ .Values.output.url }} --address auto --workers {{ $workers }} --device {{ $device }} --cache-budget {{ mul $store 524288 }}
+{{- $capacity := include "consistory-ray.capacity" . | fromJson -}}
+consistory-ray render {{ include "consistory-ray.jobPath" . }} -o {{ .Values.output.url }} --address auto --workers {{ int (default $capacity.workers .Values.run.workers) }} --device {{ include "consistory-ray.device" . }} --cache-budget {{ mul (int64 $capacity.store) 524288 }} --grace {{ int .Values.run.graceSeconds }}
 {{- range .Values.run.extraArgs }} {{ . }}{{ end }}
+{{- end }}
+
+{{/* Seconds in which a run that was asked to stop is gone: the batches in hand, then its record and a last scrape. */}}
+{{- define "consistory-ray.stopSeconds" -}}
+{{ add (int .Values.run.graceSeconds) 60 }}
 {{- end }}

@@ -15,6 +15,8 @@
 - {name: CONSISTORY_METRICS_PORT, value: {{ int $v.monitoring.port | quote }}}
 {{- end }}
 {{- if eq .role "head" }}
+# How long Ray waits between SIGTERM and SIGKILL when it stops a run.
+- {name: RAY_JOB_STOP_WAIT_TIME_S, value: {{ include "consistory-ray.stopSeconds" .root | quote }}}
 {{- if ne $v.monitoring.pricePerGpuHour nil }}
 - {name: CONSISTORY_PRICE_PER_GPU_HOUR, value: {{ toString $v.monitoring.pricePerGpuHour | quote }}}
 {{- end }}
@@ -92,7 +94,7 @@
 - name: job
   configMap:
     name: {{ include "consistory-ray.jobConfigMapName" .root | quote }}
-    items: [{key: {{ ternary $v.job.existingConfigMap.key "job.yaml" (ne $v.job.existingConfigMap.name "") | quote }}, path: job.yaml}]
+    items: [{key: {{ ternary $v.job.existingConfigMap.key "job.yaml" (ne $v.job.existingConfigMap.name "") | quote }}, path: {{ include "consistory-ray.jobFile" .root }}}]
 {{- end }}
 {{- if ne .role "submitter" }}
 - name: shm
@@ -110,6 +112,15 @@
 {{- else if and (eq .role "worker") (eq $v.model.cache.type "emptyDir") }}
 - name: models
   emptyDir: {sizeLimit: {{ $v.model.cache.sizeLimit }}}
+{{- end }}
+{{- if and (eq .role "head") $v.ray.autoscaling.enabled }}
+# What Kubernetes would mount into every container of the pod; here the autoscaler alone mounts it.
+- name: kube-api-access
+  projected:
+    sources:
+      - serviceAccountToken: {path: token, expirationSeconds: 3607}
+      - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
+      - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
 {{- end }}
 {{- if $v.storage.gcs.credentialsSecret.name }}
 - name: gcs-key
@@ -171,9 +182,16 @@ imagePullSecrets:
     {{- if $p.tokenSecret.name }}
     - {name: HF_TOKEN, valueFrom: {secretKeyRef: {name: {{ $p.tokenSecret.name | quote }}, key: {{ $p.tokenSecret.key | quote }}}}}
     {{- end }}
+  {{- with .Values.extraEnvFrom }}
+  envFrom:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
   volumeMounts:
     - {name: scratch, mountPath: /tmp}
     - {name: models, mountPath: /models}
+    {{- with .Values.extraVolumeMounts }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
   securityContext:
     {{- toYaml .Values.securityContext | nindent 4 }}
   resources:

@@ -1,10 +1,13 @@
-{{/* Pod template of the submitter: (dict "root" $ "containers" yaml-of-extra-container-fields) */}}
+{{/* Pod template of the submitter: (dict "root" $ "container" yaml-of-extra-container-fields "grace" seconds …) */}}
 {{- define "consistory-ray.submitterPod" -}}
 metadata:
   {{- include "consistory-ray.podMetadata" (dict "root" .root "component" "submitter") | nindent 2 }}
 spec:
   {{- include "consistory-ray.podSettings" (dict "root" .root "placement" (pick .root.Values.head "nodeSelector" "tolerations" "affinity" "priorityClassName")) | nindent 2 }}
   automountServiceAccountToken: false
+  {{- with .grace }}
+  terminationGracePeriodSeconds: {{ . }}
+  {{- end }}
   restartPolicy: Never
   containers:
     - name: submitter
@@ -39,6 +42,14 @@ spec:
 {{- $v := .root.Values -}}
 {{- $cluster := include "consistory-ray.fullname" .root -}}
 backoffLimit: {{ int $v.submitter.backoffLimit }}
+podFailurePolicy:
+  rules:
+    # How the run ended, or that somebody stopped it: another pod would report the same. What is left is trouble on the way.
+    - action: FailJob
+      onExitCodes: {containerName: submitter, operator: In, values: [1, 2, 3, 75, 130]}
+      onPodConditions: [] # Kubernetes 1.27 lists it as required
+    - action: Ignore
+      onPodConditions: [{type: DisruptionTarget, status: "True"}]
 ttlSecondsAfterFinished: {{ int $v.run.ttlSecondsAfterFinished }}
 {{- with $v.run.activeDeadlineSeconds }}
 activeDeadlineSeconds: {{ int . }}
@@ -46,6 +57,7 @@ activeDeadlineSeconds: {{ int . }}
 template:
   {{- include "consistory-ray.submitterPod" (dict "root" .root
         "container" (include "consistory-ray.submitterContainer" .root)
+        "grace" (add (include "consistory-ray.stopSeconds" .root) 30)
         "env" (include "consistory-ray.submitterEnv" (dict "root" .root "cluster" $cluster "hash" .hash))
         "volumeMounts" "- {name: submit, mountPath: /etc/consistory/submit, readOnly: true}"
         "volumes" (printf "- {name: submit, configMap: {name: %s-submit-%s}}" $cluster .hash)) | nindent 2 }}
@@ -59,10 +71,12 @@ args: [{{ include "consistory-ray.command" . | quote }}]
 {{- define "consistory-ray.submitterEnv" -}}
 {{- $v := .root.Values -}}
 - {name: RAY_API_SERVER_ADDRESS, value: "http://{{ .cluster }}-head-svc:8265"}
+- {name: RELEASE, value: {{ .cluster | quote }}}
 - {name: SUBMISSION_ID, value: {{ printf "%s-%s" .cluster .hash | quote }}}
 - {name: ATTEMPTS, value: {{ add1 (int $v.run.backoffLimit) | quote }}}
+- {name: STOP_SECONDS, value: {{ add (include "consistory-ray.stopSeconds" .root) 10 | quote }}}
 {{- if not $v.job.url }}
-- {name: JOB_FILE, value: /etc/consistory/job/job.yaml}
+- {name: JOB_FILE, value: /etc/consistory/job/{{ include "consistory-ray.jobFile" .root }}}
 {{- end }}
 {{- if eq $v.ray.auth.mode "token" }}
 - {name: RAY_AUTH_MODE, value: token}

@@ -22,19 +22,25 @@
 {{- if not $claim.enabled }}{{ $problems = append $problems "output.url: a path inside a pod is lost with the pod; set output.persistentVolume.enabled or use a bucket" }}
 {{- else if not (or (eq $path $claim.mountPath) (hasPrefix (printf "%s/" $claim.mountPath) $path)) }}{{ $problems = append $problems (printf "output.url: %s does not lie under output.persistentVolume.mountPath (%s)" $path $claim.mountPath) }}{{ end -}}
 {{- else if $claim.enabled }}{{ $problems = append $problems (printf "output.persistentVolume.enabled: output.url (%s) is not a path; use one of them" $v.output.url) }}{{ end -}}
-{{- if and $claim.enabled (not $claim.existingClaim) (not (has "ReadWriteMany" $claim.accessModes)) (not (has "ReadWriteOncePod" $claim.accessModes)) (gt (len $v.workerGroups) 1) }}{{ $problems = append $problems "output.persistentVolume.accessModes: workers of several groups run on several nodes; use ReadWriteMany" }}{{ end -}}
+{{- /* Head and workers share a claim that the chart makes; one that exists is its owner's business. */ -}}
+{{- $shared := dict -}}
+{{- if and $claim.enabled (not $claim.existingClaim) }}{{ $_ := set $shared "output.persistentVolume" $claim }}{{ end -}}
+{{- if and (eq $v.model.cache.type "persistentVolume") (not $v.model.cache.existingClaim) }}{{ $_ := set $shared "model.cache" $v.model.cache }}{{ end -}}
+{{- range $key, $made := $shared -}}
+{{- if not (or (has "ReadWriteMany" $made.accessModes) (and $made.singleNode (has "ReadWriteOnce" $made.accessModes))) }}{{ $problems = append $problems (printf "%s.accessModes: head and workers mount it on several nodes; use ReadWriteMany, or ReadWriteOnce and %s.singleNode" $key $key) }}{{ end -}}
+{{- end -}}
 
 {{- if and (eq $v.mode "job") (gt (int $v.run.ttlSecondsAfterFinished) 0) (not $v.run.shutdownAfterJobFinishes) }}{{ $problems = append $problems "run.ttlSecondsAfterFinished: has no effect without run.shutdownAfterJobFinishes; set it to 0" }}{{ end -}}
 {{- if and $v.run.suspend (ne $v.mode "job") }}{{ $problems = append $problems "run.suspend: only for mode job" }}{{ end -}}
 {{- if and $v.run.suspend (not $v.run.shutdownAfterJobFinishes) }}{{ $problems = append $problems "run.suspend: needs run.shutdownAfterJobFinishes" }}{{ end -}}
 
 {{- $names := list -}}
-{{- $gpus := 0 -}}
+{{- $device := include "consistory-ray.device" . -}}
 {{- range include "consistory-ray.groups" . | fromJsonArray -}}
 {{- $where := printf "workerGroups[%s]" .name -}}
 {{- if has .name $names }}{{ $problems = append $problems (printf "%s: the name is used twice" $where) }}{{ end -}}
 {{- $names = append $names .name -}}
-{{- $gpus = add $gpus (int .gpus) -}}
+{{- if and (eq $v.mode "job") (ne (eq $device "cuda") (gt (int .gpus) 0)) }}{{ $problems = append $problems (printf "%s: has %s gpus, and the run renders on %s: it would never render; leave it out, or set run.device" $where (ternary "no" (toString (int .gpus)) (eq (int .gpus) 0)) $device) }}{{ end -}}
 {{- if gt (int .minReplicas) (int .maxReplicas) }}{{ $problems = append $problems (printf "%s: minReplicas (%v) is more than maxReplicas (%v)" $where .minReplicas .maxReplicas) }}{{ end -}}
 {{- if or (lt (int .replicas) (int .minReplicas)) (gt (int .replicas) (int .maxReplicas)) }}{{ $problems = append $problems (printf "%s: replicas (%v) is not between minReplicas (%v) and maxReplicas (%v)" $where .replicas .minReplicas .maxReplicas) }}{{ end -}}
 {{- $limit := dig "limits" "memory" "" .resources | toString -}}
@@ -45,7 +51,8 @@
 {{- if and (gt $have 0) (lt $have $need) }}{{ $problems = append $problems (printf "%s: resources.limits.memory (%s) has to hold cacheMemory (%s) and at least 2Gi besides" $where $limit .cacheMemory) }}{{ end -}}
 {{- end -}}
 {{- end -}}
-{{- if and (eq $v.run.device "cuda") (eq (int $gpus) 0) }}{{ $problems = append $problems "run.device: cuda, but no worker group has gpus" }}{{ end -}}
+{{- if eq (int (include "consistory-ray.capacity" . | fromJson).workers) 0 }}{{ $problems = append $problems (printf "workerGroups: no pod would ever render on %s; give a group%s replicas" $device (ternary " with gpus" "" (eq $device "cuda"))) }}{{ end -}}
+{{- if has "--grace" $v.run.extraArgs }}{{ $problems = append $problems "run.extraArgs: give the grace as run.graceSeconds, the pods' own times follow from it" }}{{ end -}}
 {{- $headLimit := include "consistory-ray.mebibytes" (dig "limits" "memory" "" $v.head.resources | toString) | int64 -}}
 {{- if and (gt $headLimit 0) (lt $headLimit (add (include "consistory-ray.shmMebibytes" $v.head.objectStoreMemory | int64) 1024)) }}{{ $problems = append $problems "head.resources.limits.memory: has to hold head.objectStoreMemory and at least 1Gi besides" }}{{ end -}}
 
@@ -56,6 +63,7 @@
 {{- if and $v.kueue.queueName (has "head" $names) }}{{ $problems = append $problems "workerGroups[head]: Kueue keeps this name for the head" }}{{ end -}}
 {{- if and (not $v.kueue.queueName) (or $v.kueue.elastic $v.kueue.priorityClass) }}{{ $problems = append $problems "kueue.queueName: give one, or leave kueue.elastic and kueue.priorityClass unset" }}{{ end -}}
 
+{{- if and $v.ray.autoscaling.enabled (not $v.serviceAccount.create) (not $v.serviceAccount.name) }}{{ $problems = append $problems "serviceAccount.name: KubeRay gives the head's service account rights to scale; name one, so that it is not `default`, which every pod of the namespace has" }}{{ end -}}
 {{- if and $v.ray.auth.existingSecret (ne $v.ray.auth.mode "token") }}{{ $problems = append $problems "ray.auth.existingSecret: only for ray.auth.mode token" }}{{ end -}}
 {{- if and $v.monitoring.podMonitor.enabled $v.monitoring.serviceMonitor.enabled }}{{ $problems = append $problems "monitoring: podMonitor and serviceMonitor would scrape the same metrics twice; enable one" }}{{ end -}}
 {{- if and (or $v.monitoring.podMonitor.enabled $v.monitoring.serviceMonitor.enabled) (not $v.monitoring.port) }}{{ $problems = append $problems "monitoring.port: is 0, there is nothing to scrape" }}{{ end -}}
