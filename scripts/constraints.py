@@ -13,7 +13,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 NAME = "consistory-ray"
-LEFT_OUT = {"gcsfs", "pip"}  # needs credentials to be tested; cannot replace itself
+LEFT_OUT = {"pip"}  # cannot replace itself
 HEADER = """\
 # The exact versions this project is tested with, on Python 3.11; scripts/constraints.py writes this file.
 # Where a version needs a newer Python than the oldest one supported, the range in pyproject.toml decides there."""

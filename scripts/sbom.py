@@ -5,9 +5,11 @@
     python scripts/sbom.py --check                licences are all on the list below, docs/licences.md is current
     python scripts/sbom.py --audit                known vulnerabilities of constraints.txt, by pip-audit
 
-Run it with the Python of an environment that has the package with its development extra. What is listed is what runs:
-the package's dependencies and those of its extra for S3. Exit code 1: a licence outside the list, a stale page, or a
-vulnerability. 2: the vulnerability database does not know (all of) the packages, so that nothing can be said.
+Run it with the Python of an environment that has the package with its development extra. What is listed is what runs in
+the image: the package's dependencies and those of the extras that cluster/Dockerfile installs.
+
+Exit code 1: a licence outside the list, a stale page, or a vulnerability. 2: the vulnerability database does not
+know (all of) the packages, so that nothing can be said.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -74,13 +77,14 @@ FREE_TEXT = {
 }
 """What packages write instead of an SPDX expression. BSD without a number is taken as its usual form."""
 
-EXTRAS = ["s3"]
+EXTRAS = ["s3", "gcs", "azure", "nvml"]
 HEADER = """\
 # Licences of dependencies
 
-What is installed with `consistory-ray[s3]`, in the versions of `constraints.txt`, with torch's CPU build: its CUDA
-build adds NVIDIA's libraries, under NVIDIA's own terms. The bundled model's weights are part of this project and under
-its licence. A bill of materials in CycloneDX form is made by `python scripts/sbom.py --output sbom.json`.
+What the images install, `consistory-ray[s3,gcs,azure,nvml]`, in the versions of `constraints.txt`, with torch's CPU
+build: its CUDA build adds NVIDIA's libraries, under NVIDIA's own terms. The bundled model's weights are part of this
+project and under its licence. A bill of materials in CycloneDX form is made by `python scripts/sbom.py --output
+sbom.json`.
 
 This page is written by `python scripts/sbom.py --licences`, with Python 3.11.
 
@@ -129,13 +133,19 @@ def licence_of(distribution: metadata.Distribution) -> str:
     return joined or f'"{next((text.splitlines()[0] for text in texts if text), "nothing")}"'
 
 
+@lru_cache(maxsize=1)
+def _spdx() -> Any:
+    """The parser of licence expressions, which takes a while to make."""
+    return get_spdx_licensing()
+
+
 def as_spdx(text: str) -> str:
     """A licence text as an SPDX expression, empty if it is none."""
     text = FREE_TEXT.get(text.strip().lower(), text.strip())
     if not text or "\n" in text:
         return ""
     try:
-        parsed = get_spdx_licensing().parse(text, validate=True)
+        parsed = _spdx().parse(text, validate=True)
     except ExpressionError:
         return ""
     return str(parsed) if parsed is not None else ""
@@ -145,7 +155,7 @@ def is_allowed(licence: str) -> bool:
     """Whether an expression can be met with licences of the list: all parts of an AND, one of an OR."""
     if licence.startswith('"'):
         return False
-    return _met(get_spdx_licensing().parse(licence))
+    return _met(_spdx().parse(licence))
 
 
 def _met(expression: LicenseExpression) -> bool:

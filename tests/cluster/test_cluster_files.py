@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import re
 import shlex
@@ -52,12 +54,13 @@ def test_hadolint_has_nothing_to_say() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_both_targets_end_in_a_user_without_rights_and_without_build_tools() -> None:
+def test_all_targets_end_in_a_user_without_rights_and_without_build_tools() -> None:
     found = stages()
     for target in ("cpu", "cuda"):
         assert target in found
         for name, arguments in found[target]:
             assert name in ("COPY", "ENV"), f"{name} {arguments}: the last stage only copies"
+    assert found["ray-up"][-1] == ("USER", "1000:1000")
     runtime = found["runtime"]
     assert ("USER", "1000:1000") in runtime
     assert [name for name, _ in runtime].index("USER") > [name for name, _ in runtime].index("RUN")
@@ -83,6 +86,71 @@ def test_only_wheels_at_tested_versions_are_installed() -> None:
         assert "--constraint /constraints.txt" in install
 
 
+def test_torchs_cpu_build_comes_from_its_index_alone_and_all_else_from_the_usual_one() -> None:
+    """PyTorch's index lacks torch's dependencies at the pinned versions; beside another it would only be an offer."""
+    torch, rest = [arguments for name, arguments in stages()["venv-cpu"] if name == "RUN"]
+    assert torch.endswith('--no-deps --index-url "${TORCH_INDEX}" torch')
+    assert "index" not in rest
+
+
+def test_the_launchers_image_has_what_the_launcher_calls() -> None:
+    """Read from Ray itself: which programs it runs inside containers, and on the head to reach the workers."""
+    ray = pytest.importorskip("importlib.util").find_spec("ray")
+    if ray is None or ray.origin is None:
+        pytest.skip("ray is not installed")
+    folder = Path(ray.origin).parent / "autoscaler" / "_private"
+    runner, commands = (folder / "command_runner.py").read_text(), (folder / "commands.py").read_text()
+    assert "rsync -e '{} exec -i'" in runner and 'ssh = ["ssh"' in runner and 'command = ["rsync"]' in runner
+    assert "tmux new" in commands
+    (run,) = [arguments for name, arguments in stages()["ray-up"] if name == "RUN"]
+    assert {"openssh-client", "rsync", "tmux"} <= set(run.split())
+    assert not {"openssh-client", "rsync", "tmux"} & set(str(stages()["runtime"]).split()), "for those who need it"
+
+
+COMMIT = "462165984030d82259a11f4367a4eed129e94a7b"
+
+
+@pytest.mark.parametrize("revision", ["main", "v1", COMMIT])
+def test_a_model_inside_the_image_is_found_offline(tmp_path: Path, revision: str) -> None:
+    """The stage's own lines, with a stand-in that leaves what the hub's command leaves; the real client looks it up."""
+    hub = pytest.importorskip("huggingface_hub")
+    bin = tmp_path / "bin"
+    bin.mkdir()
+    (bin / "pip").write_text("#!/bin/sh\n")
+    (bin / "hf").write_text(
+        '#!/bin/bash\nset -eu\nmkdir -p "$HF_HOME/hub/models--org--model"; cd "$HF_HOME/hub/models--org--model"\n'
+        f"mkdir -p snapshots/{COMMIT} blobs refs; printf '{{}}' >snapshots/{COMMIT}/model_index.json\n"
+        f'[ "$4" = {COMMIT} ] || printf {COMMIT} >"refs/$4"\n'  # a commit has no name of its own
+        'printf "%s\\n" "$@" >"$HF_HOME/asked"\n'
+    )
+    for program in bin.iterdir():
+        program.chmod(0o755)
+    (run,) = [arguments for name, arguments in stages()["model"] if name == "RUN"]
+    script = re.sub(r"^--mount=\S+\s+", "", run)
+    script = script.replace("/prefetch.sh", str(ROOT / "helm/consistory-ray/files/prefetch.sh"))
+    models = tmp_path / "models"
+    script = script.replace("/opt/models", str(models))
+    environment = {"PATH": f"{bin}:{os.environ['PATH']}", "MODEL": "", "MODEL_REVISION": revision}
+    subprocess.run(["bash", "-o", "pipefail", "-c", script], check=True, cwd=tmp_path, env=environment, timeout=60)
+    assert list(models.iterdir()) == []
+    environment["MODEL"] = "org/model"
+    subprocess.run(["bash", "-o", "pipefail", "-c", script], check=True, cwd=tmp_path, env=environment, timeout=60)
+    asked = (models / "asked").read_text().split("\n")
+    assert asked[:4] == ["download", "org/model", "--revision", revision]
+    assert [word for word in asked if "*" in word] == ["*.json", "*.txt", "*.safetensors"]
+    found = Path(hub.snapshot_download("org/model", cache_dir=models / "hub", local_files_only=True))
+    assert found.name == COMMIT and (found / "model_index.json").exists()
+
+
+def test_an_image_with_a_model_does_not_ask_the_hub_and_one_without_can_keep_what_it_downloads() -> None:
+    runtime = stages()["runtime"]
+    assert ("ARG", "MODEL=") in runtime
+    (environment,) = [arguments for name, arguments in runtime if name == "ENV"]
+    assert {"HF_HOME=/opt/models", "HF_HUB_OFFLINE=${MODEL:+1}"} <= set(environment.split())
+    (run,) = [arguments for name, arguments in runtime if name == "RUN"]
+    assert re.search(r"install --directory --owner=1000 --group=1000 [^&]*/opt/models ", run)
+
+
 def test_no_secret_can_stay_in_a_layer() -> None:
     for name, arguments in instructions():
         if name in ("ARG", "ENV"):
@@ -94,12 +162,17 @@ def test_the_context_holds_the_package_and_nothing_private() -> None:
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert lines[0] == "*"
     allowed = {line[1:] for line in lines if line.startswith("!")}
-    assert allowed == {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "consistory_ray"}
+    prefetch = "helm/consistory-ray/files/prefetch.sh"
+    assert allowed == {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "consistory_ray", prefetch}
+    assert all((ROOT / name).exists() for name in allowed)
     # Everything that hatchling and the Dockerfile read.
     for name in re.findall(r'(?:readme|license-files) = \[?"([^"]+)"', (ROOT / "pyproject.toml").read_text()):
         assert name in allowed
     copied = [
-        arguments.split()[0] for name, arguments in instructions() if name == "COPY" and "--from" not in arguments
+        source
+        for name, arguments in instructions()
+        if name == "COPY" and "--from" not in arguments
+        for source in arguments.split()[:-1]
     ]
     assert set(copied) <= allowed | {"."}
 
@@ -137,7 +210,9 @@ def test_the_package_is_built_and_installed_as_the_dockerfile_does(tmp_path: Pat
     venv = str(tmp_path / "venv")
     make = make.split("&&")[0].replace("/opt/venv", venv).replace("python -m", f"{sys.executable} -m")
     subprocess.run(["bash", "-ec", make], env=environment, check=True, timeout=300)
-    install = install.replace("/opt/venv", venv).replace("/wheel", str(tmp_path / "wheel")).replace("[s3,gcs]", "")
+    install = (
+        install.replace("/opt/venv", venv).replace("/wheel", str(tmp_path / "wheel")).replace("[s3,gcs,azure]", "")
+    )
     install = install.replace("--constraint /constraints.txt", "--no-deps").replace(
         "pip ", f"{sys.executable} -m pip ", 1
     )
@@ -175,7 +250,7 @@ def test_compose_drops_rights_and_asks_for_secrets() -> None:
 def test_composes_files_and_targets_exist() -> None:
     head = COMPOSE["services"]["head"]
     assert (CLUSTER / head["build"]["context"] / head["build"]["dockerfile"]).samefile(CLUSTER / "Dockerfile")
-    assert re.search(r"\$\{TARGET:-(\w+)\}", head["build"]["target"])[1] in stages()  # type: ignore[index]
+    assert head["build"]["target"] in stages()
     volumes = set()
     for service in COMPOSE["services"].values():
         for volume in service.get("volumes", []):
@@ -200,27 +275,66 @@ def test_prometheus_scrapes_the_ports_that_compose_opens() -> None:
     assert set(config["rule_files"]) <= mounted
 
 
-def test_compose_is_valid(tmp_path: Path) -> None:
-    """Against the compose specification, by whichever program is there."""
-    environment = {**os.environ, "RAY_AUTH_TOKEN": "t", "GRAFANA_PASSWORD": "p"}
+def compose_program() -> list[str]:
+    """Docker's own, or the same program from the development extra; neither needs an engine to check files."""
     plugin = ["docker", "compose"]
     if shutil.which("docker") and subprocess.run([*plugin, "version"], capture_output=True, timeout=60).returncode == 0:
-        command, path = plugin, CLUSTER / "compose.yaml"
-    elif shutil.which("docker-compose"):
-        command, path = ["docker-compose"], tmp_path / "compose.yaml"
-        # The first generation does not know the name of a project yet.
-        path.write_text(re.sub(r"^name:.*\n", "", (CLUSTER / "compose.yaml").read_text(), flags=re.M))
-    else:
-        pytest.skip("neither docker compose nor docker-compose is installed")
-    done = subprocess.run(
-        [*command, "-f", path, "config"], env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    del environment["RAY_AUTH_TOKEN"]
-    done = subprocess.run(
-        [*command, "-f", path, "config"], env=environment, capture_output=True, text=True, timeout=120
-    )
+        return plugin
+    package = importlib.util.find_spec("compose")
+    for folder in (package.submodule_search_locations if package is not None else None) or []:
+        if (program := Path(folder, "docker-compose")).exists():
+            return [str(program)]
+    pytest.skip("docker compose is not installed: it comes with the extra `dev`")
+
+
+def composed(*files: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """What compose makes of these files, having checked them against the specification."""
+    names = [word for file in files for word in ("-f", str(CLUSTER / file))]
+    environment = {"PATH": os.environ["PATH"], "HOME": os.environ.get("HOME", "/"), **more}
+    command = [*compose_program(), *names, "config", "--format", "json"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+SECRETS = {"RAY_AUTH_TOKEN": "t", "GRAFANA_PASSWORD": "p"}
+
+
+def test_compose_is_valid() -> None:
+    done = composed("compose.yaml", **SECRETS)
+    assert (done.returncode, done.stderr) == (0, "")
+    services = json.loads(done.stdout)["services"]
+    (gpus,) = services["head"]["deploy"]["resources"]["reservations"]["devices"]
+    assert (gpus["driver"], gpus["count"]) == ("nvidia", -1)  # all
+    done = composed("compose.yaml", GRAFANA_PASSWORD="p")
     assert done.returncode != 0 and "RAY_AUTH_TOKEN" in done.stderr
+
+
+def test_compose_without_a_gpu_asks_for_none() -> None:
+    done = composed("compose.yaml", "compose.cpu.yaml", **SECRETS)
+    assert (done.returncode, done.stderr) == (0, "")
+    head = json.loads(done.stdout)["services"]["head"]
+    assert "deploy" not in head
+    assert head["build"]["target"] == "cpu" and head["image"] == "consistory-ray:cpu"
+    assert head["read_only"] and head["user"] == "1000:1000", "the rest is as with GPUs"
+
+
+def test_every_image_that_compose_pulls_can_be_pinned() -> None:
+    names = ("PYTHON", "PROMETHEUS", "GRAFANA")
+    digests = {f"{name}_DIGEST": f"sha256:{str(number) * 64}" for number, name in enumerate(names)}
+    done = composed("compose.yaml", **SECRETS, **digests)
+    assert (done.returncode, done.stderr) == (0, "")
+    services = json.loads(done.stdout)["services"]
+    assert services["head"]["build"]["args"]["PYTHON_DIGEST"] == digests["PYTHON_DIGEST"]
+    for service in ("prometheus", "grafana"):
+        assert services[service]["image"].endswith("@" + digests[f"{service.upper()}_DIGEST"])
+
+
+def test_nothing_of_rays_sessions_outlives_the_container() -> None:
+    head = COMPOSE["services"]["head"]
+    assert head["environment"]["HOME"] == "/tmp" and head["read_only"]
+    assert [item.split(":")[0] for item in head["tmpfs"]] == ["/tmp"]
+    assert not [volume for volume in head["volumes"] if volume.split(":")[1].startswith("/tmp")]
+    # A run is started by exec, which a stop of the container does not tell: a grace period would promise too much.
+    assert "stop_grace_period" not in head
 
 
 def test_ray_knows_the_options_that_compose_starts_it_with() -> None:
@@ -251,6 +365,17 @@ def test_there_is_one_for_each_cloud() -> None:
 def test_ray_installs_nothing_into_the_image(ray_cluster: dict[str, Any]) -> None:
     for key in ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands"):
         assert ray_cluster[key] == [], key
+
+
+@pytest.mark.parametrize("path", RAY_CLUSTERS, ids=lambda path: path.stem)
+def test_ray_clusters_use_the_launchers_image_and_say_how_it_is_built_and_pulled(path: Path) -> None:
+    text = path.read_text()
+    assert yaml.safe_load(text)["docker"]["image"] == "REGISTRY/consistory-ray:ray-up"
+    comments = "\n".join(line for line in text.splitlines() if line.startswith("#"))
+    assert "--target ray-up -t REGISTRY/consistory-ray:ray-up" in comments and "EXTRA_PACKAGES=" in comments
+    assert re.search(
+        r"initialization_commands:\n#     - (aws ecr .*docker login|gcloud auth configure-docker)", comments
+    )
 
 
 def test_ray_clusters_ask_for_a_token(ray_cluster: dict[str, Any]) -> None:

@@ -72,8 +72,18 @@ def test_the_last_stage_on_debian(root: Path) -> None:
     assert as_user("id -un; id -u").stdout.split() == ["consistory", "1000"]
     assert as_user("bash -lc 'echo $PATH'").stdout.startswith("/opt/venv/bin:"), "login shells forget the environment"
     assert as_user("openssl version && wget --version").returncode == 0
-    for folder in ("/models", "/output", "/home/consistory"):
+    for folder in ("/models", "/opt/models", "/output", "/home/consistory"):
         assert as_user(f"touch {folder}/something").returncode == 0, folder
     for folder in ("/", "/opt", "/usr/local/bin", "/etc/profile.d"):
         assert as_user(f"touch {folder}/something").returncode != 0, folder
     assert as_user("command -v gcc cc make git").stdout == ""
+
+    assert as_user("command -v ssh rsync tmux").stdout == ""
+    (run,) = [arguments for name, arguments in stages()["ray-up"] if name == "RUN"]
+    done = inside(run)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert not list((root / "var/lib/apt/lists").iterdir()), "package lists stay in the layer"
+    # What Ray's launcher calls in a container; tmux needs terminals to do more, which this root does not have.
+    assert as_user("ssh -V && rsync --version && tmux -V").returncode == 0
+    copied = as_user("cd && echo job >job && rsync -avz job copy && cat copy")
+    assert copied.stdout.endswith("job\n"), copied.stderr

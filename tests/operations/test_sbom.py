@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +28,34 @@ def sbom() -> ModuleType:
     sys.modules["sbom"] = module
     spec.loader.exec_module(module)
     return module
+
+
+def extras_of_the_images() -> set[str]:
+    """What cluster/Dockerfile installs beside the package itself."""
+    found = re.findall(r"whl\)\[([a-z0-9,]+)\]", (ROOT / "cluster" / "Dockerfile").read_text())
+    assert len(found) == 2, "one list for each target"
+    return set(",".join(found).split(","))
+
+
+def test_everything_in_the_images_is_pinned_and_listed(sbom: ModuleType) -> None:
+    extras = extras_of_the_images()
+    assert extras == set(sbom.EXTRAS)
+    needed = sbom.closure(sorted(extras))
+    assert {"gcsfs", "google-cloud-storage", "adlfs", "s3fs", "nvidia-ml-py"} <= needed.keys()
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {match[1] for line in lines if (match := re.match(r"([a-z0-9.-]+)==\S+", line))}
+    assert sorted(needed.keys() - pinned) == []
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/run", "gs://bucket/run", "az://container/run"])
+def test_the_drivers_of_the_images_open_an_output(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from consistory_ray.output.storage import open_output
+
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "pictures")
+    monkeypatch.setenv("AZURE_STORAGE_ANON", "true")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")  # else gcsfs looks for credentials
+    store = open_output(url)
+    assert not store.is_local and store.join("index/a") == f"{url.split('://')[1]}/index/a"
 
 
 def test_every_dependency_is_listed_with_a_licence_that_is_allowed(sbom: ModuleType) -> None:
