@@ -1,35 +1,48 @@
 """The gallery: static pages that show every subject's pictures in one row, from the index alone.
 
 ``gallery/index.html`` works from a disk without a network, and from any static web server or bucket. Pictures too big
-for a page get thumbnails, named by the picture's content, so that building again makes only what is new.
+for a page get thumbnails, named by the picture's content, so that building again makes only what is new. Where that
+would be thousands, an even share of each subject is shown and the rest is linked, so that the end of a large run does
+not read all of it once more.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import jinja2
-from PIL import Image
 
-from consistory_ray.output.index import Output, current_index, read_index
+from consistory_ray.output.fencing import delete_all
+from consistory_ray.output.gallery_rows import (
+    Choice,
+    Listing,
+    Share,
+    choose,
+    read_listing,
+    share_of,
+    shown_counts,
+    wanted_thumbnails,
+)
+from consistory_ray.output.index import Output
+from consistory_ray.output.parallel import bounded_map
 from consistory_ray.output.run_record import RunRecord, read_run_record
-from consistory_ray.output.storage import MissingFileError, OutputStore, as_store
+from consistory_ray.output.storage import OutputStore, as_store
+from consistory_ray.output.thumbnails import THUMBNAIL_FOLDER, make_thumbnail, needs_thumbnail, thumbnail_path
 
 if TYPE_CHECKING:
     from consistory_ray.plan import Asset
 
 GALLERY_FOLDER = "gallery"
 GALLERY_PAGE = f"{GALLERY_FOLDER}/index.html"
-THUMBNAIL_PIXELS = 448
-_SMALL_BYTES = 150_000  # pictures up to this size and THUMBNAIL_PIXELS are shown as they are
+MAX_THUMBNAILS = 2000
+"""So many thumbnails are made for one gallery unless someone asks for more."""
+_LISTED_EVERYWHERE = 2000
 _THREADS = 8
 
 
@@ -58,11 +71,19 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class SubjectRow:
-    """A subject's cards, anchors first, and the address of the page it is on."""
+    """A subject's cards, anchors first, and what is left out.
+
+    Attributes:
+        cards: what is shown.
+        links: names and addresses of further pictures.
+        more, more_failures: how many pictures and failures are neither shown nor linked.
+    """
 
     subject: str
     cards: tuple[Card, ...]
-    page: str
+    links: tuple[tuple[str, str], ...] = ()
+    more: int = 0
+    more_failures: int = 0
 
     @property
     def anchors(self) -> tuple[Card, ...]:
@@ -74,6 +95,11 @@ class SubjectRow:
         """The scene pictures."""
         return tuple(card for card in self.cards if card.kind != "anchor")
 
+    @property
+    def count(self) -> int:
+        """How many pictures and failures the subject has."""
+        return len(self.cards) + len(self.links) + self.more + self.more_failures
+
 
 def build_gallery(
     output: Output,
@@ -81,8 +107,13 @@ def build_gallery(
     *,
     title: str | None = None,
     pictures_per_page: int = 1500,
+    max_thumbnails: int | None = MAX_THUMBNAILS,
 ) -> str:
     """Write the gallery of what the index holds now, replacing an older one.
+
+    Up to ``max_thumbnails`` new thumbnails (or 4 GB of pictures to make them of) and 30,000 pictures, everything is
+    shown. Beyond that, an even share of each subject is, at least four pictures, anchors first; further ones are linked
+    by name; and the pages say so. Memory is bounded by the index's columns and one page.
 
     Args:
         output: the output.
@@ -90,6 +121,7 @@ def build_gallery(
             it everything in the index is shown, sorted by name.
         title: the headline; the run's name by default.
         pictures_per_page: a subject that begins on a page is shown there in full, so pages may be longer.
+        max_thumbnails: how many thumbnails may be made; None shows everything, whatever it costs.
 
     Returns:
         The path of the first page below the output.
@@ -98,112 +130,113 @@ def build_gallery(
         StorageError: the storage failed, or the index cannot be read.
     """
     store = as_store(output)
-    cards, pending = _cards(store, assets)
-    pages = _paginate(cards, pictures_per_page)
+    listing = read_listing(store, assets)
+    there = {file.path for file in store.list_files(THUMBNAIL_FOLDER)}
+    share = share_of(listing, there, max_thumbnails)
+    pages = _paginate(shown_counts(listing, share), pictures_per_page)
+    previews = _Previews(store, there, share)
+    previews.make(
+        row for page in pages for subject in page for row in listing.rows(choose(listing, subject, share).shown)
+    )
     record = read_run_record(store)
+    names = [_page_name(number) for number in range(1, len(pages) + 1)]
+    broken = len(previews.broken)
     summary = {
         "title": title or (record.name if record else "Pictures"),
         "run": _run_facts(record),
-        "pictures": sum(card.error is None for card in cards),
-        "failed": sum(card.error is not None for card in cards),
-        "pending": pending,
-        "subjects": sum(map(len, pages)),
+        "pictures": int(listing.pictures.sum()) - broken,
+        "failed": int(listing.failures.sum()) + broken,
+        "pending": listing.pending,
+        "subjects": len(listing.subjects),
+        "shown": None if share.is_all else share.cards,
+        "page_names": names,
     }
-    elsewhere = {row.subject: row.page for page in pages for row in page} if len(pages) > 1 else {}
+    elsewhere: list[tuple[str, str]] = []
+    if len(pages) > 1:
+        elsewhere = [(listing.subjects[subject], names[n]) for n, page in enumerate(pages) for subject in page]
     environment = _environment()
     template = environment.get_template("gallery.html.j2")
-    written = set()
+    inlined = _inlined(environment)
     for number in reversed(range(1, len(pages) + 1)):  # the first page, which links to the others, last
-        name = _page_name(number)
         html = template.render(
             summary,
-            rows=pages[number - 1],
+            rows=[previews.row(listing, subject, choose(listing, subject, share)) for subject in pages[number - 1]],
             page=number,
-            page_names=[_page_name(i) for i in range(1, len(pages) + 1)],
-            elsewhere=elsewhere,
-            **_inlined(environment),
+            elsewhere=elsewhere if number == 1 or len(elsewhere) <= _LISTED_EVERYWHERE else (),
+            **inlined,
         )
-        store.write_atomic(f"{GALLERY_FOLDER}/{name}", html.encode("utf-8", "replace"))
-        written.add(f"{GALLERY_FOLDER}/{name}")
-    _remove_leftovers(store, cards, written)
+        store.write_atomic(f"{GALLERY_FOLDER}/{names[number - 1]}", html.encode("utf-8", "replace"))
+    kept = wanted_thumbnails(listing, previews.there)
+    _remove_leftovers(store, kept | {f"{GALLERY_FOLDER}/{name}" for name in names})
     return GALLERY_PAGE
 
 
-def _cards(store: OutputStore, assets: Iterable[Asset] | None) -> tuple[list[Card], int]:
-    """The cards in page order, and how many planned pictures have no row yet."""
-    if assets is None:
-        rows = read_index(store).to_pylist()
-        rows.sort(key=lambda row: (_natural(row["subject"]), row["kind"], _natural(row["scene"])))
-        pending = 0
-    else:
-        order = {asset.asset_id: place for place, asset in enumerate(assets)}
-        rows = current_index(store, order).to_pylist()
-        rows.sort(key=lambda row: order[row["asset_id"]])
-        pending = len(order) - len(rows)
-    thumbnails = {file.path for file in store.list_files(f"{GALLERY_FOLDER}/thumbnails")}
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return list(pool.map(lambda row: _card(store, row, thumbnails), rows)), pending
+class _Previews:
+    """What stands for each picture on a page: the picture itself, or a thumbnail.
+
+    Attributes:
+        there: paths of the thumbnails that there are.
+        broken: why pictures cannot be shown, by asset id.
+    """
+
+    def __init__(self, store: OutputStore, there: set[str], share: Share) -> None:
+        self._store = store
+        self._share = share
+        self.there = there
+        self.broken: dict[str, str] = {}
+
+    def make(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Make the thumbnails that are missing, as many as may be, and see whether small pictures are there."""
+        for row, problem in bounded_map(self._do, self._due(rows), _THREADS):
+            if problem:
+                self.broken[row["asset_id"]] = problem
+                self.there.discard(thumbnail_path(row["sha256"]))
+
+    def row(self, listing: Listing, subject: int, choice: Choice) -> SubjectRow:
+        """A subject as a page shows it."""
+        cards = tuple(self._card(row) for row in listing.rows(choice.shown))
+        links = tuple((row["scene"], f"../{quote(row['path'])}") for row in listing.rows(choice.linked))
+        return SubjectRow(listing.subjects[subject], cards, links, choice.more, choice.more_failures)
+
+    def _due(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        left = self._share.thumbnails
+        for row in rows:
+            if row["status"] != "ok":
+                continue
+            if not needs_thumbnail(row):
+                if self._share.is_all:
+                    yield row
+            elif left and (path := thumbnail_path(row["sha256"])) not in self.there:
+                left -= 1
+                self.there.add(path)
+                yield row
+
+    def _do(self, row: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        if needs_thumbnail(row):
+            return row, make_thumbnail(self._store, row)
+        return row, "" if self._store.exists(row["path"]) else "the file is missing"
+
+    def _card(self, row: Mapping[str, Any]) -> Card:
+        error = row["error"] or self.broken.get(row["asset_id"])
+        picture = thumbnail = None
+        if row["status"] == "ok" and error is None:
+            picture = f"../{quote(row['path'])}"
+            made = thumbnail_path(row["sha256"])
+            thumbnail = made.removeprefix(f"{GALLERY_FOLDER}/") if made in self.there else picture
+        facts = ("asset_id", "kind", "subject", "scene", "prompt", "seed", "width", "height", "seconds")
+        return Card(**{key: row[key] for key in facts}, picture=picture, thumbnail=thumbnail, error=error)
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """A sort key by which scene-2 comes before scene-10."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
-
-
-def _card(store: OutputStore, row: Mapping[str, Any], thumbnails: set[str]) -> Card:
-    picture = thumbnail = None
-    error = row["error"]
-    if row["status"] == "ok":
-        picture = f"../{quote(row['path'])}"
-        thumbnail, error = _thumbnail(store, row, thumbnails)
-    facts = {key: row[key] for key in ("asset_id", "kind", "subject", "scene", "prompt", "seed", "seconds")}
-    return Card(
-        **facts,
-        width=row["width"],
-        height=row["height"],
-        picture=picture if error is None else None,
-        thumbnail=thumbnail,
-        error=error,
-    )
-
-
-def _thumbnail(store: OutputStore, row: Mapping[str, Any], existing: set[str]) -> tuple[str | None, str | None]:
-    """The address of the picture's thumbnail, made if it is new, or why there is none."""
-    path = _thumbnail_path(row["sha256"])
-    if path in existing:
-        return path.removeprefix(f"{GALLERY_FOLDER}/"), None
-    small = max(row["width"], row["height"]) <= THUMBNAIL_PIXELS and row["size"] <= _SMALL_BYTES
-    try:
-        if small:
-            return (f"../{quote(row['path'])}", None) if store.exists(row["path"]) else (None, "the file is missing")
-        with Image.open(io.BytesIO(store.read(row["path"]))) as image:
-            image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
-            buffer = io.BytesIO()
-            image.convert("RGB").save(buffer, "WEBP", quality=82, method=4)
-    except MissingFileError:
-        return None, "the file is missing"
-    except (OSError, ValueError, SyntaxError) as error:
-        return None, f"the file cannot be decoded: {error}"
-    store.write_atomic(path, buffer.getvalue())
-    return path.removeprefix(f"{GALLERY_FOLDER}/"), None
-
-
-def _thumbnail_path(sha256: str) -> str:
-    return f"{GALLERY_FOLDER}/thumbnails/{sha256[:32]}.webp"
-
-
-def _paginate(cards: Sequence[Card], pictures_per_page: int) -> list[list[SubjectRow]]:
-    by_subject: dict[str, list[Card]] = {}
-    for card in cards:
-        by_subject.setdefault(card.subject, []).append(card)
-    pages: list[list[SubjectRow]] = [[]]
+def _paginate(counts: Sequence[int], pictures_per_page: int) -> list[list[int]]:
+    """Numbers of the subjects on each page."""
+    pages: list[list[int]] = [[]]
     on_page = 0
-    for subject, own in by_subject.items():
-        if on_page and on_page + len(own) > pictures_per_page:
+    for subject, count in enumerate(counts):
+        if on_page and on_page + count > pictures_per_page:
             pages.append([])
             on_page = 0
-        pages[-1].append(SubjectRow(subject, tuple(own), _page_name(len(pages))))
-        on_page += len(own)
+        pages[-1].append(subject)
+        on_page += count
     return pages
 
 
@@ -219,14 +252,16 @@ def _run_facts(record: RunRecord | None) -> dict[str, str]:
     return facts | {"when": ended.replace("T", " ").removesuffix("+00:00").removesuffix("Z")[:16]}
 
 
-def _remove_leftovers(store: OutputStore, cards: Iterable[Card], pages: set[str]) -> None:
-    """Delete pages and thumbnails of earlier galleries that nothing links to any more."""
-    thumbnails = {f"{GALLERY_FOLDER}/{card.thumbnail}" for card in cards if card.thumbnail}
-    for file in store.list_files(GALLERY_FOLDER):
-        old_page = re.fullmatch(rf"{GALLERY_FOLDER}/page-\d+\.html", file.path) and file.path not in pages
-        old_thumbnail = file.path.startswith(f"{GALLERY_FOLDER}/thumbnails/") and file.path not in thumbnails
-        if old_page or old_thumbnail:
-            store.delete(file.path)
+def _remove_leftovers(store: OutputStore, kept: Collection[str]) -> None:
+    """Delete pages of earlier galleries, and thumbnails of pictures that are no longer there."""
+
+    def leftovers() -> Iterator[str]:
+        for file in store.list_files(GALLERY_FOLDER):
+            is_page = re.fullmatch(rf"{GALLERY_FOLDER}/page-\d+\.html", file.path)
+            if file.path not in kept and (is_page or file.path.startswith(f"{THUMBNAIL_FOLDER}/")):
+                yield file.path
+
+    delete_all(store, leftovers())
 
 
 def _environment() -> jinja2.Environment:

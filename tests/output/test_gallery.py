@@ -14,8 +14,9 @@ from urllib.parse import unquote
 import pytest
 from PIL import Image
 
+from consistory_ray.output import gallery_rows
 from consistory_ray.output.gallery import GALLERY_PAGE, build_gallery
-from consistory_ray.output.index import IndexWriter
+from consistory_ray.output.index import IndexWriter, compact, read_index
 from consistory_ray.output.rows import IndexRow
 from consistory_ray.output.run_record import RunRecord, write_run_record
 from consistory_ray.output.storage import OutputStore
@@ -167,6 +168,99 @@ def test_pages_and_leftovers(store: OutputStore, render: Any) -> None:
         assert store.exists(unquote(link).removeprefix("../") if link.startswith("..") else f"gallery/{link}")
     build_gallery(store)
     assert [one.path for one in store.list_files("gallery")] == ["gallery/index.html"]
+
+
+WIDE = (464, 4)  # too wide for a page, and quickly made
+
+
+def large_run(store: OutputStore, render: Any, parameters: Any) -> None:
+    """Three subjects with two anchors, six scenes and a failure each."""
+    rows = []
+    for number in range(24):
+        kind = {} if number % 8 > 1 else {"kind": "anchor", "scene": f"anchor-{number % 8}"}
+        rows.append(render(store, number, size=WIDE, subject=f"subject-{number // 8}", **kind))
+    rows += [IndexRow.failed(parameters(24 + n, subject=f"subject-{n}"), "out of memory") for n in range(3)]
+    fill(store, rows)
+
+
+def watch_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Paths of the pictures that are read from now on."""
+    read, paths = OutputStore.read, list[str]()
+
+    def watched(self: OutputStore, path: str) -> bytes:
+        if path.endswith(".png"):
+            paths.append(path)
+        return read(self, path)
+
+    monkeypatch.setattr(OutputStore, "read", watched)
+    return paths
+
+
+@pytest.mark.parametrize("limited_by", ["number", "bytes"])
+def test_a_large_run_is_not_read_again(
+    store: OutputStore, render: Any, parameters: Any, monkeypatch: pytest.MonkeyPatch, limited_by: str
+) -> None:
+    """An even share of each subject is shown, with a bounded number of thumbnails; the rest is linked, and told of."""
+    large_run(store, render, parameters)
+    reads = watch_reads(monkeypatch)
+    if limited_by == "bytes":
+        size = sum(file.size for file in store.list_files("images")) // 24
+        monkeypatch.setattr(gallery_rows, "MAX_THUMBNAIL_BYTES", 7 * size)
+    build_gallery(store, max_thumbnails=6 if limited_by == "number" else 2000)
+    assert 6 <= len(reads) <= 7 and len(set(reads)) == len(reads)
+    page = page_of(store)
+    shown = [str(one["data-title"]) for one in page.all("a") if "data-title" in one]
+    assert shown == [f"subject-{n} · {name}" for n in range(3) for name in ("anchor-0", "anchor-1", *_scenes(n)[:2])]
+    sources = [str(one["src"]) for one in page.all("img") if one.get("src")]
+    assert sum(source.startswith("thumbnails/") for source in sources) == len(reads)
+    named = [str(one.get("href")) for one in page.all("a") if "data-title" not in one and "../" in str(one.get("href"))]
+    assert named == [f"../images/subject-{n}/{name}.png" for n in range(3) for name in _scenes(n)[2:]]
+    for link in page.links():
+        assert store.exists(unquote(link).removeprefix("../") if link.startswith("..") else f"gallery/{link}"), link
+    facts = re.sub(r"\s+", " ", page.text)
+    for fact in ("24 pictures", "3 failed", "of each subject at most 4 pictures", "4 more pictures, by name"):
+        assert fact in facts, fact
+    reads.clear()
+    build_gallery(store, max_thumbnails=6)
+    assert len(reads) <= 6, "the others are as they were"
+
+
+def _scenes(subject: int) -> list[str]:
+    return [f"scene-{number}" for number in range(8 * subject + 2, 8 * subject + 8)]
+
+
+def test_everything_can_be_asked_for_and_then_stays(
+    local: OutputStore, render: Any, parameters: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large_run(local, render, parameters)
+    build_gallery(local, max_thumbnails=None)
+    assert len(local.list_files("gallery/thumbnails")) == 24
+    assert "A large run" not in page_of(local).text
+    reads = watch_reads(monkeypatch)
+    build_gallery(local, max_thumbnails=6)
+    assert "A large run" not in page_of(local).text and not reads, "thumbnails that are there cost nothing"
+    monkeypatch.setattr(gallery_rows, "MAX_CARDS", 15)
+    build_gallery(local, max_thumbnails=6)
+    assert "at most 5 pictures" in page_of(local).text
+    assert len(local.list_files("gallery/thumbnails")) == 24, "the work of an hour is not thrown away"
+    local.delete(str(read_index(local)["path"][0]))
+    compact(local, drop=[read_index(local)["asset_id"][0].as_py()])
+    build_gallery(local)
+    assert len(local.list_files("gallery/thumbnails")) == 23
+
+
+def test_what_is_neither_shown_nor_linked_is_counted(
+    local: OutputStore, render: Any, parameters: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [render(local, number) for number in range(9)]
+    fill(local, [*rows, *(IndexRow.failed(parameters(number), "broke") for number in range(9, 15))])
+    for name, value in (("MAX_CARDS", 4), ("MAX_LINKS", 2)):
+        monkeypatch.setattr(gallery_rows, name, value)
+    build_gallery(local)
+    text = re.sub(r"\s+", " ", page_of(local).text)
+    assert "9 pictures 1 subject 6 failed" in text
+    assert "2 more pictures, by name" in text and "3 further pictures and 2 more failures not listed here." in text
+    assert text.count("Failedbroke") == 4
 
 
 def test_nothing_yet(store: OutputStore) -> None:

@@ -8,6 +8,7 @@
 
   // filter
   const cards = [...document.querySelectorAll(".card")];
+  const lists = [...document.querySelectorAll(".more")];
   const sections = [...document.querySelectorAll(".subject")];
   const others = [...document.querySelectorAll("#all-subjects a")];
   const here = location.pathname.split("/").pop() || "index.html";
@@ -22,7 +23,19 @@
       card.hidden = !match;
       shown += match;
     }
-    for (const section of sections) section.hidden = !section.querySelector(".card:not([hidden])");
+    for (const more of lists) {  // of these only the names are known
+      const subject = more.closest(".subject").querySelector("h2").firstChild.textContent.toLowerCase();
+      let matches = 0;
+      for (const item of more.querySelectorAll("li")) {
+        const name = subject + " " + item.textContent.toLowerCase();
+        item.hidden = failed || !words.every((word) => name.includes(word));
+        matches += !item.hidden;
+      }
+      more.hidden = matches === 0;
+      more.open = matches > 0 && words.length > 0;
+      shown += matches;
+    }
+    for (const section of sections) section.hidden = !section.querySelector(".card:not([hidden]), .more li:not([hidden])");
     $("nothing").hidden = shown > 0 || cards.length === 0;
     const matches = words.length === 0 ? [] : others.filter(
       (link) => link.getAttribute("href") !== here && words.every((word) => link.textContent.toLowerCase().includes(word)));
