@@ -15,8 +15,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from consistory_ray.engine.events import RunState
 from consistory_ray.engine.faults import Fault
 from consistory_ray.errors import InputError, Problem
 
@@ -73,6 +74,7 @@ PHASE = Label("phase", ("load", "anchors", "scenes", "pass1", "pass2", "decode",
 REASON = Label("reason", tuple(fault.value for fault in Fault))
 DEATH = Label("reason", tuple(fault.value for fault in Fault if fault.kills_worker))
 WORKER_STATE = Label("state", ("starting", "idle", "busy", "draining"))
+OUTCOME = Label("outcome", get_args(RunState))
 DIRECTION = Label("direction", ("saved", "loaded", "transferred"))
 NODE = Label("node")
 GPU = Label("gpu")
@@ -84,6 +86,9 @@ RUN_INFO = Metric(
     "consistory_run_info", "gauge", "", "1, with what the run renders.", (Label("model"), Label("version"))
 )
 RUN_ACTIVE = Metric("consistory_run_active", "gauge", "", "1 while the run is under way, 0 once it is over.")
+RUN_OUTCOME = Metric(
+    "consistory_run_outcome", "gauge", "", "1 for how the run ended, all 0 while it is under way.", (OUTCOME,)
+)
 RUN_START = Metric("consistory_run_start_timestamp_seconds", "gauge", "seconds", "When the run started, Unix time.")
 LAST_PROGRESS = Metric(
     "consistory_last_progress_timestamp_seconds",
@@ -103,7 +108,9 @@ RETRIES = Metric("consistory_retries_total", "counter", "attempts", "Attempts th
 PICTURES_PER_SECOND = Metric(
     "consistory_pictures_per_second", "gauge", "pictures per second", "Pictures per second over the last minutes."
 )
-ETA = Metric("consistory_eta_seconds", "gauge", "seconds", "Estimated time to the end of the run.")
+ETA = Metric(
+    "consistory_eta_seconds", "gauge", "seconds", "Estimated time to the end of the run; NaN while nobody can tell."
+)
 BATCH_SECONDS = Metric(
     "consistory_batch_seconds", "histogram", "seconds", "Time of one batch in each phase.", (PHASE,), BATCH_BUCKETS
 )
@@ -111,7 +118,13 @@ INDEX_COMMIT_SECONDS = Metric(
     "consistory_index_commit_seconds", "histogram", "seconds", "Time to write a part of the index.", (), COMMIT_BUCKETS
 )
 WORKERS_REQUESTED = Metric("consistory_workers_requested", "gauge", "workers", "Workers the run asked the cluster for.")
-WORKERS = Metric("consistory_workers", "gauge", "workers", "Workers there are.", (WORKER_STATE,))
+WORKERS = Metric(
+    "consistory_workers",
+    "gauge",
+    "workers",
+    "Workers there are; draining: they finish a batch and leave.",
+    (WORKER_STATE,),
+)
 WORKERS_LOST = Metric("consistory_workers_lost_total", "counter", "workers", "Workers that died.", (DEATH,))
 WORKER_IDLE = Metric(
     "consistory_worker_idle_seconds_total", "counter", "seconds", "Time that workers' devices waited between batches."
@@ -135,7 +148,9 @@ GPU_SECONDS = Metric("consistory_gpu_seconds_total", "counter", "seconds", "GPU 
 COST_SPENT = Metric(
     "consistory_cost_spent", "gauge", "currency", "GPU time held so far, at the price per GPU-hour that was given."
 )
-COST_EXPECTED = Metric("consistory_cost_expected", "gauge", "currency", "The same, estimated for the whole run.")
+COST_EXPECTED = Metric(
+    "consistory_cost_expected", "gauge", "currency", "The same for the whole run; NaN while nobody can tell."
+)
 CACHE_BYTES = Metric("consistory_cache_bytes", "gauge", "bytes", "Anchor caches held in the object store.")
 CACHE_MOVED = Metric(
     "consistory_cache_moved_bytes_total",
@@ -145,14 +160,20 @@ CACHE_MOVED = Metric(
     (DIRECTION,),
 )
 STORE_USED = Metric(
-    "consistory_object_store_used_bytes", "gauge", "bytes", "Used part of the Ray cluster's object stores."
+    "consistory_object_store_used_bytes", "gauge", "bytes", "Used part of the object stores of all nodes together."
 )
-STORE_SIZE = Metric("consistory_object_store_size_bytes", "gauge", "bytes", "Object stores of the Ray cluster.")
+STORE_SIZE = Metric(
+    "consistory_object_store_size_bytes", "gauge", "bytes", "Size of the object stores of all nodes together."
+)
 DISK_FREE = Metric(
-    "consistory_disk_free_bytes", "gauge", "bytes", "Free space where a node spills and writes.", (NODE,)
+    "consistory_disk_free_bytes",
+    "gauge",
+    "bytes",
+    "Free space of the file system that a node spills and writes to; a volume's own limit on it cannot be seen.",
+    (NODE,),
 )
 DISK_SIZE = Metric(
-    "consistory_disk_size_bytes", "gauge", "bytes", "Size of the disk a node spills and writes to.", (NODE,)
+    "consistory_disk_size_bytes", "gauge", "bytes", "Size of the file system that a node spills and writes to.", (NODE,)
 )
 
 TABLE: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

@@ -5,6 +5,7 @@ A run that nobody measures makes no :class:`Observation`; nothing here imports p
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -24,14 +25,16 @@ from consistory_ray.engine.events import (
     Retried,
     RunFinished,
     RunStarted,
+    RunState,
     Stopping,
+    WorkerLeaving,
     WorkerLost,
     WorkerReady,
     WorkerReleased,
     WorkersRequested,
 )
 from consistory_ray.engine.faults import Fault
-from consistory_ray.errors import ConsistoryError
+from consistory_ray.errors import RunInterrupted
 from consistory_ray.machine import MachineReading, MachineWatch, read_machine, watched_folders
 from consistory_ray.tally import Tally
 
@@ -87,7 +90,7 @@ def exported(
         try:
             with observation:
                 yield observation
-        except ConsistoryError:  # a run that failed has totals, too
+        except Exception:  # a run that failed has totals, too, and an outcome
             server.linger(metrics.LINGER_SECONDS, leave)
             raise
         server.linger(metrics.LINGER_SECONDS, leave)
@@ -135,7 +138,9 @@ class Observation:
         self._gpu_seconds = 0.0
         self._counted_until = clock()
         self._queued = 0
+        self._leaving: set[str] = set()
         self._stopping = False
+        self._ended = False
 
     def __call__(self, event: Event) -> None:
         """Record an event."""
@@ -147,7 +152,7 @@ class Observation:
             self._take_batch(event)
         elif isinstance(event, Pulse):
             self._take_pulse(event)
-        elif isinstance(event, WorkersRequested | WorkerReady | WorkerLost | WorkerReleased):
+        elif isinstance(event, WorkersRequested | WorkerReady | WorkerLeaving | WorkerLost | WorkerReleased):
             self._take_worker(event)
         else:
             self._take_rest(event)
@@ -160,12 +165,15 @@ class Observation:
         record.set(metrics.LAST_PROGRESS, time.time())
         record.set(metrics.ASSETS_PLANNED, plan.anchor_count, kind="anchor")
         record.set(metrics.ASSETS_PLANNED, plan.scene_count, kind="scene")
+        record.set(metrics.ETA, math.nan)
         record.set(metrics.RUN_ACTIVE, 1)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None and not self._ended:
+            self._end("interrupted" if isinstance(error, RunInterrupted | KeyboardInterrupt) else "failed")
         self._finish()
 
     def _take_asset(self, event: AssetDone | AssetFailed) -> None:
@@ -192,10 +200,10 @@ class Observation:
     def _take_pulse(self, event: Pulse) -> None:
         record = self._record
         self._queued = event.queued
-        idle = max(0, event.workers - event.busy)
-        states = {"starting": event.requested, "idle": idle, "busy": event.busy, "draining": 0}
-        if self._stopping:
-            states |= {"idle": 0, "busy": 0, "draining": event.workers}
+        draining = event.workers if self._stopping else len(self._leaving)
+        busy = max(0, event.busy - draining)  # one that leaves has a batch in hand, or is about to be gone
+        idle = max(0, event.workers - draining - busy)
+        states = {"starting": event.requested, "idle": idle, "busy": busy, "draining": draining}
         for state, count in states.items():
             record.set(metrics.WORKERS, count, state=state)
         record.set(metrics.QUEUE_DEPTH, event.queued)
@@ -208,7 +216,7 @@ class Observation:
             self._own_node = reading.node
             self._take_machine(reading)
 
-    def _take_worker(self, event: WorkersRequested | WorkerReady | WorkerLost | WorkerReleased) -> None:
+    def _take_worker(self, event: WorkersRequested | WorkerReady | WorkerLeaving | WorkerLost | WorkerReleased) -> None:
         record = self._record
         if isinstance(event, WorkersRequested):
             record.set(metrics.WORKERS_REQUESTED, event.count)
@@ -217,6 +225,8 @@ class Observation:
             self._gpu_seconds += event.seconds * self._gpus  # it held its share while it loaded the model
             record.inc(metrics.GPU_SECONDS, event.seconds * self._gpus)
             record.set(metrics.LAST_PROGRESS, time.time())
+        elif isinstance(event, WorkerLeaving):
+            self._leaving.add(event.worker)
         else:
             self._forget_worker(event.worker)
         if isinstance(event, WorkerLost):
@@ -226,6 +236,7 @@ class Observation:
                 record.inc(metrics.WORKER_RESTARTS)
 
     def _forget_worker(self, worker: str) -> None:
+        self._leaving.discard(worker)
         node = self._places.pop(worker, None)
         if node is not None and node not in self._places.values():
             self._peaks.pop(node, None)
@@ -253,6 +264,7 @@ class Observation:
         elif isinstance(event, Stopping):
             self._stopping = True
         elif isinstance(event, RunFinished):
+            self._end(event.summary.state)
             self._finish()
 
     def _take_machine(self, reading: MachineReading) -> None:
@@ -286,14 +298,16 @@ class Observation:
         left = tally.seconds_left
         record.set(metrics.PICTURES_PER_SECOND, tally.rate or 0.0)
         record.set(metrics.ASSETS_IN_FLIGHT, max(0, tally.left - self._queued))
-        if left is not None:
-            record.set(metrics.ETA, left)
+        record.set(metrics.ETA, left if left is not None else math.nan)
         if self._price is not None:
             per_second = self._price / SECONDS_PER_HOUR
             record.set(metrics.COST_SPENT, self._gpu_seconds * per_second)
-            if left is not None:
-                expected = self._gpu_seconds + left * len(self._places) * self._gpus
-                record.set(metrics.COST_EXPECTED, expected * per_second)
+            to_come = left * len(self._places) * self._gpus if left is not None else math.nan
+            record.set(metrics.COST_EXPECTED, (self._gpu_seconds + to_come) * per_second)
+
+    def _end(self, state: RunState) -> None:
+        self._ended = True
+        self._record.set(metrics.RUN_OUTCOME, 1, outcome=state)
 
     def _finish(self) -> None:
         """Totals stay; whatever speaks of the present goes to zero."""

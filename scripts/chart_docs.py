@@ -2,7 +2,7 @@
 
     helm/consistory-ray/README.md        from values.yaml's comments and Chart.yaml
     helm/consistory-ray/files/           rules and dashboards, copied from cluster/ (a chart cannot read outside itself)
-    docs/metrics.md                      from the metric table in consistory_ray/metrics.py
+    docs/metrics.md                      from the metric table in consistory_ray/metrics.py, and the alert rules
 
 Usage: python scripts/chart_docs.py [--check]. With --check nothing is written, and the exit code says whether all is
 current.
@@ -88,6 +88,18 @@ The table is written by `scripts/chart_docs.py` from `consistory_ray/metrics.py`
 
 Histograms have the usual `_bucket`, `_sum` and `_count`. Metrics whose labels take listed values start at 0.
 
+How a run ended (`consistory_run_outcome`) is set just before that last scrape, and there only: whoever wants to know
+later asks `consistory-ray status`, or Prometheus by `last_over_time`. A coordinator that is killed has no outcome; that
+is ConsistoryCoordinatorDown.
+
+## Alerts
+
+The rules of `cluster/prometheus/rules.yml`, which the chart installs with `monitoring.prometheusRule.enabled`.
+
+| Alert | Severity | Held for | Says |
+|---|---|---|---|
+{alerts}
+
 ## Logs
 
 | Option | Environment | Default |
@@ -162,7 +174,16 @@ def metrics_page() -> str:
             f"`{label.name}`" + (f" ({', '.join(label.values)})" if label.values else "") for label in metric.labels
         )
         rows.append(f"| `{metric.name}` | {metric.type} | {metric.unit} | {labels} | {metric.help} |")
-    return METRICS.format(rows="\n".join(rows))
+    rules = yaml.safe_load((ROOT / "cluster" / "prometheus" / "rules.yml").read_text())
+    alerts = [rule for group in rules["groups"] for rule in group["rules"] if "alert" in rule]
+    return METRICS.format(rows="\n".join(rows), alerts="\n".join(alert_row(rule) for rule in alerts))
+
+
+def alert_row(rule: dict[str, Any]) -> str:
+    """An alert as a line of the table, with what Prometheus fills in shown as its name."""
+    says = re.sub(r"\{\{ \$labels\.(\w+) \}\}", lambda match: match[1].upper(), rule["annotations"]["description"])
+    says = re.sub(r"\{\{[^}]*\$value[^}]*\}\}", "N", says)
+    return f"| {rule['alert']} | {rule['labels']['severity']} | {rule['for']} | {says} |"
 
 
 def derived_files() -> dict[Path, str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,14 +19,18 @@ from consistory_ray.engine.events import (
     Event,
     Pulse,
     Retried,
+    RunFinished,
     RunStarted,
+    RunState,
+    RunSummary,
     Stopping,
     SubjectProgress,
     WorkerLost,
     WorkerReady,
+    WorkerReleased,
     WorkersRequested,
 )
-from consistory_ray.errors import InputError, RunError
+from consistory_ray.errors import ConsistoryError, InputError, RunError, RunInterrupted
 from consistory_ray.job import RenderJob
 from consistory_ray.machine import (
     GpuReading,
@@ -158,6 +164,107 @@ def test_what_stops_a_run_is_seen(plan: Plan, record: metrics.PrometheusMetrics)
     assert value(record, metrics.RUN_ACTIVE) == 0
     assert value(record, metrics.GPU_SECONDS) == 0, "a CPU costs no GPU time"
     assert value(record, metrics.COST_SPENT) == 0
+
+
+def test_the_time_left_is_not_zero_while_nobody_can_tell(plan: Plan, record: metrics.PrometheusMetrics) -> None:
+    clock = Clock()
+    with watch(record, plan, clock, price_per_gpu_hour=3.6) as observation:
+        assert math.isnan(value(record, metrics.ETA) or 0)
+        told = []
+        for event in story(plan, clock):
+            observation(event)
+            told.append((type(event), value(record, metrics.ETA) or 0))
+            if isinstance(event, Pulse):
+                unknown = math.isnan(value(record, metrics.ETA) or 0)
+                assert math.isnan(value(record, metrics.COST_EXPECTED) or 0) == unknown
+        first = [kind for kind, _ in told].index(AssetDone)
+        assert all(math.isnan(left) for _, left in told[:first]), "no picture yet"
+        assert all(left > 0 for _, left in told[first:])
+        clock.now += 600  # nothing has come for so long that its speed is unknown again
+        observation(Pulse(queued=1, workers=1, busy=1, requested=1, live_cache_bytes=500))
+        assert math.isnan(value(record, metrics.ETA) or 0)
+    assert value(record, metrics.ETA) == 0
+
+
+def outcome(record: metrics.PrometheusMetrics) -> list[str]:
+    return [state for state in metrics.OUTCOME.values if value(record, metrics.RUN_OUTCOME, outcome=state) == 1]
+
+
+@pytest.mark.parametrize("state", ["complete", "failed", "interrupted"])
+def test_how_a_run_ended_is_told(plan: Plan, record: metrics.PrometheusMetrics, state: RunState) -> None:
+    with watch(record, plan, Clock()) as observation:
+        assert outcome(record) == []
+        observation(RunFinished(RunSummary("test", "/out", state, 10, 0, 10, 0, 1.0)))
+    assert outcome(record) == [state]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (RunError("no worker is left"), "failed"),
+        (ZeroDivisionError(), "failed"),
+        (RunInterrupted("stopped while another run held the output"), "interrupted"),
+        (KeyboardInterrupt(), "interrupted"),
+    ],
+)
+def test_how_a_run_broke_off_is_told(
+    plan: Plan, record: metrics.PrometheusMetrics, error: BaseException, expected: str
+) -> None:
+    with pytest.raises(type(error)), watch(record, plan, Clock()):
+        raise error
+    assert outcome(record) == [expected]
+
+
+@pytest.mark.parametrize("error", [None, RunError("no worker is left"), ZeroDivisionError()])
+def test_the_outcome_waits_for_a_scrape_whatever_the_end(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    seen: list[float] = []
+    monkeypatch.setattr(metrics.MetricsServer, "linger", lambda self, seconds, leave: seen.append(seconds))
+    monkeypatch.setattr(
+        metrics.PrometheusMetrics,
+        "serve",
+        lambda self, port, host: metrics.MetricsServer(*[None] * 3),  # type: ignore[arg-type]
+    )
+    monkeypatch.setattr(metrics.MetricsServer, "close", lambda self: None)
+    try:
+        with exported(Export(9464), plan, "/out", 1.0):
+            if error is not None:
+                raise error
+    except (ConsistoryError, ZeroDivisionError) as raised:
+        assert raised is error
+    assert seen == [metrics.LINGER_SECONDS]
+
+
+def test_one_worker_whose_machine_goes_is_draining(plan: Plan, record: metrics.PrometheusMetrics) -> None:
+    """From the dispatch that lets it go to the metric; the others go on."""
+    dispatch = pytest.importorskip("consistory_ray.engine.dispatch")
+    from consistory_ray.engine.options import RunOptions
+    from consistory_ray.engine.stopping import StopRequest
+
+    observation = watch(record, plan, Clock())
+    actor = SimpleNamespace(drain=SimpleNamespace(remote=lambda: None))
+    engine = dispatch.Dispatch(
+        {},
+        {},
+        SimpleNamespace(retire_worker=lambda name: None),
+        SimpleNamespace(actor=lambda name: actor),
+        SimpleNamespace(emit=observation),
+        StopRequest(),
+        RunOptions(),
+        "/out",
+    )
+    for worker in ("worker-0", "worker-1", "worker-2"):
+        observation(WorkerReady(worker, f"node-{worker[-1]}/17", 1.0))
+        engine._ready.add(worker)
+    engine._leave("worker-1", "its machine is going")
+    observation(Pulse(queued=8, workers=3, busy=2, requested=1, live_cache_bytes=0))
+    states = {state: value(record, metrics.WORKERS, state=state) for state in metrics.WORKER_STATE.values}
+    assert states == {"starting": 1, "idle": 1, "busy": 1, "draining": 1}
+    observation(WorkerReleased("worker-1", "its machine is going"))
+    observation(Pulse(queued=8, workers=2, busy=1, requested=1, live_cache_bytes=0))
+    states = {state: value(record, metrics.WORKERS, state=state) for state in metrics.WORKER_STATE.values}
+    assert states == {"starting": 1, "idle": 1, "busy": 1, "draining": 0}
 
 
 def test_machines_of_workers_are_read_until_their_last_worker_is_gone(

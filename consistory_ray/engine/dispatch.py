@@ -17,6 +17,7 @@ from consistory_ray.engine.events import (
     Notice,
     Retried,
     Stopping,
+    WorkerLeaving,
     WorkerLost,
     WorkerReady,
     WorkerReleased,
@@ -347,6 +348,7 @@ class Dispatch:
             self._leaving.add(name)
             self._scheduler.retire_worker(name)
             self._pool.actor(name).drain.remote()
+            self._ledger.emit(WorkerLeaving(name))
             self._ledger.emit(Notice(f"{name} finishes its batch and leaves: {reason}"))
 
     def _forget_worker(self, name: str) -> None:

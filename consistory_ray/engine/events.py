@@ -67,6 +67,13 @@ class WorkerLost:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerLeaving:
+    """A worker's machine is going away: it finishes what it has in hand, and is then released."""
+
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerReleased:
     """A worker was let go: there is nothing left for it, or its machine is going away."""
 
@@ -245,6 +252,7 @@ Event: TypeAlias = (
     | WorkersRequested
     | WorkerReady
     | WorkerLost
+    | WorkerLeaving
     | WorkerReleased
     | AnchorsReady
     | AssetDone
