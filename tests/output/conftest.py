@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import json
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -89,3 +94,30 @@ def render(parameters: Any, picture: Any) -> Callable[..., IndexRow]:
         return IndexRow.rendered(values, written, size, seconds=1.5, worker="worker-0")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def scenario() -> ModuleType:
+    """The module of what can be killed at every step."""
+    path = Path(__file__).with_name("crash_scenario.py")
+    spec = importlib.util.spec_from_file_location("crash_scenario", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def kill_at_every_step(tmp_path: Path) -> Callable[[str], list[str]]:
+    """``kill_at_every_step("run")``: the folders that a scenario leaves, one for each step at which it was killed."""
+
+    def kill(name: str) -> list[str]:
+        command = [sys.executable, str(Path(__file__).with_name("crash_scenario.py")), str(tmp_path / "killed"), name]
+        output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=240).stdout
+        *crashes, summary = map(json.loads, output.splitlines())
+        assert summary["steps"] == len(crashes)
+        print(f"{len(crashes)} kills")
+        return [crash["folder"] for crash in crashes]
+
+    return kill

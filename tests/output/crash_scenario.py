@@ -1,6 +1,6 @@
-"""A small run, a repair and a dataset that can be killed at every step; started as a script by ``test_crash_points``.
+"""Everything that writes to an output, in small, to be killed at every step; started as a script by the tests.
 
-    python crash_scenario.py FOLDER run|repair|dataset
+    python crash_scenario.py FOLDER run|repair|dataset|settle|set-aside|lease|cache|cache-again|clear
 
 For every step of the scenario's writes the process forks; the child dies without any clean-up at that step, and the
 parent prints one JSON line: the step and the folder it left behind. The last line is the number of steps.
@@ -19,17 +19,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
+from consistory_ray.engine.anchor_store import save_cache
+from consistory_ray.engine.keeping import clear_anchors
+from consistory_ray.job import parse_job
 from consistory_ray.output import storage
-from consistory_ray.output.assets import encode_png, write_asset
-from consistory_ray.output.index import IndexWriter
+from consistory_ray.output.assets import asset_parameters, encode_png, write_asset
+from consistory_ray.output.index import IndexWriter, list_parts
+from consistory_ray.output.lease import Lease
+from consistory_ray.output.lease_record import lease_path
 from consistory_ray.output.resume import resume
 from consistory_ray.output.rows import IndexRow
 from consistory_ray.output.run_record import RunRecord, write_run_record
 from consistory_ray.output.shards import write_dataset
 from consistory_ray.output.storage import open_output
 from consistory_ray.output.verify import verify
+from consistory_ray.plan import Plan, make_plan
+from consistory_ray.stored_subjects import describe_subject, subject_file
 
 KILLED = 9
 ASSETS = 3
@@ -104,10 +112,122 @@ def dataset(folder: str, some: int = ASSETS) -> None:
     write_dataset(open_output(folder), [parameters(number)["asset_id"] for number in range(some)], shard_bytes=1)
 
 
+EDITED = parameters(0) | {"asset_id": "e" * 32, "seed": 77}
+
+
+def edited_plan() -> dict[str, str]:
+    """The plan after an edit of the first asset, whose picture is to be replaced by another one."""
+    return {EDITED["asset_id"]: path_of(0), **plan(range(1, ASSETS))}
+
+
+def draw(store: storage.OutputStore, number: int, values: dict[str, Any] | None = None) -> IndexRow:
+    """Write the picture of an asset; returns its row."""
+    values = values or parameters(number)
+    image = Image.new("RGB", (8, 8), (values["seed"], number, number))
+    return IndexRow.rendered(values, write_asset(store, path_of(number), encode_png(image, values)), image.size)
+
+
+def unsettle(folder: str) -> None:
+    """Rows in three parts; the file of one of them is gone."""
+    store = open_output(folder)
+    writer = IndexWriter(store, rows_per_part=1)
+    for number in range(ASSETS):
+        writer.add(draw(store, number))
+    store.delete(path_of(1))
+
+
+def settle(folder: str) -> None:
+    """Resume with the edited job, which drops two rows, and render the edited asset over the old picture."""
+    store = open_output(folder)
+    if EDITED["asset_id"] not in resume(store, edited_plan()).done:
+        with IndexWriter(store) as writer:
+            writer.add(draw(store, 0, EDITED))
+
+
+def break_a_part(folder: str) -> None:
+    """Rows in three parts, one of which is cut off."""
+    store = open_output(folder)
+    writer = IndexWriter(store, rows_per_part=1)
+    for number in range(ASSETS):
+        writer.add(draw(store, number))
+    part = list_parts(store)[0]
+    store.write_atomic(part, store.read(part)[:-10])
+
+
+def take_up(folder: str) -> None:
+    """Resume."""
+    resume(open_output(folder), plan())
+
+
+def lease_twice(folder: str) -> None:
+    """An output that was held twice, and whose first lease file was never tidied up."""
+    store = open_output(folder)
+    Lease.acquire(store, "the first").release()
+    first = store.read(lease_path(1))
+    Lease.acquire(store, "the second").release()
+    store.write_atomic(lease_path(1), first)
+
+
+def lease(folder: str) -> None:
+    """Take the lease, renew it, give it back."""
+    held = Lease.acquire(open_output(folder), "the third")
+    assert held.renew()
+    held.release()
+
+
+JOB = {
+    "name": "anchored",
+    "model": "fake",
+    "subjects": [{"id": "cat", "concept": "cat", "subject": "a cat", "anchors": ["here", "there"], "scenes": ["away"]}],
+}
+CACHES = (b"first" * 100, b"second" * 100)
+
+
+def anchored_plan() -> Plan:
+    """A subject with two anchors and a scene."""
+    return make_plan(parse_job(JOB))
+
+
+def save(folder: str, content: bytes) -> None:
+    """Store an anchor cache and the words about it."""
+    store, subject = open_output(folder), anchored_plan().subjects[0]
+    digest = save_cache(store, subject.cache_path, np.frombuffer(content, np.uint8))
+    words = describe_subject(subject, "fake", "f", digest, len(content))
+    store.write_atomic(subject_file(subject.cache_path), words)
+
+
+def furnish(folder: str) -> None:
+    """The subject's pictures, rows and cache."""
+    store, made = open_output(folder), anchored_plan()
+    save(folder, CACHES[0])
+    with IndexWriter(store) as writer:
+        for asset in made.assets():
+            values = asset_parameters(asset, made.subjects[0], model="fake", model_fingerprint="f")
+            data = encode_png(Image.new("RGB", (8, 8), "navy"), values)
+            writer.add(IndexRow.rendered(values, write_asset(store, asset.path, data), (8, 8)))
+
+
+def clear(folder: str) -> None:
+    """Resume, and clear the anchors of the finished subject."""
+    store, made = open_output(folder), anchored_plan()
+    resume(store, {asset.asset_id: asset.path for asset in made.assets()})
+    clear_anchors(store, made, {asset.asset_id for asset in made.assets()}, previews=False)
+
+
+def nothing(folder: str) -> None:
+    """An empty output."""
+
+
 SCENARIOS: dict[str, tuple[Callable[[str], object], Callable[[str], object]]] = {
-    "run": (lambda folder: None, run),
+    "run": (nothing, run),
     "repair": (damage, repair),
     "dataset": (publish_some, dataset),
+    "settle": (unsettle, settle),
+    "set-aside": (break_a_part, take_up),
+    "lease": (lease_twice, lease),
+    "cache": (nothing, lambda folder: save(folder, CACHES[0])),
+    "cache-again": (lambda folder: save(folder, CACHES[0]), lambda folder: save(folder, CACHES[1])),
+    "clear": (furnish, clear),
 }
 """What is there before, and what is killed."""
 

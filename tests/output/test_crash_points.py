@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
 import io
 import itertools
 import json
 import os
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
@@ -39,17 +36,7 @@ from consistory_ray.output.run_record import read_run_record
 from consistory_ray.output.storage import OutputStore, open_output
 from consistory_ray.output.verify import verify
 
-
-@pytest.fixture(scope="module")
-def scenario() -> ModuleType:
-    """The scenario's module."""
-    path = Path(__file__).with_name("crash_scenario.py")
-    spec = importlib.util.spec_from_file_location("crash_scenario", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+Killer = Callable[[str], list[str]]
 
 
 def pictures(store: OutputStore) -> dict[str, str]:
@@ -66,24 +53,16 @@ def check_rows(store: OutputStore) -> int:
     return len(rows)
 
 
-def kill_at_every_step(scenario: ModuleType, folder: Path, name: str) -> list[str]:
-    """The folders that a scenario leaves behind, one for each step at which it was killed."""
-    command = [sys.executable, str(Path(scenario.__file__ or "")), str(folder), name]
-    output = subprocess.run(command, check=True, capture_output=True, text=True, timeout=240).stdout
-    *crashes, summary = map(json.loads, output.splitlines())
-    assert summary["steps"] == len(crashes)
-    print(f"{len(crashes)} kills")
-    return [crash["folder"] for crash in crashes]
-
-
-def test_killed_at_every_step(scenario: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_at_every_step(
+    scenario: ModuleType, kill_at_every_step: Killer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Invariants at each crash point, before recovery: only whole files, and rows only of existing files with their
     checksum. After recovery: each asset once, no whole picture rendered again, all files as in an undisturbed run."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     undisturbed = tmp_path / "undisturbed"
     assert scenario.run(str(undisturbed)) == scenario.ASSETS
     expected = pictures(open_output(undisturbed))
-    crashes = kill_at_every_step(scenario, tmp_path / "killed", "run")
+    crashes = kill_at_every_step("run")
     assert len(crashes) > 60, "the scenario no longer passes its crash points"
     for crash in crashes:
         store = open_output(crash)
@@ -101,13 +80,15 @@ def test_killed_at_every_step(scenario: ModuleType, tmp_path: Path, monkeypatch:
         assert not list(Path(store.root).rglob("*.tmp"))
 
 
-def test_a_repair_killed_at_every_step(scenario: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repair_killed_at_every_step(
+    scenario: ModuleType, kill_at_every_step: Killer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At each crash point the sound picture keeps its row, every row's file that is there is of its asset, and nothing
     sound is gone. Repaired again, the output is in order, and rendering makes the two pictures that were damaged."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     scenario.run(str(tmp_path / "undisturbed"))
     expected = pictures(open_output(tmp_path / "undisturbed"))
-    crashes = kill_at_every_step(scenario, tmp_path / "killed", "repair")
+    crashes = kill_at_every_step("repair")
     assert len(crashes) > 20, "the scenario no longer passes its crash points"
     kept = scenario.path_of(2)
     for crash in crashes:
@@ -127,14 +108,16 @@ def test_a_repair_killed_at_every_step(scenario: ModuleType, tmp_path: Path, mon
         assert pictures(store) == expected
 
 
-def test_a_dataset_killed_at_every_step(scenario: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dataset_killed_at_every_step(
+    scenario: ModuleType, kill_at_every_step: Killer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At each crash point the manifest names whole shards of one dataset, the old or the new one; written again, the
     dataset is the undisturbed one, and nothing else is there."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     scenario.run(str(tmp_path / "undisturbed"))
     scenario.dataset(str(tmp_path / "undisturbed"))
     expected = shards(open_output(tmp_path / "undisturbed"))
-    crashes = kill_at_every_step(scenario, tmp_path / "killed", "dataset")
+    crashes = kill_at_every_step("dataset")
     assert len(crashes) > 15, "the scenario no longer passes its crash points"
     seen = set()
     for crash in crashes:
