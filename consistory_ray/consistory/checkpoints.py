@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
+from huggingface_hub import hf_hub_download
 
 from consistory_ray.consistory.unet import unet_layers
 from consistory_ray.errors import CheckpointError, Problem
@@ -53,6 +55,8 @@ def load_checkpoint(
         elif Path(name).is_dir():
             pipe = _from_folder(Path(name), torch_dtype)
         else:
+            index = hf_hub_download(name, "model_index.json")  # alone, before anything else is fetched
+            _refuse_code(json.loads(Path(index).read_text()))
             pipe = _PIPELINE.from_pretrained(name, torch_dtype=torch_dtype, use_safetensors=True)
     except CheckpointError:
         raise
@@ -69,16 +73,15 @@ def _from_folder(folder: Path, torch_dtype: torch.dtype) -> Any:
     if not (folder / "model_index.json").is_file():
         fix = "give a folder in diffusers' layout, with a model_index.json"
         raise CheckpointError("the folder is not a model", [Problem("model", str(folder), fix)])
-    _refuse_code(folder)
+    _refuse_code(json.loads((folder / "model_index.json").read_text()))
     return _PIPELINE.from_pretrained(folder, torch_dtype=torch_dtype, use_safetensors=True, local_files_only=True)
 
 
-def _refuse_code(folder: Path) -> None:
-    """Refuse a folder whose components are classes of other libraries: such a name can lead to a file beside it.
+def _refuse_code(index: Mapping[str, Any]) -> None:
+    """Refuse a model_index.json whose components are classes of other libraries: such a name can lead to a file of code.
 
     Newer versions of diffusers ask for ``trust_remote_code`` before they run one; that is not left to them.
     """
-    index = json.loads((folder / "model_index.json").read_text())
     classes = {name: value for name, value in index.items() if isinstance(value, list)}
     foreign = {
         name: value for name, value in classes.items() if value[:1] not in ([None], *([lib] for lib in _LIBRARIES))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from huggingface_hub import hf_hub_download
 
-from consistory_ray.consistory import ConsiStoryPipeline
+from consistory_ray.consistory import ConsiStoryPipeline, checkpoints
 from consistory_ray.consistory.checkpoints import load_checkpoint
 from consistory_ray.errors import CheckpointError
 from consistory_ray.settings import MethodSettings
@@ -104,6 +106,22 @@ def test_what_does_not_exist(tmp_path: Path) -> None:
         load_checkpoint(tmp_path, torch.float32)
     with pytest.raises(CheckpointError, match="could not be loaded"):
         load_checkpoint(tmp_path / "nowhere", torch.float32)
+
+
+def test_code_of_a_hub_model_is_refused_before_its_weights_are_read(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's cache holds a model's index alone: whoever read on would miss the rest."""
+    snapshot = tmp_path / "models--somebody--model" / "snapshots" / ("a" * 40)
+    snapshot.mkdir(parents=True)
+    (tmp_path / "models--somebody--model" / "refs").mkdir()
+    (tmp_path / "models--somebody--model" / "refs" / "main").write_text("a" * 40)
+    index = json.loads((folder / "model_index.json").read_text())
+    (snapshot / "model_index.json").write_text(json.dumps({**index, "unet": ["evil", "Evil"]}))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(checkpoints, "hf_hub_download", partial(hf_hub_download, cache_dir=tmp_path))
+    with pytest.raises(CheckpointError, match="brings code of its own, which is never run"):
+        load_checkpoint("somebody/model", torch.float32)
 
 
 def test_a_hub_id_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
