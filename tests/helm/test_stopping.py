@@ -127,6 +127,7 @@ def test_everybody_who_stops_a_run_waits_for_its_grace(name: str, grace: int) ->
     assert pod["terminationGracePeriodSeconds"] >= patience + 30
     variables = {variable["name"]: variable.get("value") for variable in container["env"]}
     assert int(variables["RAY_JOB_STOP_WAIT_TIME_S"]) == patience
+    assert variables["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] == "0"
     for job in rendered.of_kind("Job"):
         pod = job["spec"]["template"]["spec"]
         variables = {variable["name"]: variable.get("value") for variable in pod["containers"][0]["env"]}

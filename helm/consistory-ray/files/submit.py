@@ -8,8 +8,8 @@ Other runs of the release, which it replaces, are stopped first. Asked to stop b
 starts again, wherever the one before it ended, follows the run that is under way, or submits it again if it was stopped
 or failed; the run then renders what is missing.
 
-Exit codes: those of the run, as its driver gave them; 130 it was stopped by somebody else; 69 the head did not answer;
-143 SIGTERM. Only the last two are worth starting again for.
+Exit codes: those of the run, as its driver gave them; 130 it was stopped by somebody else; 69 the head did not answer
+or refused; 143 SIGTERM. Only the last two are worth starting again for.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from functools import partial
 from types import FrameType
 from typing import TypeVar
 
+from ray.exceptions import RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 T = TypeVar("T")
@@ -175,7 +176,7 @@ def main() -> int:
             mine = {job for job in running(client.list_jobs(), release) if job.startswith(f"{name}-")}
             stop(client, mine, float(os.environ["STOP_SECONDS"]))
             raise
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, RayError) as error:  # a RayError says that the token is wrong
         print(error, file=sys.stderr, flush=True)
         return EXIT_UNAVAILABLE
 

@@ -17,6 +17,8 @@
 {{- if eq .role "head" }}
 # How long Ray waits between SIGTERM and SIGKILL when it stops a run.
 - {name: RAY_JOB_STOP_WAIT_TIME_S, value: {{ include "consistory-ray.stopSeconds" .root | quote }}}
+# The preStop hook has waited; without this a stopping head would wait another 30 s for work that it never gets.
+- {name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: "0"}
 {{- if ne $v.monitoring.pricePerGpuHour nil }}
 - {name: CONSISTORY_PRICE_PER_GPU_HOUR, value: {{ toString $v.monitoring.pricePerGpuHour | quote }}}
 {{- end }}
