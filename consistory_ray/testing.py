@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import threading
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
 
 _V = TypeVar("_V")
 
-FaultName = Literal["bad", "error", "error-once", "exit", "exit-once", "hang", "hang-once", "model"]
+FaultName = Literal["bad", "device-once", "error", "error-once", "exit", "exit-once", "hang", "hang-once", "model"]
 """What can go wrong with an asset: ``bad`` raises AssetError, ``error`` RuntimeError, ``exit`` ends the process without
-a word, ``hang`` never returns, ``model`` raises CheckpointError. With ``-once`` it goes wrong once in all, whichever
+a word, ``hang`` never returns, ``model`` raises CheckpointError, ``device-once`` is an error of CUDA's after which
+nothing works any more in that worker's process. With ``-once`` it goes wrong once in all, whichever
 worker it meets."""
 
 _BLOCKS = 4
@@ -81,7 +83,10 @@ class FakeRenderer:
         load_seconds: time until the renderer is there.
         memory: a device that runs out: ``capacity`` bytes, of which the model takes ``model`` and each picture of a
             batch ``picture``.
-        scratch: an existing folder where faults that happen once are remembered.
+        bad_processes: numbers of workers' processes, from 0 in the order in which they come up, in which every call
+            fails.
+        bad_loads: numbers of those that cannot load the model.
+        scratch: an existing folder where faults that happen once are remembered, and processes are counted.
         trace: an existing folder for :func:`read_trace`.
         version: another version has another fingerprint and refuses the caches of others.
 
@@ -107,6 +112,8 @@ class FakeRenderer:
         jitter: float = 0.0,
         load_seconds: float = 0.0,
         memory: Mapping[str, int] | None = None,
+        bad_processes: Sequence[int] = (),
+        bad_loads: Sequence[int] = (),
         scratch: str | None = None,
         trace: str | None = None,
         version: int = 1,
@@ -128,8 +135,11 @@ class FakeRenderer:
         self.phases: dict[str, float] = {}
         self.peak_memory: int | None = None
         self._fingerprint = hashlib.sha256(f"fake renderer {version}".encode()).hexdigest()
+        self._broken = ""
         self._check()
         time.sleep(load_seconds)
+        if bad_processes or bad_loads:
+            self._count_processes(bad_processes, bad_loads)
         self._record(Span(os.getpid(), "load", "", 0, started, time.monotonic()))
 
     def _check(self) -> None:
@@ -236,6 +246,8 @@ class FakeRenderer:
         return None
 
     def _go_wrong(self, assets: Sequence[Asset]) -> None:
+        if self._broken:
+            raise RuntimeError(self._broken)
         for asset in assets:
             fault = self._fault_of(asset)
             if fault is None or (fault.endswith("-once") and not self._first_time(asset.asset_id)):
@@ -244,6 +256,9 @@ class FakeRenderer:
                 os._exit(1)
             if fault.startswith("hang"):
                 threading.Event().wait()
+            if fault.startswith("device"):
+                self._broken = "CUDA error: an illegal memory access was encountered"
+                raise RuntimeError(self._broken)
             message = f"{asset.subject_id}/{asset.scene_id} was asked to fail ({fault})"
             raise {"bad": AssetError, "model": CheckpointError}.get(fault, RuntimeError)(message)
 
@@ -260,6 +275,13 @@ class FakeRenderer:
         if self._trace is not None:
             with open(os.path.join(self._trace, f"{span.pid}.jsonl"), "a") as file:
                 file.write(json.dumps(asdict(span)) + "\n")
+
+    def _count_processes(self, bad: Sequence[int], unloadable: Sequence[int]) -> None:
+        number = next(number for number in itertools.count() if self._first_time(f"process-{number}"))
+        if number in unloadable:
+            raise CheckpointError(f"process {number} was asked not to load the model")
+        if number in bad:
+            self._broken = f"process {number} was asked to fail"
 
     def _first_time(self, asset_id: str) -> bool:
         if self._scratch is None:

@@ -78,7 +78,7 @@ def _from_folder(folder: Path, torch_dtype: torch.dtype) -> Any:
 
 
 def _refuse_code(index: Mapping[str, Any]) -> None:
-    """Refuse a model_index.json whose components are classes of other libraries: such a name can lead to a file of code.
+    """Refuse a model_index.json whose components are classes of other libraries: such a name can lead to code.
 
     Newer versions of diffusers ask for ``trust_remote_code`` before they run one; that is not left to them.
     """

@@ -85,6 +85,11 @@ class Attempts:
             return True
         return all(name in trouble.avoid for name in workers)
 
+    def crashed_on(self, key: str) -> frozenset[str]:
+        """The workers that it took down while it was alone on them."""
+        trouble = self._troubles.get(key)
+        return frozenset(trouble.avoid) if trouble is not None and trouble.crashes else frozenset()
+
     def forget(self, key: str) -> None:
         """It is settled."""
         self._troubles.pop(key, None)

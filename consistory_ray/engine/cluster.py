@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from consistory_ray.engine.options import RunOptions
+from consistory_ray.engine.options import Device, RunOptions
 from consistory_ray.engine.stopping import keeping_signal_handlers
 from consistory_ray.errors import InputError, Problem, RunError
 
@@ -23,7 +23,7 @@ class WorkerShape:
     """How many workers to ask for, and what each gets."""
 
     count: int
-    device: str
+    device: Device
     num_cpus: float
     num_gpus: float
     threads: int

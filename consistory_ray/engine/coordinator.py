@@ -23,7 +23,7 @@ from consistory_ray.engine.events import (
     RunSummary,
     SubjectProgress,
 )
-from consistory_ray.engine.keeping import anchors_of_finished, clear_anchors
+from consistory_ray.engine.keeping import anchors_of_finished, clear_anchors, clear_cache
 from consistory_ray.engine.ledger import Ledger
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.retries import with_backoff
@@ -102,9 +102,11 @@ class _Run:
         self._planned = plan.anchor_count + plan.scene_count
         self._found = 0
         self._stopped = ""
+        self._finished = False
         self._lost: Callable[[], str] = str
         self._started = time.monotonic()
-        self._ledger = Ledger(plan.model, IndexWriter(store, seconds_per_part=SECONDS_PER_PART), emit)
+        writer = IndexWriter(store, seconds_per_part=SECONDS_PER_PART, lost=self._why_lost)
+        self._ledger = Ledger(plan.model, writer, emit)
         self._record = RunRecord(plan.name, plan.model, dict(job))
 
     def execute(self) -> RunSummary:
@@ -118,9 +120,12 @@ class _Run:
             self._lost = lambda: lease.lost
             return self._execute()
 
+    def _why_lost(self) -> str:
+        return self._lost()
+
     def _execute(self) -> RunSummary:
         paths = {asset.asset_id: asset.path for asset in self._plan.assets()}
-        found = with_backoff(lambda: resume(self._store, paths))
+        found = with_backoff(lambda: resume(self._store, paths, lost=self._why_lost))
         done = without_broken_sets(self._plan, found.done)
         if self._options.keep_anchors == "none":
             done |= anchors_of_finished(self._plan, done)
@@ -134,11 +139,14 @@ class _Run:
         self._write_record(state="running")
         progress = tuple(_progress(subject, done) for subject in self._plan.subjects)
         self._emit(RunStarted(self._plan.name, self._store.url, progress, self._planned, self._found, found.recovered))
+        for part in found.set_aside:
+            self._emit(Notice(f"a part of the index was damaged and moved away: {part}"))
         with self._recording():
             if self._found < self._planned:
                 with joined_cluster(self._options):
                     self._stopped = self._dispatch(done)
             self._finish()
+            self._finished = True
         summary = self._summary()
         self._write_record(state=summary.state)
         self._emit(RunFinished(summary))
@@ -151,9 +159,15 @@ class _Run:
         if not self._stop:
             self._clear_anchors()
         self._ledger.close(merge=not self._stop)
-        if self._options.embed_images and not self._stop and self._found + self._ledger.rendered:
-            self._emit(Notice("writing the pictures into Parquet shards"))
-            write_dataset(self._store, {asset.asset_id for asset in self._plan.assets()})
+        if self._options.embed_images and self._found + self._ledger.rendered:
+            if not self._stop:
+                self._emit(Notice("writing the pictures into Parquet shards"))
+            write_dataset(
+                self._store,
+                {asset.asset_id for asset in self._plan.assets()},
+                should_stop=lambda: bool(self._stop),
+                lost=self._why_lost,
+            )
 
     def _waiting_for_lease(self, message: str) -> None:
         self._emit(Notice(message))
@@ -187,13 +201,18 @@ class _Run:
             self._stop,
             options,
             self._store.url,
-            self._lost,
+            self._why_lost,
             batch_size == "auto",
+            None if options.keep_anchors == "all" or options.only_failed else self._clear_cache,
         )
         try:
             return dispatch.run()
         finally:
             pool.close()
+
+    def _clear_cache(self, subject: SubjectPlan) -> None:
+        if not self._lost():
+            with_backoff(lambda: clear_cache(self._store, subject))
 
     def _clear_anchors(self) -> None:
         """What ``keep_anchors`` asks for, once everything of a subject that was to be made is there."""
@@ -208,10 +227,10 @@ class _Run:
         """Whatever happens inside: rows of finished pictures are committed and the run record says how it ended."""
         try:
             yield
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, RunInterrupted):
             if not self._stop:
                 raise
-            self._ledger.rescue()  # asked twice to stop: leave, but not without what is finished
+            self._ledger.rescue()  # asked twice to stop, or while it was finishing: not without what is there
         except BaseException as error:
             self._ledger.rescue()
             if self._lost():  # the record is another run's by now
@@ -221,6 +240,8 @@ class _Run:
             raise
 
     def _write_record(self, **changes: Any) -> None:
+        if reason := self._lost():
+            raise RunError(f"the run record cannot be written: {reason}")
         totals = {
             "planned": self._planned,
             "found": self._found,
@@ -238,7 +259,7 @@ class _Run:
         state: RunState = "complete"
         if ledger.failed or self._stopped:
             state = "failed"
-        if left and not self._stopped:
+        if (left and not self._stopped) or not self._finished:
             state = "interrupted"
         return RunSummary(
             name=self._plan.name,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -27,6 +27,7 @@ from consistory_ray.engine.housekeeping import Housekeeping
 from consistory_ray.engine.ledger import Ledger, died_with
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.pool import WorkerPool
+from consistory_ray.engine.saving import CacheSaver
 from consistory_ray.engine.scheduler import Scheduler
 from consistory_ray.engine.stopping import StopRequest
 from consistory_ray.engine.work import Call
@@ -46,17 +47,6 @@ FETCH_SECONDS = 60.0
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Save:
-    """An anchor cache on its way to the output."""
-
-    subject_id: str
-    buffer: Any
-    digest: str
-    worker: str
-    tried: frozenset[str] = frozenset()
-
-
 class Dispatch:
     """Drives one run until nothing is left, or until it has to stop.
 
@@ -71,6 +61,7 @@ class Dispatch:
         url: the output, for messages.
         lost: tells why the output may no longer be written to, empty while it may.
         adapts: whether workers may take as many scenes at a time as they say fit into their memory.
+        clear: deletes the cache of a subject of which every scene is there; None keeps them.
     """
 
     def __init__(
@@ -85,6 +76,7 @@ class Dispatch:
         url: str,
         lost: Callable[[], str] = str,
         adapts: bool = False,
+        clear: Callable[[SubjectPlan], None] | None = None,
     ) -> None:
         self._url = url
         self._subjects = subjects
@@ -96,17 +88,22 @@ class Dispatch:
         self._options = options
         self._lost = lost
         self._adapts = adapts
+        self._clear = clear
         self._keeper = Housekeeping(options, scheduler, pool, ledger.emit)
+        self._saver = CacheSaver(pool, scheduler, options, ledger.emit)
         self._calls: dict[Any, Call] = {}
         self._buffers: dict[Any, Any] = {}  # of anchors calls: the reference of the cache that comes with the report
-        self._saves: dict[Any, _Save] = {}
         self._caches: dict[str, Any] = {}
         self._digests: dict[str, str] = {}
+        self._read: dict[int, str] = {}  # of scenes calls: the checksum of the cache that they were given
+        self._lacking: set[str] = set()  # subjects of which something was given up
         self._leaving: set[str] = set()
         self._served: dict[str, set[str]] = {}
         self._ready: set[str] = set()
         self._draining = False
         self._last_failure: Failure | None = None
+        self._refused: CheckpointError | InputError | None = None  # what the first workers had against the job
+        self._failed_in_a_row: Counter[str] = Counter()  # by subject, since the last success
         self._something_out = time.monotonic()
 
     def run(self) -> str:
@@ -120,13 +117,14 @@ class Dispatch:
             RunError: nothing can go on: no worker is left, the storage fails, the disk is full.
         """
         self._keep_house()
-        while not (self._scheduler.finished and not self._saves):
+        while not (self._scheduler.finished and not self._saver):
             reason = self._too_many_failures()
             if self._stop or reason:
                 self._drain(reason or self._stop.reason)
                 return reason
             for call in self._scheduler.assign():
                 self._submit(call)
+            self._saver.start(self._ready - self._leaving)
             self._settle(self._wait())
             self._release()
             self._check()
@@ -148,8 +146,10 @@ class Dispatch:
             self._buffers[report] = buffer
         else:
             scenes = tuple(self._assets[asset_id] for asset_id in call.assets)
-            report = actor.scenes.remote(subject, scenes, self._caches[call.subject_id])
+            digest = self._digests.get(call.subject_id, "")
+            report = actor.scenes.remote(subject, scenes, self._caches[call.subject_id], digest)
             self._served.setdefault(call.subject_id, set()).add(call.worker)
+            self._read[call.call_id] = digest
         self._calls[report] = call
         self._keeper.watchdog.submitted(call, time.monotonic())
 
@@ -158,12 +158,12 @@ class Dispatch:
         return dataclasses.replace(self._subjects[subject_id], scenes=())
 
     def _wait(self) -> list[Any]:
-        waiting = [*self._calls, *self._saves] + ([] if self._draining else list(self._pool.hellos))
+        waiting = [*self._calls, *self._saver.references] + ([] if self._draining else list(self._pool.hellos))
         now = time.monotonic()
         if waiting:
             self._something_out = now
         elif now - self._something_out > STALL_SECONDS:
-            raise RunError("the run cannot go on: there is work left, and no worker that may take it")
+            raise self._refused or RunError("the run cannot go on: there is work left, and no worker that may take it")
         else:  # a worker is leaving, or about to be asked for
             time.sleep(WAIT_SECONDS)
             return []
@@ -178,26 +178,30 @@ class Dispatch:
         for reference, outcome in sorted(outcomes, key=lambda pair: isinstance(pair[1], Failure)):
             if reference in self._calls:
                 self._came_back(self._calls.pop(reference), outcome, self._buffers.pop(reference, None))
-            elif reference in self._saves:
-                self._saved(self._saves.pop(reference), outcome)
+            elif self._saver.owns(reference):
+                self._clear_finished(self._saver.arrived(reference, outcome))
             elif (name := self._pool.hellos.get(reference)) is not None:
                 self._greeted(name, outcome)
 
     def _came_back(self, call: Call, outcome: Report | Failure, buffer: Any) -> None:
         self._keeper.watchdog.returned(call, time.monotonic(), counts=isinstance(outcome, Report))
+        read = self._read.pop(call.call_id, "")
         if isinstance(outcome, Failure):
             self._failed(call, outcome)
             return
-        self._pool.succeeded(call.worker)
+        if outcome.delivered or not outcome.failures:
+            self._pool.succeeded(call.worker)
         if call.kind == "anchors":
             self._anchors_ready(call, outcome, buffer)
         faults = {asset_id: failure.fault for asset_id, failure in outcome.failures.items()}
         given_up = self._scheduler.done(call, faults, outcome.cache_bytes or None)
-        self._deliver(call, outcome)
+        self._deliver(call, outcome, read)
         for asset_id, failure in outcome.failures.items():
             self._note(call, failure, given_up)
             if asset_id in given_up:
                 self._give_up(asset_id, call, failure)
+        for asset_id in set(given_up).difference(outcome.failures):  # the rest of a subject that is hopeless
+            self._give_up(asset_id, call, failure)
 
     def _failed(self, call: Call, failure: Failure) -> None:
         if self._draining:
@@ -211,16 +215,19 @@ class Dispatch:
         self._note(call, failure, given_up)
         for asset_id in given_up:
             self._give_up(asset_id, call, failure)
+        if failure.fault is Fault.ERROR and self._pool.erred(call.worker, call.subject_id):
+            self._worker_lost(call.worker, Failure(Fault.BROKEN, "Broken", f"call after call fails there: {failure}"))
 
-    def _deliver(self, call: Call, report: Report) -> None:
+    def _deliver(self, call: Call, report: Report, read: str) -> None:
         subject = self._subjects[call.subject_id]
+        if report.delivered and call.kind == "scenes":
+            self._failed_in_a_row.clear()
         anchors = {anchor.asset_id: anchor for anchor in subject.anchors} if call.kind == "anchors" else {}
         for item in report.delivered:
             again = item.asset_id not in call.assets
             asset = anchors.get(item.asset_id) or self._assets[item.asset_id]
-            digest = self._digests.get(call.subject_id) if asset.kind == "scene" else None
             self._ledger.delivered(
-                asset, subject, item, call.worker, call.attempt, again=again, cache_sha256=digest or None
+                asset, subject, item, call.worker, call.attempt, again=again, cache_sha256=read or None
             )
         if report.time is not None:
             spent, count = report.time, len(report.delivered)
@@ -235,61 +242,79 @@ class Dispatch:
             self._ledger.emit(Notice(report.notice))
         self._ledger.emit(AnchorsReady(call.subject_id, report.made, report.seconds, report.cache_bytes))
         if report.made or report.import_cache:
-            self._save(_Save(call.subject_id, buffer, report.cache_sha256, call.worker))
-
-    def _save(self, save: _Save) -> None:
-        reference = self._pool.actor(save.worker).save.remote(self._bare(save.subject_id), save.buffer, save.digest)
-        self._saves[reference] = dataclasses.replace(save, tried=save.tried | {save.worker})
-
-    def _saved(self, save: _Save, failure: Failure | None) -> None:
-        if failure is None:
-            return
-        path = self._subjects[save.subject_id].cache_path
-        if failure.fault.stops_run:
-            raise RunError(f"{path} could not be written: {failure}")
-        others = self._ready - save.tried
-        if failure.fault.kills_worker and others and not self._draining:
-            self._save(dataclasses.replace(save, worker=min(others)))
-        else:
-            self._ledger.emit(Notice(f"{path} could not be saved, a resume would make it again: {failure}"))
+            subject = self._bare(call.subject_id)
+            self._saver.add(subject, buffer, report.cache_sha256, report.cache_bytes, call.worker)
 
     def _greeted(self, name: str, outcome: Hello | Failure) -> None:
+        refusal = self._refusal(outcome)
+        if refusal is not None:
+            self._unwelcome(name, refusal)
+            return
         if isinstance(outcome, Failure):
-            if outcome.fault in (Fault.BAD_MODEL, Fault.BAD_ASSET):
-                raise CheckpointError(outcome.message)
             self._worker_lost(name, outcome)
             return
-        if not outcome.sees_output:
-            fix = f"use a URL or a shared folder, {outcome.place} does not see the run record that was just written"
-            raise InputError("the workers cannot reach the output", [Problem("output", self._url, fix)])
-        if self._ledger.fingerprint not in ("", outcome.fingerprint):
-            raise CheckpointError(f"{outcome.place} has loaded other weights than the workers before it")
         self._ledger.fingerprint = outcome.fingerprint
+        self._pool.held = False
         self._pool.greeted(name, outcome.node)
         self._ready.add(name)
-        self._scheduler.add_worker(name, outcome.node, outcome.batches if self._adapts else None)
+        batches = outcome.batches if self._adapts else None
+        self._scheduler.add_worker(name, outcome.node, batches, shaken=self._pool.deaths(name) > 0)
         self._ledger.emit(WorkerReady(name, outcome.place, outcome.seconds))
+
+    def _refusal(self, outcome: Hello | Failure) -> CheckpointError | InputError | None:
+        """What a worker that has come up has against the job, or the job against it."""
+        if isinstance(outcome, Failure):
+            bad = outcome.fault in (Fault.BAD_MODEL, Fault.BAD_ASSET)
+            return CheckpointError(outcome.message) if bad else None
+        if not outcome.sees_output:
+            fix = f"use a URL or a shared folder, {outcome.place} does not see the run record that was just written"
+            return InputError("the workers cannot reach the output", [Problem("output", self._url, fix)])
+        if self._ledger.fingerprint not in ("", outcome.fingerprint):
+            return CheckpointError(f"{outcome.place} has loaded other weights than the workers before it")
+        return None
+
+    def _unwelcome(self, name: str, refusal: CheckpointError | InputError) -> None:
+        """A worker that is of no use. If there were any that are, it is its machine's fault and another one is tried.
+
+        Raises:
+            CheckpointError, InputError: none of the first workers is of any use, so that it must be the job.
+        """
+        if self._ledger.fingerprint:
+            self._worker_lost(name, Failure(Fault.BROKEN, type(refusal).__name__, refusal.message))
+            return
+        self._refused = self._refused or refusal
+        self._pool.release(name)
+        self._pool.held = True
+        if not self._pool.hellos:
+            raise self._refused
 
     def _worker_lost(self, name: str, failure: Failure) -> None:
         if self._draining:
             return
-        calls = {call.subject_id: call for call in self._scheduler.calls_of(name)}
+        calls = self._scheduler.calls_of(name)
         for reference in [reference for reference, call in self._calls.items() if call.worker == name]:
-            del self._calls[reference]
+            self._read.pop(self._calls.pop(reference).call_id, None)
             self._buffers.pop(reference, None)
         self._forget_worker(name)
         given_up = self._scheduler.remove_worker(name, failure.fault)
-        replaced = self._pool.lost(name, failure)
+        replaced = self._pool.lost(name, failure, own_fault=not given_up)
+        self._pool.acquit(self._scheduler.take_acquitted())
         self._ledger.emit(WorkerLost(name, str(failure), replaced, failure.fault.value))
-        retried = sum(len(call.assets) for call in calls.values()) - len(given_up)
-        if retried > 0:
-            self._ledger.emit(Retried(failure.fault.value, retried))
+        retried = {asset_id for call in calls for asset_id in call.assets}.difference(given_up)
+        if retried:
+            self._ledger.emit(Retried(failure.fault.value, len(retried)))
         for asset_id in given_up:
-            self._give_up(asset_id, calls[self._assets[asset_id].subject_id], failure)
+            subject_id = self._assets[asset_id].subject_id
+            held = [call for call in calls if call.subject_id == subject_id]
+            self._give_up(asset_id, next((call for call in held if asset_id in call.assets), held[0]), failure)
 
     def _give_up(self, asset_id: str, call: Call, failure: Failure) -> None:
         asset = self._assets[asset_id]
+        self._failed_in_a_row[asset.subject_id] += 1
+        self._lacking.add(asset.subject_id)
         reason = died_with(failure) if failure.fault.blames_assets else str(failure)
+        if asset_id not in call.assets and call.kind == "scenes":
+            reason = f"not tried, other scenes of {call.subject_id} failed one after the other: {reason}"
         if call.kind == "anchors" and asset.kind == "scene":
             reason = f"the anchors of {call.subject_id} could not be made: {reason}"
         subject = self._subjects[asset.subject_id]
@@ -311,12 +336,26 @@ class Dispatch:
             key = self._subjects[subject_id].subject_key
             for name in self._served.pop(subject_id, set()) & self._ready:
                 self._pool.actor(name).forget.remote(key)
+            self._clear_finished(subject_id)
+
+    def _clear_finished(self, subject_id: str) -> None:
+        """Delete a subject's cache if that is wanted, every scene is there, and nobody is writing it."""
+        if self._clear is None or not subject_id or subject_id in self._lacking:
+            return
+        if self._scheduler.is_over(subject_id) and self._saver.drop(subject_id):
+            self._clear(self._subjects[subject_id])
 
     def _check(self) -> None:
         if reason := self._lost():
             raise RunError(f"the run cannot go on: {reason}")
         if self._scheduler.stop_reason is not None:
             raise RunError(f"the run cannot go on: {self._last_failure}")
+        failed, caps = self._failed_in_a_row, self._options.caps
+        if failed.total() >= caps.failures_in_a_row and len(failed) >= caps.failing_subjects:
+            raise RunError(
+                f"the run cannot go on: {failed.total()} pictures of {len(failed)} subjects have failed without one "
+                f"success in between, so it is probably not they; the last failure: {self._last_failure}"
+            )
         if not len(self._pool) and self._pool.exhausted:
             raise RunError(f"no worker is left, they died too often in a row; the last one: {self._pool.last_failure}")
 
@@ -329,7 +368,11 @@ class Dispatch:
             self._worker_lost(name, failure)
         for name in self._keeper.on_draining_nodes():
             self._leave(name, "its machine is going")
-        saving = {save.worker for save in self._saves.values()}
+        for name in self._pool.overdue(self._options.first_call_seconds):
+            reason = f"the model was not loaded within {self._options.first_call_seconds:.0f} s"
+            self._worker_lost(name, Failure(Fault.STUCK, "Stuck", reason))
+        self._saver.check(now)
+        saving = self._saver.workers
         for name in [name for name in self._leaving if not self._scheduler.calls_of(name) and name not in saving]:
             self._forget_worker(name)
             self._scheduler.remove_worker(name, Fault.NODE_DIED)
@@ -363,8 +406,10 @@ class Dispatch:
         for name in self._ready:
             self._pool.actor(name).drain.remote()
         deadline = time.monotonic() + self._options.grace_seconds
-        while (self._calls or self._saves) and not self._stop.at_once and time.monotonic() < deadline:
+        self._saver.abandon()
+        while (self._calls or self._saver) and not self._stop.at_once and time.monotonic() < deadline:
             self._settle(self._wait())
+            self._saver.abandon()
             self._ledger.tick()
 
 

@@ -11,7 +11,7 @@ import traceback
 from dataclasses import dataclass
 from enum import Enum
 
-from consistory_ray.errors import ConsistoryError
+from consistory_ray.errors import ConsistoryError, StorageError
 from consistory_ray.redaction import redacted
 
 
@@ -22,8 +22,13 @@ class Fault(str, Enum):
     """The worker's process is gone. Its assets are tried again one at a time, alone on a worker; it is replaced."""
     NODE_DIED = "node-died"
     """The machine is gone, which no asset is suspected of. Its assets are tried again; the worker is replaced."""
+    BROKEN = "broken"
+    """The worker's device or machine is at fault: it says so itself, or call after call fails there. It is replaced;
+    the assets it had are tried again one at a time, alone on a worker."""
     STUCK = "stuck"
     """The worker has shown no progress for far longer than its calls take. It is killed; then as if it had died."""
+    STORE_FULL = "store-full"
+    """The object store has no room for another anchor cache: fewer are kept alive, the work is tried again later."""
     OUT_OF_MEMORY = "out-of-memory"
     """The batch was too large for the device: smaller batches. Only a single asset that does not fit is at fault."""
     ANCHORS_LOST = "anchors-lost"
@@ -42,12 +47,12 @@ class Fault(str, Enum):
     @property
     def kills_worker(self) -> bool:
         """Whether the worker that reported it is gone and has to be replaced."""
-        return self in (Fault.WORKER_DIED, Fault.NODE_DIED, Fault.STUCK)
+        return self in (Fault.WORKER_DIED, Fault.NODE_DIED, Fault.STUCK, Fault.BROKEN)
 
     @property
     def blames_assets(self) -> bool:
         """Whether the assets that the worker had are suspected of having taken it down."""
-        return self in (Fault.WORKER_DIED, Fault.STUCK)
+        return self in (Fault.WORKER_DIED, Fault.STUCK, Fault.BROKEN)
 
     @property
     def stops_run(self) -> bool:
@@ -63,16 +68,33 @@ class Caps:
         attempts: attempts of an asset (or of a subject's anchors) that may end in an error.
         crashes: workers that an asset may take down, or hang, while it is alone on them.
         storage_attempts: attempts of an asset that may end in a storage error before the run stops.
-        cache_losses: times that a subject's anchor cache may be lost before its scenes fail.
-        worker_deaths: deaths in a row, without a finished call in between, after which a worker is not replaced; a
-            machine that went away is no death.
+        cache_losses: times that a subject's anchor cache may be lost, or find no room, before its scenes fail.
+        killers: assets of one subject that may be found to take workers down, without one success in between, before
+            the subject's other scenes fail as well, instead of costing two workers each.
+        failing: the same for assets that fail for other reasons.
+        worker_deaths: deaths in a row, without a finished call in between, after which a worker is not replaced for
+            ``exhausted_seconds``; a machine that went away is no death, nor is one that its asset failed for.
+        worker_errors: calls in a row that may fail on a worker, of more than one subject or twice as many of one,
+            before it is taken for broken and replaced.
+        exhausted_seconds: after that long a worker that died too often is asked for again.
+        failures_in_a_row: assets of at least ``failing_subjects`` subjects that may fail without a single success in
+            between, before the run stops: then it is not the assets.
+        failing_subjects: see there.
+        saves: tries of writing an anchor cache.
     """
 
     attempts: int = 2
     crashes: int = 2
     storage_attempts: int = 3
     cache_losses: int = 5
+    killers: int = 3
+    failing: int = 10
     worker_deaths: int = 5
+    worker_errors: int = 4
+    exhausted_seconds: float = 900.0
+    failures_in_a_row: int = 100
+    failing_subjects: int = 3
+    saves: int = 3
 
 
 TABLE: dict[str, Fault] = {
@@ -91,8 +113,10 @@ TABLE: dict[str, Fault] = {
     "ray.exceptions.ObjectFetchTimedOutError": Fault.ANCHORS_LOST,
     "ray.exceptions.RaySystemError": Fault.WORKER_DIED,
     "ray.exceptions.ReferenceCountingAssertionError": Fault.ANCHORS_LOST,
-    "ray.exceptions.ObjectStoreFullError": Fault.OUT_OF_MEMORY,
+    "ray.exceptions.ObjectStoreFullError": Fault.STORE_FULL,
+    "ray.exceptions.OutOfDiskError": Fault.STORE_FULL,  # of the machine, where Ray spills to; not of the output
     "torch.OutOfMemoryError": Fault.OUT_OF_MEMORY,
+    "torch.AcceleratorError": Fault.BROKEN,  # illegal access, ECC, Xid: nothing works in this process any more
     "builtins.MemoryError": Fault.OUT_OF_MEMORY,
     "consistory_ray.errors.DiskFullError": Fault.DISK_FULL,
     "consistory_ray.errors.StorageError": Fault.STORAGE,
@@ -102,6 +126,7 @@ TABLE: dict[str, Fault] = {
 }
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+_CUDA_ERROR = "CUDA error"
 _NODE_DEATH = "its node has died"  # how Ray words an ActorDiedError that is the machine's fault
 
 
@@ -136,14 +161,19 @@ class Failure:
 
 
 def classify(error: BaseException) -> Fault:
-    """What an exception means for a run; whatever is not in the table is :attr:`Fault.ERROR`."""
-    reason: BaseException | None = error
-    while reason is not None:  # a StorageError raised from "no space left" is a full disk
+    """What an exception means for a run; whatever is not in the table is :attr:`Fault.ERROR`.
+
+    "No space left" is a full output only if it comes from a StorageError: a worker's own disk is not the output's.
+    """
+    reason: BaseException | None = error if isinstance(error, StorageError) else None
+    while reason is not None:
         if isinstance(reason, OSError) and reason.errno in _NO_SPACE:
             return Fault.DISK_FULL
         reason = reason.__cause__
     if getattr(error, "preempted", False) or _NODE_DEATH in str(error):
         return Fault.NODE_DIED
+    if isinstance(error, RuntimeError) and str(error).startswith(_CUDA_ERROR) and "out of memory" not in str(error):
+        return Fault.BROKEN  # torch before 2.8 had no class of its own for it
     for base in type(error).__mro__:
         fault = TABLE.get(f"{base.__module__}.{base.__qualname__}")
         if fault is not None:

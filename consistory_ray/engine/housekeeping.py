@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
-from consistory_ray.engine.cluster import shape_workers
+from consistory_ray.engine.cluster import default_cache_budget, shape_workers
 from consistory_ray.engine.events import Notice, Pulse, WorkersRequested
 from consistory_ray.engine.faults import Failure, Fault
 from consistory_ray.engine.machines import draining_nodes, store_usage
@@ -61,6 +62,8 @@ class Housekeeping:
             self._last_slow, self._store = now, store_usage()
             if self._options.workers is None:
                 self._follow_cluster()
+            if self._options.cache_budget is None:
+                self._scheduler.cache_budget = default_cache_budget()
         self._pool.resize(self._scheduler.wanted_workers)
         if len(self._pool) > self._requested:
             self._emit(WorkersRequested(len(self._pool), self._pool.shape.device))
@@ -96,10 +99,14 @@ class Housekeeping:
         return long[: max(0, spare)]
 
     def _follow_cluster(self) -> None:
+        """More machines may carry more workers. Of fewer machines it asks as much as before: they may come back."""
+        before = self._pool.shape
         try:
-            self._pool.shape = shape_workers(self._options)
-        except InputError:  # the last GPU has gone; it may come back
+            shape = shape_workers(dataclasses.replace(self._options, device=before.device))
+        except InputError:  # the last GPU has gone
             return
+        if shape.count > before.count:
+            self._pool.shape = dataclasses.replace(before, count=shape.count)
 
     def _complain(self, now: float, ready: int) -> None:
         needed = min(self._options.min_workers, self._scheduler.wanted_workers)

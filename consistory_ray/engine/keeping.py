@@ -41,10 +41,17 @@ def clear_anchors(store: OutputStore, plan: Plan, done: Collection[str], *, prev
             compact(store, drop={anchor.asset_id for anchor in anchors})
             for anchor in anchors:
                 store.delete(anchor.path)
-    cleared = 0
-    for subject in finished:
-        if subject.cache_path in present:
-            store.delete(checksum_path(subject.cache_path))  # a cache without a checksum is no cache
-            store.delete(subject.cache_path)
-            cleared += 1
-    return cleared
+    cached = [subject for subject in finished if subject.cache_path in present]
+    for subject in cached:
+        clear_cache(store, subject)
+    return len(cached)
+
+
+def clear_cache(store: OutputStore, subject: SubjectPlan) -> None:
+    """Delete a subject's anchor cache.
+
+    Raises:
+        StorageError: the storage failed.
+    """
+    store.delete(checksum_path(subject.cache_path))  # a cache without a checksum is no cache
+    store.delete(subject.cache_path)

@@ -19,7 +19,7 @@ from consistory_ray.engine.events import (
 from consistory_ray.engine.faults import Failure, Fault
 from consistory_ray.engine.retries import with_backoff
 from consistory_ray.engine.worker import Delivered
-from consistory_ray.errors import StorageError
+from consistory_ray.errors import RunError, StorageError
 from consistory_ray.output.assets import asset_parameters
 from consistory_ray.output.index import IndexRow, IndexWriter
 
@@ -109,7 +109,7 @@ class Ledger:
 
     def rescue(self) -> None:
         """Commit what can be committed while another error is on its way up, which must not be hidden by this one's."""
-        with suppress(StorageError):
+        with suppress(StorageError, RunError):  # RunError: the lease is lost, nothing may be written any more
             self._writer.flush()
 
     def _add(self, row: IndexRow) -> None:
@@ -128,5 +128,5 @@ class Ledger:
 
 def died_with(failure: Failure) -> str:
     """The error text of an asset that took its workers down."""
-    what = "hung" if failure.fault is Fault.STUCK else "died"
-    return f"the worker's process {what} each time it was rendered: {failure}"
+    what = {Fault.STUCK: "process hung", Fault.BROKEN: "device failed"}.get(failure.fault, "process died")
+    return f"the worker's {what} each time it was rendered: {failure}"

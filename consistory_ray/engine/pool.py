@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Collection
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -23,9 +24,12 @@ _log = logging.getLogger(__name__)
 @dataclass(slots=True)
 class _Slot:
     actor: Any
+    placed: Any
     hello: Any
     deaths: int = 0
     node: str = ""
+    loading_since: float | None = None  # from when its process answered
+    errors: list[str] = field(default_factory=list)  # subjects of the calls in a row that failed there
 
 
 class WorkerPool:
@@ -37,9 +41,11 @@ class WorkerPool:
         store: the output.
         options: the run's options.
         sizes: picture sizes of the plan.
+        clock: seconds that only go forward.
 
     Attributes:
         last_failure: of the worker that was lost last.
+        held: whether no further workers are to be asked for at the moment.
     """
 
     def __init__(
@@ -50,6 +56,7 @@ class WorkerPool:
         store: OutputStore,
         options: RunOptions,
         sizes: Collection[PictureSize] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.shape = shape
         self._spec = RendererSpec(model, shape.device, torch_dtype, shape.threads)
@@ -58,8 +65,10 @@ class WorkerPool:
         self._sizes = tuple(sizes)
         self._numbers = itertools.count()
         self._slots: dict[str, _Slot] = {}
-        self._exhausted = 0
+        self._exhausted: list[float] = []  # when workers had died too often, of those that are not forgiven yet
+        self._clock = clock
         self.last_failure: Failure | None = None
+        self.held = False
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -67,12 +76,17 @@ class WorkerPool:
     @property
     def exhausted(self) -> bool:
         """Whether every worker that might be asked for has died too often in a row."""
-        return self._exhausted >= self.shape.count
+        return len(self._exhausted) >= self._most
 
     @property
     def hellos(self) -> dict[Any, str]:
         """What is still to be heard of: the reference of each starting worker's greeting, and its name."""
         return {slot.hello: name for name, slot in self._slots.items() if slot.hello is not None}
+
+    @property
+    def names(self) -> list[str]:
+        """Of the workers, those included that are still to come up."""
+        return list(self._slots)
 
     def actor(self, name: str) -> Any:
         """The actor handle of a worker."""
@@ -82,15 +96,38 @@ class WorkerPool:
         """The workers on these machines."""
         return [name for name, slot in self._slots.items() if slot.node in nodes]
 
+    @property
+    def _most(self) -> int:
+        return max(self.shape.count, self._options.min_workers)
+
+    def deaths(self, name: str) -> int:
+        """How often a worker has died in a row."""
+        return self._slots[name].deaths
+
+    def overdue(self, seconds: float) -> list[str]:
+        """Workers whose process has been there for so long and has not loaded the model yet."""
+        loading = {slot.placed: name for name, slot in self._slots.items() if slot.hello is not None}
+        now = self._clock()
+        if loading:
+            for reference in ray.wait(list(loading), num_returns=len(loading), timeout=0, fetch_local=False)[0]:
+                slot = self._slots[loading[reference]]
+                slot.loading_since = now if slot.loading_since is None else slot.loading_since
+        return [
+            name
+            for name in loading.values()
+            if (since := self._slots[name].loading_since) is not None and now - since > seconds
+        ]
+
     def resize(self, wanted: int) -> int:
         """Ask for as many workers as there is work for, within the limits; those that are not ready yet may go again.
 
         Returns:
             How many more (or, negative, fewer) are there now.
         """
-        before = len(self._slots)
-        target = max(self._options.min_workers, min(wanted, self.shape.count)) - self._exhausted
-        while len(self._slots) < target:
+        before, now = len(self._slots), self._clock()
+        self._exhausted = [since for since in self._exhausted if now - since < self._options.caps.exhausted_seconds]
+        target = min(max(self._options.min_workers, wanted), self._most - len(self._exhausted))
+        while len(self._slots) < target and not self.held:
             self._slots[f"worker-{next(self._numbers)}"] = self._start()
         for name in [name for name, slot in self._slots.items() if slot.hello is not None][::-1]:
             if len(self._slots) <= target:
@@ -106,9 +143,25 @@ class WorkerPool:
     def succeeded(self, name: str) -> None:
         """The worker finished a call: earlier deaths in its place no longer count."""
         self._slots[name].deaths = 0
+        self._slots[name].errors.clear()
 
-    def lost(self, name: str, failure: Failure) -> bool:
+    def erred(self, name: str, subject_id: str) -> bool:
+        """A call failed on the worker.
+
+        Returns:
+            Whether so many have in a row that it is the worker's fault rather than theirs.
+        """
+        errors, most = self._slots[name].errors, self._options.caps.worker_errors
+        errors.append(subject_id)
+        return len(errors) >= (most if len(set(errors[-most:])) > 1 else 2 * most)
+
+    def lost(self, name: str, failure: Failure, *, own_fault: bool = True) -> bool:
         """The worker is gone, or of no use.
+
+        Args:
+            name: of the worker.
+            failure: what became of it.
+            own_fault: False if an asset was found to have taken it down, which says nothing about the worker.
 
         Returns:
             True if another one was asked for in its place, False if too many died there in a row.
@@ -116,13 +169,19 @@ class WorkerPool:
         self.last_failure = failure
         slot = self._slots.pop(name)
         _kill(slot.actor)
-        deaths = slot.deaths + (failure.fault is not Fault.NODE_DIED)
+        deaths = slot.deaths + (own_fault and failure.fault is not Fault.NODE_DIED)
         if deaths >= self._options.caps.worker_deaths:
-            self._exhausted += 1
+            self._exhausted.append(self._clock())
             return False
         self._slots[name] = self._start()
         self._slots[name].deaths = deaths
         return True
+
+    def acquit(self, names: Collection[str]) -> None:
+        """These workers' deaths were an asset's fault."""
+        for name in names:
+            if (slot := self._slots.get(name)) is not None:
+                slot.deaths = 0
 
     def release(self, name: str) -> None:
         """Let a worker go; none is asked for in its place."""
@@ -152,7 +211,7 @@ class WorkerPool:
             )
             .remote(self._options.renderer, self._spec, self._store)
         )
-        return _Slot(actor, actor.hello.remote(self._sizes))
+        return _Slot(actor, actor.placed.remote(), actor.hello.remote(self._sizes))
 
 
 def _kill(actor: Any) -> None:

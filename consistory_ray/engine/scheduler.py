@@ -9,7 +9,8 @@ What it promises, whatever the order of events:
   a subject whose cache its machine has already, or else the one with the most left;
 * the anchor caches alive at a time stay within ``cache_budget`` bytes (one is always allowed);
 * an asset that was with a worker when it died is tried again with nothing else on that worker, so that an asset that
-  kills processes takes no other down with it.
+  kills processes takes no other down with it;
+* a subject all of whose scenes kill or fail does not get to try each of them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from consistory_ray.engine.attempts import Attempts, anchors_key
 from consistory_ray.engine.faults import Caps, Fault
-from consistory_ray.engine.work import Call, CallKind, KnownWorker, OpenSubject, State, SubjectWork
+from consistory_ray.engine.work import BatchLimit, Call, CallKind, KnownWorker, OpenSubject, State, SubjectWork
 
 
 class Scheduler:
@@ -27,13 +28,14 @@ class Scheduler:
 
     Args:
         works: the subjects, in the order in which they should be taken up.
-        batch_size: scenes per call at most, where the worker does not know better; reduced, per picture size, where
-            the device runs out of memory.
+        batch_size: scenes per call at most, where the worker does not know better; reduced, per worker and picture
+            size, where the device runs out of memory.
         max_in_flight: calls per worker, so that a worker never waits for the coordinator between two calls.
-        cache_budget: bytes of anchor caches that may be alive at a time; None is no limit.
+        cache_budget: see below.
         caps: when to give up.
 
     Attributes:
+        cache_budget: bytes of anchor caches that may be alive at a time; None is no limit. May change.
         stop_reason: set when going on is pointless; the coordinator then stops the run.
     """
 
@@ -59,9 +61,12 @@ class Scheduler:
         self._caps = caps or Caps()
         self._attempts = Attempts(self._caps)
         self._batch_size = batch_size
-        self._limits: dict[tuple[int | None, int | None], int] = {}
+        self._limits: dict[tuple[str, tuple[int | None, int | None]], BatchLimit] = {}
         self._max_in_flight = max_in_flight
-        self._budget = cache_budget
+        self.cache_budget = cache_budget
+        self._room: int | None = None  # bytes of caches for which there was room when the object store was full
+        self._acquitted: set[str] = set()
+        self._pinned: dict[str, int] = {}  # caches that are still being saved
         self._cache_scale = 1.0  # true over expected size, of the last cache that was made
         self._next_id = 0
         self._unassigned = sum(len(subject.pending) for subject in self._subjects.values())
@@ -78,7 +83,8 @@ class Scheduler:
     @property
     def live_cache_bytes(self) -> int:
         """Size of the anchor caches that are being made or used."""
-        return sum(subject.cache_bytes for subject in self._live.values())
+        released = sum(size for name, size in self._pinned.items() if name not in self._live)
+        return released + sum(subject.cache_bytes for subject in self._live.values())
 
     @property
     def queued(self) -> int:
@@ -118,10 +124,38 @@ class Scheduler:
         released, self._released = self._released, []
         return released
 
+    def pin(self, subject_id: str, cache_bytes: int) -> None:
+        """A subject's cache stays alive until :meth:`unpin`, because it is being saved."""
+        self._pinned[subject_id] = cache_bytes
+
+    def unpin(self, subject_id: str) -> None:
+        """It was saved, or will not be."""
+        self._pinned.pop(subject_id, None)
+        self._news = True
+
+    def is_given_up(self, subject_id: str) -> bool:
+        """Whether whatever is left of a subject fails."""
+        return self._subjects[subject_id].given_up
+
+    def is_over(self, subject_id: str) -> bool:
+        """Whether every scene of a subject is done or given up."""
+        subject = self._subjects[subject_id]
+        return subject.state is State.OVER and not subject.in_flight
+
+    def take_acquitted(self) -> set[str]:
+        """Workers of which it has turned out, since this was last asked, that an asset took them down."""
+        acquitted, self._acquitted = self._acquitted, set()
+        return acquitted
+
     # What the coordinator reports
 
     def add_worker(
-        self, name: str, node: str = "", batches: Mapping[tuple[int | None, int | None], int] | None = None
+        self,
+        name: str,
+        node: str = "",
+        batches: Mapping[tuple[int | None, int | None], int] | None = None,
+        *,
+        shaken: bool = False,
     ) -> None:
         """A worker is ready for calls.
 
@@ -129,8 +163,9 @@ class Scheduler:
             name: of the worker.
             node: its machine; workers of one machine share what its object store holds.
             batches: how many scenes it can take at a time, by picture size, instead of ``batch_size``.
+            shaken: whether it takes the place of one that died; it then gets a suspect only after other work.
         """
-        self._workers[name] = KnownWorker(name, node, batches or {})
+        self._workers[name] = KnownWorker(name, node, batches or {}, shaken=shaken)
         self._news = True
 
     def retire_worker(self, name: str) -> None:
@@ -162,6 +197,11 @@ class Scheduler:
             cache_bytes: the true size of the subject's cache, after an ``"anchors"`` call.
         """
         worker, subject = self._take_back(call)
+        worker.shaken = worker.shaken and bool(faults)
+        if call.kind == "scenes" and not faults:
+            subject.killers = subject.failures = 0
+            if (limit := self._limits.get((worker.name, subject.work.size))) is not None:
+                limit.fitted(len(call.assets))
         if call.kind == "anchors":
             subject.state, subject.anchors_made = State.READY, True
             if cache_bytes is not None:
@@ -198,7 +238,8 @@ class Scheduler:
             self._open_subject,
         ]
         if not worker.calls:
-            choices = [self._suspect, *choices, self._steal]
+            choices.append(self._steal)
+            choices.insert(len(choices) if worker.shaken else 0, self._suspect)
         for choose in choices:
             if (call := choose(worker)) is not None:
                 return call
@@ -237,7 +278,7 @@ class Scheduler:
 
     def _take(self, worker: KnownWorker, subject: OpenSubject) -> Call | None:
         """A batch of the subject's scenes, or one of those that are tried one at a time."""
-        if subject.state is not State.READY:
+        if subject.state is not State.READY or (worker.shaken and subject.suspects):
             return None
         for asset in subject.singles:
             if self._may_try(asset, worker):
@@ -246,7 +287,8 @@ class Scheduler:
         if not subject.pending:
             return None
         fitting = worker.batches.get(subject.work.size, self._batch_size)
-        count = min(self._limits.get(subject.work.size, fitting), fitting, len(subject.pending))
+        limit = self._limits.get((worker.name, subject.work.size))
+        count = min(fitting if limit is None else limit.count, fitting, len(subject.pending))
         if self._unassigned < count * len(self._workers):
             # at the end of a run everybody gets a piece: the idle share what is left, the busy do not take it all
             idle = sum(not other.calls for other in self._workers.values())
@@ -267,7 +309,7 @@ class Scheduler:
             return None
         for index, subject in enumerate(self._waiting):
             expected = round(subject.work.cache_bytes * self._cache_scale)
-            if self._live and self._budget is not None and self.live_cache_bytes + expected > self._budget:
+            if (self._live or self._pinned) and not self._has_room(expected):
                 return None
             if subject.anchors_made and not (subject.takeable or subject.suspects):
                 continue  # its cache was lost, but calls that still had it may finish the subject
@@ -282,6 +324,10 @@ class Scheduler:
             assets = () if subject.anchors_made else subject.work.anchors
             return self._call(worker, "anchors", subject, assets, self._attempts.number(key), alone)
         return None
+
+    def _has_room(self, more: int) -> bool:
+        bytes_then = self.live_cache_bytes + more
+        return all(limit is None or bytes_then <= limit for limit in (self.cache_budget, self._room))
 
     def _call(
         self,
@@ -323,9 +369,11 @@ class Scheduler:
             given_up = self._requeue_all(subject, call)
         elif fault.blames_assets or len(call.assets) == 1:
             given_up = [lost for asset in call.assets for lost in self._blame(subject, asset, fault, call)]
+        elif fault is Fault.STORE_FULL:
+            given_up = self._requeue_all(subject, call)
         elif fault is Fault.OUT_OF_MEMORY:
-            limit = self._limits.get(subject.work.size, len(call.assets))
-            self._limits[subject.work.size] = max(1, min(limit, len(call.assets) // 2))
+            key = (call.worker, subject.work.size)
+            self._limits.setdefault(key, BatchLimit(len(call.assets))).exceeded(len(call.assets))
             given_up = self._requeue_all(subject, call)
         else:
             for asset in call.assets:
@@ -339,7 +387,12 @@ class Scheduler:
         subject.state = State.WAITING
         self._news = True
         key = anchors_key(call.subject_id)
-        if self._attempts.charge(key, fault, call.worker, call.alone):
+        if fault is Fault.STORE_FULL:
+            self._room = self.live_cache_bytes
+            subject.losses += 1
+            if subject.losses > self._caps.cache_losses:
+                return self._fail_subject(subject)
+        elif self._attempts.charge(key, fault, call.worker, call.alone):
             return self._fail_subject(subject)
         if self._attempts.storage_given_up(key):
             self.stop_reason = Fault.STORAGE
@@ -366,7 +419,11 @@ class Scheduler:
         if fault.stops_run:
             self.stop_reason = fault
         if self._attempts.charge(asset, fault, call.worker, call.alone):
-            return self._give_up([asset])
+            subject.killers += fault.blames_assets
+            self._acquitted |= self._attempts.crashed_on(asset)
+            subject.failures += fault is Fault.ERROR
+            hopeless = subject.killers >= self._caps.killers or subject.failures >= self._caps.failing
+            return self._give_up([asset]) + (self._fail_subject(subject) if hopeless else [])
         if self._attempts.storage_given_up(asset):
             self.stop_reason = Fault.STORAGE
         return self._requeue(subject, asset)
@@ -380,7 +437,10 @@ class Scheduler:
         self._unassigned += 1
         self._news = True
         if self._attempts.alone(asset):
-            subject.suspects.append(asset)
+            if self._attempts.crashed_on(asset):
+                subject.suspects.appendleft(asset)  # first those of which it is nearly known
+            else:
+                subject.suspects.append(asset)
             self._suspected[subject.work.subject_id] = subject
         elif self._attempts.troubled(asset):
             subject.singles.append(asset)
@@ -391,7 +451,12 @@ class Scheduler:
 
     def _fail_subject(self, subject: OpenSubject) -> list[str]:
         """Without anchors there are no scenes. Calls that are still out may yet deliver some."""
-        subject.given_up, subject.state = True, State.OVER
+        subject.given_up = True
+        if self._live.pop(subject.work.subject_id, None) is not None:
+            self._released.append(subject.work.subject_id)
+        subject.state = State.OVER
+        for name in list(subject.homes):
+            self._move(self._workers[name], None)
         self._suspected.pop(subject.work.subject_id, None)
         scenes = [*subject.suspects, *subject.singles, *subject.pending]
         self._unassigned -= len(scenes)
@@ -415,7 +480,7 @@ class Scheduler:
         if subject.state is not State.READY or subject.takeable or subject.suspects or subject.in_flight:
             return
         subject.state = State.OVER
-        self._news = self._news or self._budget is not None
+        self._news = self._news or self.cache_budget is not None or self._room is not None
         self._live.pop(subject.work.subject_id)
         self._released.append(subject.work.subject_id)
         for name in list(subject.homes):

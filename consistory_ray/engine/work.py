@@ -81,6 +81,8 @@ class OpenSubject:
     losses: int = 0
     anchors_made: bool = False
     given_up: bool = False
+    killers: int = 0  # assets given up for taking workers down, since the last success
+    failures: int = 0  # assets given up for other reasons, since the last success
 
     @property
     def takeable(self) -> int:
@@ -93,12 +95,43 @@ class KnownWorker:
     """A worker, its machine, the calls it has, and the subject it stays with.
 
     ``batches`` tells for picture sizes how many scenes fit into its memory, where it knows; ``leaving`` workers get no
-    more calls.
+    more calls; ``shaken`` ones have taken the place of one that died, and are tried with other work before a suspect.
     """
 
     name: str
     node: str = ""
     batches: Mapping[tuple[int | None, int | None], int] = field(default_factory=dict)
     leaving: bool = False
+    shaken: bool = False
     calls: dict[int, Call] = field(default_factory=dict)
     home: OpenSubject | None = None
+
+
+FIRST_PATIENCE = 32
+
+
+@dataclass(slots=True)
+class BatchLimit:
+    """How many scenes at a time a worker was found to have room for; it grows again, ever more slowly.
+
+    Attributes:
+        count: scenes.
+        patience: batches of that many scenes that have to succeed before one more is tried; twice as many after every
+            time that the device ran out of memory.
+        good: how many have.
+    """
+
+    count: int
+    patience: int = FIRST_PATIENCE
+    good: int = 0
+
+    def exceeded(self, scenes: int) -> None:
+        """A batch of so many scenes did not fit."""
+        self.count = max(1, min(self.count, scenes // 2))
+        self.patience, self.good = 2 * self.patience, 0
+
+    def fitted(self, scenes: int) -> None:
+        """A batch of so many scenes did."""
+        self.good += scenes >= self.count
+        if self.good >= self.patience:
+            self.count, self.good = self.count + 1, 0

@@ -138,6 +138,9 @@ class RenderWorker:
         if threading.current_thread() is threading.main_thread():
             drain_on_sigterm(self._device.drain)
 
+    def placed(self) -> None:
+        """Says that the process is there; loading the model goes on."""
+
     def hello(self, sizes: Collection[PictureSize] = ()) -> Hello | Failure:
         """Wait for the model to be loaded."""
         try:
@@ -147,7 +150,7 @@ class RenderWorker:
             place = f"{socket.gethostname()}/{os.getpid()}"
             fitting = getattr(renderer, "fitting_batch", None)
             batches = {size: count for size in sizes if fitting is not None and (count := fitting(*size)) is not None}
-            seen = self._store.exists(RUN_RECORD)
+            seen = with_backoff(lambda: self._store.exists(RUN_RECORD))
             spent = time.perf_counter() - self._started
             return Hello(place, renderer.fingerprint, spent, seen, own_node(), batches)
         except Exception as error:
@@ -187,11 +190,13 @@ class RenderWorker:
         except Exception as error:
             return Failure.of(error)
 
-    def scenes(self, subject: SubjectPlan, scenes: Sequence[Asset], buffer: CacheBuffer) -> Report | Failure:
-        """Render scenes from the subject's anchor cache and write them."""
+    def scenes(
+        self, subject: SubjectPlan, scenes: Sequence[Asset], buffer: CacheBuffer, digest: str = ""
+    ) -> Report | Failure:
+        """Render scenes from the subject's anchor cache, whose checksum is ``digest``, and write them."""
         try:
             images, spent = self._device.render(subject.subject_key, scenes, buffer)
-            return self._deliver(subject, scenes, images, spent)
+            return self._deliver(subject, scenes, images, spent, digest or None)
         except Exception as error:
             return Failure.of(error)
 
@@ -239,7 +244,12 @@ class RenderWorker:
         return replace(report, made=True, cache_bytes=size, cache_sha256=digest, notice=notice)
 
     def _deliver(
-        self, subject: SubjectPlan, assets: Sequence[Asset], images: Sequence[Image], spent: DeviceTime
+        self,
+        subject: SubjectPlan,
+        assets: Sequence[Asset],
+        images: Sequence[Image],
+        spent: DeviceTime,
+        cache_sha256: str | None = None,
     ) -> Report:
         if len(images) != len(assets):
             raise AssetError(f"the renderer made {len(images)} pictures of {len(assets)}")
@@ -248,7 +258,7 @@ class RenderWorker:
 
         def deliver(asset: Asset, image: Image) -> Delivered | Failure:
             try:
-                return self._write(subject, asset, image, share, clock)
+                return self._write(subject, asset, image, share, clock, cache_sha256)
             except Exception as error:
                 return Failure.of(error)
 
@@ -263,10 +273,20 @@ class RenderWorker:
         return Report(delivered, failures, spent, clock["encode"], clock["write"], machine=machine)
 
     def _write(
-        self, subject: SubjectPlan, asset: Asset, image: Image, seconds: float, clock: dict[str, float]
+        self,
+        subject: SubjectPlan,
+        asset: Asset,
+        image: Image,
+        seconds: float,
+        clock: dict[str, float],
+        cache_sha256: str | None,
     ) -> Delivered:
         parameters: Any = asset_parameters(
-            asset, subject, model=self._spec.model, model_fingerprint=self._device.renderer.fingerprint
+            asset,
+            subject,
+            model=self._spec.model,
+            model_fingerprint=self._device.renderer.fingerprint,
+            cache_sha256=cache_sha256,
         )
         started = time.perf_counter()
         data = encode_png(image, parameters)

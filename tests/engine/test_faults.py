@@ -9,7 +9,14 @@ import pickle
 import pytest
 
 from consistory_ray.engine.faults import TABLE, Failure, Fault, classify
-from consistory_ray.errors import AssetError, CacheMismatchError, CheckpointError, PromptError, StorageError
+from consistory_ray.errors import (
+    AssetError,
+    CacheMismatchError,
+    CheckpointError,
+    DiskFullError,
+    PromptError,
+    StorageError,
+)
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -24,13 +31,15 @@ def test_every_name_in_the_table_is_an_exception(name: str) -> None:
     ("error", "fault"),
     [
         (RuntimeError("?"), Fault.ERROR),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), Fault.BROKEN),
         (MemoryError(), Fault.OUT_OF_MEMORY),
         (AssetError("not finite"), Fault.BAD_ASSET),
         (PromptError("no cat in it"), Fault.BAD_ASSET),
         (CacheMismatchError("other model"), Fault.BAD_ASSET),
         (CheckpointError("no such model"), Fault.BAD_MODEL),
         (StorageError("503"), Fault.STORAGE),
-        (OSError(errno.ENOSPC, "no space"), Fault.DISK_FULL),
+        (OSError(errno.ENOSPC, "no space on the worker's own disk"), Fault.ERROR),
+        (DiskFullError("no space"), Fault.DISK_FULL),
     ],
 )
 def test_classification(error: Exception, fault: Fault) -> None:
@@ -40,6 +49,7 @@ def test_classification(error: Exception, fault: Fault) -> None:
 def test_the_device_running_out_of_memory() -> None:
     torch = pytest.importorskip("torch")
     assert classify(torch.OutOfMemoryError("CUDA out of memory")) is Fault.OUT_OF_MEMORY
+    assert classify(torch.AcceleratorError("CUDA error: an illegal memory access was encountered", 700)) is Fault.BROKEN
 
 
 def test_a_storage_error_from_a_full_disk_is_a_full_disk() -> None:

@@ -27,9 +27,11 @@ from consistory_ray.engine.events import (
     WorkerReady,
     WorkerReleased,
 )
+from consistory_ray.engine.faults import Caps
 from consistory_ray.engine.options import RunOptions
-from consistory_ray.errors import InputError, JobError, OutputBusyError, RunError, RunFailed
+from consistory_ray.errors import CheckpointError, InputError, JobError, OutputBusyError, RunError, RunFailed
 from consistory_ray.job import RenderJob, parse_job
+from consistory_ray.output.assets import read_metadata
 from consistory_ray.output.index import read_index
 from consistory_ray.output.lease import Lease
 from consistory_ray.plan import Plan, make_plan
@@ -121,7 +123,8 @@ def test_idle_workers_are_released_and_few_scenes_ask_for_few(make_job: MakeJob,
         plan, tmp_path, events, workers=3, batch_size=1, idle_seconds=0.0, seconds=2.5, anchor_seconds=0.0, delays={}
     )
     assert summary.state == "complete"
-    assert len(heard(events, WorkerReady)) <= 3
+    assert heard(events, WorkerReleased), "anchors are one worker's work: the others have nothing to do meanwhile"
+    assert {event.reason for event in heard(events, WorkerReleased)} == {"there is nothing left for it"}
     pulses = heard(events, Pulse)
     assert pulses and max(pulse.workers for pulse in pulses) <= 3 and pulses[-1].queued == 0
     batches = heard(events, BatchDone)
@@ -290,3 +293,129 @@ def test_time_is_measured(make_job: MakeJob, tmp_path: Path) -> None:
     assert [batch.kind for batch in batches] == ["anchors", "scenes", "scenes"]
     spent = sum(sum(seconds for name, seconds in b.phases.items() if name not in ("encode", "write")) for b in batches)
     assert 0.6 <= spent <= time.monotonic() - started
+
+
+# Workers and machines that are at fault themselves
+
+
+def test_a_broken_device_costs_its_worker_and_no_picture(make_job: MakeJob, tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    events: list[Event] = []
+    summary = run(
+        make_plan(make_job(subjects=2, scenes=8)),
+        tmp_path / "out",
+        events,
+        batch_size=2,
+        faults={"cat-0/scene-3": "device-once"},
+        scratch=str(tmp_path / "scratch"),
+    )
+    assert (summary.state, summary.rendered, summary.failed) == ("complete", 20, 0)
+    assert [(lost.fault, lost.replaced) for lost in heard(events, WorkerLost)] == [("broken", True)]
+
+
+def test_a_worker_where_call_after_call_fails_is_replaced(make_job: MakeJob, tmp_path: Path) -> None:
+    """The second of two workers fails at everything it is given; it would take scene after scene otherwise."""
+    (tmp_path / "scratch").mkdir()
+    events: list[Event] = []
+    summary = run(
+        make_plan(make_job(subjects=6, scenes=12)),
+        tmp_path / "out",
+        events,
+        workers=2,
+        batch_size=2,
+        seconds=0.05,
+        bad_processes=[1],
+        scratch=str(tmp_path / "scratch"),
+    )
+    assert (summary.state, summary.rendered, summary.failed) == ("complete", 84, 0)
+    lost = heard(events, WorkerLost)
+    assert [(item.fault, item.replaced) for item in lost] == [("broken", True)]
+    assert "call after call fails there" in lost[0].reason
+
+
+def test_a_replacement_that_is_of_no_use_does_not_end_the_run(make_job: MakeJob, tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    events: list[Event] = []
+    summary = run(
+        make_plan(make_job(subjects=1, scenes=6)),
+        tmp_path / "out",
+        events,
+        batch_size=2,
+        faults={"scene-2": "exit-once"},
+        bad_loads=[1, 2],
+        scratch=str(tmp_path / "scratch"),
+    )
+    assert (summary.state, summary.rendered) == ("complete", 8)
+    assert [lost.fault for lost in heard(events, WorkerLost)] == ["worker-died", "broken", "broken"]
+
+
+def test_the_first_worker_that_comes_up_decides_whether_the_model_can_be_loaded(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    (tmp_path / "scratch").mkdir()
+    plan = make_plan(make_job(subjects=2, scenes=4))
+    good = run(plan, tmp_path / "out", workers=2, batch_size=2, bad_loads=[0], scratch=str(tmp_path / "scratch"))
+    assert good.state == "complete"
+    (tmp_path / "other").mkdir()
+    with pytest.raises(CheckpointError, match="asked not to load"):
+        run(plan, tmp_path / "again", workers=2, bad_loads=[0, 1, 2, 3], scratch=str(tmp_path / "other"))
+
+
+def test_a_worker_that_never_loads_is_replaced(make_job: MakeJob, tmp_path: Path) -> None:
+    plan = make_plan(make_job(subjects=1, scenes=2))
+    with pytest.raises(RunError, match="not loaded within"):
+        run(plan, tmp_path, first_call_seconds=0.1, load_seconds=60.0, caps=Caps(worker_deaths=2))
+
+
+def test_a_subject_that_kills_costs_a_few_workers_and_no_other_subject(make_job: MakeJob, tmp_path: Path) -> None:
+    events: list[Event] = []
+    plan = make_plan(make_job(subjects=3, scenes=9))
+    summary = run(
+        plan, tmp_path, events, workers=2, batch_size=3, faults={f"cat-1/scene-{n}": "exit" for n in range(9)}
+    )
+    assert (summary.state, summary.rendered, summary.failed) == ("failed", 24, 9)
+    assert dict(summary.failures_by_kind) == {"worker-died": 9}
+    assert all(lost.replaced for lost in heard(events, WorkerLost))
+    assert len(heard(events, WorkerLost)) <= 12, "not two for each of its scenes"
+    told = [row["error"] for row in rows(tmp_path).values() if row["status"] == "failed"]
+    assert any("not tried" in text for text in told) and any("died each time" in text for text in told)
+
+
+def test_a_run_in_which_everything_fails_stops(make_job: MakeJob, tmp_path: Path) -> None:
+    plan = make_plan(make_job(subjects=4, scenes=10))
+    caps = Caps(failures_in_a_row=12)
+    faults = {f"scene-{number}": "bad" for number in range(10)}
+    with pytest.raises(RunError, match="without one success in between"):
+        run(plan, tmp_path, faults=faults, caps=caps, batch_size=1)
+    assert len([row for row in rows(tmp_path).values() if row["status"] == "failed"]) >= 12
+
+
+# Anchor caches
+
+
+def test_caches_of_finished_subjects_go_while_the_run_goes_on(make_job: MakeJob, tmp_path: Path) -> None:
+    """With few scenes a subject the caches would be most of what is written."""
+    plan, seen = make_plan(make_job(subjects=4, scenes=2)), []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, AssetDone) and event.asset.subject_id == "cat-3" and event.asset.kind == "scene":
+            seen.append([subject.subject_id for subject in plan.subjects if (tmp_path / subject.cache_path).exists()])
+
+    options = RunOptions(
+        workers=1, cpus_per_worker=1, keep_anchors="previews", renderer=FakeRenderer.factory(seconds=0.1)
+    )
+    assert run_plan(plan, str(tmp_path), options, listen).state == "complete"
+    assert seen and all("cat-0" not in there for there in seen), seen
+    assert not list(tmp_path.glob("anchors/*/*.safetensors*"))
+    assert len(list(tmp_path.glob("anchors/*/*.png"))) == 8
+
+
+def test_scenes_tell_the_cache_that_they_were_rendered_from(make_job: MakeJob, tmp_path: Path) -> None:
+    plan = make_plan(make_job(subjects=2, scenes=3))
+    run(plan, tmp_path)
+    for subject in plan.subjects:
+        digest = (tmp_path / f"{subject.cache_path}.sha256").read_text().split()[0]
+        for scene in subject.scenes:
+            assert rows(tmp_path)[scene.path]["cache_sha256"] == digest
+            embedded = read_metadata((tmp_path / scene.path).read_bytes())
+            assert embedded is not None and embedded["cache_sha256"] == digest
