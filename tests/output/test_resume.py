@@ -6,6 +6,7 @@ import copy
 import hashlib
 import importlib.util
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,18 @@ from hypothesis import strategies as st
 from consistory_ray.errors import JobError
 from consistory_ray.job import parse_job
 from consistory_ray.output.assets import asset_parameters, encode_png, write_asset
-from consistory_ray.output.index import IndexWriter, current_index, read_index
+from consistory_ray.output.index import IndexWriter, compact, current_index, list_parts, read_index
 from consistory_ray.output.resume import resume
 from consistory_ray.output.rows import IndexRow
 from consistory_ray.output.storage import OutputStore, open_output
 from consistory_ray.output.verify import verify
 from consistory_ray.plan import Plan, make_plan
+from consistory_ray.stored_subjects import SUBJECT_FILE, describe_subject
 from consistory_ray.testing import FakeRenderer
 
-RENDERER = FakeRenderer(size=(8, 8))
+SIZE = (8, 8)
+RENDERER = FakeRenderer(size=SIZE)
+STORED = "memory://stored-for-resume/anchors/fox"
 NAMES = ["snow", "sea", "moon", "attic"]
 
 Edit = tuple[str, int, int, int]
@@ -32,17 +36,53 @@ EDITS = st.tuples(
     st.sampled_from(
         ["add", "remove", "rename", "prompt", "seed", "count", "swap", "drop", "return", "anchor", "settings"]
     ),
-    st.integers(0, 3),
+    st.integers(0, 4),
     st.integers(0, 3),
     st.integers(0, 5),
 )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that does not end well, and what happens to its output afterwards; large numbers mean nothing happens."""
+
+    edits: list[Edit]
+    budget: int
+    forget: bool
+    fails: frozenset[int]
+    lost_picture: int
+    lost_anchor: int
+    clears: int | None
+    cuts: int | None
+
+
 RUNS = st.lists(
-    st.tuples(st.lists(EDITS, max_size=4), st.integers(0, 30), st.booleans(), st.integers(0, 40)), max_size=5
+    st.builds(
+        Run,
+        edits=st.lists(EDITS, max_size=4),
+        budget=st.integers(0, 30),
+        forget=st.booleans(),
+        fails=st.frozensets(st.integers(0, 20), max_size=4),
+        lost_picture=st.integers(0, 40),
+        lost_anchor=st.integers(0, 20),
+        clears=st.none() | st.integers(0, 2),
+        cuts=st.none() | st.integers(0, 5),
+    ),
+    max_size=5,
 )
 
 
+def store_subject() -> None:
+    """A subject of an earlier run, for a job to take up. Its anchor cache is not looked at here."""
+    job = {"concept": "fox", "subject": "a fox", "anchors": ["at home"], "scenes": ["away"], "id": "fox"}
+    subject = plan_of({"name": "earlier", "model": "fake", "subjects": [job]}).subjects[0]
+    words = describe_subject(subject, "fake", RENDERER.fingerprint, "a" * 64, 1000)
+    open_output(STORED).write_atomic(SUBJECT_FILE, words)
+
+
 def first_job() -> dict[str, Any]:
-    """Three subjects with a few scenes each, named so that edits make their paths collide."""
+    """Three subjects with a few scenes each and a stored one, named so that edits make their paths collide."""
+    stored = {"from": STORED, "scenes": [{"id": name, "prompt": f"at the {name}", "seed": 1} for name in NAMES[:2]]}
     return {
         "name": "edited",
         "model": "fake",
@@ -56,7 +96,8 @@ def first_job() -> dict[str, Any]:
                 "scenes": [{"id": name, "prompt": f"at the {name}", "seed": 1} for name in NAMES[: number + 1]],
             }
             for number in range(3)
-        ],
+        ]
+        + [stored],
     }
 
 
@@ -88,7 +129,7 @@ def edit(job: dict[str, Any], dropped: list[Any], change: Edit) -> None:
         subjects.remove(subject)
     elif what == "return" and dropped:
         subjects.append(dropped.pop())
-    elif what == "anchor":
+    elif what == "anchor" and "anchors" in subject:
         subject["anchors"][0]["seed"] = 100 + 10 * subject_number + value
     elif what == "settings":
         job["settings"]["seed"] = value
@@ -109,32 +150,63 @@ def plan_of(job: dict[str, Any]) -> Plan:
     return make_plan(parse_job(copy.deepcopy(job)))
 
 
-def render(store: OutputStore, plan: Plan, budget: int, *, forget: bool) -> int:
-    """A run that is killed after ``budget`` pictures, the last few of which may lack their rows (``forget``)."""
+def render(store: OutputStore, plan: Plan, budget: int, *, forget: bool, fails: frozenset[int] = frozenset()) -> int:
+    """A run that is killed after ``budget`` pictures, the last few of which may lack their rows (``forget``).
+
+    The attempts of those numbers fail, and are rows, too. Whoever failed before is tried again.
+    """
     paths = {asset.asset_id: asset.path for asset in plan.assets()}
-    done = resume(store, paths).done
+    found = resume(store, paths)
     check_rows(store)
+    assert found.done.isdisjoint(found.failed)
+    assert found.failed.items() <= failed_rows(store).items(), "attempts are counted on"
+    assert found.done | set(found.failed) >= set(current_index(store, paths)["asset_id"].to_pylist())
     writer = IndexWriter(store, rows_per_part=3)
     rendered = 0
     for subject in plan.subjects:
         for asset in (*subject.anchors, *subject.scenes):
-            if asset.asset_id in done:
+            if asset.asset_id in found.done:
                 continue
             if rendered == budget:
                 if not forget:
                     writer.close(merge=False)
                 return rendered
             values = asset_parameters(asset, subject, model=plan.model, model_fingerprint=RENDERER.fingerprint)
-            image = RENDERER.picture(asset.asset_id)
-            writer.add(IndexRow.rendered(values, write_asset(store, asset.path, encode_png(image, values)), image.size))
+            if rendered in fails:
+                writer.add(IndexRow.failed(values, "broke", attempt=found.failed.get(asset.asset_id, 0) + 1))
+            else:
+                data = encode_png(RENDERER.picture(asset.asset_id), values)
+                writer.add(IndexRow.rendered(values, write_asset(store, asset.path, data), SIZE))
             rendered += 1
     writer.close()
     return rendered
 
 
+def failed_rows(store: OutputStore) -> dict[str, int]:
+    """The attempts of the failed rows that count."""
+    return {row["asset_id"]: row["attempt"] for row in read_index(store).to_pylist() if row["status"] == "failed"}
+
+
+def lose(store: OutputStore, folder: str, number: int) -> None:
+    """Somebody deletes a file, if there are that many."""
+    files = [file.path for file in store.list_files(folder)]
+    if number < len(files):
+        store.delete(files[number])
+
+
+def clear_anchors_of(store: OutputStore, plan: Plan, number: int) -> None:
+    """What ``keep_anchors`` does to a subject whose scenes are all there: rows first, then files."""
+    subject = plan.subjects[number % len(plan.subjects)]
+    there = {row["asset_id"] for row in read_index(store).to_pylist() if row["status"] == "ok"}
+    if all(asset.asset_id in there for asset in subject.scenes):
+        compact(store, drop=[asset.asset_id for asset in subject.anchors])
+        for asset in subject.anchors:
+            store.delete(asset.path)
+
+
 def check_rows(store: OutputStore) -> None:
     """No row without its file, and no file that two rows claim."""
-    rows = read_index(store).to_pylist()
+    rows = [row for row in read_index(store).to_pylist() if row["status"] == "ok"]
     for row in rows:
         assert hashlib.sha256(store.read(row["path"])).hexdigest() == row["sha256"], row["path"]
     assert len({row["path"] for row in rows}) == len(rows)
@@ -144,27 +216,32 @@ def check_complete(store: OutputStore, plan: Plan) -> None:
     """Every planned asset is there exactly once, in its place, and is its own picture."""
     planned = {asset.asset_id: asset.path for asset in plan.assets()}
     rows = current_index(store, planned).to_pylist()
-    assert {row["asset_id"]: row["path"] for row in rows} == planned
+    assert {row["asset_id"]: row["path"] for row in rows} == planned, "no failed row is left of what is there"
     assert len(rows) == len(planned)
     found = verify(store)
     assert found.is_sound, found.lines()
 
 
 @given(RUNS)
-@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow], deadline=None)
-def test_any_edits_between_runs_that_are_killed_anywhere(
-    runs: list[tuple[list[Edit], int, bool, int]],
-) -> None:
-    """Between runs the job is edited, files are lost, and runs are killed with and without their last rows."""
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_any_edits_between_runs_that_are_killed_anywhere(runs: list[Run]) -> None:
+    """Between runs the job is edited, pictures and anchors are lost or cleared, an index part is cut, and runs are
+    killed with and without their last rows; some attempts fail."""
+    store_subject()
     store, job, dropped = open_output(f"memory://{uuid.uuid4().hex}"), first_job(), list[Any]()
     try:
-        for edits, budget, forget, lost in runs:
-            render(store, plan_of(job), budget, forget=forget)
+        for run in runs:
+            plan = plan_of(job)
+            render(store, plan, run.budget, forget=run.forget, fails=run.fails)
             check_rows(store)
-            files = [file.path for file in store.list_files("images")]
-            if lost < len(files):
-                store.delete(files[lost])
-            for change in edits:
+            lose(store, "images", run.lost_picture)
+            lose(store, "anchors", run.lost_anchor)
+            if run.clears is not None:
+                clear_anchors_of(store, plan, run.clears)
+            if run.cuts is not None and (parts := list_parts(store)):
+                part = parts[run.cuts % len(parts)]
+                store.write_atomic(part, store.read(part)[:-9])
+            for change in run.edits:
                 job, dropped = edited(job, dropped, change)
         plan = plan_of(job)
         render(store, plan, 10**6, forget=False)
