@@ -216,6 +216,22 @@ def test_a_run_that_does_not_stop_is_waited_for_no_longer_than_it_may(
     assert "book-0000-1: did not stop within 0.2 s" in capsys.readouterr().out
 
 
+def test_a_broken_log_is_not_a_broken_run(
+    submit: ModuleType, run: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    aiohttp = pytest.importorskip("aiohttp")
+    cluster = Cluster(submit, [])
+
+    async def broken(submission_id: str) -> AsyncIterator[str]:
+        cluster.end(submission_id, "SUCCEEDED")
+        raise aiohttp.ServerDisconnectedError
+        yield ""
+
+    monkeypatch.setattr(cluster, "tail_job_logs", broken)
+    assert run(cluster) == 0
+    assert "log lost, going on" in capsys.readouterr().out
+
+
 def test_a_head_that_refuses_is_told_from_a_run_that_failed(
     submit: ModuleType, run: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

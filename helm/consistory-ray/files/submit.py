@@ -79,7 +79,7 @@ def wait(client: JobSubmissionClient, submission_id: str) -> JobDetails | None:
     while (job := look(client, submission_id)) is not None and not job.status.is_terminal():
         try:
             asyncio.run(follow(client, submission_id))
-        except (OSError, RuntimeError) as error:
+        except Exception as error:  # aiohttp has kinds of its own; how the run is, is asked for anyway
             print(f"log lost, going on: {error}", flush=True)
         time.sleep(2)
     return job
