@@ -2,8 +2,13 @@
 
     python cluster_host.py NODES CPUS_PER_NODE
 
-The head has no CPUs and is never killed: coordinators are connected to it. ``{"do": "kill_node"}`` ends the raylet of
-a node with SIGKILL and starts another node; ``seed`` chooses which.
+The head has no CPUs and is never killed: coordinators are connected to it. Of the other nodes ``seed`` chooses one:
+
+* ``{"do": "kill_node"}`` ends its raylet with SIGKILL, ``{"do": "terminate_node"}`` with SIGTERM, which Ray takes for a
+  request to shut down in order. Another node takes its place unless ``replace`` is false.
+* ``{"do": "drain_node", "seconds": ...}`` says that it will be preempted then, and starts another one. Ray ends a
+  drained node once it is idle; ``{"do": "remove_drained"}`` kills those that are left.
+* ``{"do": "add_node"}`` starts one more.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -23,7 +29,9 @@ TEMPORARY = tempfile.mkdtemp(prefix="chaos-", dir="/tmp")  # short: the path of 
 os.environ["RAY_TMPDIR"] = TEMPORARY
 
 import psutil  # type: ignore[import-untyped] # noqa: E402
+from ray._raylet import GcsClient  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
+from ray.core.generated import autoscaler_pb2  # noqa: E402
 
 from tests.chaos.hosts import serve  # noqa: E402
 
@@ -67,6 +75,22 @@ def end_all() -> None:
     psutil.wait_procs(below, 10)
 
 
+def end_raylet(node: Any, number: signal.Signals) -> None:
+    """Send a signal to a node's raylet and wait until it is gone."""
+    (raylet,) = node.all_processes["raylet"]
+    os.kill(raylet.process.pid, number)
+    raylet.process.wait()
+
+
+def drain(address: str, node_id: str, seconds: float) -> None:
+    """What ``ray drain-node`` does: tell the cluster that a machine will be taken away."""
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline = int((time.time() + seconds) * 1000)
+    accepted, why = GcsClient(address=address).drain_node(node_id, reason, "the test", deadline)
+    if not accepted:
+        raise RuntimeError(f"the node is not drained: {why}")
+
+
 def main() -> None:
     """Start the cluster, obey, stop it."""
     adopt_orphans()
@@ -88,21 +112,35 @@ def run(nodes: int, cpus: float) -> None:
     head = shared | {"num_cpus": 0, "_system_config": SYSTEM}
     cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
 
-    def add_node() -> Any:
-        return patiently(lambda: cluster.add_node(num_cpus=cpus, **shared))
+    started: list[Any] = []
+    draining: list[Any] = []
 
-    started = [add_node() for _ in range(nodes)]
+    def add_node() -> None:
+        started.append(patiently(lambda: cluster.add_node(num_cpus=cpus, **shared)))
+
+    for _ in range(nodes):
+        add_node()
+
+    def choose(seed: int) -> Any:
+        return started.pop(random.Random(seed).randrange(len(started)))
 
     def act(question: dict[str, Any]) -> dict[str, Any]:
-        if question["do"] != "kill_node":
+        what = question["do"]
+        if what in ("kill_node", "terminate_node"):
+            node = choose(question["seed"])
+            end_raylet(node, signal.SIGKILL if what == "kill_node" else signal.SIGTERM)
+            cluster.remove_node(node, allow_graceful=False)
+        elif what == "drain_node":
+            draining.append(choose(question["seed"]))
+            drain(cluster.address, draining[-1].node_id, question["seconds"])
+        elif what == "remove_drained":
+            while draining:
+                cluster.remove_node(draining.pop(), allow_graceful=False)
+        elif what != "add_node":
             raise ValueError(question)
-        node = started.pop(random.Random(question["seed"]).randrange(len(started)))
-        (raylet,) = node.all_processes["raylet"]
-        os.kill(raylet.process.pid, signal.SIGKILL)
-        raylet.process.wait()
-        cluster.remove_node(node, allow_graceful=False)
-        started.append(add_node())
-        return {"killed": raylet.process.pid}
+        if what != "remove_drained" and question.get("replace", True):
+            add_node()
+        return {"nodes": len(started)}
 
     serve({"address": cluster.address}, act)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.chaos.harness import FACTS, KILLS, Cluster, Run
+from tests.chaos.harness import ASKED, FACTS, KILLS, Cluster, Run
 from tests.chaos.hosts import Host
 from tests.chaos.invariants import Digests, check_complete, digests
 
@@ -74,10 +75,17 @@ def undisturbed(cluster: Cluster, job: Path, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(autouse=True)
 def told(request: pytest.FixtureRequest) -> Iterator[None]:
     """Notes down how many kills a test survived, and in what time."""
-    before, started = KILLS.copy(), time.monotonic()
+    killed, asked, started = KILLS.copy(), ASKED.copy(), time.monotonic()
     yield
-    own = ", ".join(f"{count} {kind}" for kind, count in sorted((KILLS - before).items())) or "nothing"
-    FACTS.append(f"{request.node.name}: killed {own} in {time.monotonic() - started:.0f} s")
+    gone = f"killed {listed(KILLS - killed)}"
+    if ASKED - asked:
+        gone += f", asked {listed(ASKED - asked)} to go"
+    FACTS.append(f"{request.node.name}: {gone} in {time.monotonic() - started:.0f} s")
+
+
+def listed(counts: Counter[str]) -> str:
+    """Counts of things in words."""
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "nothing"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -87,5 +95,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("proof by violence")
     for fact in FACTS:
         terminalreporter.line(fact)
-    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(KILLS.items()))
-    terminalreporter.line(f"processes killed with SIGKILL: {sum(KILLS.values())} ({kinds or 'none'})")
+    terminalreporter.line(f"processes killed with SIGKILL: {sum(KILLS.values())} ({listed(KILLS)})")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ def start(arguments: list[str], log: str) -> int:
         consistory_ray.cli.main()
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else 98
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

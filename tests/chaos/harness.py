@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,8 @@ PAUSE = 0.05
 
 KILLS: Counter[str] = Counter()
 """What was killed in this session, by kind; printed at its end."""
+ASKED: Counter[str] = Counter()
+"""What was asked to go, by SIGTERM or a notice, by kind."""
 FACTS: list[str] = []
 """A line for each scenario, printed at the end of the session."""
 
@@ -57,10 +59,38 @@ class Cluster:
                 continue
         return found
 
-    def kill_node(self, seed: int) -> None:
+    def wait_until_gone(self, seconds: float = 30.0, pids: Collection[int] | None = None) -> float:
+        """Wait until no worker lives any more, or none of these; returns how many of these seconds that took."""
+        started = time.monotonic()
+        left: list[int] = []
+        for now in moments(seconds):
+            left = [worker.pid for worker in self.workers() if pids is None or worker.pid in pids]
+            if not left:
+                return now - started
+        raise AssertionError(f"workers outlive their run by more than {seconds:.0f} s: {left}")
+
+    def kill_node(self, seed: int, *, replace: bool = True) -> None:
         """SIGKILL a node's raylet; another node takes its place."""
-        self.nodes.ask(do="kill_node", seed=seed)
+        self.nodes.ask(do="kill_node", seed=seed, replace=replace)
         KILLS["nodes"] += 1
+
+    def terminate_node(self, seed: int, *, replace: bool = True) -> None:
+        """SIGTERM for a node's raylet; another node takes its place."""
+        self.nodes.ask(do="terminate_node", seed=seed, replace=replace)
+        ASKED["nodes"] += 1
+
+    def drain_node(self, seed: int, seconds: float) -> None:
+        """Announce that a node will be taken away; another one takes its place."""
+        self.nodes.ask(do="drain_node", seed=seed, seconds=seconds)
+        ASKED["nodes"] += 1
+
+    def remove_drained(self) -> None:
+        """The machines are gone that were announced to go."""
+        self.nodes.ask(do="remove_drained")
+
+    def add_node(self) -> None:
+        """One more node."""
+        self.nodes.ask(do="add_node")
 
     def close(self) -> None:
         """End everything."""
@@ -96,6 +126,13 @@ class Coordinator:
         killed = self.wait(30) == -signal.SIGKILL
         KILLS["coordinators"] += killed
         return killed
+
+    def terminate(self, grace: float) -> int | None:
+        """SIGTERM; its exit code, None if it takes longer than the grace."""
+        if self.code is None:
+            os.kill(self.pid, signal.SIGTERM)
+            ASKED["coordinators"] += 1
+        return self.wait(grace)
 
     def text(self) -> str:
         """The end of what it printed."""

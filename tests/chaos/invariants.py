@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,12 +12,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from consistory_ray.output.index import read_index, read_parts
+from consistory_ray.engine.anchor_store import checksum_path, stored_digest
+from consistory_ray.output.assets import read_metadata
+from consistory_ray.output.index import list_parts, read_index, read_parts
+from consistory_ray.output.lease import current_lease
 from consistory_ray.output.storage import MissingFileError, OutputStore
-from consistory_ray.plan import Plan
+from consistory_ray.plan import Asset, Plan
 
 Digests = Mapping[str, str]
 """SHA-256 of every picture file of an undisturbed run, by path."""
+
+Marks = dict[str, tuple[int, int]]
+"""For each picture file its inode and when it was written, in nanoseconds: another one in its place differs."""
 
 Alike = Callable[[str], bool]
 """Whether the picture at a path, whose file is another one, is the undisturbed run's within float tolerance."""
@@ -53,6 +60,7 @@ def check_rows(store: OutputStore, plan: Plan, undisturbed: Digests, is_alike: A
     * Every row, also those that others have replaced, says ok and its file is there, with the row's SHA-256, which is
       that of the undisturbed run's picture (where ``is_alike`` is given, such a picture will do); or it says failed and
       why.
+    * Every anchor cache that has a checksum is what the checksum says.
 
     Returns:
         The index's rows.
@@ -71,28 +79,111 @@ def check_rows(store: OutputStore, plan: Plan, undisturbed: Digests, is_alike: A
         same = row["sha256"] == undisturbed[row["path"]] or is_alike(row["path"])
         assert same, f"{row['path']} differs from the undisturbed run's"
         assert digest(store, row["path"]) == row["sha256"], f"{row['path']} is not what its row says"
+    check_caches(store, plan)
     return rows
 
 
-def check_complete(store: OutputStore, plan: Plan, undisturbed: Digests, is_alike: Alike = never) -> None:
-    """Once a run is over: :func:`check_rows`, and every planned asset exactly once in the index, done."""
+def check_caches(store: OutputStore, plan: Plan) -> None:
+    """Every anchor cache that has a checksum is what the checksum says, and no file is one of another plan's."""
+    there = {file.path for file in store.list_files("anchors")}
+    for subject in plan.subjects:
+        if checksum_path(subject.cache_path) in there:
+            expected = stored_digest(store, subject.cache_path)
+            assert digest(store, subject.cache_path) == expected, f"{subject.cache_path} is not what its checksum says"
+    caches = {subject.cache_path for subject in plan.subjects}
+    strange = [path for path in there if path.endswith(".safetensors") and path not in caches]
+    assert not strange, f"anchor caches of nobody: {strange}"
+
+
+def check_over(store: OutputStore, plan: Plan, *, released: bool = True) -> None:
+    """Once a run has come to its end, whether or not assets have failed.
+
+    * Merged: the index is one part, with exactly one row for each planned asset, nothing else lies beside it.
+    * Every picture file has its place in the plan, and so a row.
+    * The lease was given back; a storage that fails may keep it from that (``released=False``), then it runs out.
+    """
+    parts = list_parts(store)
+    assert len(parts) == 1, f"not merged: {parts}"
+    left = [file.path for file in store.list_files("index") if file.path not in parts]
+    assert not left, f"left behind: {left}"
+    ids: list[str] = read_parts(store)[0]["asset_id"].to_pylist()
+    assert sorted(ids) == sorted(asset.asset_id for asset in plan.assets()), "not one row for each planned asset"
+    strange = pictures(store) - {asset.path for asset in plan.assets()}
+    assert not strange, f"pictures without a plan: {strange}"
+    lease = current_lease(store)
+    assert lease is not None and (lease.released or not released), f"the lease is still held: {lease}"
+
+
+def check_complete(
+    store: OutputStore, plan: Plan, undisturbed: Digests, is_alike: Alike = never, *, released: bool = True
+) -> None:
+    """Once a run has ended with 0: :func:`check_rows`, :func:`check_over`, and every planned asset is done."""
     rows = check_rows(store, plan, undisturbed, is_alike)
-    assert {row["asset_id"] for row in rows} == {asset.asset_id for asset in plan.assets()}
+    check_over(store, plan, released=released)
     failed = [row for row in rows if row["status"] != "ok"]
     assert not failed, f"{len(failed)} assets failed, the first one: {failed[:1]}"
-    left = [file.path for file in store.list_files("index") if not file.path.endswith(".parquet")]
-    assert not left, f"left behind: {left}"
 
 
 def check_accounted(store: OutputStore, plan: Plan, undisturbed: Digests) -> list[dict[str, Any]]:
-    """Once a run is over that may have given up assets: each planned one exactly once, done or failed with a reason.
+    """Once a run has ended with 1: each planned asset exactly once in the index, done or failed with a reason.
 
     Returns:
         The rows of those that failed.
     """
     rows = check_rows(store, plan, undisturbed)
-    assert {row["asset_id"] for row in rows} == {asset.asset_id for asset in plan.assets()}
+    check_over(store, plan)
     return [row for row in rows if row["status"] == "failed"]
+
+
+def check_told(store: OutputStore, plan: Plan) -> None:
+    """Once a coordinator has stopped by itself, while nothing writes: every picture file has a row that says ok."""
+    rows = [row for row in read_index(store).to_pylist() if row["status"] == "ok"]
+    untold = pictures(store) - {row["path"] for row in rows}
+    assert not untold, f"pictures without a row: {untold}"
+    lease = current_lease(store)
+    assert lease is not None and lease.released, f"the lease is still held: {lease}"
+
+
+def pictures(store: OutputStore) -> set[str]:
+    """Paths of all whole picture files."""
+    files = [file.path for folder in ("anchors", "images") for file in store.list_files(folder)]
+    return {path for path in files if path.endswith(".png")}
+
+
+def keepsakes(store: OutputStore, plan: Plan) -> Marks:
+    """The pictures that no later run of this plan may render again: whatever lies in its place with its id inside.
+
+    Take it while no coordinator lives that might write, and after the last worker has gone: what such a worker still
+    had on its device may overwrite a picture. Anchors count only together with their cache, without which they are
+    made again, all of a subject's at once.
+    """
+    marks = {}
+    for subject in plan.subjects:
+        anchors = {anchor.path: mark for anchor in subject.anchors if (mark := _mark(store, anchor)) is not None}
+        if len(anchors) == len(subject.anchors) and stored_digest(store, subject.cache_path):
+            marks |= anchors
+        marks |= {scene.path: mark for scene in subject.scenes if (mark := _mark(store, scene)) is not None}
+    return marks
+
+
+def check_kept(store: OutputStore, marks: Marks) -> None:
+    """Those pictures are still the very files that they were."""
+    again = [path for path, mark in marks.items() if _file_mark(store, path) != mark]
+    assert not again, f"{len(again)} pictures that were there were rendered again: {again[:5]}"
+
+
+def _mark(store: OutputStore, asset: Asset) -> tuple[int, int] | None:
+    mark = _file_mark(store, asset.path)
+    inside = read_metadata(store.read(asset.path)) if mark is not None else None
+    return mark if inside is not None and inside.get("asset_id") == asset.asset_id else None
+
+
+def _file_mark(store: OutputStore, path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(store.join(path))
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def digests(store: OutputStore, plan: Plan) -> dict[str, str]:

@@ -23,9 +23,9 @@ from consistory_ray.output.lease_record import LeaseRecord, generations, lease_p
 from consistory_ray.output.processes import Process
 from consistory_ray.output.storage import OutputStore
 from tests.chaos.conftest import MakeRun, write_job
-from tests.chaos.harness import FACTS, KILLS, Run
+from tests.chaos.harness import FACTS, KILLS, Run, moments
 from tests.chaos.hosts import Host
-from tests.chaos.invariants import Digests, check_complete, check_rows
+from tests.chaos.invariants import Digests, check_complete, check_kept, check_rows, keepsakes
 from tests.chaos.test_kills import PATIENCE, let_it_begin
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
@@ -71,9 +71,9 @@ def test_s3_fails(make_run: MakeRun, undisturbed: Digests, s3: Host) -> None:
         s3.ask(do="rates")
         check_rows(run.store, plan, undisturbed)
         if code == 0:
-            check_complete(run.store, plan, undisturbed)
+            check_complete(run.store, plan, undisturbed, released=False)
             run.into_another_output()
-    met = s3.ask(do="rates")
+    met = s3.ask(do="rates")["met"]
     run.finish()
     check_complete(run.store, plan, undisturbed)
     FACTS.append(f"requests to S3: {met}")
@@ -91,6 +91,37 @@ def test_a_storage_that_stays_away_stops_the_run(make_run: MakeRun, undisturbed:
     check_rows(run.store, run.plan, undisturbed)
     run.finish()
     check_complete(run.store, run.plan, undisturbed)
+
+
+def test_index_merges_are_cut_short(make_run: MakeRun, undisturbed: Digests, s3: Host) -> None:
+    """2 coordinators die between writing the merged part and deleting the others; then merging meets a bad storage."""
+    run = s3_run(make_run, s3, "merging")
+    plan = run.plan
+    for _ in range(2):
+        s3.ask(do="hold", method="DELETE", where="/index/")
+        coordinator = run.start(seconds=0.2)  # long enough for several parts
+        for _ in moments(PATIENCE):
+            assert coordinator.wait(0) is None, coordinator.text()
+            if s3.ask(do="is held")["held"]:
+                break
+        else:
+            raise AssertionError(f"nothing was merged:\n{coordinator.text()}")
+        assert coordinator.kill()
+        assert len(list_parts(run.store)) > 2
+        rows = check_rows(run.store, plan, undisturbed)
+        assert len(rows) == len(list(plan.assets())), "the merged part is written before anything is deleted"
+        s3.ask(do="let go", carry_out=1)
+        check_rows(run.store, plan, undisturbed)
+    calls = run.calls()
+    s3.ask(do="rates", where="/index/", error=20, lost=10, slow=10)
+    coordinator = run.start()
+    code = coordinator.wait(PATIENCE)
+    s3.ask(do="rates")
+    assert code in (0, 3), coordinator.text()
+    check_rows(run.store, plan, undisturbed)
+    run.finish()
+    check_complete(run.store, plan, undisturbed)
+    assert run.calls() == calls, "something was rendered again"
 
 
 @pytest.fixture
@@ -152,19 +183,21 @@ def test_damaged_pictures_are_found_and_made_again(make_run: MakeRun, undisturbe
     assert run.calls() - calls <= len(done)
 
 
-def test_a_truncated_index_part_is_refused_and_then_survived(make_run: MakeRun, undisturbed: Digests) -> None:
-    """A cut part stops the next run with its name; moved away, its pictures are found again without rendering."""
+def test_a_truncated_index_part_is_set_aside_and_survived(make_run: MakeRun, undisturbed: Digests) -> None:
+    """A cut part is moved away by the next run, which says so and finds its pictures again without rendering."""
     run = make_run(seconds=0.0)
     run.finish()
     part = list_parts(run.store)[0]
-    path = Path(run.store.join(part))
-    path.write_bytes(path.read_bytes()[:-10])
-    text = run.finish(expect=3)
+    cut = run.store.read(part)[:-10]
+    Path(run.store.join(part)).write_bytes(cut)
+    calls, kept = run.calls(), keepsakes(run.store, run.plan)
+    text = run.finish()
     assert part.rsplit("/", 1)[-1] in text.replace("\n", ""), text
-    path.unlink()
-    calls = run.calls()
-    run.finish()
+    moved = [file.path for file in run.store.list_files("damaged")]
+    assert [path.rsplit("/", 1)[-1] for path in moved] == [part.rsplit("/", 1)[-1]]
+    assert run.store.read(moved[0]) == cut
     assert run.calls() == calls
+    check_kept(run.store, kept)
     check_complete(run.store, run.plan, undisturbed)
 
 
