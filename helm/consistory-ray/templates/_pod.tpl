@@ -174,6 +174,7 @@ imagePullSecrets:
     - {name: HOME, value: /tmp}
     - {name: HF_HOME, value: /models}
     - {name: HF_HUB_DISABLE_TELEMETRY, value: "1"}
+    - {name: HF_HUB_OFFLINE, value: "0"} # an image with a model inside says 1
     {{- with .Values.extraEnv }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
