@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from consistory_ray.engine.options import Device, RunOptions
 from consistory_ray.engine.stopping import keeping_signal_handlers
-from consistory_ray.errors import InputError, Problem, RunError
+from consistory_ray.errors import InputError, Problem, RunError, RunInterrupted
 
 CACHE_SHARE = 0.5
 """The part of the cluster's object store that anchor caches may take."""
@@ -35,6 +35,7 @@ def joined_cluster(options: RunOptions) -> Iterator[None]:
 
     Raises:
         InputError: there is no cluster at the address.
+        RunInterrupted: SIGTERM came while Ray started.
     """
     import ray
 
@@ -47,7 +48,7 @@ def joined_cluster(options: RunOptions) -> Iterator[None]:
     else:
         _set_ray_environment()
         try:
-            with keeping_signal_handlers():
+            with keeping_signal_handlers(), _interruptible():
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError) as error:
             fix = "start a cluster there (ray start --head), or leave the address out to use this machine"
@@ -74,7 +75,7 @@ def start_local_ray(**options: Any) -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     for number in range(START_TRIES):
         try:
-            with keeping_signal_handlers():
+            with keeping_signal_handlers(), _interruptible():
                 ray.init(
                     address="local",
                     include_dashboard=False,
@@ -114,7 +115,7 @@ def shape_workers(options: RunOptions) -> WorkerShape:
         return WorkerShape(count, device, cpus, options.gpus_per_worker, max(1, int(cpus)))
     cores = sorted(node["CPU"] for node in nodes if node.get("CPU")) or [1.0]
     count = options.workers or len(cores)
-    cpus = options.cpus_per_worker or min(cores[-1], _even_share(sum(cores) / count))
+    cpus = options.cpus_per_worker or _even_share(cores, count)
     return WorkerShape(count, device, cpus, 0.0, max(1, int(cpus)))
 
 
@@ -126,5 +127,18 @@ def default_cache_budget() -> int:
     return int(CACHE_SHARE * resources.get("object_store_memory", 0.0)) or 1 << 30
 
 
-def _even_share(cpus: float) -> float:
-    return float(int(cpus)) if cpus >= 1 else int(cpus * 100) / 100  # Ray wants whole numbers above 1
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """While it runs ``ray.init`` has a handler of its own for SIGTERM, which cleans up and leaves by SystemExit."""
+    try:
+        yield
+    except SystemExit as error:
+        raise RunInterrupted("SIGTERM") from error
+
+
+def _even_share(cores: Sequence[float], count: int) -> float:
+    """CPUs for each of so many workers, so that all of them find a place on machines of so many cores."""
+    for whole in range(int(sum(cores) / count), 0, -1):  # Ray wants whole numbers above 1
+        if sum(int(there / whole) for there in cores) >= count:
+            return float(whole)
+    return max(0.01, int(100 * sum(cores) / count) / 100)

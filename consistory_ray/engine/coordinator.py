@@ -227,9 +227,11 @@ class _Run:
         """Whatever happens inside: rows of finished pictures are committed and the run record says how it ended."""
         try:
             yield
-        except (KeyboardInterrupt, RunInterrupted):
-            if not self._stop:
+        except (KeyboardInterrupt, RunInterrupted) as error:
+            if not self._stop and isinstance(error, KeyboardInterrupt):
                 raise
+            if not self._stop:  # Ray heard it, while it was starting
+                self._stop.ask(str(error))
             self._ledger.rescue()  # asked twice to stop, or while it was finishing: not without what is there
         except BaseException as error:
             self._ledger.rescue()

@@ -64,7 +64,6 @@ def test_workers_are_shaped_by_the_cluster_and_the_options(
     assert shape_workers(RunOptions(**options)) == expected
 
 
-@pytest.mark.xfail(reason="an even share of 8 and 4 cores is 6, which one of the two machines does not have")
 def test_workers_of_unequal_machines_all_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "nodes", lambda: CPU)
     shape = shape_workers(RunOptions())

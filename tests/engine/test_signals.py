@@ -181,7 +181,6 @@ def test_sigterm_stops_a_run_that_joins_the_cluster_just_now(start: StartRender,
     assert not pictures(render.out)
 
 
-@pytest.mark.xfail(reason="ray.init has a handler of its own until it returns, and lets the process end with 15")
 def test_sigterm_stops_a_run_whose_own_ray_is_starting(start: StartRender) -> None:
     """``ray.init`` takes seconds, in which it has handlers of its own."""
     render = start("--address", "local")
