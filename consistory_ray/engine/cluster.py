@@ -68,6 +68,7 @@ def start_local_ray(**options: Any) -> None:
 
     Raises:
         RunError: Ray does not come up.
+        RunInterrupted: SIGTERM came meanwhile.
     """
     import ray
 
@@ -84,6 +85,9 @@ def start_local_ray(**options: Any) -> None:
                     **options,
                 )
             return
+        except RunInterrupted:
+            ray.shutdown()
+            raise
         except Exception as error:  # on a busy machine Ray's own start-up limit of 30 s is too short, and it is bare
             ray.shutdown()
             if number + 1 == START_TRIES or "timed out during startup" not in str(error):

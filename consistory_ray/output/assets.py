@@ -13,6 +13,7 @@ import io
 import json
 import os
 import struct
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 PARAMETERS_KEY = "parameters"
 CONSISTORY_KEY = "consistory"
 METADATA_VERSION = 1
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_START, _PNG_END = b"\x89PNG", b"\0\0\0\0IEND\xaeB`\x82"
 PNG_COMPRESSION = 1  # at 1024 px a third of level 6's time for 17 % more bytes
 
@@ -124,6 +126,30 @@ def read_metadata(data: bytes) -> dict[str, Any] | None:
     except (OSError, ValueError, SyntaxError):
         return None
     return values if isinstance(values, dict) else None
+
+
+def relabelled(data: bytes, changes: Mapping[str, Any]) -> bytes | None:
+    """A picture file of this package with some of its parameters changed, and everything else as it is.
+
+    Args:
+        data: a whole file as :func:`encode_png` makes them.
+        changes: what replaces the values of the ``consistory`` JSON.
+
+    Returns:
+        What :func:`encode_png` would make of the same picture with the changed parameters, as long as other tools are
+        shown none of those; None for any other file.
+    """
+    values, place, beginning = read_metadata(data), len(_PNG_SIGNATURE), CONSISTORY_KEY.encode() + b"\0"
+    while values is not None and place + 12 <= len(data):
+        (length,) = struct.unpack(">I", data[place : place + 4])
+        end = place + 12 + length
+        kind, body = data[place + 4 : place + 8], data[place + 8 : end - 4]
+        if kind == b"tEXt" and body.startswith(beginning):
+            text = beginning + json.dumps({**values, **changes}, sort_keys=True).encode("ascii")
+            chunk = struct.pack(">I", len(text)) + kind + text + struct.pack(">I", zlib.crc32(kind + text))
+            return data[:place] + chunk + data[end:]
+        place = end
+    return None
 
 
 def picture_size(data: bytes) -> tuple[int, int] | None:

@@ -1,9 +1,9 @@
 """What an output already holds of a plan: the index compared with the files, before anything is rendered.
 
-Three things may be out of step after a kill, an edit of the job, or a careless ``rm``, and each is set right here:
+Several things may be out of step after a kill, an edit of the job, or a careless ``rm``, and each is set right here:
 pictures that no row speaks of yet are indexed; rows whose file is gone or of another size are dropped; rows of files
 that this plan is about to overwrite with another asset are dropped *before* that happens, so that no row ever speaks of
-a file that holds something else.
+a file that holds something else; pictures that have another name by now are moved.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import itertools
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,6 +21,7 @@ from consistory_ray.output.assets import WrittenAsset, picture_size, read_metada
 from consistory_ray.output.damaged import set_aside
 from consistory_ray.output.fencing import Lost, refuse_if_lost
 from consistory_ray.output.index import CorruptIndexError, Output, compact, read_parts, write_part
+from consistory_ray.output.moving import Move, move_pictures
 from consistory_ray.output.parallel import bounded_map
 from consistory_ray.output.rows import IndexRow, latest_rows, rows_to_table
 from consistory_ray.output.storage import MissingFileError, OutputStore, StoredFile, as_store
@@ -42,6 +43,7 @@ class Resumed:
         recovered: how many pictures were found without a row and indexed.
         dropped: how many rows were dropped because their file is gone, changed, or about to be replaced.
         set_aside: index parts that cannot be read and were moved to the folder ``damaged``, each with the reason.
+        moved: how many pictures were moved because their subject or scene has another name now.
     """
 
     done: frozenset[str]
@@ -49,12 +51,14 @@ class Resumed:
     recovered: int
     dropped: int
     set_aside: tuple[str, ...] = ()
+    moved: int = 0
 
 
 def resume(output: Output, plan_paths: Mapping[str, str], *, lost: Lost = str) -> Resumed:
     """Bring the index into step with the files, for a plan that is about to be rendered here.
 
     Parts of the index that cannot be read are moved away; the plan's pictures that they spoke of are found again.
+    Pictures of the plan that lie under another name are moved, see :mod:`consistory_ray.output.moving`.
 
     Files are compared by name and size, since a listing gives both at once; ``verify`` reads them. A million rows take
     about 0.7 GB beside the plan.
@@ -71,7 +75,7 @@ def resume(output: Output, plan_paths: Mapping[str, str], *, lost: Lost = str) -
     """
     store = as_store(output)
     planned_at = {path: asset_id for asset_id, path in plan_paths.items()}
-    ok, failed, moved = _rows(store, lost)
+    ok, failed, damaged = _rows(store, lost)
     claims = _claims(ok, plan_paths, planned_at)
     del ok  # memory: at a million rows every copy counts
     done: set[str] = set()
@@ -89,6 +93,10 @@ def resume(output: Output, plan_paths: Mapping[str, str], *, lost: Lost = str) -
     stale = claims.left()
     if stale:
         compact(store, drop=stale, lost=lost)
+    moved = _move(store, claims, plan_paths, lost)
+    done |= moved
+    for asset_id in moved:
+        unindexed.pop(asset_id, None)
     recovered = 0
     for rows in _chunks(scan_unindexed(store, unindexed)):
         refuse_if_lost(lost, f"{len(rows)} pictures that were found were not indexed")
@@ -96,7 +104,15 @@ def resume(output: Output, plan_paths: Mapping[str, str], *, lost: Lost = str) -
         done.update(row.asset_id for row in rows)
         recovered += len(rows)
     last = {key: attempt for key, attempt in failed.items() if key in plan_paths and key not in done}
-    return Resumed(frozenset(done), last, recovered, len(stale), moved)
+    dropped = len(stale) + len(claims.found) - len(moved)
+    return Resumed(frozenset(done), last, recovered, dropped, damaged, len(moved))
+
+
+def _move(store: OutputStore, claims: _Claims, plan_paths: Mapping[str, str], lost: Lost) -> set[str]:
+    if not claims.found:
+        return set()
+    moves = [Move(asset_id, path, plan_paths[asset_id]) for path, asset_id in claims.found.items()]
+    return move_pictures(store, moves, itertools.chain(plan_paths.values(), claims.settled), lost)
 
 
 @dataclass(frozen=True)
@@ -106,13 +122,19 @@ class _Claims:
     Attributes:
         planned: size by path, of rows whose asset the plan wants in that very place.
         others: asset id and size by path, of rows of other assets in places that the plan does not want.
+        moving: asset id and size by path, of rows whose asset the plan wants in another place.
         refuted: asset ids of rows that cannot stay whatever the files are like.
+        found: asset id by path, of those to be moved that a file bears out.
+        settled: paths of ``others`` that a file bears out, where there is something to be moved.
     """
 
     planned: dict[str, int]
     others: dict[str, tuple[str, int]]
+    moving: dict[str, tuple[str, int]]
     refuted: set[str]
     planned_at: Mapping[str, str]
+    found: dict[str, str] = field(default_factory=dict)
+    settled: list[str] = field(default_factory=list)
 
     def settle(self, file: StoredFile) -> bool:
         """Strike out the claim that this file bears out; whether it was a planned asset's."""
@@ -121,16 +143,20 @@ class _Claims:
             return True
         if self.others.get(file.path, ("", -1))[1] == file.size:
             del self.others[file.path]
+            if self.moving or self.found:
+                self.settled.append(file.path)
+        if self.moving.get(file.path, ("", -1))[1] == file.size:
+            self.found[file.path], _ = self.moving.pop(file.path)
         return False
 
     def left(self) -> set[str]:
         """Asset ids of the rows that no file bears out."""
-        others = {asset_id for asset_id, _ in self.others.values()}
+        others = {asset_id for asset_id, _ in itertools.chain(self.others.values(), self.moving.values())}
         return self.refuted | others | {self.planned_at[path] for path in self.planned}
 
 
 def _claims(ok: pa.Table, plan_paths: Mapping[str, str], planned_at: Mapping[str, str]) -> _Claims:
-    claims = _Claims({}, {}, set(), planned_at)
+    claims = _Claims({}, {}, {}, set(), planned_at)
     for batch in ok.select(["asset_id", "path", "size"]).to_batches(_BATCH_ROWS):
         for asset_id, path, size in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             wanted = plan_paths.get(asset_id)
@@ -138,7 +164,9 @@ def _claims(ok: pa.Table, plan_paths: Mapping[str, str], planned_at: Mapping[str
                 claims.planned[wanted] = size  # the plan's own string: no second million of them
             elif wanted is None and path not in planned_at:
                 claims.others[path] = (asset_id, size)
-            else:  # it moves, or another asset takes its place
+            elif wanted is not None:
+                claims.moving[path] = (asset_id, size)
+            else:  # another asset takes its place
                 claims.refuted.add(asset_id)
     return claims
 
