@@ -1,6 +1,6 @@
 """Everything that writes to an output, in small, to be killed at every step; started as a script by the tests.
 
-    python crash_scenario.py FOLDER run|repair|dataset|settle|set-aside|lease|cache|cache-again|clear
+    python crash_scenario.py FOLDER run|repair|dataset|settle|move|set-aside|lease|cache|cache-again|clear
 
 For every step of the scenario's writes the process forks; the child dies without any clean-up at that step, and the
 parent prints one JSON line: the step and the folder it left behind. The last line is the number of steps.
@@ -129,10 +129,8 @@ def draw(store: storage.OutputStore, number: int, values: dict[str, Any] | None 
 
 def unsettle(folder: str) -> None:
     """Rows in three parts; the file of one of them is gone."""
+    all_drawn(folder)
     store = open_output(folder)
-    writer = IndexWriter(store, rows_per_part=1)
-    for number in range(ASSETS):
-        writer.add(draw(store, number))
     store.delete(path_of(1))
 
 
@@ -144,12 +142,29 @@ def settle(folder: str) -> None:
             writer.add(draw(store, 0, EDITED))
 
 
-def break_a_part(folder: str) -> None:
-    """Rows in three parts, one of which is cut off."""
+def renamed_plan() -> dict[str, str]:
+    """The plan after the second and the third scene got other names, the second that of the third."""
+    ids = list(plan())
+    return dict(zip(ids, (path_of(0), path_of(2), "images/cat/renamed.png"), strict=True))
+
+
+def all_drawn(folder: str) -> None:
+    """Rows in three parts."""
     store = open_output(folder)
     writer = IndexWriter(store, rows_per_part=1)
     for number in range(ASSETS):
         writer.add(draw(store, number))
+
+
+def move(folder: str) -> None:
+    """Resume with the new names."""
+    resume(open_output(folder), renamed_plan())
+
+
+def break_a_part(folder: str) -> None:
+    """Rows in three parts, one of which is cut off."""
+    all_drawn(folder)
+    store = open_output(folder)
     part = list_parts(store)[0]
     store.write_atomic(part, store.read(part)[:-10])
 
@@ -223,6 +238,7 @@ SCENARIOS: dict[str, tuple[Callable[[str], object], Callable[[str], object]]] = 
     "repair": (damage, repair),
     "dataset": (publish_some, dataset),
     "settle": (unsettle, settle),
+    "move": (all_drawn, move),
     "set-aside": (break_a_part, take_up),
     "lease": (lease_twice, lease),
     "cache": (nothing, lambda folder: save(folder, CACHES[0])),

@@ -15,7 +15,14 @@ from PIL import Image
 
 from consistory_ray.errors import AssetError
 from consistory_ray.job import parse_job
-from consistory_ray.output.assets import asset_parameters, encode_png, picture_size, read_metadata, write_asset
+from consistory_ray.output.assets import (
+    asset_parameters,
+    encode_png,
+    picture_size,
+    read_metadata,
+    relabelled,
+    write_asset,
+)
 from consistory_ray.output.storage import OutputStore
 from consistory_ray.plan import make_plan
 
@@ -70,6 +77,23 @@ def test_a_scene_tells_its_anchor_cache_and_an_anchor_has_none(picture: Any) -> 
     assert text_of(after)["parameters"] == text_of(before)["parameters"]
     with Image.open(io.BytesIO(before)) as one, Image.open(io.BytesIO(after)) as other:
         assert one.tobytes() == other.tobytes(), "the pixels are the same"
+
+
+@settings(deadline=None)
+@given(prompt=st.text(st.characters(exclude_categories=())), scene=st.text(max_size=20))
+def test_other_names_in_the_same_file(parameters: Any, picture: Any, prompt: str, scene: str) -> None:
+    """As if it had been encoded with them in the first place."""
+    before = parameters(3, prompt=prompt)
+    changed = relabelled(encode_png(picture(3), before), {"scene": scene, "path": "images/x/y.png"})
+    assert changed == encode_png(picture(3), before | {"scene": scene, "path": "images/x/y.png"})
+
+
+def test_other_files_are_not_relabelled(picture: Any, parameters: Any) -> None:
+    plain = io.BytesIO()
+    picture(1).save(plain, "PNG")
+    cut = encode_png(picture(1), parameters(1))[:40]
+    for data in (plain.getvalue(), b"", b"\x89PNG\r\n\x1a\n", cut, b"not a picture" * 10):
+        assert relabelled(data, {"scene": "x"}) is None
 
 
 def test_same_picture_same_bytes(parameters: Any, picture: Any) -> None:

@@ -13,9 +13,11 @@ import pytest
 from consistory_ray.engine.anchor_store import load_cache, load_source
 from consistory_ray.errors import JobError
 from consistory_ray.job import parse_job
+from consistory_ray.output.assets import read_metadata
 from consistory_ray.output.index import list_parts, read_index, read_parts
 from consistory_ray.output.lease import Lease
 from consistory_ray.output.lease_record import generations, look
+from consistory_ray.output.resume import resume
 from consistory_ray.output.rows import latest_rows
 from consistory_ray.output.storage import OutputStore, open_output
 from consistory_ray.output.verify import verify
@@ -63,6 +65,36 @@ def test_resuming_after_an_edit(scenario: ModuleType, kill_at_every_step: Killer
         assert all(holds(store, row) for row in rows.values())
         assert verify(store).is_sound
     assert seen == {(True, False), (False, False), (False, True)}
+
+
+def test_moving_pictures_that_have_other_names(scenario: ModuleType, kill_at_every_step: Killer) -> None:
+    """At each crash point every asset has one row, whose file is there, is its own, and says the same names as the row:
+    nothing is lost and nothing has to be rendered again. After recovery each is in its new place; a kill may leave the
+    file of an old place behind, without a row."""
+    crashes = kill_at_every_step("move")
+    assert len(crashes) > 20, "the scenario no longer passes its crash points"
+    plan, before = scenario.renamed_plan(), scenario.plan()
+    places = set()
+    for crash in crashes:
+        store = open_output(crash)
+        rows = rows_of(store)
+        assert set(rows) == set(plan) and all(is_its_own(store, row) for row in rows.values())
+        places.add(tuple(row["path"] == plan[asset_id] for asset_id, row in rows.items()))
+
+        assert resume(store, plan).done == set(plan)
+        rows = rows_of(store)
+        assert {asset_id: row["path"] for asset_id, row in rows.items()} == plan
+        assert all(is_its_own(store, row) for row in rows.values())
+        left = {file.path for file in store.list_files("images")} - set(plan.values())
+        assert left <= set(before.values())
+    assert len(places) == 3, "none, the last of the row, and the one that takes its place"
+
+
+def is_its_own(store: OutputStore, row: dict[str, Any]) -> bool:
+    """Whether a row's file is as the row says, and says so itself."""
+    known = read_metadata(store.read(row["path"])) or {}
+    names = ("asset_id", "subject", "scene", "prompt", "seed")
+    return holds(store, row) and all(known[name] == row[name] for name in names)
 
 
 def test_setting_a_broken_part_aside(scenario: ModuleType, kill_at_every_step: Killer) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from consistory_ray.errors import JobError
 from consistory_ray.job import parse_job
-from consistory_ray.output.assets import asset_parameters, encode_png, write_asset
+from consistory_ray.output.assets import asset_parameters, encode_png, read_metadata, write_asset
 from consistory_ray.output.index import IndexWriter, compact, current_index, list_parts, read_index
 from consistory_ray.output.resume import resume
 from consistory_ray.output.rows import IndexRow
@@ -34,7 +34,21 @@ NAMES = ["snow", "sea", "moon", "attic"]
 Edit = tuple[str, int, int, int]
 EDITS = st.tuples(
     st.sampled_from(
-        ["add", "remove", "rename", "prompt", "seed", "count", "swap", "drop", "return", "anchor", "settings"]
+        [
+            "add",
+            "remove",
+            "rename",
+            "rename",
+            "subject",
+            "prompt",
+            "seed",
+            "count",
+            "swap",
+            "drop",
+            "return",
+            "anchor",
+            "settings",
+        ]
     ),
     st.integers(0, 4),
     st.integers(0, 3),
@@ -115,6 +129,8 @@ def edit(job: dict[str, Any], dropped: list[Any], change: Edit) -> None:
         scenes.remove(scene)
     elif what == "rename" and free:
         scene["id"] = free[value % len(free)]
+    elif what == "subject" and "anchors" in subject:
+        subject["id"] = f"pet-{value}"
     elif what == "prompt":
         scene["prompt"] = f"a place {value}"
     elif what == "seed":
@@ -209,7 +225,15 @@ def check_rows(store: OutputStore) -> None:
     rows = [row for row in read_index(store).to_pylist() if row["status"] == "ok"]
     for row in rows:
         assert hashlib.sha256(store.read(row["path"])).hexdigest() == row["sha256"], row["path"]
+        known = read_metadata(store.read(row["path"])) or {}
+        assert [known[name] for name in ("asset_id", "subject", "scene")] == [row["asset_id"], *names_in(row["path"])]
+        assert (row["subject"], row["scene"]) == names_in(row["path"])
     assert len({row["path"] for row in rows}) == len(rows)
+
+
+def names_in(path: str) -> tuple[str, str]:
+    """The subject and the scene of a picture, by its place."""
+    return path.split("/")[1], path.split("/")[2].removesuffix(".png")
 
 
 def check_complete(store: OutputStore, plan: Plan) -> None:
