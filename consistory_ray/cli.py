@@ -41,7 +41,7 @@ from consistory_ray.cli_common import (
     print_json,
 )
 from consistory_ray.cli_render import render, retry
-from consistory_ray.engine.stopping import EXIT_RESUME
+from consistory_ray.engine.stopping import EXIT_RESUME, StopRequest, stop_on_signals
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.job import RenderJob
 from consistory_ray.reports import line, print_forecast, print_status
@@ -148,11 +148,14 @@ def _watch(read: Callable[[], Status], interval: float) -> int:
 def gallery(
     target: Annotated[str, typer.Argument(metavar="URL-OR-JOB", help="An output, or a job file.")],
     output: Output = None,
+    all_thumbnails: Annotated[
+        bool, typer.Option("--all-thumbnails", help="Of a large run, too: every picture is read once.")
+    ] = False,
 ) -> None:
     """Build the gallery of an output anew."""
     store, given = output_of(target, output)
     plan = given or plan_of_output(target)[0]
-    line(out, f"{store.url}/{build_gallery_of(store.url, plan)}")
+    line(out, f"{store.url}/{build_gallery_of(store.url, plan, all_thumbnails=all_thumbnails)}")
 
 
 @contextlib.contextmanager
@@ -212,8 +215,15 @@ def dataset(
     store = open_output(url)
     if not store.list_files("index"):
         raise InputError("nothing was rendered there", [Problem("URL", url, "give the folder that a render wrote to")])
-    with Lease.acquire(store, "dataset"), _counting("writing shards") as on_progress:
-        result = write_dataset(store, split=split, on_progress=on_progress)
+    stop = StopRequest()
+    with (
+        stop_on_signals(stop),
+        Lease.acquire(store, "dataset") as lease,
+        _counting("writing shards") as on_progress,
+    ):
+        result = write_dataset(
+            store, split=split, on_progress=on_progress, should_stop=lambda: bool(stop), lost=lambda: lease.lost
+        )
     if as_json:
         print_json(asdict(result))
     else:

@@ -111,10 +111,10 @@ def plan_of_output(url: str) -> tuple[Plan, OutputStore]:
     return plan_of_record(read_run_record(store), store.url), store
 
 
-def build_gallery_of(url: str, plan: Plan) -> str:
-    from consistory_ray.output.gallery import build_gallery
+def build_gallery_of(url: str, plan: Plan, *, all_thumbnails: bool = False) -> str:
+    from consistory_ray.output.gallery import MAX_THUMBNAILS, build_gallery
 
-    return build_gallery(url, plan.assets())
+    return build_gallery(url, plan.assets(), max_thumbnails=None if all_thumbnails else MAX_THUMBNAILS)
 
 
 def url_of(output: str | None, plan: Plan) -> str:

@@ -141,6 +141,8 @@ class _Run:
         self._emit(RunStarted(self._plan.name, self._store.url, progress, self._planned, self._found, found.recovered))
         for part in found.set_aside:
             self._emit(Notice(f"a part of the index was damaged and moved away: {part}"))
+        if found.moved:
+            self._emit(Notice(f"{found.moved} pictures were moved to the places that the job now gives them"))
         with self._recording():
             if self._found < self._planned:
                 with joined_cluster(self._options):
@@ -220,7 +222,8 @@ class _Run:
             return
         ok = current_index(self._store, {asset.asset_id for asset in self._plan.assets()})
         made = set(ok.filter(pc.equal(ok["status"], "ok"))["asset_id"].to_pylist())
-        clear_anchors(self._store, self._plan, made, previews=self._options.keep_anchors == "previews")
+        previews = self._options.keep_anchors == "previews"
+        clear_anchors(self._store, self._plan, made, previews=previews, lost=self._why_lost)
 
     @contextmanager
     def _recording(self) -> Iterator[None]:

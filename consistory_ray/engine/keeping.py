@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from consistory_ray.engine.anchor_store import checksum_path
+from consistory_ray.output.fencing import Lost, delete_all
 from consistory_ray.output.index import compact
 from consistory_ray.output.storage import OutputStore
 
@@ -24,13 +25,21 @@ def anchors_of_finished(plan: Plan, done: Collection[str]) -> frozenset[str]:
     return frozenset(anchor.asset_id for subject in finished_subjects(plan, done) for anchor in subject.anchors)
 
 
-def clear_anchors(store: OutputStore, plan: Plan, done: Collection[str], *, previews: bool) -> int:
+def clear_anchors(store: OutputStore, plan: Plan, done: Collection[str], *, previews: bool, lost: Lost = str) -> int:
     """Delete the anchor caches of finished subjects, and their anchors' pictures and rows too unless ``previews``.
 
     Rows go before their files, so that no row ever speaks of a file that is gone. Returns how many subjects were
     cleared.
 
+    Args:
+        store: the output.
+        plan: what was to be rendered.
+        done: ids of the assets that are there.
+        previews: whether the anchors' pictures stay.
+        lost: why the output may no longer be written to; empty while it may.
+
     Raises:
+        RunError: the output is lost.
         StorageError: the storage failed; what is left is cleared by the next run.
     """
     finished = finished_subjects(plan, done)
@@ -38,12 +47,12 @@ def clear_anchors(store: OutputStore, plan: Plan, done: Collection[str], *, prev
     if not previews:
         anchors = [anchor for subject in finished for anchor in subject.anchors]
         if any(anchor.path in present for anchor in anchors):
-            compact(store, drop={anchor.asset_id for anchor in anchors})
-            for anchor in anchors:
-                store.delete(anchor.path)
+            compact(store, drop={anchor.asset_id for anchor in anchors}, lost=lost)
+            delete_all(store, (anchor.path for anchor in anchors), lost)
     cached = [subject for subject in finished if subject.cache_path in present]
-    for subject in cached:
-        clear_cache(store, subject)
+    # a cache without a checksum is no cache
+    delete_all(store, (checksum_path(subject.cache_path) for subject in cached), lost)
+    delete_all(store, (subject.cache_path for subject in cached), lost)
     return len(cached)
 
 
