@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -20,13 +21,13 @@ from consistory_ray.output.storage import MissingFileError, OutputStore
 from consistory_ray.plan import Asset, Plan
 
 Digests = Mapping[str, str]
-"""SHA-256 of every picture file of an undisturbed run, by path."""
+"""What every picture of an undisturbed run is, by path, see :func:`content`."""
 
 Marks = dict[str, tuple[int, int]]
 """For each picture file its inode and when it was written, in nanoseconds: another one in its place differs."""
 
 Alike = Callable[[str], bool]
-"""Whether the picture at a path, whose file is another one, is the undisturbed run's within float tolerance."""
+"""Whether the picture at a path, which is another one, is the undisturbed run's within float tolerance."""
 
 MOST = 1
 """Levels, of 255, that a colour value may be off: it was rounded the other way."""
@@ -57,9 +58,8 @@ def check_rows(store: OutputStore, plan: Plan, undisturbed: Digests, is_alike: A
 
     * The index can be read, and has one row at most for each asset.
     * No row speaks of an asset that was not planned.
-    * Every row, also those that others have replaced, says ok and its file is there, with the row's SHA-256, which is
-      that of the undisturbed run's picture (where ``is_alike`` is given, such a picture will do); or it says failed and
-      why.
+    * Every row, also those that others have replaced, says ok and its file is there, with the row's SHA-256, and is
+      the undisturbed run's picture (where ``is_alike`` is given, such a picture will do); or it says failed and why.
     * Every anchor cache that has a checksum is what the checksum says.
 
     Returns:
@@ -76,9 +76,9 @@ def check_rows(store: OutputStore, plan: Plan, undisturbed: Digests, is_alike: A
             assert row["error"] and row["path"] is None, row
             continue
         assert (row["status"], row["path"]) == ("ok", planned[row["asset_id"]].path), row
-        same = row["sha256"] == undisturbed[row["path"]] or is_alike(row["path"])
-        assert same, f"{row['path']} differs from the undisturbed run's"
         assert digest(store, row["path"]) == row["sha256"], f"{row['path']} is not what its row says"
+        same = content(store, row["path"]) == undisturbed[row["path"]] or is_alike(row["path"])
+        assert same, f"{row['path']} differs from the undisturbed run's"
     check_caches(store, plan)
     return rows
 
@@ -187,11 +187,27 @@ def _file_mark(store: OutputStore, path: str) -> tuple[int, int] | None:
 
 
 def digests(store: OutputStore, plan: Plan) -> dict[str, str]:
-    """SHA-256 of all picture files of a complete output."""
-    found = {asset.path: digest(store, asset.path) for asset in plan.assets()}
-    missing = [path for path, sha256 in found.items() if not sha256]
+    """What all pictures of a complete output are."""
+    found = {asset.path: content(store, asset.path) for asset in plan.assets()}
+    missing = [path for path, said in found.items() if not said]
     assert not missing, f"not there: {missing}"
     return found
+
+
+def content(store: OutputStore, path: str) -> str:
+    """SHA-256 of a picture and its parameters; empty when it is not there.
+
+    The digest of the anchor cache is left out: caches of other sizes are made for some scenarios.
+    """
+    try:
+        data = store.read(path)
+    except MissingFileError:
+        return ""
+    parameters = dict(read_metadata(data) or {})
+    parameters.pop("cache_sha256", None)
+    with Image.open(io.BytesIO(data)) as image:
+        pixels = np.asarray(image).tobytes()
+    return hashlib.sha256(json.dumps(parameters, sort_keys=True).encode() + pixels).hexdigest()
 
 
 def digest(store: OutputStore, path: str) -> str:

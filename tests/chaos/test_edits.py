@@ -65,6 +65,13 @@ def take_back(subjects: Subjects) -> None:
     subjects["felix"]["scenes"] = subject("felix")["scenes"]
 
 
+def rename(subjects: Subjects) -> None:
+    """Some scenes have other names, and all else is as it was."""
+    scenes = subjects["kitty"]["scenes"]
+    for number in range(0, SCENES, 5):
+        scenes[f"spot-{number}"] = scenes.pop(f"place-{number}")
+
+
 EDITS: tuple[tuple[int, Callable[[Subjects], None]], ...] = (
     (12, add_remove_and_change_scenes),
     (4, change_anchors_and_subjects),
@@ -79,9 +86,9 @@ def check_history(store: OutputStore, plans: Sequence[Plan]) -> dict[str, dict[s
     Returns:
         The index's rows by asset id.
     """
-    planned = {asset.asset_id: asset for plan in plans for asset in plan.assets()}
+    planned = {(asset.asset_id, asset.path) for plan in plans for asset in plan.assets()}
     for row in read_parts(store)[0].to_pylist():
-        assert row["status"] == "ok" and row["path"] == planned[row["asset_id"]].path, row
+        assert row["status"] == "ok" and (row["asset_id"], row["path"]) in planned, row
         data = store.read(row["path"])
         inside = read_metadata(data)
         assert inside is not None and inside["asset_id"] == row["asset_id"], f"{row['path']} is another asset's"
@@ -98,7 +105,7 @@ def still_planned(marks: Marks, before: Plan, now: Plan) -> Marks:
 
 def test_jobs_are_edited_between_deaths(make_run: MakeRun, tmp_path: Path) -> None:
     """Scenes come, go and change, subjects too, and each time the coordinator dies in the middle: at the end exactly
-    the last plan is there, and what an edit left alone has its old row and was not rendered again.
+    the last plan is there, and what an edit left alone has its old row and was not rendered again. Then names change.
     """
     chance = random.Random(12)
     subjects = {name: subject(name) for name in ("tom", "felix", "kitty")}
@@ -127,6 +134,17 @@ def test_jobs_are_edited_between_deaths(make_run: MakeRun, tmp_path: Path) -> No
     assert there.items() >= rows.items(), "rows of unchanged assets have changed"
     check_exactly(run, plans[-1], there)
 
+    rename(subjects)
+    write(run.job, subjects)
+    calls = run.calls()
+    coordinator = run.start()
+    if coordinator.wait(chance.uniform(0, 1)) is None:
+        coordinator.kill()
+    check_history(run.store, [*plans, run.plan])
+    run.finish()
+    assert run.calls() == calls, "what has another name only is not rendered again"
+    check_exactly(run, run.plan, check_history(run.store, [*plans, run.plan]))
+
 
 def check_exactly(run: Run, plan: Plan, rows: dict[str, dict[str, Any]]) -> None:
     """The plan is there as if it had been rendered at once; beside it only history that is in nobody's way."""
@@ -134,7 +152,8 @@ def check_exactly(run: Run, plan: Plan, rows: dict[str, dict[str, Any]]) -> None
     assert places.items() <= {row["path"]: asset_id for asset_id, row in rows.items()}.items()
     former = {row["path"] for asset_id, row in rows.items() if asset_id not in places.values()}
     assert former and not former & set(places), "a subject was removed, its rows stay"
-    calm = Run(run.cluster, run.folder / "calm", run.job, str(run.folder / "calm" / "out"))
+    folder = run.folder / f"calm-{run.starts}"
+    calm = Run(run.cluster, folder, run.job, str(folder / "out"))
     calm.finish()
     check_over(calm.store, plan)
     check_caches(calm.store, plan)
