@@ -170,7 +170,7 @@ def test_sigterm_stops_a_run_that_has_a_ray_of_its_own(start: StartRender, addre
     check_resumed(start("--address", address))
 
 
-@pytest.mark.parametrize("more", [0.0, 1.5])
+@pytest.mark.parametrize("more", [pytest.param(0.0, marks=pytest.mark.slow), 1.5])
 def test_sigterm_stops_a_run_that_joins_the_cluster_just_now(start: StartRender, address: str, more: float) -> None:
     """It has the output already, and may be anywhere between comparing files and loading its worker's model."""
     render = start("--address", address, load_seconds=5.0)
@@ -181,6 +181,7 @@ def test_sigterm_stops_a_run_that_joins_the_cluster_just_now(start: StartRender,
     assert not pictures(render.out)
 
 
+@pytest.mark.slow
 def test_sigterm_stops_a_run_whose_own_ray_is_starting(start: StartRender) -> None:
     """``ray.init`` takes seconds, in which it has handlers of its own."""
     render = start("--address", "local")
@@ -197,6 +198,7 @@ def test_sigterm_stops_a_run_whose_own_ray_is_starting(start: StartRender) -> No
     assert not alive, "processes outlive the run"
 
 
+@pytest.mark.slow
 def test_a_second_sigterm_leaves_at_once(start: StartRender, address: str) -> None:
     """What is on the device is given up; what was finished before has its rows."""
     render = start("--address", address, seconds=300.0, anchor_seconds=0.0)
