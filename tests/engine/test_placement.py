@@ -166,7 +166,7 @@ cluster = Cluster(initialize_head=True, head_node_args=small | {"num_cpus": 0})
 spot = {"resources": {"accelerator_type:L4": 1}, "labels": {"pool": "spot"}}
 names = {
     "spot": cluster.add_node(num_cpus=2, num_gpus=1, **spot, **small),
-    "base": cluster.add_node(num_cpus=2, num_gpus=2, labels={"pool": "base"}, **small),
+    "base": cluster.add_node(num_cpus=4, num_gpus=2, labels={"pool": "base"}, **small),
 }
 print(json.dumps({"address": cluster.address} | {name: node.node_id for name, node in names.items()}), flush=True)
 sys.stdin.read()
@@ -192,7 +192,7 @@ class Placed(FakeRenderer):
         super().__init__(spec, **options)
 
 address, folder = sys.argv[1:]
-cat = {"id": "cat", "concept": "cat", "anchors": ["at home"], "scenes": [f"at place {n}" for n in range(24)]}
+cat = {"id": "cat", "concept": "cat", "anchors": ["a cat at home"], "scenes": [f"cat {n}" for n in range(24)]}
 plan = make_plan(parse_job({"model": "fake", "subjects": [cat]}))
 ray.init(address=address, log_to_driver=False)
 for number, options in enumerate(json.loads(sys.stdin.read())):
