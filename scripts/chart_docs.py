@@ -51,7 +51,8 @@ This file is written by `scripts/chart_docs.py`; change the comments in `values.
 | PrometheusRule | `monitoring.prometheusRule.enabled` |
 | ConfigMap (dashboards) | `monitoring.dashboards.enabled` |
 
-The chart installs no Role. With autoscaling KubeRay itself binds one that lets the autoscaler's container scale its own RayCluster.
+The chart installs no Role. With autoscaling KubeRay itself binds one that lets the autoscaler's container scale its own
+RayCluster.
 
 ## Values
 
