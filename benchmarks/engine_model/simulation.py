@@ -126,7 +126,7 @@ class RestlessScheduler(Scheduler):
     random: random.Random
 
     def _from_home(self, worker: Any) -> Call | None:
-        subjects = list(self._takeable.values())
+        subjects = list(self._homes.takeable.values())
         self.random.shuffle(subjects)
         return next((call for subject in subjects if (call := self._take(worker, subject)) is not None), None)
 

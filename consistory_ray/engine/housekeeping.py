@@ -63,7 +63,7 @@ class Housekeeping:
             if self._options.workers is None:
                 self._follow_cluster()
             if self._options.cache_budget is None:
-                self._scheduler.cache_budget = default_cache_budget()
+                self._scheduler.caches.budget = default_cache_budget()
         self._pool.resize(self._scheduler.wanted_workers)
         if len(self._pool) > self._requested:
             self._emit(WorkersRequested(len(self._pool), self._pool.shape.device))
@@ -75,7 +75,7 @@ class Housekeeping:
         """Tell how things are."""
         scheduler = self._scheduler
         starting = len(self._pool) - len(ready)
-        cached = scheduler.live_cache_bytes
+        cached = scheduler.caches.total
         self._emit(Pulse(scheduler.queued, len(ready), scheduler.busy, starting, cached, *self._store))
 
     def stuck(self, now: float) -> list[tuple[str, Failure]]:

@@ -70,7 +70,7 @@ class CacheSaver:
     def add(self, subject: SubjectPlan, buffer: Any, digest: str, nbytes: int, worker: str) -> None:
         """A cache to save, best on the worker that has it in memory."""
         self._waiting.append(_Save(subject, buffer, digest, nbytes, worker))
-        self._scheduler.pin(subject.subject_id, nbytes)
+        self._scheduler.caches.pin(subject.subject_id, nbytes)
 
     def start(self, ready: Collection[str]) -> None:
         """Begin what can be begun on workers that are ready."""
@@ -145,5 +145,5 @@ class CacheSaver:
         self._waiting.clear()
 
     def _forget(self, save: _Save) -> str:
-        self._scheduler.unpin(save.subject.subject_id)
+        self._scheduler.saved(save.subject.subject_id)
         return save.subject.subject_id

@@ -19,7 +19,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
 from consistory_ray.engine.attempts import Attempts, anchors_key
+from consistory_ray.engine.cache_account import CacheAccount
 from consistory_ray.engine.faults import Caps, Fault
+from consistory_ray.engine.homes import Homes, largest_first
 from consistory_ray.engine.work import BatchLimit, Call, CallKind, KnownWorker, OpenSubject, State, SubjectWork
 
 
@@ -31,11 +33,11 @@ class Scheduler:
         batch_size: scenes per call at most, where the worker does not know better; reduced, per worker and picture
             size, where the device runs out of memory.
         max_in_flight: calls per worker, so that a worker never waits for the coordinator between two calls.
-        cache_budget: see below.
+        cache_budget: bytes of anchor caches that may be alive at a time; None is no limit.
         caps: when to give up.
 
     Attributes:
-        cache_budget: bytes of anchor caches that may be alive at a time; None is no limit. May change.
+        caches: the account of those that are.
         stop_reason: set when going on is pointless; the coordinator then stops the run.
     """
 
@@ -50,9 +52,7 @@ class Scheduler:
     ) -> None:
         self._subjects = {work.subject_id: OpenSubject(work, deque(work.scenes)) for work in works}
         self._waiting = deque(self._subjects.values())
-        self._live: dict[str, OpenSubject] = {}  # whose anchors are being made, or there
-        self._takeable: dict[str, OpenSubject] = {}  # those of which scenes can be taken
-        self._ownerless: dict[str, OpenSubject] = {}  # those of these that no worker is at home with
+        self._homes = Homes()
         self._suspected: dict[str, OpenSubject] = {}
         self._workers: dict[str, KnownWorker] = {}
         self._freed: dict[str, None] = {}  # workers that finished a call since the last assignment
@@ -63,11 +63,8 @@ class Scheduler:
         self._batch_size = batch_size
         self._limits: dict[tuple[str, tuple[int | None, int | None]], BatchLimit] = {}
         self._max_in_flight = max_in_flight
-        self.cache_budget = cache_budget
-        self._room: int | None = None  # bytes of caches for which there was room when the object store was full
+        self.caches = CacheAccount(cache_budget)
         self._acquitted: set[str] = set()
-        self._pinned: dict[str, int] = {}  # caches that are still being saved
-        self._cache_scale = 1.0  # true over expected size, of the last cache that was made
         self._next_id = 0
         self._unassigned = sum(len(subject.pending) for subject in self._subjects.values())
         self._open = self._unassigned + sum(len(subject.work.anchors) for subject in self._subjects.values())
@@ -79,12 +76,6 @@ class Scheduler:
     def finished(self) -> bool:
         """Whether every asset is done or given up and no call is out."""
         return self._open == 0 and not any(worker.calls for worker in self._workers.values())
-
-    @property
-    def live_cache_bytes(self) -> int:
-        """Size of the anchor caches that are being made or used."""
-        released = sum(size for name, size in self._pinned.items() if name not in self._live)
-        return released + sum(subject.cache_bytes for subject in self._live.values())
 
     @property
     def queued(self) -> int:
@@ -124,23 +115,14 @@ class Scheduler:
         released, self._released = self._released, []
         return released
 
-    def pin(self, subject_id: str, cache_bytes: int) -> None:
-        """A subject's cache stays alive until :meth:`unpin`, because it is being saved."""
-        self._pinned[subject_id] = cache_bytes
-
-    def unpin(self, subject_id: str) -> None:
-        """It was saved, or will not be."""
-        self._pinned.pop(subject_id, None)
+    def saved(self, subject_id: str) -> None:
+        """A cache that was pinned in the account was saved, or will not be: there may be room now."""
+        self.caches.unpin(subject_id)
         self._news = True
 
-    def is_given_up(self, subject_id: str) -> bool:
-        """Whether whatever is left of a subject fails."""
-        return self._subjects[subject_id].given_up
-
     def is_over(self, subject_id: str) -> bool:
-        """Whether every scene of a subject is done or given up."""
-        subject = self._subjects[subject_id]
-        return subject.state is State.OVER and not subject.in_flight
+        """Whether nothing of a subject is left to do, or whatever is left fails."""
+        return self._subjects[subject_id].state is State.OVER
 
     def take_acquitted(self) -> set[str]:
         """Workers of which it has turned out, since this was last asked, that an asset took them down."""
@@ -179,7 +161,7 @@ class Scheduler:
             return ()
         self._freed.pop(name, None)
         self._news = True
-        self._move(worker, None)
+        self._homes.move(worker, None)
         given_up: list[str] = []
         for call in worker.calls.values():
             self._subjects[call.subject_id].in_flight -= 1
@@ -205,13 +187,12 @@ class Scheduler:
         if call.kind == "anchors":
             subject.state, subject.anchors_made = State.READY, True
             if cache_bytes is not None:
-                subject.cache_bytes = cache_bytes
-                self._cache_scale = cache_bytes / subject.work.cache_bytes if subject.work.cache_bytes else 1.0
+                self.caches.made(call.subject_id, subject.work.cache_bytes, cache_bytes)
             self._attempts.forget(anchors_key(call.subject_id))
-            self._file(subject)
+            self._homes.file(subject)
             self._news = True
             if worker.home is None or not worker.home.takeable:
-                self._move(worker, subject)
+                self._homes.move(worker, subject)
         given_up: list[str] = []
         for asset in call.assets:
             fault = (faults or {}).get(asset)
@@ -261,18 +242,15 @@ class Scheduler:
         return self._take(worker, worker.home) if worker.home is not None else None
 
     def _from_ownerless(self, worker: KnownWorker) -> Call | None:
-        return self._settle_at_largest(worker, self._ownerless) if self._ownerless else None
+        return self._settle_at_largest(worker, self._homes.ownerless) if self._homes.ownerless else None
 
     def _steal(self, worker: KnownWorker) -> Call | None:
-        return self._settle_at_largest(worker, self._takeable) if self._takeable else None
+        return self._settle_at_largest(worker, self._homes.takeable) if self._homes.takeable else None
 
     def _settle_at_largest(self, worker: KnownWorker, subjects: Mapping[str, OpenSubject]) -> Call | None:
-        def preference(subject: OpenSubject) -> tuple[bool, int]:
-            return worker.node in subject.nodes and subject.takeable >= self._batch_size, subject.takeable
-
-        for subject in sorted(subjects.values(), key=preference, reverse=True):
+        for subject in largest_first(subjects.values(), worker.node, self._batch_size):
             if (call := self._take(worker, subject)) is not None:
-                self._move(worker, subject)
+                self._homes.move(worker, subject)
                 return call
         return None
 
@@ -300,7 +278,7 @@ class Scheduler:
         self, worker: KnownWorker, subject: OpenSubject, assets: tuple[str, ...], alone: bool = False
     ) -> Call:
         self._unassigned -= len(assets)
-        self._file(subject)
+        self._homes.file(subject)
         return self._call(worker, "scenes", subject, assets, self._attempts.number(assets[0]), alone)
 
     def _open_subject(self, worker: KnownWorker) -> Call | None:
@@ -308,26 +286,19 @@ class Scheduler:
         if any(call.kind == "anchors" for call in worker.calls.values()):
             return None
         for index, subject in enumerate(self._waiting):
-            expected = round(subject.work.cache_bytes * self._cache_scale)
-            if (self._live or self._pinned) and not self._has_room(expected):
-                return None
             if subject.anchors_made and not (subject.takeable or subject.suspects):
                 continue  # its cache was lost, but calls that still had it may finish the subject
             key = anchors_key(subject.work.subject_id)
             alone = self._attempts.alone(key)
             if (alone and worker.calls) or not self._may_try(key, worker):
                 continue
+            if not self.caches.opens(subject.work.subject_id, subject.work.cache_bytes):
+                return None
             del self._waiting[index]
             subject.state = State.MAKING
-            subject.cache_bytes = expected
-            self._live[subject.work.subject_id] = subject
             assets = () if subject.anchors_made else subject.work.anchors
             return self._call(worker, "anchors", subject, assets, self._attempts.number(key), alone)
         return None
-
-    def _has_room(self, more: int) -> bool:
-        bytes_then = self.live_cache_bytes + more
-        return all(limit is None or bytes_then <= limit for limit in (self.cache_budget, self._room))
 
     def _call(
         self,
@@ -383,12 +354,12 @@ class Scheduler:
         return given_up
 
     def _anchors_failed(self, subject: OpenSubject, call: Call, fault: Fault) -> list[str]:
-        self._live.pop(call.subject_id)
+        self.caches.close(call.subject_id)
         subject.state = State.WAITING
         self._news = True
         key = anchors_key(call.subject_id)
         if fault is Fault.STORE_FULL:
-            self._room = self.live_cache_bytes
+            self.caches.full()
             subject.losses += 1
             if subject.losses > self._caps.cache_losses:
                 return self._fail_subject(subject)
@@ -407,8 +378,8 @@ class Scheduler:
         subject.nodes.clear()
         subject.state = State.WAITING
         self._news = True
-        self._file(subject)
-        self._live.pop(call.subject_id)
+        self._homes.file(subject)
+        self.caches.close(call.subject_id)
         self._released.append(call.subject_id)
         if subject.losses > self._caps.cache_losses:
             return self._fail_subject(subject) + self._requeue_all(subject, call)
@@ -446,23 +417,19 @@ class Scheduler:
             subject.singles.append(asset)
         else:
             subject.pending.appendleft(asset)
-        self._file(subject)
+        self._homes.file(subject)
         return []
 
     def _fail_subject(self, subject: OpenSubject) -> list[str]:
         """Without anchors there are no scenes. Calls that are still out may yet deliver some."""
         subject.given_up = True
-        if self._live.pop(subject.work.subject_id, None) is not None:
-            self._released.append(subject.work.subject_id)
-        subject.state = State.OVER
-        for name in list(subject.homes):
-            self._move(self._workers[name], None)
+        self._let_go(subject)
         self._suspected.pop(subject.work.subject_id, None)
         scenes = [*subject.suspects, *subject.singles, *subject.pending]
         self._unassigned -= len(scenes)
         for queue in (subject.suspects, subject.singles, subject.pending):
             queue.clear()
-        self._file(subject)
+        self._homes.file(subject)
         return self._give_up(scenes if subject.anchors_made else [*subject.work.anchors, *scenes])
 
     def _give_up(self, assets: Iterable[str]) -> list[str]:
@@ -476,31 +443,14 @@ class Scheduler:
         self._attempts.forget(asset)
 
     def _retire(self, subject: OpenSubject) -> None:
-        """Let go of the cache of a subject with nothing left to do."""
-        if subject.state is not State.READY or subject.takeable or subject.suspects or subject.in_flight:
-            return
+        """Let go of a subject with nothing left to do."""
+        if subject.state is State.READY and not (subject.takeable or subject.suspects or subject.in_flight):
+            self._let_go(subject)
+
+    def _let_go(self, subject: OpenSubject) -> None:
         subject.state = State.OVER
-        self._news = self._news or self.cache_budget is not None or self._room is not None
-        self._live.pop(subject.work.subject_id)
-        self._released.append(subject.work.subject_id)
+        self._news = self._news or self.caches.is_limited
+        if self.caches.close(subject.work.subject_id):
+            self._released.append(subject.work.subject_id)
         for name in list(subject.homes):
-            self._move(self._workers[name], None)
-
-    def _move(self, worker: KnownWorker, home: OpenSubject | None) -> None:
-        before, worker.home = worker.home, home
-        if before is not None:
-            before.homes.discard(worker.name)
-            self._file(before)
-        if home is not None:
-            home.homes.add(worker.name)
-            self._file(home)
-
-    def _file(self, subject: OpenSubject) -> None:
-        """Keep the two lists of what can be taken true, after anything that decides it has changed."""
-        own = subject.work.subject_id
-        takeable = subject.state is State.READY and subject.takeable > 0
-        for shelf, belongs in ((self._takeable, takeable), (self._ownerless, takeable and not subject.homes)):
-            if belongs:
-                shelf[own] = subject
-            else:
-                shelf.pop(own, None)
+            self._homes.move(self._workers[name], None)

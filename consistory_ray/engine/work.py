@@ -70,7 +70,6 @@ class OpenSubject:
 
     work: SubjectWork
     pending: deque[str]  # rendered in batches
-    cache_bytes: int = 0  # while it is alive
     singles: deque[str] = field(default_factory=deque)  # rendered one by one, after some trouble
     suspects: deque[str] = field(default_factory=deque)  # rendered alone on a worker, after one died
     state: State = State.WAITING

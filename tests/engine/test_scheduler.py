@@ -112,7 +112,7 @@ class World(RuleBasedStateMachine):
 
     def failed(self, call: Call) -> bool:
         """Whether the call's subject has been given up, and with it whatever comes back."""
-        return self.scheduler.is_given_up(call.subject_id)
+        return self.scheduler.is_over(call.subject_id)
 
     @precondition(lambda self: len(self.live) > 1)
     @rule(data=st.data())
@@ -124,7 +124,7 @@ class World(RuleBasedStateMachine):
     def save(self, number: int, pinned: bool) -> None:
         name = f"s{number}"
         if any(asset.startswith(name) for asset in self.planned):
-            _ = self.scheduler.pin(name, 0) if pinned else self.scheduler.unpin(name)
+            _ = self.scheduler.caches.pin(name, 0) if pinned else self.scheduler.saved(name)
 
     @precondition(lambda self: self.live)
     @rule(
@@ -167,14 +167,14 @@ class World(RuleBasedStateMachine):
     @invariant()
     def caches_are_bounded(self) -> None:
         if hasattr(self, "scheduler") and self.budget is not None:
-            assert self.scheduler.live_cache_bytes <= max(self.budget + 4, 10)  # one was larger than expected
+            assert self.scheduler.caches.total <= max(self.budget + 4, 10)  # one was larger than expected
 
     def teardown(self) -> None:
         """From any state, a world without further faults comes to an end with every asset ended exactly once."""
         if not hasattr(self, "scheduler"):
             return
         for number in range(5):
-            self.scheduler.unpin(f"s{number}")
+            self.scheduler.saved(f"s{number}")
         for _ in range(1000):
             if self.scheduler.finished:
                 break
@@ -186,7 +186,7 @@ class World(RuleBasedStateMachine):
             self.end(call.assets)
         assert self.ended == Counter(self.planned)
         assert self.scheduler.finished
-        assert self.scheduler.live_cache_bytes == 0
+        assert self.scheduler.caches.total == 0
 
 
 World.TestCase.settings = settings(
@@ -500,7 +500,7 @@ def test_a_full_object_store_keeps_fewer_caches_and_fails_nobody() -> None:
     most = 0
     while not scheduler.finished:
         for call in scheduler.assign():
-            most = max(most, scheduler.live_cache_bytes)
+            most = max(most, scheduler.caches.total)
             scheduler.done(call, cache_bytes=10)
     assert most == 10, "what was there when it was full, and no more"
 
@@ -510,8 +510,8 @@ def test_a_cache_that_is_being_saved_counts() -> None:
     scheduler.add_worker("w")
     (call,) = scheduler.assign()
     scheduler.done(call, cache_bytes=10)
-    scheduler.pin("one", 10)
+    scheduler.caches.pin("one", 10)
     assert scheduler.take_released() == ["one"] and scheduler.is_over("one")
-    assert scheduler.assign() == [] and scheduler.live_cache_bytes == 10
-    scheduler.unpin("one")
+    assert scheduler.assign() == [] and scheduler.caches.total == 10
+    scheduler.saved("one")
     assert [call.subject_id for call in scheduler.assign()] == ["two"]
