@@ -8,7 +8,7 @@ import importlib
 import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 import typer
 
@@ -42,6 +42,14 @@ if TYPE_CHECKING:
     from consistory_ray.engine.renderer import RendererFactory
 
 
+def _batch_size(given: str) -> int | Literal["auto"]:
+    if given == "auto":
+        return "auto"
+    if not given.isdecimal() or len(given) > 9 or int(given) < 1:
+        raise typer.BadParameter(f"{given!a}: give 1, 2, … or auto")
+    return int(given)
+
+
 @exits
 def render(
     job: Job,
@@ -60,8 +68,10 @@ def render(
         DEFAULTS.gpus_per_worker
     ),
     batch_size: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Scenes rendered together; without it, what the job says."),
+        Optional[Any],  # noqa: UP045
+        typer.Option(
+            parser=_batch_size, metavar="N|auto", help="Scenes rendered together; without it, what the job says."
+        ),
     ] = None,
     cache_budget: Annotated[
         Optional[int],  # noqa: UP045
@@ -100,6 +110,9 @@ def render(
     stuck_seconds: Annotated[
         float, typer.Option(min=1, help="Least silence after which a worker may be found stuck and replaced.")
     ] = DEFAULTS.stuck_seconds,
+    outage_seconds: Annotated[
+        float, typer.Option(min=0, help="How long a run that has begun waits for an output that is out of reach.")
+    ] = DEFAULTS.outage_seconds,
     gallery: Annotated[bool, typer.Option(help="Build the gallery at the end.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     verbose: Annotated[
@@ -153,6 +166,7 @@ def render(
                 keep_anchors=keep_anchors,
                 embed_images=embed_images,
                 stuck_seconds=stuck_seconds,
+                outage_seconds=outage_seconds,
                 renderer=logging_renderer(factory, style=log_format, level=level, run=plan.name),
             )
             url = url_of(output, plan)

@@ -12,6 +12,7 @@
     ├── AssetError             give up on this asset, go on with the rest
     └── RunError               stop the run
         ├── OutputBusyError    another run holds the output
+        ├── OutageError        the output was out of reach for too long; the same command resumes once it is back
         ├── RunInterrupted     stopped on request; the same command resumes it
         └── RunFailed          the run ended with failed assets
 
@@ -105,6 +106,10 @@ class RunError(ConsistoryError):
 
 class OutputBusyError(RunError):
     """Another run holds the output; the message names it, and says what to do."""
+
+
+class OutageError(RunError):
+    """The output was out of reach for too long; everything finished is there, and the same command goes on."""
 
 
 class RunInterrupted(RunError):

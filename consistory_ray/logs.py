@@ -28,6 +28,7 @@ from consistory_ray.engine.events import (
     Committed,
     Event,
     Notice,
+    Paused,
     Pulse,
     Retried,
     RunFinished,
@@ -210,7 +211,7 @@ class EventLog:
             names = ("state", "planned", "found", "rendered", "failed", "seconds", "url")
             self._say(logging.INFO, f"the run is {summary.state}", **{name: getattr(summary, name) for name in names})
         elif (text := describe(event)) is not None:
-            serious = isinstance(event, Notice | Stopping | WorkerLost)
+            serious = isinstance(event, Notice | Paused | Stopping | WorkerLost)
             worker = getattr(event, "worker", None)
             fields = {"worker": worker} if worker else {}
             self._say(logging.WARNING if serious else logging.INFO, text, **fields)

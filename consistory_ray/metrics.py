@@ -90,6 +90,9 @@ RUN_OUTCOME = Metric(
     "consistory_run_outcome", "gauge", "", "1 for how the run ended, all 0 while it is under way.", (OUTCOME,)
 )
 RUN_START = Metric("consistory_run_start_timestamp_seconds", "gauge", "seconds", "When the run started, Unix time.")
+OUTPUT_UNREACHABLE = Metric(
+    "consistory_output_unreachable", "gauge", "", "1 while the run waits for an output that is out of reach, else 0."
+)
 LAST_PROGRESS = Metric(
     "consistory_last_progress_timestamp_seconds",
     "gauge",

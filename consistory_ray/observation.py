@@ -21,6 +21,7 @@ from consistory_ray.engine.events import (
     BatchDone,
     Committed,
     Event,
+    Paused,
     Pulse,
     Retried,
     RunFinished,
@@ -139,6 +140,7 @@ class Observation:
         self._counted_until = clock()
         self._queued = 0
         self._leaving: set[str] = set()
+        self._made = 0
         self._stopping = False
         self._ended = False
 
@@ -178,6 +180,7 @@ class Observation:
 
     def _take_asset(self, event: AssetDone | AssetFailed) -> None:
         if isinstance(event, AssetDone):
+            self._made += 1
             self._record.inc(metrics.ASSETS_DONE, kind=event.asset.kind)
         else:
             self._record.inc(metrics.ASSETS_FAILED, reason=_listed(event.fault))
@@ -254,7 +257,14 @@ class Observation:
     def _take_rest(self, event: Event) -> None:
         record = self._record
         if isinstance(event, RunStarted):
-            record.set(metrics.ASSETS_SKIPPED, event.done)
+            # after an outage it also finds what was counted when it was made
+            record.set(metrics.ASSETS_SKIPPED, max(0, event.done - self._made))
+            record.set(metrics.OUTPUT_UNREACHABLE, 0)
+        elif isinstance(event, Paused):
+            for worker in list(self._places):
+                self._forget_worker(worker)
+            self._rest()
+            record.set(metrics.OUTPUT_UNREACHABLE, 1)
         elif isinstance(event, AnchorsReady):
             record.inc(metrics.CACHE_MOVED, event.cache_bytes, direction="saved" if event.made else "loaded")
         elif isinstance(event, Retried):
@@ -309,22 +319,29 @@ class Observation:
         self._ended = True
         self._record.set(metrics.RUN_OUTCOME, 1, outcome=state)
 
-    def _finish(self) -> None:
-        """Totals stay; whatever speaks of the present goes to zero."""
-        self._count_gpu_time()
+    def _rest(self) -> None:
+        """There are no workers any more."""
         self._places.clear()
+        self._leaving.clear()
         self._queued = 0
         self._forecast()
         record = self._record
         for state in metrics.WORKER_STATE.values:
             record.set(metrics.WORKERS, 0, state=state)
+        record.set(metrics.QUEUE_DEPTH, 0)
+        record.set(metrics.CACHE_BYTES, 0)
+
+    def _finish(self) -> None:
+        """Totals stay; whatever speaks of the present goes to zero."""
+        self._count_gpu_time()
+        self._rest()
+        record = self._record
         for metric in (
             metrics.RUN_ACTIVE,
+            metrics.OUTPUT_UNREACHABLE,
             metrics.ETA,
             metrics.PICTURES_PER_SECOND,
             metrics.ASSETS_IN_FLIGHT,
-            metrics.QUEUE_DEPTH,
-            metrics.CACHE_BYTES,
         ):
             record.set(metric, 0)
         if self._price is not None:

@@ -19,6 +19,7 @@ from consistory_ray.engine.events import (
     AssetFailed,
     Event,
     Notice,
+    Paused,
     RunStarted,
     Stopping,
     WorkerLost,
@@ -99,7 +100,7 @@ class LiveProgress:
     def __call__(self, event: Event) -> None:
         """Take it in; notices and failures stay on the screen above the bars."""
         self._tally.take(event)
-        if isinstance(event, AssetFailed | Notice | Stopping | WorkerLost) and (text := describe(event)):
+        if isinstance(event, AssetFailed | Notice | Paused | Stopping | WorkerLost) and (text := describe(event)):
             style = "red" if isinstance(event, AssetFailed) else "yellow"
             self._console.print(Text(text, style=style))
 
@@ -153,6 +154,9 @@ def describe(event: Event) -> str | None:
         return f"failed: {event.asset.path}: {event.error}"
     if isinstance(event, Notice):
         return event.message
+    if isinstance(event, Paused):
+        tries = f"trying again in {duration(event.seconds)}, for up to {duration(event.left)}"
+        return f"the output is out of reach, {tries}: {event.reason}"
     if isinstance(event, Stopping):
         return f"{event.reason}: waiting for {plural(event.calls, 'running call')}; once more to leave at once"
     return None

@@ -11,6 +11,7 @@ from consistory_ray.engine.events import (
     AssetDone,
     AssetFailed,
     Event,
+    Paused,
     RunStarted,
     WorkerLost,
     WorkerReady,
@@ -42,7 +43,7 @@ class Tally:
     def take(self, event: Event) -> None:
         """Count an event."""
         if isinstance(event, RunStarted):
-            self.planned, self.done = event.planned, event.done
+            self.planned, self.done, self.failed = event.planned, event.done, 0
             self.subjects = {item.subject_id: [item.done, item.planned] for item in event.subjects}
         elif isinstance(event, WorkersRequested):
             self.workers_wanted, self.device = event.count, event.device
@@ -51,6 +52,8 @@ class Tally:
             self._begun = self._begun if self._begun is not None else self._clock()
         elif isinstance(event, WorkerLost | WorkerReleased):
             self.workers_ready = max(0, self.workers_ready - 1)
+        elif isinstance(event, Paused):
+            self.workers_wanted = self.workers_ready = 0
         elif isinstance(event, AnchorsReady):
             self._touch(event.subject_id)
         elif isinstance(event, AssetDone):

@@ -78,7 +78,7 @@ and in `cluster/compose.yaml` (9464 in both). Without one nothing is counted and
 Every metric also has the label `run`, the job's name. Workers report to the coordinator and export nothing themselves;
 Ray's own metrics (`ray_…`) are left as they are. Every machine that a worker runs on, and the coordinator's own, tells
 every ten seconds at most how its disk and its GPUs are doing; GPU readings need `pynvml` there (`pip install
-consistory-ray[nvml]`; the CUDA image has it). A run that was scraped waits up to 35 seconds at its end for one more
+".[nvml]"`; the CUDA image has it). A run that was scraped waits up to 35 seconds at its end for one more
 scrape, so that Prometheus has its totals.
 
 The table is written by `scripts/chart_docs.py` from `consistory_ray/metrics.py`.

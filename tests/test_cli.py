@@ -102,6 +102,19 @@ def test_status_of_nothing(tmp_path: Path) -> None:
     assert "nothing was rendered there" in result.stderr
 
 
+@pytest.mark.parametrize("given", ["0", "-1", "2.5", "many", "", "9" * 5000])
+def test_batch_sizes_that_are_none(job: Path, tmp_path: Path, given: str) -> None:
+    result = call("render", job, "-o", tmp_path / "out", "--batch-size", given)
+    assert result.exit_code == 2 and "--batch-size" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_batch_size_that_adapts(job: Path, tmp_path: Path) -> None:
+    result = render(job, tmp_path / "out", "--batch-size", "auto", "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout)["rendered"] == 12
+
+
 def test_a_renderer_that_is_none(job: Path, tmp_path: Path) -> None:
     result = call("render", job, "-o", tmp_path / "out", "--renderer", "consistory_ray.testing:Nobody")
     assert result.exit_code == 2

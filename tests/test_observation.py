@@ -17,6 +17,7 @@ from consistory_ray.engine.events import (
     BatchDone,
     Committed,
     Event,
+    Paused,
     Pulse,
     Retried,
     RunFinished,
@@ -311,6 +312,35 @@ def test_deaths_by_fault(plan: Plan, record: metrics.PrometheusMetrics, fault: s
     expected = fault if fault in metrics.DEATH.values else "worker-died"
     assert value(record, metrics.WORKERS_LOST, reason=expected) == 1
     assert value(record, metrics.WORKER_RESTARTS) == 0
+
+
+def test_an_outage_is_seen_and_totals_stay_true(plan: Plan, record: metrics.PrometheusMetrics) -> None:
+    """It finds one picture that was never reported, and lost another one."""
+    clock = Clock()
+    assets, events = list(plan.assets()), list(story(plan, clock))
+    subjects = tuple(SubjectProgress(subject.subject_id, 5, 3) for subject in plan.subjects)
+    with watch(record, plan, clock) as observation:
+        for event in events:
+            observation(event)
+        assert value(record, metrics.OUTPUT_UNREACHABLE) == 0
+        observation(Paused("503", 5.0, 1800.0))
+        assert value(record, metrics.OUTPUT_UNREACHABLE) == 1
+        states = {state: value(record, metrics.WORKERS, state=state) for state in metrics.WORKER_STATE.values}
+        assert set(states.values()) == {0} and value(record, metrics.QUEUE_DEPTH) == 0
+        held = value(record, metrics.GPU_SECONDS)
+        clock.now += 1000
+        observation(RunStarted("test", "/out", subjects, 10, 2 + 4 + 1, 1))
+        assert value(record, metrics.OUTPUT_UNREACHABLE) == 0
+        assert value(record, metrics.GPU_SECONDS) == held, "nobody held a GPU meanwhile"
+        assert value(record, metrics.ASSETS_SKIPPED) == 3
+        observation(WorkerReady("worker-0", "node-a/17", 10.0))
+        for asset in assets[7:]:
+            observation(AssetDone(asset, 1.0, "worker-0"))
+        assert value(record, metrics.ASSETS_IN_FLIGHT) == 0
+        done = sum(value(record, metrics.ASSETS_DONE, kind=kind) or 0 for kind in ("anchor", "scene"))
+        assert done + 3 == 10
+        observation(Paused("503 again", 5.0, 1800.0))
+    assert value(record, metrics.OUTPUT_UNREACHABLE) == 0, "it waits no more"
 
 
 def test_every_event_is_understood_without_prometheus(plan: Plan) -> None:

@@ -12,6 +12,7 @@ from consistory_ray.engine.events import (
     AssetDone,
     AssetFailed,
     Event,
+    Paused,
     RunStarted,
     SubjectProgress,
     WorkerReady,
@@ -72,6 +73,21 @@ def test_plain_lines(plan: Plan) -> None:
     assert "failed: images/cat-1/scene-0.png: too dark" in lines
     assert lines[-1].startswith("9/10 pictures (90 %), 1 failed")
     assert len(lines) < 12
+
+
+def test_an_outage_and_what_comes_after_it(plan: Plan) -> None:
+    clock, text = Clock(), io.StringIO()
+    events = list(story(plan, clock))
+    with PlainProgress(Console(file=text, width=200), clock) as watch:
+        for event in [*events, Paused("StorageError: 503", 5.0, 1800.0), events[0]]:
+            watch(event)
+        lines = text.getvalue().splitlines()
+        assert lines[-2] == "the output is out of reach, trying again in 5.0 s, for up to 30 min 0 s: StorageError: 503"
+        assert lines[-1] == "test: 10 pictures, 10 to make, into /out"
+        clock.now += 20
+        watch(next(event for event in events if isinstance(event, AssetDone)))
+    last = text.getvalue().splitlines()[-1]
+    assert last.startswith("1/10 pictures") and "failed" not in last, "what failed before is tried again"
 
 
 def test_live_bars(plan: Plan) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
@@ -26,16 +27,25 @@ from consistory_ray.engine.events import (
 from consistory_ray.engine.keeping import anchors_of_finished, clear_anchors, clear_cache
 from consistory_ray.engine.ledger import Ledger
 from consistory_ray.engine.options import RunOptions
-from consistory_ray.engine.retries import with_backoff
+from consistory_ray.engine.outages import Outages
+from consistory_ray.engine.retries import is_lasting, with_backoff
 from consistory_ray.engine.scheduler import Scheduler
 from consistory_ray.engine.stopping import StopRequest, stop_on_signals
 from consistory_ray.engine.work import SubjectWork
-from consistory_ray.errors import RunError, RunInterrupted, StorageError
+from consistory_ray.errors import (
+    ConsistoryError,
+    InputError,
+    OutageError,
+    Problem,
+    RunError,
+    RunInterrupted,
+    StorageError,
+)
 from consistory_ray.forecast import expected_cache_bytes
 from consistory_ray.output.index import IndexWriter, current_index
 from consistory_ray.output.lease import Lease
 from consistory_ray.output.resume import resume
-from consistory_ray.output.run_record import RunRecord, write_run_record
+from consistory_ray.output.run_record import RunRecord, read_run_record, write_run_record
 from consistory_ray.output.shards import write_dataset
 from consistory_ray.output.storage import OutputStore, open_output
 
@@ -59,8 +69,9 @@ def run_plan(
 ) -> RunSummary:
     """Render what the output lacks of a plan.
 
-    The first SIGINT or SIGTERM stops the run once running batches are in, the second at once; either way everything
-    finished is indexed and the same call resumes the run.
+    An output that is out of reach for a while only delays a run that has begun, see
+    :mod:`consistory_ray.engine.outages`. The first SIGINT or SIGTERM stops the run once running batches are in, the
+    second at once; either way everything finished is indexed and the same call resumes the run.
 
     Args:
         plan: what to render.
@@ -76,12 +87,31 @@ def run_plan(
     Raises:
         InputError: the model, the output or the cluster cannot be used.
         OutputBusyError: another run is writing to the output.
-        StorageError: the output failed for longer than the retries last.
+        StorageError, OutageError: the output was out of reach, at the beginning or for ``outage_seconds``.
+        RunInterrupted: stopped while the output was out of reach, or held by another run.
         RunError: the run cannot go on, for example because every worker dies.
     """
     stop = stop if stop is not None else StopRequest()
+    options, emit = options or RunOptions(), on_event or _ignore
+    outages = Outages(options.outage_seconds, stop, emit)
+    beginning = _Beginning()
     with stop_on_signals(stop):
-        return _Run(plan, open_output(url), options or RunOptions(), on_event or _ignore, job or {}, stop).execute()
+        while True:
+            run = _Run(plan, open_output(url), options, emit, job or {}, stop, beginning)
+            try:
+                return run.execute()
+            except ConsistoryError as error:
+                if beginning.found is None or not run.met_outage(error) or not outages.outlast(error, run.seconds):
+                    raise
+
+
+@dataclass
+class _Beginning:
+    """When a run was begun, and what was there then (None until it has looked): the same after an outage."""
+
+    seconds: float = field(default_factory=time.monotonic)
+    record: RunRecord | None = None
+    found: int | None = None
 
 
 class _Run:
@@ -93,7 +123,9 @@ class _Run:
         emit: Callable[[Event], None],
         job: Mapping[str, Any],
         stop: StopRequest,
+        beginning: _Beginning,
     ) -> None:
+        self._beginning = beginning
         self._plan = plan
         self._store = store
         self._options = options
@@ -103,13 +135,17 @@ class _Run:
         self._found = 0
         self._stopped = ""
         self._finished = False
-        self._lost: Callable[[], str] = str
-        self._started = time.monotonic()
-        writer = IndexWriter(store, seconds_per_part=SECONDS_PER_PART, lost=self._why_lost)
+        self._begun: float | None = None
+        self._lease: Lease | None = None
+        writer = IndexWriter(store, seconds_per_part=SECONDS_PER_PART, lost=self._lost)
         self._ledger = Ledger(plan.model, writer, emit)
-        self._record = RunRecord(plan.name, plan.model, dict(job))
+        beginning.record = beginning.record or RunRecord(plan.name, plan.model, dict(job))
+        self._record = beginning.record
 
     def execute(self) -> RunSummary:
+        if self._options.only_failed and with_backoff(lambda: read_run_record(self._store)) is None:
+            fix = "give the output of an earlier run, or render: a retry makes only what failed before"
+            raise InputError("there is nothing to retry", [Problem("output", self._store.url, fix)])
         owner = f"the run of {self._plan.name}"
         lease = with_backoff(
             lambda: Lease.acquire(
@@ -117,15 +153,27 @@ class _Run:
             )
         )
         with lease:
-            self._lost = lambda: lease.lost
+            self._lease = lease
             return self._execute()
 
-    def _why_lost(self) -> str:
-        return self._lost()
+    @property
+    def seconds(self) -> float:
+        """For how long it has been going on since it knew what is there."""
+        return 0.0 if self._begun is None else time.monotonic() - self._begun
+
+    def met_outage(self, error: ConsistoryError) -> bool:
+        """Whether what ended the run is that the output was out of reach, and nothing else."""
+        if isinstance(error, StorageError):
+            return not is_lasting(error)
+        expired = isinstance(error, RunError) and self._lease is not None and self._lease.expired
+        return (expired and not self._stop) or isinstance(error, OutageError)
+
+    def _lost(self) -> str:
+        return self._lease.lost if self._lease is not None else ""
 
     def _execute(self) -> RunSummary:
         paths = {asset.asset_id: asset.path for asset in self._plan.assets()}
-        found = with_backoff(lambda: resume(self._store, paths, lost=self._why_lost))
+        found = with_backoff(lambda: resume(self._store, paths, lost=self._lost))
         done = without_broken_sets(self._plan, found.done)
         if self._options.keep_anchors == "none":
             done |= anchors_of_finished(self._plan, done)
@@ -136,8 +184,11 @@ class _Run:
             self._found = self._planned - len(chosen)
         else:
             self._found = len(done)
+        if self._beginning.found is None:
+            self._beginning.found = self._found
         self._write_record(state="running")
         progress = tuple(_progress(subject, done) for subject in self._plan.subjects)
+        self._begun = time.monotonic()
         self._emit(RunStarted(self._plan.name, self._store.url, progress, self._planned, self._found, found.recovered))
         for part in found.set_aside:
             self._emit(Notice(f"a part of the index was damaged and moved away: {part}"))
@@ -168,7 +219,7 @@ class _Run:
                 self._store,
                 {asset.asset_id for asset in self._plan.assets()},
                 should_stop=lambda: bool(self._stop),
-                lost=self._why_lost,
+                lost=self._lost,
             )
 
     def _waiting_for_lease(self, message: str) -> None:
@@ -203,7 +254,7 @@ class _Run:
             self._stop,
             options,
             self._store.url,
-            self._why_lost,
+            self._lost,
             batch_size == "auto",
             None if options.keep_anchors == "all" or options.only_failed else self._clear_cache,
         )
@@ -223,7 +274,7 @@ class _Run:
         ok = current_index(self._store, {asset.asset_id for asset in self._plan.assets()})
         made = set(ok.filter(pc.equal(ok["status"], "ok"))["asset_id"].to_pylist())
         previews = self._options.keep_anchors == "previews"
-        clear_anchors(self._store, self._plan, made, previews=previews, lost=self._why_lost)
+        clear_anchors(self._store, self._plan, made, previews=previews, lost=self._lost)
 
     @contextmanager
     def _recording(self) -> Iterator[None]:
@@ -244,15 +295,24 @@ class _Run:
                 self._write_record(state="failed", error=f"{type(error).__name__}: {error}")
             raise
 
+    @property
+    def _rendered(self) -> int:
+        """Pictures made since the first try; what the tries before this one made was found by it."""
+        return self._found - self._found_at_first + self._ledger.rendered
+
+    @property
+    def _found_at_first(self) -> int:
+        return self._found if self._beginning.found is None else self._beginning.found
+
     def _write_record(self, **changes: Any) -> None:
         if reason := self._lost():
             raise RunError(f"the run record cannot be written: {reason}")
         totals = {
             "planned": self._planned,
-            "found": self._found,
-            "rendered": self._ledger.rendered,
+            "found": self._found_at_first,
+            "rendered": self._rendered,
             "failed": self._ledger.failed,
-            "seconds": round(time.monotonic() - self._started, 3),
+            "seconds": round(time.monotonic() - self._beginning.seconds, 3),
         }
         fingerprint = self._ledger.fingerprint or self._record.model_fingerprint
         self._record = self._record.update(totals=totals, model_fingerprint=fingerprint, **changes)
@@ -271,10 +331,10 @@ class _Run:
             url=self._store.url,
             state=state,
             planned=self._planned,
-            found=self._found,
-            rendered=ledger.rendered,
+            found=self._found_at_first,
+            rendered=self._rendered,
             failed=ledger.failed,
-            seconds=time.monotonic() - self._started,
+            seconds=time.monotonic() - self._beginning.seconds,
             failures=tuple(ledger.failures),
             failures_by_kind=dict(ledger.failures_by_kind),
             stopped=self._stopped,

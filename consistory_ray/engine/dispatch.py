@@ -32,7 +32,7 @@ from consistory_ray.engine.scheduler import Scheduler
 from consistory_ray.engine.stopping import StopRequest
 from consistory_ray.engine.work import Call
 from consistory_ray.engine.worker import Hello, Report
-from consistory_ray.errors import CheckpointError, InputError, Problem, RunError, RunInterrupted
+from consistory_ray.errors import CheckpointError, InputError, OutageError, Problem, RunError, RunInterrupted
 
 if TYPE_CHECKING:
     from consistory_ray.plan import Asset, SubjectPlan
@@ -114,7 +114,8 @@ class Dispatch:
 
         Raises:
             InputError: the model cannot be loaded, or the workers do not see the output.
-            RunError: nothing can go on: no worker is left, the storage fails, the disk is full.
+            OutageError: the output is out of the workers' reach.
+            RunError: nothing can go on: no worker is left, the output is lost, the disk is full.
         """
         self._keep_house()
         while not (self._scheduler.finished and not self._saver):
@@ -348,6 +349,8 @@ class Dispatch:
     def _check(self) -> None:
         if reason := self._lost():
             raise RunError(f"the run cannot go on: {reason}")
+        if self._scheduler.stop_reason is Fault.STORAGE:
+            raise OutageError(f"the output is out of reach of the workers: {self._last_failure}")
         if self._scheduler.stop_reason is not None:
             raise RunError(f"the run cannot go on: {self._last_failure}")
         failed, caps = self._failed_in_a_row, self._options.caps
@@ -357,7 +360,10 @@ class Dispatch:
                 f"success in between, so it is probably not they; the last failure: {self._last_failure}"
             )
         if not len(self._pool) and self._pool.exhausted:
-            raise RunError(f"no worker is left, they died too often in a row; the last one: {self._pool.last_failure}")
+            last = self._pool.last_failure
+            if last is not None and last.fault is Fault.STORAGE:
+                raise OutageError(f"no worker comes up, for the output is out of their reach: {last}")
+            raise RunError(f"no worker is left, they died too often in a row; the last one: {last}")
 
     def _keep_house(self) -> None:
         """What has to be looked after now and then: stuck and idle workers, machines that go, how many to ask for."""

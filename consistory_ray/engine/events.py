@@ -28,7 +28,7 @@ class SubjectProgress:
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """The output was compared with the plan."""
+    """The output was compared with the plan; once more after every :class:`Paused`."""
 
     name: str
     url: str
@@ -191,6 +191,21 @@ class Stopping:
 
 
 @dataclass(frozen=True, slots=True)
+class Paused:
+    """The output is out of reach: all workers were let go, and after a while another :class:`RunStarted` follows.
+
+    Attributes:
+        reason: what went wrong.
+        seconds: until the next try.
+        left: seconds for which the run goes on trying.
+    """
+
+    reason: str
+    seconds: float
+    left: float
+
+
+@dataclass(frozen=True, slots=True)
 class AssetFailure:
     """One line of a run's list of failures."""
 
@@ -263,5 +278,6 @@ Event: TypeAlias = (
     | Pulse
     | Notice
     | Stopping
+    | Paused
     | RunFinished
 )

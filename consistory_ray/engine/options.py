@@ -46,6 +46,8 @@ class RunOptions:
             the median of what its call should take, and for at least so many seconds.
         first_call_seconds: the same limit while no call has come back yet that would tell what is normal.
         lease_seconds: for how long the output is held against other runs after a sign of life.
+        outage_seconds: for how long a run that has begun tries to come back to an output that is out of reach; 0 ends
+            it at once. The time is counted anew once a run has gone well for as long.
         renderer: makes each worker's renderer, in the worker.
         caps: how often what is tried again.
     """
@@ -71,6 +73,7 @@ class RunOptions:
     stuck_seconds: float = 300.0
     first_call_seconds: float = 3600.0
     lease_seconds: float = 60.0
+    outage_seconds: float = 1800.0
     renderer: RendererFactory = consistory_renderer
     caps: Caps = field(default_factory=Caps)
 
@@ -91,6 +94,7 @@ class RunOptions:
             ("stuck_factor", self.stuck_factor > 1, "give a number above 1"),
             ("stuck_seconds", self.stuck_seconds > 0, "give a number of seconds above 0"),
             ("first_call_seconds", self.first_call_seconds > 0, "give a number of seconds above 0"),
+            ("outage_seconds", self.outage_seconds >= 0, "give a number of seconds from 0"),
             ("lease_seconds", 0 < self.lease_seconds <= 3600, "give a number of seconds up to 3600"),
         ]
         problems = [Problem(name, repr(getattr(self, name)), fix) for name, good, fix in checks if not good]

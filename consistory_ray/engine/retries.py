@@ -31,13 +31,14 @@ def with_backoff(action: Callable[[], T], tries: int = TRIES, first_delay: float
         try:
             return action()
         except StorageError as error:
-            if number + 1 == tries or _is_lasting(error):
+            if number + 1 == tries or is_lasting(error):
                 raise
             time.sleep(first_delay * 2**number)
     raise AssertionError("unreachable")
 
 
-def _is_lasting(error: StorageError) -> bool:
+def is_lasting(error: StorageError) -> bool:
+    """Whether trying again is pointless until somebody has changed something."""
     cause = error.__cause__
     lasting = error.lasting or (isinstance(cause, OSError) and cause.errno in _LASTING)
     return lasting or classify(error) is not Fault.STORAGE

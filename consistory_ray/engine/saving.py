@@ -14,7 +14,7 @@ from consistory_ray.engine.faults import Failure, Fault
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.pool import WorkerPool
 from consistory_ray.engine.scheduler import Scheduler
-from consistory_ray.errors import RunError
+from consistory_ray.errors import OutageError, RunError
 
 if TYPE_CHECKING:
     from consistory_ray.plan import SubjectPlan
@@ -101,6 +101,7 @@ class CacheSaver:
             The id of a subject of which nothing is being saved any more; empty if it is tried again.
 
         Raises:
+            OutageError: the output was out of reach each time.
             RunError: the output refuses it.
         """
         save = self._running.pop(reference)
@@ -108,8 +109,10 @@ class CacheSaver:
             return self._forget(save)
         path, caps = save.subject.cache_path, self._options.caps
         over = save.tries >= caps.saves
-        if failure.fault.stops_run or (over and failure.fault is Fault.STORAGE):
+        if failure.fault.stops_run:
             raise RunError(f"{path} could not be written: {failure}")
+        if over and failure.fault is Fault.STORAGE:
+            raise OutageError(f"{path} could not be written: {failure}")
         if over or failure.fault is Fault.ANCHORS_LOST:
             self._emit(Notice(f"{path} could not be saved, a resume would make it again: {failure}"))
             return self._forget(save)

@@ -109,6 +109,7 @@ class Lease:
         self._clock = clock
         self._good_since = began
         self._lost = ""
+        self._expired = False
         self._failure = ""
         self._released = False
         self._lock = threading.Lock()
@@ -163,7 +164,13 @@ class Lease:
             age = self._clock.steady() - self._good_since
             because = f": {self._failure}" if self._failure else ""
             self._lost = f"the lease on {self._store.url} was not renewed for {age:.0f} s{because}"
+            self._expired = True
         return self._lost
+
+    @property
+    def expired(self) -> bool:
+        """Whether it was lost because it could not be renewed in time; nobody else was seen to have taken over."""
+        return self._expired
 
     @property
     def record(self) -> LeaseRecord:

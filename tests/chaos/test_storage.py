@@ -80,17 +80,46 @@ def test_s3_fails(make_run: MakeRun, undisturbed: Digests, s3: Host) -> None:
 
 
 def test_a_storage_that_stays_away_stops_the_run(make_run: MakeRun, undisturbed: Digests, s3: Host) -> None:
-    """Every request fails from the middle of a run on: it ends by itself, says why, and the next one goes on."""
+    """Every request fails from the middle of a run on: out of patience it ends, says why, and the next one goes on."""
     run = s3_run(make_run, s3, "away")
+    run.arguments = ("--outage-seconds", "3")
     coordinator = run.start()
     let_it_begin(run, coordinator, 3)
     s3.ask(do="rates", error=100)
     code = coordinator.wait(PATIENCE)
     s3.ask(do="rates")
     assert code == 3, coordinator.text()
+    assert "out of reach" in coordinator.text(), coordinator.text()
     check_rows(run.store, run.plan, undisturbed)
     run.finish()
     check_complete(run.store, run.plan, undisturbed)
+
+
+def test_a_storage_that_comes_back_is_waited_for(make_run: MakeRun, undisturbed: Digests, s3: Host) -> None:
+    """Twice every request fails until the run has noticed and for a while after: it comes back by itself each time.
+
+    The first time a worker dies as well.
+    """
+    run, chance = s3_run(make_run, s3, "back"), random.Random(16)
+    coordinator = run.start(seconds=0.2)
+    for outage in (1, 2):
+        let_it_begin(run, coordinator, 3)
+        s3.ask(do="rates", error=100)
+        if outage == 1:
+            run.kill_worker(chance)
+        for _ in moments(PATIENCE):
+            assert coordinator.wait(0) is None, coordinator.text()
+            if coordinator.text().count("the output is out of reach") >= outage:
+                break
+        else:
+            raise AssertionError(f"the outage was not noticed:\n{coordinator.text()}")
+        time.sleep(4)
+        s3.ask(do="rates")
+    assert coordinator.wait(PATIENCE) == 0, coordinator.text()
+    check_complete(run.store, run.plan, undisturbed)
+    calls, most = run.calls(), len(list(run.plan.assets()))
+    run.finish()
+    assert run.calls() == calls <= most, "something was rendered again"
 
 
 def test_index_merges_are_cut_short(make_run: MakeRun, undisturbed: Digests, s3: Host) -> None:
@@ -113,6 +142,7 @@ def test_index_merges_are_cut_short(make_run: MakeRun, undisturbed: Digests, s3:
         s3.ask(do="let go", carry_out=1)
         check_rows(run.store, plan, undisturbed)
     calls = run.calls()
+    run.arguments = ("--outage-seconds", "10")
     s3.ask(do="rates", where="/index/", error=20, lost=10, slow=10)
     coordinator = run.start()
     code = coordinator.wait(PATIENCE)

@@ -112,11 +112,10 @@ def test_anchors_that_failed_are_made_with_all_that_waits_for_them(job: Path) ->
 
 
 def test_with_nothing_that_failed_there_is_nothing_to_do(job: Path, tmp_path: Path) -> None:
-    """Neither in an empty output, of which a retry renders nothing, nor in a complete one."""
+    """In an empty output that is a mistake, which leaves nothing behind; in a complete one it is not."""
     result = call("retry", job, "--json")
-    assert result.exit_code == 0, result.output
-    assert told(result) == {"state": "complete", "planned": 0, "found": 0, "rendered": 0, "failed": 0}
-    assert not rows(job) and not read_trace(tmp_path / "trace")
+    assert result.exit_code == 2 and "nothing to retry" in result.stderr, result.output
+    assert not list(job.with_name("out").glob("*")) and not read_trace(tmp_path / "trace")
 
     assert call("render", job).exit_code == 0
     scenes = made(job)

@@ -1,0 +1,80 @@
+"""Coming back to an output that was out of reach for a while.
+
+A run that meets an outage ends like any other that cannot go on: its workers are let go, its lease runs out, nothing is
+half-written. Then it is begun again from what the output holds, as a person would do it; there is no second way of
+resuming. So an outage costs what was on the devices and the loading of the model, and machines that a cluster may give
+back can go meanwhile.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from consistory_ray.engine.events import Event, Paused
+from consistory_ray.engine.stopping import StopRequest
+from consistory_ray.errors import ConsistoryError, RunInterrupted
+
+FIRST_DELAY = 5.0
+LONGEST_DELAY = 60.0
+_POLL_SECONDS = 0.25
+"""How long a stop request may go unnoticed."""
+
+
+class Outages:
+    """How long to wait for the output, and when to stop waiting.
+
+    Args:
+        patience: for so many seconds from when the output was found out of reach. They are counted anew once a run has
+            gone well for as long, so that a storage that comes and goes ends the run all the same.
+        stop: ends the waiting.
+        emit: where events go.
+        clock: seconds, monotonic.
+        sleep: waits so many seconds.
+    """
+
+    def __init__(
+        self,
+        patience: float,
+        stop: StopRequest,
+        emit: Callable[[Event], None],
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._patience = patience
+        self._stop = stop
+        self._emit = emit
+        self._clock = clock
+        self._sleep = sleep
+        self._since = 0.0
+        self._tries = 0
+        self._met = False
+
+    def outlast(self, error: ConsistoryError, well: float) -> bool:
+        """Wait until it is time to try again.
+
+        Args:
+            error: what ended the run.
+            well: for how many seconds that run had been going on since it had read its output.
+
+        Returns:
+            False, at once, if it was tried for long enough.
+
+        Raises:
+            RunInterrupted: the run was asked to stop.
+        """
+        now = self._clock()
+        if not self._met or well > self._patience:
+            self._met, self._since, self._tries = True, now, 0
+        left = self._since + self._patience - now
+        if left <= 0:
+            return False
+        delay = min(FIRST_DELAY * 2**self._tries, LONGEST_DELAY, left)
+        self._tries += 1
+        if not self._stop:
+            self._emit(Paused(str(error), delay, left))
+        while (rest := now + delay - self._clock()) > 0:
+            if self._stop:
+                raise RunInterrupted(f"stopped while the output was out of reach; the same command resumes it: {error}")
+            self._sleep(min(rest, _POLL_SECONDS))
+        return True

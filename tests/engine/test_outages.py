@@ -1,0 +1,241 @@
+"""An output that is out of reach for a while: the run comes back to it by itself, or ends once its patience is over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consistory_ray.engine.coordinator import run_plan
+from consistory_ray.engine.events import AssetDone, Event, Notice, Paused, RunFinished, RunStarted, RunSummary
+from consistory_ray.engine.options import RunOptions
+from consistory_ray.engine.outages import FIRST_DELAY, LONGEST_DELAY, Outages
+from consistory_ray.engine.stopping import StopRequest
+from consistory_ray.errors import InputError, OutageError, OutputBusyError, RunError, RunInterrupted, StorageError
+from consistory_ray.job import RenderJob
+from consistory_ray.output.index import read_index
+from consistory_ray.output.lease import Lease
+from consistory_ray.output.run_record import read_run_record
+from consistory_ray.output.storage import open_output
+from consistory_ray.plan import Plan, make_plan
+from consistory_ray.status import read_status
+from consistory_ray.testing import FakeRenderer, read_trace
+
+ERROR = StorageError("503")
+
+
+class Time:
+    """A clock that stands still while nobody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def policy(patience: float, clock: Time, events: list[Event], stop: StopRequest | None = None) -> Outages:
+    return Outages(patience, stop or StopRequest(), events.append, clock, clock.sleep)
+
+
+@given(st.integers(0, 10_000), st.lists(st.integers(0, 3_000), max_size=60))
+def test_it_waits_longer_each_time_and_never_longer_than_its_patience(patience: int, runs: list[int]) -> None:
+    """``runs``: for how long each of the tries went well before it met the outage."""
+    clock, events = Time(), list[Event]()
+    outages = policy(patience, clock, events)
+    since, delay = 0.0, 0.0
+    for number, lasted in enumerate(runs):
+        clock.now += lasted
+        met = clock.now
+        if anew := number == 0 or lasted > patience:
+            since = met
+        goes_on = outages.outlast(ERROR, lasted)
+        assert goes_on == (met - since < patience)
+        if not goes_on:
+            assert clock.now == met and len(events) == number
+            return
+        told = events[-1]
+        assert isinstance(told, Paused) and told.reason == "503"
+        assert clock.now == pytest.approx(met + told.seconds)
+        assert told.seconds <= min(LONGEST_DELAY, told.left) and told.left == pytest.approx(since + patience - met)
+        expected = FIRST_DELAY if anew else min(2 * delay, LONGEST_DELAY)
+        assert told.seconds == pytest.approx(min(expected, told.left))
+        delay = expected
+
+
+def test_an_outage_without_end_is_given_up_when_patience_is_over() -> None:
+    clock, events = Time(), list[Event]()
+    outages = policy(1800, clock, events)
+    while outages.outlast(ERROR, 0.0):
+        clock.now += 10  # what a try takes that does not get as far as rendering
+        assert clock.now <= 1920
+    assert clock.now >= 1900
+    assert 25 < len(events) < 35
+
+
+def test_a_stop_request_ends_the_waiting() -> None:
+    clock, events, stop = Time(), list[Event](), StopRequest()
+
+    def sleep(seconds: float) -> None:
+        clock.sleep(seconds)
+        if clock.now > 102:
+            stop.ask("SIGTERM")
+
+    with pytest.raises(RunInterrupted, match="503"):
+        Outages(1800, stop, events.append, clock, sleep).outlast(ERROR, 10.0)
+    assert clock.now < 103
+    with pytest.raises(RunInterrupted, match="503"):  # asked before: it does not even say that it waits
+        policy(1800, clock, events, stop).outlast(ERROR, 10.0)
+    assert len(events) == 1
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch, ray_cluster: object) -> None:
+    """Half a second in place of five."""
+    monkeypatch.setattr("consistory_ray.engine.outages.FIRST_DELAY", 0.5)
+
+
+class Disturbance:
+    """Takes a folder of the output away at the first event of a kind, and gives it back at the first pause."""
+
+    def __init__(self, output: Path, folder: str, after: Callable[[Event], bool], pauses: int = 1) -> None:
+        self.events: list[Event] = []
+        self._place, self._aside, self._after = output / folder, output / f"{folder}-aside", after
+        self._pauses = pauses
+
+    def __call__(self, event: Event) -> None:
+        self.events.append(event)
+        if not self._aside.exists() and self._after(event) and not self.heard(Paused):
+            self._place.rename(self._aside)
+            self._place.touch()  # now nothing can be read or written in there
+        if isinstance(event, Paused) and len(self.heard(Paused)) == self._pauses:
+            self._place.unlink()
+            self._aside.rename(self._place)
+
+    def heard(self, kind: type[Any]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+def options(**given: Any) -> RunOptions:
+    known = {"outage_seconds": 60.0, "workers": 1, "cpus_per_worker": 1, "batch_size": 2}
+    fake = {key: given.pop(key) for key in ("seconds", "trace") if key in given}
+    return RunOptions(**(known | given), renderer=FakeRenderer.factory(**fake))
+
+
+def scene(number: int) -> Callable[[Event], bool]:
+    return lambda event: isinstance(event, AssetDone) and event.asset.scene_id == f"scene-{number}"
+
+
+def check(plan: Plan, out: Path, summary: RunSummary, watched: Disturbance) -> None:
+    """The run made everything, as one run."""
+    assert (summary.state, summary.found, summary.rendered, summary.failed) == ("complete", 0, 14, 0)
+    table = read_index(str(out))
+    assert sorted(table["asset_id"].to_pylist()) == sorted(asset.asset_id for asset in plan.assets())
+    assert set(table["status"].to_pylist()) == {"ok"}
+    record, status = read_run_record(str(out)), read_status(plan, open_output(str(out)))
+    assert record is not None and record.error is None
+    assert (record.totals["found"], record.totals["rendered"]) == (0, 14)
+    assert (status.state, status.done, status.failed) == ("complete", 14, 0)
+    assert [event.summary for event in watched.heard(RunFinished)] == [summary]
+    assert watched.heard(RunStarted)[0].done == 0 and len(watched.heard(RunStarted)) == 2
+
+
+@pytest.mark.usefixtures("short_pauses")
+def test_pictures_that_cannot_be_written_are_written_once_they_can(
+    make_job: Callable[..., RenderJob], tmp_path: Path
+) -> None:
+    plan, out = make_plan(make_job(subjects=1, scenes=12)), tmp_path / "out"
+    (trace := tmp_path / "trace").mkdir()
+    watched = Disturbance(out, "images", scene(3))
+    summary = run_plan(plan, str(out), options(trace=str(trace)), watched)
+    check(plan, out, summary, watched)
+    (pause,) = watched.heard(Paused)
+    assert "out of reach of the workers" in pause.reason and pause.seconds == 0.5
+    spans = read_trace(trace)
+    assert sum(span.assets for span in spans if span.kind == "anchors") == 2, "the cache was still there"
+    done = [event.asset.asset_id for event in watched.heard(AssetDone)]
+    assert len(done) == len(set(done)) >= 12, "what a worker wrote and could not report any more was found"
+
+
+@pytest.mark.usefixtures("short_pauses")
+def test_a_lease_that_ran_out_is_taken_again(make_job: Callable[..., RenderJob], tmp_path: Path) -> None:
+    plan, out = make_plan(make_job(subjects=1, scenes=12)), tmp_path / "out"
+    watched = Disturbance(out, "lease", scene(1))
+    summary = run_plan(plan, str(out), options(lease_seconds=1.0, seconds=0.3), watched)
+    check(plan, out, summary, watched)
+    (pause,) = watched.heard(Paused)
+    assert "the lease on" in pause.reason and "not renewed" in pause.reason
+
+
+@pytest.mark.usefixtures("short_pauses")
+def test_who_has_taken_the_output_over_meanwhile_keeps_it(make_job: Callable[..., RenderJob], tmp_path: Path) -> None:
+    plan, out = make_plan(make_job(subjects=1, scenes=12)), tmp_path / "out"
+    other: list[Lease] = []
+
+    def listen(event: Event) -> None:
+        watched(event)
+        if isinstance(event, Paused):
+            other.append(Lease.acquire(str(out), "somebody else", ttl_seconds=60))
+
+    watched = Disturbance(out, "images", scene(3))
+    with pytest.raises(OutputBusyError, match="somebody else"):
+        run_plan(plan, str(out), options(), listen)
+    assert len(watched.heard(Paused)) == 1
+    other[0].release()
+
+
+@pytest.mark.usefixtures("short_pauses")
+def test_patience_is_over_and_the_next_run_goes_on(make_job: Callable[..., RenderJob], tmp_path: Path) -> None:
+    plan, out = make_plan(make_job(subjects=1, scenes=12)), tmp_path / "out"
+    watched = Disturbance(out, "images", scene(3), pauses=99)
+    with pytest.raises((OutageError, StorageError)):
+        run_plan(plan, str(out), options(outage_seconds=2), watched)
+    assert 1 <= len(watched.heard(Paused)) <= 3
+    (out / "images").unlink()
+    (out / "images-aside").rename(out / "images")
+    summary = run_plan(plan, str(out), options())
+    assert (summary.state, summary.failed) == ("complete", 0) and summary.found >= 4
+
+
+@pytest.mark.usefixtures("short_pauses")
+def test_a_stop_while_it_waits(make_job: Callable[..., RenderJob], tmp_path: Path) -> None:
+    plan, out = make_plan(make_job(subjects=1, scenes=12)), tmp_path / "out"
+    stop = StopRequest()
+
+    def listen(event: Event) -> None:
+        watched(event)
+        if isinstance(event, Paused):
+            stop.ask("SIGTERM")
+
+    watched = Disturbance(out, "images", scene(3))
+    began = time.monotonic()
+    with pytest.raises(RunInterrupted, match="the same command resumes"):
+        run_plan(plan, str(out), options(outage_seconds=600), listen, stop=stop)
+    assert time.monotonic() - began < 60
+    assert run_plan(plan, str(out), options()).state == "complete"
+
+
+def test_an_output_that_was_never_in_reach_is_no_outage(make_job: Callable[..., RenderJob], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "lease").touch()
+    events: list[Event] = []
+    with pytest.raises(StorageError):
+        run_plan(make_plan(make_job(subjects=1, scenes=1)), str(tmp_path / "out"), options(), events.append)
+    assert not [event for event in events if not isinstance(event, Notice)]
+
+
+def test_errors_that_waiting_does_not_mend_end_the_run(make_job: Callable[..., RenderJob], tmp_path: Path) -> None:
+    """A retry of nothing, and a worker whose model is no model."""
+    plan = make_plan(make_job(subjects=1, scenes=1))
+    with pytest.raises(InputError, match="nothing to retry"):
+        run_plan(plan, str(tmp_path / "out"), options(only_failed=True))
+    assert not list(tmp_path.rglob("*.json")), "nothing was written"
+    assert issubclass(OutageError, RunError) and not issubclass(RunInterrupted, OutageError)
