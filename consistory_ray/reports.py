@@ -67,7 +67,8 @@ def print_status(console: Console, status: Status) -> None:
     if status.silent:
         line(console, f"  {silence(status)}", "yellow")
     if status.error:
-        line(console, f"  it could not go on: {redacted(status.error)}", "red")
+        what = "it waits for its output" if status.state == "running" else "it could not go on"
+        line(console, f"  {what}: {redacted(status.error)}", "red")
     if len(status.failure_kinds) > 1:
         line(console, f"  failed: {_kinds(status)}", "red")
     failures = [f"{item['path']} (attempt {item['attempt']}): {item['error']}" for item in status.failures]

@@ -61,7 +61,7 @@ class Status:
         rate: pictures per second over the last minutes of a running run, else None.
         seconds_left: time to the end at that rate.
         newest_at: when the newest picture was finished.
-        error: why the last run could not go on, if it could not.
+        error: why the last run could not go on, if it could not; of a running run, why it waits for its output.
         heard_at: when the coordinator of a running run was last heard of.
         silent: whether that is so long ago, or its process so surely gone, that the same command should be run again.
     """
@@ -187,8 +187,8 @@ class StatusReader:
             rate=rate,
             seconds_left=left / rate if rate else None,
             newest_at=newest.isoformat(timespec="seconds") if newest else None,
-            error=record.error if record is not None and record.state == "failed" else None,
-            **(_heard_of(self._store) if running else {}),
+            error=record.error if record is not None else None,
+            **(_heard_of(self._store, bool(record and record.error)) if running else {}),
         )
 
     def _of_plan(self, rows: pa.Table) -> pa.Table:
@@ -266,15 +266,15 @@ def plan_of_record(record: RunRecord | None, url: str) -> Plan:
     return make_plan(parse_job(record.job))
 
 
-def _heard_of(store: OutputStore) -> dict[str, Any]:
-    """What the lease of a run that calls itself running says of its coordinator."""
+def _heard_of(store: OutputStore, waits: bool) -> dict[str, Any]:
+    """What the lease of a run that calls itself running, or waiting for its output, says of its coordinator."""
     from consistory_ray.output.lease import current_lease, is_silent
 
     lease = current_lease(store)
     if lease is None:
         return {}
     heard = datetime.fromtimestamp(lease.renewed_at, timezone.utc)
-    return {"heard_at": heard.isoformat(timespec="seconds"), "silent": is_silent(lease)}
+    return {"heard_at": heard.isoformat(timespec="seconds"), "silent": is_silent(lease, waits=waits)}
 
 
 def _counts(column: pa.ChunkedArray) -> Counter[str]:

@@ -74,6 +74,8 @@ def status_line(status: Status) -> str:
     parts += speed
     if not speed and status.state == "running":
         parts.append(f"newest picture at {status.newest_at}" if status.newest_at else "no picture yet")
+    if status.error and status.state == "running":
+        parts.append("waiting for its output")
     if status.silent:
         parts.append(silence(status))
     return ", ".join(parts)

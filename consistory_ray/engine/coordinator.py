@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow.compute as pc
 
@@ -101,8 +101,16 @@ def run_plan(
             try:
                 return run.execute()
             except ConsistoryError as error:
-                if beginning.found is None or not run.met_outage(error) or not outages.outlast(error, run.seconds):
+                if beginning.found is None:
                     raise
+                try:
+                    if run.met_outage(error) and outages.outlast(error, run.seconds):
+                        continue
+                except RunInterrupted:
+                    run.record_end("interrupted", error)
+                    raise
+                run.record_end("failed", error)
+                raise
 
 
 @dataclass
@@ -136,6 +144,7 @@ class _Run:
         self._stopped = ""
         self._finished = False
         self._begun: float | None = None
+        self._owner = f"the run of {plan.name}"
         self._lease: Lease | None = None
         writer = IndexWriter(store, seconds_per_part=SECONDS_PER_PART, lost=self._lost)
         self._ledger = Ledger(plan.model, writer, emit)
@@ -146,10 +155,9 @@ class _Run:
         if self._options.only_failed and with_backoff(lambda: read_run_record(self._store)) is None:
             fix = "give the output of an earlier run, or render: a retry makes only what failed before"
             raise InputError("there is nothing to retry", [Problem("output", self._store.url, fix)])
-        owner = f"the run of {self._plan.name}"
         lease = with_backoff(
             lambda: Lease.acquire(
-                self._store, owner, ttl_seconds=self._options.lease_seconds, on_wait=self._waiting_for_lease
+                self._store, self._owner, ttl_seconds=self._options.lease_seconds, on_wait=self._waiting_for_lease
             )
         )
         with lease:
@@ -291,9 +299,23 @@ class _Run:
             self._ledger.rescue()
             if self._lost():  # the record is another run's by now
                 raise
+            waits = isinstance(error, ConsistoryError) and self.met_outage(error)
             with suppress(StorageError):
-                self._write_record(state="failed", error=f"{type(error).__name__}: {error}")
+                self._write_record(state="running" if waits else "failed", error=_told(error))
             raise
+
+    def record_end(self, state: Literal["failed", "interrupted"], error: ConsistoryError) -> None:
+        """Say how it ended after an outage, if the output can be written to after all and nobody else was there."""
+
+        def refuse(message: str) -> None:
+            raise RunError(message)
+
+        with suppress(ConsistoryError):
+            self._lease = Lease.acquire(self._store, self._owner, on_wait=refuse)
+            with self._lease:
+                there = read_run_record(self._store)
+                if there is not None and (there.started_at, there.state) == (self._record.started_at, "running"):
+                    self._write_record(state=state, error=_told(error))
 
     @property
     def _rendered(self) -> int:
@@ -381,6 +403,10 @@ def failed_with_anchors(plan: Plan, failed: Collection[str], done: Collection[st
 def _progress(subject: SubjectPlan, done: Collection[str]) -> SubjectProgress:
     assets = [*subject.anchors, *subject.scenes]
     return SubjectProgress(subject.subject_id, len(assets), sum(asset.asset_id in done for asset in assets))
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _ignore(event: Event) -> None:

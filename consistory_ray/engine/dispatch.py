@@ -350,7 +350,7 @@ class Dispatch:
         if reason := self._lost():
             raise RunError(f"the run cannot go on: {reason}")
         if self._scheduler.stop_reason is Fault.STORAGE:
-            raise OutageError(f"the output is out of reach of the workers: {self._last_failure}")
+            raise OutageError(f"the workers cannot reach the output: {self._last_failure}")
         if self._scheduler.stop_reason is not None:
             raise RunError(f"the run cannot go on: {self._last_failure}")
         failed, caps = self._failed_in_a_row, self._options.caps
@@ -362,7 +362,7 @@ class Dispatch:
         if not len(self._pool) and self._pool.exhausted:
             last = self._pool.last_failure
             if last is not None and last.fault is Fault.STORAGE:
-                raise OutageError(f"no worker comes up, for the output is out of their reach: {last}")
+                raise OutageError(f"no worker comes up, for none can reach the output: {last}")
             raise RunError(f"no worker is left, they died too often in a row; the last one: {last}")
 
     def _keep_house(self) -> None:

@@ -84,15 +84,16 @@ def current_lease(output: Output) -> LeaseRecord | None:
     return look(as_store(output)).record
 
 
-def is_silent(record: LeaseRecord, now: float | None = None) -> bool:
+def is_silent(record: LeaseRecord, now: float | None = None, *, waits: bool = False) -> bool:
     """Whether the holder of a lease is gone as far as an onlooker can tell, who trusts wall clocks.
 
     Args:
         record: the lease.
         now: seconds since 1970; the present without it.
+        waits: it has said that it would come back, so a lease that was released is no sign of its end.
     """
     age = (time.time() if now is None else now) - record.renewed_at
-    return record.released or is_gone(record.process) or age > STALE_TTLS * record.ttl_seconds
+    return (record.released and not waits) or is_gone(record.process) or age > STALE_TTLS * record.ttl_seconds
 
 
 class Lease:

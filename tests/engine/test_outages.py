@@ -23,8 +23,9 @@ from consistory_ray.output.lease import Lease
 from consistory_ray.output.run_record import read_run_record
 from consistory_ray.output.storage import open_output
 from consistory_ray.plan import Plan, make_plan
-from consistory_ray.status import read_status
+from consistory_ray.status import Status, read_status
 from consistory_ray.testing import FakeRenderer, read_trace
+from consistory_ray.watching import status_line
 
 ERROR = StorageError("503")
 
@@ -158,7 +159,7 @@ def test_pictures_that_cannot_be_written_are_written_once_they_can(
     summary = run_plan(plan, str(out), options(trace=str(trace)), watched)
     check(plan, out, summary, watched)
     (pause,) = watched.heard(Paused)
-    assert "out of reach of the workers" in pause.reason and pause.seconds == 0.5
+    assert "the workers cannot reach the output" in pause.reason and pause.seconds == 0.5
     spans = read_trace(trace)
     assert sum(span.assets for span in spans if span.kind == "anchors") == 2, "the cache was still there"
     done = [event.asset.asset_id for event in watched.heard(AssetDone)]
@@ -199,6 +200,8 @@ def test_patience_is_over_and_the_next_run_goes_on(make_job: Callable[..., Rende
     with pytest.raises((OutageError, StorageError)):
         run_plan(plan, str(out), options(outage_seconds=2), watched)
     assert 1 <= len(watched.heard(Paused)) <= 3
+    status = read_status(plan, open_output(str(out)))
+    assert status.state == "failed" and status.error, "it says so itself"
     (out / "images").unlink()
     (out / "images-aside").rename(out / "images")
     summary = run_plan(plan, str(out), options())
@@ -208,11 +211,12 @@ def test_patience_is_over_and_the_next_run_goes_on(make_job: Callable[..., Rende
 @pytest.mark.usefixtures("short_pauses")
 def test_a_stop_while_it_waits(make_job: Callable[..., RenderJob], tmp_path: Path) -> None:
     plan, out = make_plan(make_job(subjects=1, scenes=12)), tmp_path / "out"
-    stop = StopRequest()
+    stop, told = StopRequest(), list[Status]()
 
     def listen(event: Event) -> None:
         watched(event)
         if isinstance(event, Paused):
+            told.append(read_status(plan, open_output(str(out))))
             stop.ask("SIGTERM")
 
     watched = Disturbance(out, "images", scene(3))
@@ -220,6 +224,11 @@ def test_a_stop_while_it_waits(make_job: Callable[..., RenderJob], tmp_path: Pat
     with pytest.raises(RunInterrupted, match="the same command resumes"):
         run_plan(plan, str(out), options(outage_seconds=600), listen, stop=stop)
     assert time.monotonic() - began < 60
+    assert (told[0].state, told[0].silent) == ("running", False), "it will come back"
+    assert told[0].error and "cannot reach the output" in told[0].error
+    assert "waiting for its output" in status_line(told[0])
+    after = read_status(plan, open_output(str(out)))
+    assert (after.state, after.silent) == ("interrupted", False)
     assert run_plan(plan, str(out), options()).state == "complete"
 
 
