@@ -30,12 +30,13 @@ from consistory_ray.cli_common import (
 )
 from consistory_ray.engine.options import KeepAnchors, RunOptions
 from consistory_ray.engine.stopping import EXIT_RESUME, StopRequest, stop_on_signals
-from consistory_ray.errors import ConsistoryError, InputError, Problem
+from consistory_ray.errors import ConsistoryError, InputError, Problem, StorageError
 from consistory_ray.job import RenderJob
 from consistory_ray.logs import EventLog, LogFormat, LogLevel, both, logging_renderer, logging_run
 from consistory_ray.observation import DEFAULT_HOST, Export, exported
 from consistory_ray.plan import Plan
 from consistory_ray.progress import watcher
+from consistory_ray.redaction import redacted
 from consistory_ray.reports import line, print_summary
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def _render(
                 listen = both(observe, log) if watch is log else both(observe, watch, log)
                 with contextlib.redirect_stdout(sys.stderr):  # Ray prints there when a worker dies
                     summary = run_plan(plan, url, options, listen, job=as_given, stop=stop)
-            page = build_gallery_of(summary.url, plan) if gallery and summary.state != "interrupted" else None
+            page = _gallery(summary.url, plan) if gallery and summary.state != "interrupted" else None
             if as_json:
                 print_json(asdict(summary))
             else:
@@ -227,6 +228,18 @@ def _render(
     except KeyboardInterrupt:  # asked again while the run was already ending
         raise typer.Exit(EXIT_RESUME) from None
     raise typer.Exit(EXIT_OF_STATE[summary.state])
+
+
+def _gallery(url: str, plan: Plan) -> str | None:
+    """Build it; a run is not worse for a gallery that cannot be built."""
+    from consistory_ray.engine.retries import with_backoff
+
+    try:
+        return with_backoff(lambda: build_gallery_of(url, plan))
+    except StorageError as error:
+        again = f"consistory-ray gallery {url}"
+        line(err, f"the gallery was not built, `{again}` does it: {redacted(str(error))}", "bold red")
+        return None
 
 
 def _renderer(name: str, options: str) -> RendererFactory:

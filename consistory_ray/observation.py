@@ -264,6 +264,7 @@ class Observation:
             for worker in list(self._places):
                 self._forget_worker(worker)
             self._rest()
+            record.set(metrics.ASSETS_IN_FLIGHT, 0)
             record.set(metrics.OUTPUT_UNREACHABLE, 1)
         elif isinstance(event, AnchorsReady):
             record.inc(metrics.CACHE_MOVED, event.cache_bytes, direction="saved" if event.made else "loaded")

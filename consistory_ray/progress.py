@@ -156,7 +156,7 @@ def describe(event: Event) -> str | None:
         return event.message
     if isinstance(event, Paused):
         tries = f"trying again in {duration(event.seconds)}, for up to {duration(event.left)}"
-        return f"the output is out of reach, {tries}: {event.reason}"
+        return f"storage is out of reach, {tries}: {event.reason}"
     if isinstance(event, Stopping):
         return f"{event.reason}: waiting for {plural(event.calls, 'running call')}; once more to leave at once"
     return None

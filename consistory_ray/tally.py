@@ -54,6 +54,8 @@ class Tally:
             self.workers_ready = max(0, self.workers_ready - 1)
         elif isinstance(event, Paused):
             self.workers_wanted = self.workers_ready = 0
+            self._times.clear()
+            self._begun = None
         elif isinstance(event, AnchorsReady):
             self._touch(event.subject_id)
         elif isinstance(event, AssetDone):

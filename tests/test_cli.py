@@ -115,6 +115,15 @@ def test_a_batch_size_that_adapts(job: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0 and json.loads(result.stdout)["rendered"] == 12
 
 
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_is_not_worse_for_a_gallery_that_cannot_be_built(job: Path, tmp_path: Path) -> None:
+    (out := tmp_path / "out").mkdir()
+    (out / "gallery").symlink_to("/nowhere/at/all")
+    result = render(job, out)
+    assert result.exit_code == 0 and "complete" in result.stdout, result.output
+    assert "the gallery was not built" in result.stderr and f"consistory-ray gallery {out}" in result.stderr
+
+
 def test_a_renderer_that_is_none(job: Path, tmp_path: Path) -> None:
     result = call("render", job, "-o", tmp_path / "out", "--renderer", "consistory_ray.testing:Nobody")
     assert result.exit_code == 2

@@ -82,7 +82,7 @@ def test_an_outage_and_what_comes_after_it(plan: Plan) -> None:
         for event in [*events, Paused("StorageError: 503", 5.0, 1800.0), events[0]]:
             watch(event)
         lines = text.getvalue().splitlines()
-        assert lines[-2] == "the output is out of reach, trying again in 5.0 s, for up to 30 min 0 s: StorageError: 503"
+        assert lines[-2] == "storage is out of reach, trying again in 5.0 s, for up to 30 min 0 s: StorageError: 503"
         assert lines[-1] == "test: 10 pictures, 10 to make, into /out"
         clock.now += 20
         watch(next(event for event in events if isinstance(event, AssetDone)))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pyarrow.compute as pc
 
@@ -24,11 +24,12 @@ from consistory_ray.engine.events import (
     RunSummary,
     SubjectProgress,
 )
+from consistory_ray.engine.faults import is_lasting
 from consistory_ray.engine.keeping import anchors_of_finished, clear_anchors, clear_cache
 from consistory_ray.engine.ledger import Ledger
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.outages import Outages
-from consistory_ray.engine.retries import is_lasting, with_backoff
+from consistory_ray.engine.retries import with_backoff
 from consistory_ray.engine.scheduler import Scheduler
 from consistory_ray.engine.stopping import StopRequest, stop_on_signals
 from consistory_ray.engine.work import SubjectWork
@@ -51,6 +52,8 @@ from consistory_ray.output.storage import OutputStore, open_output
 
 if TYPE_CHECKING:
     from consistory_ray.plan import Plan, SubjectPlan
+
+T = TypeVar("T")
 
 SECONDS_PER_PART = 2.0
 """How old a finished picture's row may get before it is committed."""
@@ -94,32 +97,44 @@ def run_plan(
     stop = stop if stop is not None else StopRequest()
     options, emit = options or RunOptions(), on_event or _ignore
     outages = Outages(options.outage_seconds, stop, emit)
-    beginning = _Beginning()
+    history = _History(RunRecord(plan.name, plan.model, dict(job or {})))
     with stop_on_signals(stop):
         while True:
-            run = _Run(plan, open_output(url), options, emit, job or {}, stop, beginning)
+            run = _Run(plan, open_output(url), options, emit, stop, history)
             try:
                 return run.execute()
             except ConsistoryError as error:
-                if beginning.found is None:
-                    raise
+                outage = history.found is not None and run.met_outage(error)
                 try:
-                    if run.met_outage(error) and outages.outlast(error, run.seconds):
+                    if outage and outages.outlast(error, run.seconds):
                         continue
                 except RunInterrupted:
                     run.record_end("interrupted", error)
                     raise
-                run.record_end("failed", error)
+                if outages.met or outage:
+                    run.record_end("failed", error)
                 raise
 
 
 @dataclass
-class _Beginning:
-    """When a run was begun, and what was there then (None until it has looked): the same after an outage."""
+class _History:
+    """What a run takes along when it is begun again after an outage.
 
-    seconds: float = field(default_factory=time.monotonic)
-    record: RunRecord | None = None
+    Attributes:
+        record: as it was at first.
+        began: by the monotonic clock.
+        found: how many pictures were there at first; None until that was looked up.
+        fingerprint: of the model, once a worker has loaded it.
+        given_up: ids of the assets that were given up, and not made since.
+        stopped: why there is nothing more to try, only to finish.
+    """
+
+    record: RunRecord
+    began: float = field(default_factory=time.monotonic)
     found: int | None = None
+    fingerprint: str = ""
+    given_up: set[str] = field(default_factory=set)
+    stopped: str = ""
 
 
 class _Run:
@@ -129,11 +144,11 @@ class _Run:
         store: OutputStore,
         options: RunOptions,
         emit: Callable[[Event], None],
-        job: Mapping[str, Any],
         stop: StopRequest,
-        beginning: _Beginning,
+        history: _History,
     ) -> None:
-        self._beginning = beginning
+        self._history = history
+        self._again = history.found is not None
         self._plan = plan
         self._store = store
         self._options = options
@@ -147,15 +162,13 @@ class _Run:
         self._owner = f"the run of {plan.name}"
         self._lease: Lease | None = None
         writer = IndexWriter(store, seconds_per_part=SECONDS_PER_PART, lost=self._lost)
-        self._ledger = Ledger(plan.model, writer, emit)
-        beginning.record = beginning.record or RunRecord(plan.name, plan.model, dict(job))
-        self._record = beginning.record
+        self._ledger = Ledger(plan.model, writer, emit, history.fingerprint, history.given_up)
+        self._record = history.record
 
     def execute(self) -> RunSummary:
-        if self._options.only_failed and with_backoff(lambda: read_run_record(self._store)) is None:
-            fix = "give the output of an earlier run, or render: a retry makes only what failed before"
-            raise InputError("there is nothing to retry", [Problem("output", self._store.url, fix)])
-        lease = with_backoff(
+        if self._again or self._options.only_failed:
+            self._expect_record()
+        lease = self._patiently(
             lambda: Lease.acquire(
                 self._store, self._owner, ttl_seconds=self._options.lease_seconds, on_wait=self._waiting_for_lease
             )
@@ -164,24 +177,40 @@ class _Run:
             self._lease = lease
             return self._execute()
 
+    def _expect_record(self) -> None:
+        """Look for the record of an earlier run, or of an earlier try of this one: a mount may have gone meanwhile."""
+        if self._patiently(lambda: read_run_record(self._store)) is not None:
+            return
+        if self._again:
+            raise OutageError(f"{self._store.url} is empty: it is not the storage that the run was begun in")
+        fix = "give the output of an earlier run, or render: a retry makes only what failed before"
+        raise InputError("there is nothing to retry", [Problem("output", self._store.url, fix)])
+
+    def _patiently(self, action: Callable[[], T]) -> T:
+        """:func:`with_backoff`, unless the run is being stopped: nothing was begun yet that would have to be ended."""
+        return with_backoff(action, enough=lambda: self._stop)
+
     @property
     def seconds(self) -> float:
-        """For how long it has been going on since it knew what is there."""
-        return 0.0 if self._begun is None else time.monotonic() - self._begun
+        """From when it knew what is there to its last picture."""
+        last = self._ledger.last_delivery
+        return 0.0 if self._begun is None or last is None else last - self._begun
 
     def met_outage(self, error: ConsistoryError) -> bool:
         """Whether what ended the run is that the output was out of reach, and nothing else."""
         if isinstance(error, StorageError):
             return not is_lasting(error)
+        if isinstance(error, RunInterrupted):
+            return False
         expired = isinstance(error, RunError) and self._lease is not None and self._lease.expired
-        return (expired and not self._stop) or isinstance(error, OutageError)
+        return expired or isinstance(error, OutageError)
 
     def _lost(self) -> str:
         return self._lease.lost if self._lease is not None else ""
 
     def _execute(self) -> RunSummary:
         paths = {asset.asset_id: asset.path for asset in self._plan.assets()}
-        found = with_backoff(lambda: resume(self._store, paths, lost=self._lost))
+        found = self._patiently(lambda: resume(self._store, paths, lost=self._lost))
         done = without_broken_sets(self._plan, found.done)
         if self._options.keep_anchors == "none":
             done |= anchors_of_finished(self._plan, done)
@@ -192,8 +221,8 @@ class _Run:
             self._found = self._planned - len(chosen)
         else:
             self._found = len(done)
-        if self._beginning.found is None:
-            self._beginning.found = self._found
+        if self._history.found is None:
+            self._history.found = self._found
         self._write_record(state="running")
         progress = tuple(_progress(subject, done) for subject in self._plan.subjects)
         self._begun = time.monotonic()
@@ -203,9 +232,11 @@ class _Run:
         if found.moved:
             self._emit(Notice(f"{found.moved} pictures were moved to the places that the job now gives them"))
         with self._recording():
-            if self._found < self._planned:
-                with joined_cluster(self._options):
+            self._stopped = self._history.stopped
+            if self._found < self._planned and not self._stopped:
+                with self._joined_cluster():
                     self._stopped = self._dispatch(done)
+                self._history.stopped = "" if self._stop else self._stopped
             self._finish()
             self._finished = True
         summary = self._summary()
@@ -234,6 +265,18 @@ class _Run:
         self._emit(Notice(message))
         if self._stop:
             raise RunInterrupted("stopped while another run still held the output")
+
+    @contextmanager
+    def _joined_cluster(self) -> Iterator[None]:
+        """:func:`joined_cluster`; what was out of reach with the output may take longer than that to come back."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(joined_cluster(self._options))
+            except (InputError, RunError) as error:
+                if not self._again or isinstance(error, RunInterrupted):
+                    raise
+                raise OutageError(f"Ray cannot be joined again: {error}") from error
+            yield
 
     def _dispatch(self, done: frozenset[str]) -> str:
         from consistory_ray.engine.dispatch import Dispatch  # imports Ray
@@ -268,7 +311,12 @@ class _Run:
         )
         try:
             return dispatch.run()
+        except RunError as error:
+            if self._again and self._ledger.last_delivery is None and not isinstance(error, RunInterrupted):
+                raise OutageError(str(error)) from error  # workers may need what is not back yet, such as a model hub
+            raise
         finally:
+            self._history.fingerprint = self._ledger.fingerprint
             pool.close()
 
     def _clear_cache(self, subject: SubjectPlan) -> None:
@@ -310,12 +358,10 @@ class _Run:
         def refuse(message: str) -> None:
             raise RunError(message)
 
-        with suppress(ConsistoryError):
-            self._lease = Lease.acquire(self._store, self._owner, on_wait=refuse)
-            with self._lease:
-                there = read_run_record(self._store)
-                if there is not None and (there.started_at, there.state) == (self._record.started_at, "running"):
-                    self._write_record(state=state, error=_told(error))
+        with suppress(ConsistoryError), Lease.acquire(self._store, self._owner, on_wait=refuse):
+            there = read_run_record(self._store)
+            if there is not None and (there.started_at, there.state) == (self._record.started_at, "running"):
+                write_run_record(self._store, there.update(state=state, error=_told(error)))
 
     @property
     def _rendered(self) -> int:
@@ -324,7 +370,7 @@ class _Run:
 
     @property
     def _found_at_first(self) -> int:
-        return self._found if self._beginning.found is None else self._beginning.found
+        return self._found if self._history.found is None else self._history.found
 
     def _write_record(self, **changes: Any) -> None:
         if reason := self._lost():
@@ -334,9 +380,10 @@ class _Run:
             "found": self._found_at_first,
             "rendered": self._rendered,
             "failed": self._ledger.failed,
-            "seconds": round(time.monotonic() - self._beginning.seconds, 3),
+            "seconds": round(time.monotonic() - self._history.began, 3),
         }
-        fingerprint = self._ledger.fingerprint or self._record.model_fingerprint
+        self._history.fingerprint = self._ledger.fingerprint
+        fingerprint = self._ledger.fingerprint or None
         self._record = self._record.update(totals=totals, model_fingerprint=fingerprint, **changes)
         with_backoff(lambda: write_run_record(self._store, self._record))
 
@@ -356,7 +403,7 @@ class _Run:
             found=self._found_at_first,
             rendered=self._rendered,
             failed=ledger.failed,
-            seconds=time.monotonic() - self._beginning.seconds,
+            seconds=time.monotonic() - self._history.began,
             failures=tuple(ledger.failures),
             failures_by_kind=dict(ledger.failures_by_kind),
             stopped=self._stopped,

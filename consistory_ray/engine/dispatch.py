@@ -102,6 +102,8 @@ class Dispatch:
         self._ready: set[str] = set()
         self._draining = False
         self._last_failure: Failure | None = None
+        self._stopped_by: Failure | None = None  # what made going on pointless
+        self._cut_off: Failure | None = None  # the last worker to come up without reaching the output
         self._refused: CheckpointError | InputError | None = None  # what the first workers had against the job
         self._failed_in_a_row: Counter[str] = Counter()  # by subject, since the last success
         self._something_out = time.monotonic()
@@ -135,7 +137,7 @@ class Dispatch:
         return ""
 
     def _too_many_failures(self) -> str:
-        limit, failed = self._options.max_failures, self._ledger.failed
+        limit, failed = self._options.max_failures, len(self._ledger.given_up)
         return (
             f"{failed} pictures failed, and --max-failures is {limit}" if limit is not None and failed > limit else ""
         )
@@ -252,8 +254,11 @@ class Dispatch:
             self._unwelcome(name, refusal)
             return
         if isinstance(outcome, Failure):
+            if outcome.fault is Fault.STORAGE and not outcome.lasting:
+                self._cut_off = outcome
             self._worker_lost(name, outcome)
             return
+        self._cut_off = None
         self._ledger.fingerprint = outcome.fingerprint
         self._pool.held = False
         self._pool.greeted(name, outcome.node)
@@ -323,6 +328,8 @@ class Dispatch:
 
     def _note(self, call: Call, failure: Failure, given_up: tuple[str, ...]) -> None:
         self._last_failure = failure
+        if self._scheduler.stop_reason is failure.fault and self._stopped_by is None:
+            self._stopped_by = failure
         if failure.traceback:
             _log.debug("%s of %s on %s:\n%s", call.kind, call.subject_id, call.worker, failure.traceback)
         if not given_up:
@@ -349,10 +356,11 @@ class Dispatch:
     def _check(self) -> None:
         if reason := self._lost():
             raise RunError(f"the run cannot go on: {reason}")
-        if self._scheduler.stop_reason is Fault.STORAGE:
-            raise OutageError(f"the workers cannot reach the output: {self._last_failure}")
         if self._scheduler.stop_reason is not None:
-            raise RunError(f"the run cannot go on: {self._last_failure}")
+            why = self._stopped_by or self._last_failure
+            if why is not None and why.fault is Fault.STORAGE and not why.lasting:
+                raise OutageError(f"storage is out of the workers' reach: {why}")
+            raise RunError(f"the run cannot go on: {why}")
         failed, caps = self._failed_in_a_row, self._options.caps
         if failed.total() >= caps.failures_in_a_row and len(failed) >= caps.failing_subjects:
             raise RunError(
@@ -360,9 +368,9 @@ class Dispatch:
                 f"success in between, so it is probably not they; the last failure: {self._last_failure}"
             )
         if not len(self._pool) and self._pool.exhausted:
+            if self._cut_off is not None:
+                raise OutageError(f"no worker is left, storage is out of their reach: {self._cut_off}")
             last = self._pool.last_failure
-            if last is not None and last.fault is Fault.STORAGE:
-                raise OutageError(f"no worker comes up, for none can reach the output: {last}")
             raise RunError(f"no worker is left, they died too often in a row; the last one: {last}")
 
     def _keep_house(self) -> None:

@@ -34,7 +34,8 @@ class Fault(str, Enum):
     ANCHORS_LOST = "anchors-lost"
     """No copy of the subject's anchor cache is left in memory: it is read from the run's URL, or made again."""
     STORAGE = "storage"
-    """The output could not be read or written, after several tries: tried again elsewhere, then the run stops."""
+    """The output could not be read or written, after several tries: tried again elsewhere, then the run stops,
+    and comes back once it can, see :mod:`consistory_ray.engine.outages`."""
     BAD_ASSET = "bad-asset"
     """This asset can never be rendered: it fails at once."""
     ERROR = "error"
@@ -125,6 +126,9 @@ TABLE: dict[str, Fault] = {
     "consistory_ray.errors.AssetError": Fault.BAD_ASSET,
 }
 
+_LASTING = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
+)
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _CUDA_ERROR = "CUDA error"
 _NODE_DEATH = "its node has died"  # how Ray words an ActorDiedError that is the machine's fault
@@ -139,12 +143,14 @@ class Failure:
         kind: the exception's class name.
         message: its message on one or more lines, without the traceback and without secrets.
         traceback: where it was raised, for the log; empty when it came from Ray.
+        lasting: whether it is a storage error that does not go away by itself, see :func:`is_lasting`.
     """
 
     fault: Fault
     kind: str
     message: str
     traceback: str = ""
+    lasting: bool = False
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
@@ -154,7 +160,8 @@ class Failure:
             error = cause
         ours = isinstance(error, ConsistoryError)
         trace = "" if ours else "".join(traceback.format_exception(type(error), error, error.__traceback__))
-        return cls(classify(error), type(error).__name__, redacted(_message(error)), redacted(trace))
+        lasting = isinstance(error, StorageError) and is_lasting(error)
+        return cls(classify(error), type(error).__name__, redacted(_message(error)), redacted(trace), lasting)
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}" if self.message else self.kind
@@ -179,6 +186,13 @@ def classify(error: BaseException) -> Fault:
         if fault is not None:
             return fault
     return Fault.ERROR
+
+
+def is_lasting(error: StorageError) -> bool:
+    """Whether trying again is pointless until somebody has changed something: permissions, space, a damaged file."""
+    cause = error.__cause__
+    lasting = error.lasting or (isinstance(cause, OSError) and cause.errno in _LASTING)
+    return lasting or classify(error) is not Fault.STORAGE
 
 
 def _message(error: BaseException) -> str:

@@ -34,19 +34,32 @@ class Ledger:
         model: as the job names it.
         writer: of the index.
         emit: where events go.
+        fingerprint: of the model, if an earlier try of the run had it loaded.
+        given_up: ids of the assets that earlier tries gave up; goes on being kept.
 
     Attributes:
         fingerprint: of the model, once a worker has loaded it.
+        given_up: ids of the assets that were given up and have not been made since.
+        last_delivery: when the last picture was delivered, by the monotonic clock.
         rendered, failed: how many pictures of the plan this run has made and given up.
         failures: the first of those given up.
         failures_by_kind: how many were given up for what.
     """
 
-    def __init__(self, model: str, writer: IndexWriter, emit: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        model: str,
+        writer: IndexWriter,
+        emit: Callable[[Event], None],
+        fingerprint: str = "",
+        given_up: set[str] | None = None,
+    ) -> None:
         self._model = model
         self._writer = writer
         self.emit = emit
-        self.fingerprint = ""
+        self.fingerprint = fingerprint
+        self.given_up = given_up if given_up is not None else set()
+        self.last_delivery: float | None = None
         self.rendered = 0
         self.failed = 0
         self.failures: list[AssetFailure] = []
@@ -74,6 +87,8 @@ class Ledger:
             attempt=attempt,
             cache_sha256=cache_sha256,
         )
+        self.last_delivery = time.monotonic()
+        self.given_up.discard(asset.asset_id)
         self._add(row)
         if not again:
             self.rendered += 1
@@ -82,6 +97,7 @@ class Ledger:
     def gave_up(self, asset: Asset, subject: SubjectPlan, error: str, fault: Fault, worker: str, attempt: int) -> None:
         """A picture will not be made."""
         parameters = asset_parameters(asset, subject, model=self._model, model_fingerprint=self.fingerprint)
+        self.given_up.add(asset.asset_id)
         self._add(IndexRow.failed(parameters, error, fault=fault.value, worker=worker, attempt=attempt))
         self.failed += 1
         self.failures_by_kind[fault.value] += 1

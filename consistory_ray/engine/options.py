@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -94,7 +95,7 @@ class RunOptions:
             ("stuck_factor", self.stuck_factor > 1, "give a number above 1"),
             ("stuck_seconds", self.stuck_seconds > 0, "give a number of seconds above 0"),
             ("first_call_seconds", self.first_call_seconds > 0, "give a number of seconds above 0"),
-            ("outage_seconds", self.outage_seconds >= 0, "give a number of seconds from 0"),
+            ("outage_seconds", 0 <= self.outage_seconds < math.inf, "give a number of seconds from 0"),
             ("lease_seconds", 0 < self.lease_seconds <= 3600, "give a number of seconds up to 3600"),
         ]
         problems = [Problem(name, repr(getattr(self, name)), fix) for name, good, fix in checks if not good]

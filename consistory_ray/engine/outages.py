@@ -11,12 +11,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from consistory_ray.engine.events import Event, Paused
+from consistory_ray.engine.events import Event, Paused, Stopping
 from consistory_ray.engine.stopping import StopRequest
 from consistory_ray.errors import ConsistoryError, RunInterrupted
 
 FIRST_DELAY = 5.0
 LONGEST_DELAY = 60.0
+_MOST_DOUBLINGS = 10
 _POLL_SECONDS = 0.25
 """How long a stop request may go unnoticed."""
 
@@ -55,7 +56,7 @@ class Outages:
 
         Args:
             error: what ended the run.
-            well: for how many seconds that run had been going on since it had read its output.
+            well: for how many seconds that run had been delivering pictures.
 
         Returns:
             False, at once, if it was tried for long enough.
@@ -63,18 +64,28 @@ class Outages:
         Raises:
             RunInterrupted: the run was asked to stop.
         """
+        if self._stop:
+            raise self._interrupted(error)
         now = self._clock()
         if not self._met or well > self._patience:
             self._met, self._since, self._tries = True, now, 0
         left = self._since + self._patience - now
         if left <= 0:
             return False
-        delay = min(FIRST_DELAY * 2**self._tries, LONGEST_DELAY, left)
+        delay = min(FIRST_DELAY * 2 ** min(self._tries, _MOST_DOUBLINGS), LONGEST_DELAY, left)
         self._tries += 1
-        if not self._stop:
-            self._emit(Paused(str(error), delay, left))
+        self._emit(Paused(str(error), delay, left))
         while (rest := now + delay - self._clock()) > 0:
             if self._stop:
-                raise RunInterrupted(f"stopped while the output was out of reach; the same command resumes it: {error}")
+                self._emit(Stopping(self._stop.reason, 0))
+                raise self._interrupted(error)
             self._sleep(min(rest, _POLL_SECONDS))
         return True
+
+    @property
+    def met(self) -> bool:
+        """Whether there has been an outage."""
+        return self._met
+
+    def _interrupted(self, error: ConsistoryError) -> RunInterrupted:
+        return RunInterrupted(f"stopped while the output was out of reach; the same command resumes it: {error}")

@@ -165,7 +165,9 @@ class RenderWorker:
             found = self._stored_digest(subject) if make else self._find(subject)
             if found.buffer is not None:
                 size = found.buffer.nbytes
-                imported = subject.source is not None and not self._store.exists(subject.cache_path)
+                imported = subject.source is not None and not with_backoff(
+                    lambda: self._store.exists(subject.cache_path)
+                )
                 return Report(cache_bytes=size, cache_sha256=found.sha256, import_cache=imported), found.buffer
             if subject.source is not None:
                 why = found.problem or "it is missing, or its checksum is"

@@ -48,7 +48,7 @@ class RunRecord:
         totals: counts such as assets, done, rendered, failed, recovered; and seconds.
         versions: packages, see :func:`installed_versions`.
         started_at, updated_at, finished_at: UTC, ISO 8601; finished_at is None while running.
-        error: why the run stopped early, if it did.
+        error: why the run stopped early, if it did; while it is running, why it waits for its output.
     """
 
     name: str

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import re
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.
 _BLOCK = 8 << 20
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{32}\.tmp$")
+_LISTING_CACHED = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl")
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
 _USER_INFO = re.compile(r"://[^/@\s]*@")
 
@@ -112,10 +114,15 @@ class OutputStore:
         return digest.hexdigest()
 
     def exists(self, path: str) -> bool:
-        """Whether there is a file of that name right now."""
+        """Whether there is a file of that name right now. A storage that fails is an error, not an absent file."""
         full = self.join(path)
         with self._errors("look up", path):
-            return os.path.isfile(full) if self.is_local else bool(self.fs.isfile(full))
+            try:
+                if self.is_local:
+                    return stat.S_ISREG(os.stat(full).st_mode)
+                return bool(self.fs.info(full)["type"] == "file")  # isfile takes every error for an absent file
+            except (FileNotFoundError, NotADirectoryError):
+                return False
 
     def write_atomic(self, path: str, data: Buffer) -> None:
         """Write a file so that a reader sees the old content or the new, never a part; parents are made.
@@ -271,7 +278,7 @@ def open_output(url: str | os.PathLike[str], **storage_options: Any) -> OutputSt
     if not text.strip() or "\0" in text or "::" in text:
         raise _bad_url(text, "give a folder or an fsspec URL such as s3://bucket/run (chained URLs are not supported)")
     protocol = fsspec.utils.get_protocol(text)
-    if protocol in ("s3", "s3a"):  # a cached listing would hide what another process wrote
+    if protocol in _LISTING_CACHED:  # a cached listing would hide what another process wrote
         storage_options.setdefault("use_listings_cache", False)
     try:
         fs, root = url_to_fs(text, **storage_options)
@@ -280,6 +287,7 @@ def open_output(url: str | os.PathLike[str], **storage_options: Any) -> OutputSt
     except ValueError as error:
         raise _bad_url(text, f"give a folder or a known fsspec URL ({error})") from error
     root = str(root)
+    fs.invalidate_cache()  # file systems are shared within a process: whatever an earlier output made them remember
     return OutputStore(fs, root.rstrip("/") or root)
 
 

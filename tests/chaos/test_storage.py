@@ -109,7 +109,7 @@ def test_a_storage_that_comes_back_is_waited_for(make_run: MakeRun, undisturbed:
             run.kill_worker(chance)
         for _ in moments(PATIENCE):
             assert coordinator.wait(0) is None, coordinator.text()
-            if coordinator.text().count("the output is out of reach") >= outage:
+            if coordinator.text().count("storage is out of reach") >= outage:
                 break
         else:
             raise AssertionError(f"the outage was not noticed:\n{coordinator.text()}")

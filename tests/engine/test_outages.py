@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consistory_ray.engine.coordinator import run_plan
-from consistory_ray.engine.events import AssetDone, Event, Notice, Paused, RunFinished, RunStarted, RunSummary
+from consistory_ray.engine.events import AssetDone, Event, Notice, Paused, RunFinished, RunStarted, RunSummary, Stopping
+from consistory_ray.engine.faults import Caps
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.outages import FIRST_DELAY, LONGEST_DELAY, Outages
 from consistory_ray.engine.stopping import StopRequest
@@ -80,6 +81,9 @@ def test_an_outage_without_end_is_given_up_when_patience_is_over() -> None:
         assert clock.now <= 1920
     assert clock.now >= 1900
     assert 25 < len(events) < 35
+    outages = policy(1e9, clock, events)
+    for _ in range(2000):  # more doublings than a float has room for
+        assert outages.outlast(ERROR, 0.0)
 
 
 def test_a_stop_request_ends_the_waiting() -> None:
@@ -95,7 +99,7 @@ def test_a_stop_request_ends_the_waiting() -> None:
     assert clock.now < 103
     with pytest.raises(RunInterrupted, match="503"):  # asked before: it does not even say that it waits
         policy(1800, clock, events, stop).outlast(ERROR, 10.0)
-    assert len(events) == 1
+    assert [type(event) for event in events] == [Paused, Stopping]
 
 
 @pytest.fixture
@@ -116,7 +120,7 @@ class Disturbance:
         self.events.append(event)
         if not self._aside.exists() and self._after(event) and not self.heard(Paused):
             self._place.rename(self._aside)
-            self._place.touch()  # now nothing can be read or written in there
+            self._place.symlink_to("/nowhere/at/all")  # as a mount that is gone: nothing can be written in there
         if isinstance(event, Paused) and len(self.heard(Paused)) == self._pauses:
             self._place.unlink()
             self._aside.rename(self._place)
@@ -126,8 +130,9 @@ class Disturbance:
 
 
 def options(**given: Any) -> RunOptions:
-    known = {"outage_seconds": 60.0, "workers": 1, "cpus_per_worker": 1, "batch_size": 2}
-    fake = {key: given.pop(key) for key in ("seconds", "trace") if key in given}
+    known: dict[str, Any] = {"outage_seconds": 60.0, "workers": 1, "cpus_per_worker": 1, "batch_size": 2}
+    known |= {"caps": Caps(storage_attempts=1)}
+    fake = {key: given.pop(key) for key in ("seconds", "trace", "faults") if key in given}
     return RunOptions(**(known | given), renderer=FakeRenderer.factory(**fake))
 
 
@@ -159,7 +164,7 @@ def test_pictures_that_cannot_be_written_are_written_once_they_can(
     summary = run_plan(plan, str(out), options(trace=str(trace)), watched)
     check(plan, out, summary, watched)
     (pause,) = watched.heard(Paused)
-    assert "the workers cannot reach the output" in pause.reason and pause.seconds == 0.5
+    assert "out of the workers' reach" in pause.reason and pause.seconds == 0.5
     spans = read_trace(trace)
     assert sum(span.assets for span in spans if span.kind == "anchors") == 2, "the cache was still there"
     done = [event.asset.asset_id for event in watched.heard(AssetDone)]
@@ -176,6 +181,7 @@ def test_a_lease_that_ran_out_is_taken_again(make_job: Callable[..., RenderJob],
     assert "the lease on" in pause.reason and "not renewed" in pause.reason
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_pauses")
 def test_who_has_taken_the_output_over_meanwhile_keeps_it(make_job: Callable[..., RenderJob], tmp_path: Path) -> None:
     plan, out = make_plan(make_job(subjects=1, scenes=12)), tmp_path / "out"
@@ -193,6 +199,7 @@ def test_who_has_taken_the_output_over_meanwhile_keeps_it(make_job: Callable[...
     other[0].release()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_pauses")
 def test_patience_is_over_and_the_next_run_goes_on(make_job: Callable[..., RenderJob], tmp_path: Path) -> None:
     plan, out = make_plan(make_job(subjects=1, scenes=12)), tmp_path / "out"
@@ -200,12 +207,67 @@ def test_patience_is_over_and_the_next_run_goes_on(make_job: Callable[..., Rende
     with pytest.raises((OutageError, StorageError)):
         run_plan(plan, str(out), options(outage_seconds=2), watched)
     assert 1 <= len(watched.heard(Paused)) <= 3
-    status = read_status(plan, open_output(str(out)))
+    status, record = read_status(plan, open_output(str(out))), read_run_record(str(out))
     assert status.state == "failed" and status.error, "it says so itself"
+    assert record is not None and record.model_fingerprint and record.totals["rendered"] >= 2
     (out / "images").unlink()
     (out / "images-aside").rename(out / "images")
     summary = run_plan(plan, str(out), options())
     assert (summary.state, summary.failed) == ("complete", 0) and summary.found >= 4
+
+
+@pytest.mark.usefixtures("short_pauses")
+def test_what_does_not_go_away_by_itself_is_not_waited_for(make_job: Callable[..., RenderJob], tmp_path: Path) -> None:
+    """Workers meet a file where their folder should be, as they would meet missing permissions."""
+    plan, out = make_plan(make_job(subjects=1, scenes=12)), tmp_path / "out"
+    events: list[Event] = []
+
+    def listen(event: Event) -> None:
+        events.append(event)
+        if scene(3)(event):
+            (out / "images").rename(out / "images-aside")
+            (out / "images").touch()
+
+    with pytest.raises(RunError, match="Not a directory") as caught:
+        run_plan(plan, str(out), options(), listen)
+    assert not isinstance(caught.value, OutageError)
+    assert not [event for event in events if isinstance(event, Paused)]
+
+
+@pytest.mark.usefixtures("short_pauses")
+def test_another_storage_in_its_place_is_not_taken_for_the_output(
+    make_job: Callable[..., RenderJob], tmp_path: Path
+) -> None:
+    """A mount goes, and below it is an empty folder that can be written to."""
+    plan, out = make_plan(make_job(subjects=1, scenes=12)), tmp_path / "out"
+    pauses: list[Paused] = []
+
+    def listen(event: Event) -> None:
+        watched(event)
+        if isinstance(event, Paused):
+            pauses.append(event)
+            if len(pauses) == 1:
+                out.rename(tmp_path / "mounted")
+                out.mkdir()
+            else:
+                assert not list(out.iterdir()), "it was written to"
+                out.rmdir()
+                (tmp_path / "mounted").rename(out)
+
+    watched = Disturbance(out, "images", scene(3))
+    summary = run_plan(plan, str(out), options(), listen)
+    check(plan, out, summary, watched)
+    assert len(pauses) == 2 and "not the storage" in pauses[1].reason
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_pauses")
+def test_a_failure_before_an_outage_counts_once(make_job: Callable[..., RenderJob], tmp_path: Path) -> None:
+    plan, out = make_plan(make_job(subjects=1, scenes=12)), tmp_path / "out"
+    watched = Disturbance(out, "images", scene(3))
+    summary = run_plan(plan, str(out), options(max_failures=1, faults={"scene-0": "bad"}), watched)
+    assert len(watched.heard(Paused)) == 1
+    assert (summary.state, summary.rendered, summary.failed, summary.stopped) == ("failed", 13, 1, "")
 
 
 @pytest.mark.usefixtures("short_pauses")
@@ -225,7 +287,7 @@ def test_a_stop_while_it_waits(make_job: Callable[..., RenderJob], tmp_path: Pat
         run_plan(plan, str(out), options(outage_seconds=600), listen, stop=stop)
     assert time.monotonic() - began < 60
     assert (told[0].state, told[0].silent) == ("running", False), "it will come back"
-    assert told[0].error and "cannot reach the output" in told[0].error
+    assert told[0].error and "out of the workers' reach" in told[0].error
     assert "waiting for its output" in status_line(told[0])
     after = read_status(plan, open_output(str(out)))
     assert (after.state, after.silent) == ("interrupted", False)
@@ -242,9 +304,11 @@ def test_an_output_that_was_never_in_reach_is_no_outage(make_job: Callable[..., 
 
 
 def test_errors_that_waiting_does_not_mend_end_the_run(make_job: Callable[..., RenderJob], tmp_path: Path) -> None:
-    """A retry of nothing, and a worker whose model is no model."""
+    """A retry of nothing, and a patience that is none."""
     plan = make_plan(make_job(subjects=1, scenes=1))
     with pytest.raises(InputError, match="nothing to retry"):
         run_plan(plan, str(tmp_path / "out"), options(only_failed=True))
     assert not list(tmp_path.rglob("*.json")), "nothing was written"
-    assert issubclass(OutageError, RunError) and not issubclass(RunInterrupted, OutageError)
+    for seconds in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(InputError, match="outage_seconds"):
+            options(outage_seconds=seconds)

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec.dircache import DirCache
 from fsspec.implementations.dirfs import DirFileSystem
 
 from consistory_ray.errors import DiskFullError, InputError, StorageError
 from consistory_ray.output import storage
 from consistory_ray.output.storage import MissingFileError, OutputStore, StoredFile, as_store, open_output
+
+NO_RETRIES = {"max_attempts": 1}
 
 
 def test_write_read_list_delete(store: OutputStore) -> None:
@@ -145,6 +148,37 @@ def test_errors_name_the_address_and_the_cause(local: OutputStore, s3_options: d
     nowhere = open_output("s3://no-such-bucket/run", **s3_options)
     with pytest.raises(StorageError, match=r"could not write s3://no-such-bucket/run/x: .*bucket"):
         nowhere.write_atomic("x", b"")
+
+
+def test_a_storage_that_fails_is_not_taken_for_an_absent_file(local: OutputStore) -> None:
+    local.write_atomic("file", b"")
+    assert not local.exists("file/below")
+    with pytest.raises(StorageError, match=r"could not look up .*File name too long"):
+        local.exists("x" * 300)
+    client = {"endpoint_url": "http://127.0.0.1:9"}
+    away = open_output(
+        "s3://runs/away", key="k", secret="s", client_kwargs=client, config_kwargs={"retries": NO_RETRIES}
+    )
+    with pytest.raises(StorageError, match=r"could not look up s3://runs/away/run.json"):
+        away.exists("run.json")
+
+
+@pytest.mark.parametrize(
+    ("url", "given"),
+    [
+        ("s3://bucket/run", {"anon": True}),
+        ("gs://bucket/run", {"token": "anon"}),
+        ("abfs://container/run", {"account_name": "somebody", "anon": True}),
+    ],
+)
+def test_no_listing_is_remembered(url: str, given: dict[str, Any]) -> None:
+    """Neither within a run nor by what opens the same output again in this process."""
+    first = open_output(url, **given).fs
+    first.dircache["bucket/run"] = [{"name": "bucket/run/old"}]
+    assert "bucket/run" not in first.dircache
+    first.dircache = DirCache()
+    first.dircache["bucket/run"] = [{"name": "bucket/run/old"}]
+    assert "bucket/run" not in open_output(url, **given).fs.dircache
 
 
 def test_a_full_disk_leaves_nothing(local: OutputStore, monkeypatch: pytest.MonkeyPatch) -> None:
