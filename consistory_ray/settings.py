@@ -7,6 +7,7 @@ Constants are those of the paper (Tewel et al., SIGGRAPH 2024) unless a model br
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -75,9 +76,8 @@ class MethodSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields, in declaration order."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
-        }
+        values = ((item.name, getattr(self, item.name)) for item in dataclasses.fields(self))  # flat: no deep copies
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MethodSettings:
@@ -95,6 +95,10 @@ class MethodSettings:
 
     def digest(self) -> str:
         """SHA-256 over the canonical JSON of all fields, as 64 hexadecimal digits."""
+        return self._digest
+
+    @functools.cached_property  # of the value itself: settings that are equal, 5 and 5.0, need not be written alike
+    def _digest(self) -> str:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
