@@ -91,7 +91,10 @@ RUN_OUTCOME = Metric(
 )
 RUN_START = Metric("consistory_run_start_timestamp_seconds", "gauge", "seconds", "When the run started, Unix time.")
 OUTPUT_UNREACHABLE = Metric(
-    "consistory_output_unreachable", "gauge", "", "1 while the run waits for an output that is out of reach, else 0."
+    "consistory_output_unreachable",
+    "gauge",
+    "",
+    "1 from when the output was found out of reach until the next picture, else 0.",
 )
 LAST_PROGRESS = Metric(
     "consistory_last_progress_timestamp_seconds",

@@ -181,6 +181,7 @@ class Observation:
     def _take_asset(self, event: AssetDone | AssetFailed) -> None:
         if isinstance(event, AssetDone):
             self._made += 1
+            self._record.set(metrics.OUTPUT_UNREACHABLE, 0)
             self._record.inc(metrics.ASSETS_DONE, kind=event.asset.kind)
         else:
             self._record.inc(metrics.ASSETS_FAILED, reason=_listed(event.fault))
@@ -259,7 +260,6 @@ class Observation:
         if isinstance(event, RunStarted):
             # after an outage it also finds what was counted when it was made
             record.set(metrics.ASSETS_SKIPPED, max(0, event.done - self._made))
-            record.set(metrics.OUTPUT_UNREACHABLE, 0)
         elif isinstance(event, Paused):
             for worker in list(self._places):
                 self._forget_worker(worker)

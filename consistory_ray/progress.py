@@ -158,7 +158,8 @@ def describe(event: Event) -> str | None:
         tries = f"trying again in {duration(event.seconds)}, for up to {duration(event.left)}"
         return f"storage is out of reach, {tries}: {event.reason}"
     if isinstance(event, Stopping):
-        return f"{event.reason}: waiting for {plural(event.calls, 'running call')}; once more to leave at once"
+        waits = f"waiting for {plural(event.calls, 'running call')}" if event.calls else "stopping"
+        return f"{event.reason}: {waits}; once more to leave at once"
     return None
 
 

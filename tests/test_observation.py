@@ -330,13 +330,14 @@ def test_an_outage_is_seen_and_totals_stay_true(plan: Plan, record: metrics.Prom
         held = value(record, metrics.GPU_SECONDS)
         clock.now += 1000
         observation(RunStarted("test", "/out", subjects, 10, 2 + 4 + 1, 1))
-        assert value(record, metrics.OUTPUT_UNREACHABLE) == 0
+        assert value(record, metrics.OUTPUT_UNREACHABLE) == 1, "until there is a picture"
         assert value(record, metrics.GPU_SECONDS) == held, "nobody held a GPU meanwhile"
         assert value(record, metrics.ASSETS_SKIPPED) == 3
         observation(WorkerReady("worker-0", "node-a/17", 10.0))
         for asset in assets[7:]:
             observation(AssetDone(asset, 1.0, "worker-0"))
         assert value(record, metrics.ASSETS_IN_FLIGHT) == 0
+        assert value(record, metrics.OUTPUT_UNREACHABLE) == 0
         done = sum(value(record, metrics.ASSETS_DONE, kind=kind) or 0 for kind in ("anchor", "scene"))
         assert done + 3 == 10
         observation(Paused("503 again", 5.0, 1800.0))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pyarrow.compute as pc
 
-from consistory_ray.engine.cluster import default_cache_budget, joined_cluster, shape_workers
+from consistory_ray.engine.cluster import WorkerShape, default_cache_budget, joined_cluster, shape_workers
 from consistory_ray.engine.events import (
     Event,
     Notice,
@@ -104,7 +104,7 @@ def run_plan(
             try:
                 return run.execute()
             except ConsistoryError as error:
-                outage = history.found is not None and run.met_outage(error)
+                outage = history.recorded and run.met_outage(error)
                 try:
                     if outage and outages.outlast(error, run.seconds):
                         continue
@@ -123,18 +123,24 @@ class _History:
     Attributes:
         record: as it was at first.
         began: by the monotonic clock.
-        found: how many pictures were there at first; None until that was looked up.
+        recorded: whether the record was written, which is when it has begun.
+        found: how many pictures were there at first.
         fingerprint: of the model, once a worker has loaded it.
         given_up: ids of the assets that were given up, and not made since.
+        shape: what it asked the cluster for: fewer machines may be left after an outage, and come back.
         stopped: why there is nothing more to try, only to finish.
+        books: of the try that was stopped.
     """
 
     record: RunRecord
     began: float = field(default_factory=time.monotonic)
-    found: int | None = None
+    recorded: bool = False
+    found: int = 0
     fingerprint: str = ""
     given_up: set[str] = field(default_factory=set)
+    shape: WorkerShape | None = None
     stopped: str = ""
+    books: Ledger | None = None
 
 
 class _Run:
@@ -148,7 +154,7 @@ class _Run:
         history: _History,
     ) -> None:
         self._history = history
-        self._again = history.found is not None
+        self._again = history.recorded
         self._plan = plan
         self._store = store
         self._options = options
@@ -163,11 +169,12 @@ class _Run:
         self._lease: Lease | None = None
         writer = IndexWriter(store, seconds_per_part=SECONDS_PER_PART, lost=self._lost)
         self._ledger = Ledger(plan.model, writer, emit, history.fingerprint, history.given_up)
+        if history.books is not None:
+            self._ledger.take_over(history.books)
         self._record = history.record
 
     def execute(self) -> RunSummary:
-        if self._again or self._options.only_failed:
-            self._expect_record()
+        self._look_for_record()
         lease = self._patiently(
             lambda: Lease.acquire(
                 self._store, self._owner, ttl_seconds=self._options.lease_seconds, on_wait=self._waiting_for_lease
@@ -175,16 +182,25 @@ class _Run:
         )
         with lease:
             self._lease = lease
+            self._look_for_record()
             return self._execute()
 
-    def _expect_record(self) -> None:
-        """Look for the record of an earlier run, or of an earlier try of this one: a mount may have gone meanwhile."""
-        if self._patiently(lambda: read_run_record(self._store)) is not None:
+    def _look_for_record(self) -> None:
+        """The record of an earlier run, or of an earlier try of this one, if there has to be one.
+
+        Once before the lease is taken, since a mount may have gone, and once after it, since another run may have come
+        and gone.
+        """
+        if not self._again and not self._options.only_failed:
             return
-        if self._again:
+        there = self._patiently(lambda: read_run_record(self._store))
+        if there is None and self._again:
             raise OutageError(f"{self._store.url} is empty: it is not the storage that the run was begun in")
-        fix = "give the output of an earlier run, or render: a retry makes only what failed before"
-        raise InputError("there is nothing to retry", [Problem("output", self._store.url, fix)])
+        if there is None:
+            fix = "give the output of an earlier run, or render: a retry makes only what failed before"
+            raise InputError("there is nothing to retry", [Problem("output", self._store.url, fix)])
+        if self._again and there.started_at != self._record.started_at:
+            raise RunError(f"another run, of {there.started_at}, has been at {self._store.url} meanwhile")
 
     def _patiently(self, action: Callable[[], T]) -> T:
         """:func:`with_backoff`, unless the run is being stopped: nothing was begun yet that would have to be ended."""
@@ -221,9 +237,10 @@ class _Run:
             self._found = self._planned - len(chosen)
         else:
             self._found = len(done)
-        if self._history.found is None:
+        if not self._again:
             self._history.found = self._found
         self._write_record(state="running")
+        self._history.recorded = True
         progress = tuple(_progress(subject, done) for subject in self._plan.subjects)
         self._begun = time.monotonic()
         self._emit(RunStarted(self._plan.name, self._store.url, progress, self._planned, self._found, found.recovered))
@@ -236,7 +253,8 @@ class _Run:
             if self._found < self._planned and not self._stopped:
                 with self._joined_cluster():
                     self._stopped = self._dispatch(done)
-                self._history.stopped = "" if self._stop else self._stopped
+                if self._stopped and not self._stop:
+                    self._history.stopped, self._history.books = self._stopped, self._ledger
             self._finish()
             self._finished = True
         summary = self._summary()
@@ -279,11 +297,11 @@ class _Run:
             yield
 
     def _dispatch(self, done: frozenset[str]) -> str:
-        from consistory_ray.engine.dispatch import Dispatch  # imports Ray
+        from consistory_ray.engine.dispatch import Dispatch, NoWorkerLeft  # imports Ray
         from consistory_ray.engine.pool import WorkerPool
 
         options, plan = self._options, self._plan
-        shape = shape_workers(options)
+        shape = self._history.shape = self._history.shape or shape_workers(options)
         batch_size = plan.batch_size if options.batch_size is None else options.batch_size
         scheduler = Scheduler(
             subject_works(plan, done, expected_cache_bytes(plan, shape.device)),
@@ -311,9 +329,9 @@ class _Run:
         )
         try:
             return dispatch.run()
-        except RunError as error:
-            if self._again and self._ledger.last_delivery is None and not isinstance(error, RunInterrupted):
-                raise OutageError(str(error)) from error  # workers may need what is not back yet, such as a model hub
+        except NoWorkerLeft as error:
+            if self._again and self._ledger.last_delivery is None:  # they may need what is not back yet, as a model hub
+                raise OutageError(str(error)) from error
             raise
         finally:
             self._history.fingerprint = self._ledger.fingerprint
@@ -366,18 +384,14 @@ class _Run:
     @property
     def _rendered(self) -> int:
         """Pictures made since the first try; what the tries before this one made was found by it."""
-        return self._found - self._found_at_first + self._ledger.rendered
-
-    @property
-    def _found_at_first(self) -> int:
-        return self._found if self._history.found is None else self._history.found
+        return self._found - self._history.found + self._ledger.rendered
 
     def _write_record(self, **changes: Any) -> None:
         if reason := self._lost():
             raise RunError(f"the run record cannot be written: {reason}")
         totals = {
             "planned": self._planned,
-            "found": self._found_at_first,
+            "found": self._history.found,
             "rendered": self._rendered,
             "failed": self._ledger.failed,
             "seconds": round(time.monotonic() - self._history.began, 3),
@@ -400,7 +414,7 @@ class _Run:
             url=self._store.url,
             state=state,
             planned=self._planned,
-            found=self._found_at_first,
+            found=self._history.found,
             rendered=self._rendered,
             failed=ledger.failed,
             seconds=time.monotonic() - self._history.began,

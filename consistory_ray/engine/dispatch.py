@@ -47,6 +47,10 @@ FETCH_SECONDS = 60.0
 _log = logging.getLogger(__name__)
 
 
+class NoWorkerLeft(RunError):
+    """Workers died, or did not come up, too often in a row."""
+
+
 class Dispatch:
     """Drives one run until nothing is left, or until it has to stop.
 
@@ -117,6 +121,7 @@ class Dispatch:
         Raises:
             InputError: the model cannot be loaded, or the workers do not see the output.
             OutageError: the output is out of the workers' reach.
+            NoWorkerLeft: they died too often.
             RunError: nothing can go on: no worker is left, the output is lost, the disk is full.
         """
         self._keep_house()
@@ -270,6 +275,9 @@ class Dispatch:
     def _refusal(self, outcome: Hello | Failure) -> CheckpointError | InputError | None:
         """What a worker that has come up has against the job, or the job against it."""
         if isinstance(outcome, Failure):
+            if outcome.fault is Fault.STORAGE and not self._ledger.fingerprint:  # as if it did not see the output
+                fix = f"give the workers access to it, and credentials where it needs them: {outcome}"
+                return InputError("the workers cannot reach the output", [Problem("output", self._url, fix)])
             bad = outcome.fault in (Fault.BAD_MODEL, Fault.BAD_ASSET)
             return CheckpointError(outcome.message) if bad else None
         if not outcome.sees_output:
@@ -297,6 +305,8 @@ class Dispatch:
     def _worker_lost(self, name: str, failure: Failure) -> None:
         if self._draining:
             return
+        if failure.fault is not Fault.STORAGE:
+            self._cut_off = None
         calls = self._scheduler.calls_of(name)
         for reference in [reference for reference, call in self._calls.items() if call.worker == name]:
             self._read.pop(self._calls.pop(reference).call_id, None)
@@ -371,7 +381,7 @@ class Dispatch:
             if self._cut_off is not None:
                 raise OutageError(f"no worker is left, storage is out of their reach: {self._cut_off}")
             last = self._pool.last_failure
-            raise RunError(f"no worker is left, they died too often in a row; the last one: {last}")
+            raise NoWorkerLeft(f"no worker is left, they died too often in a row; the last one: {last}")
 
     def _keep_house(self) -> None:
         """What has to be looked after now and then: stuck and idle workers, machines that go, how many to ask for."""

@@ -105,6 +105,10 @@ class Ledger:
             self.failures.append(AssetFailure(asset.asset_id, asset.path, error, fault.value))
         self.emit(AssetFailed(asset, error, fault.value, worker, attempt))
 
+    def take_over(self, other: Ledger) -> None:
+        """Go on with the numbers of failures of an earlier try, after which nothing more is tried."""
+        self.failed, self.failures, self.failures_by_kind = other.failed, other.failures, other.failures_by_kind
+
     def tick(self) -> None:
         """Commit rows that have waited long enough."""
         self._committing(self._writer.tick)

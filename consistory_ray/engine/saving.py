@@ -109,7 +109,7 @@ class CacheSaver:
             return self._forget(save)
         path, caps = save.subject.cache_path, self._options.caps
         over = save.tries >= caps.saves
-        if failure.fault.stops_run:
+        if failure.fault.stops_run or (over and failure.lasting):
             raise RunError(f"{path} could not be written: {failure}")
         if over and failure.fault is Fault.STORAGE:
             raise OutageError(f"{path} could not be written: {failure}")

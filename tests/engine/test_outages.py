@@ -11,8 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consistory_ray.engine import coordinator
+from consistory_ray.engine.cluster import WorkerShape, shape_workers
 from consistory_ray.engine.coordinator import run_plan
-from consistory_ray.engine.events import AssetDone, Event, Notice, Paused, RunFinished, RunStarted, RunSummary, Stopping
+from consistory_ray.engine.events import (
+    AssetDone,
+    AssetFailed,
+    Event,
+    Notice,
+    Paused,
+    RunFinished,
+    RunStarted,
+    RunSummary,
+    Stopping,
+    WorkerLost,
+    WorkersRequested,
+)
 from consistory_ray.engine.faults import Caps
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.outages import FIRST_DELAY, LONGEST_DELAY, Outages
@@ -119,6 +133,7 @@ class Disturbance:
     def __call__(self, event: Event) -> None:
         self.events.append(event)
         if not self._aside.exists() and self._after(event) and not self.heard(Paused):
+            self._place.mkdir(exist_ok=True)
             self._place.rename(self._aside)
             self._place.symlink_to("/nowhere/at/all")  # as a mount that is gone: nothing can be written in there
         if isinstance(event, Paused) and len(self.heard(Paused)) == self._pauses:
@@ -156,12 +171,20 @@ def check(plan: Plan, out: Path, summary: RunSummary, watched: Disturbance) -> N
 
 @pytest.mark.usefixtures("short_pauses")
 def test_pictures_that_cannot_be_written_are_written_once_they_can(
-    make_job: Callable[..., RenderJob], tmp_path: Path
+    make_job: Callable[..., RenderJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan, out = make_plan(make_job(subjects=1, scenes=12)), tmp_path / "out"
     (trace := tmp_path / "trace").mkdir()
+    shapes: list[WorkerShape] = []
+
+    def shape(given: RunOptions) -> WorkerShape:
+        shapes.append(shape_workers(given))
+        return shapes[-1]
+
+    monkeypatch.setattr(coordinator, "shape_workers", shape)
     watched = Disturbance(out, "images", scene(3))
     summary = run_plan(plan, str(out), options(trace=str(trace)), watched)
+    assert len(shapes) == 1, "what is asked of the cluster is not decided again by what an outage has left of it"
     check(plan, out, summary, watched)
     (pause,) = watched.heard(Paused)
     assert "out of the workers' reach" in pause.reason and pause.seconds == 0.5
@@ -217,6 +240,25 @@ def test_patience_is_over_and_the_next_run_goes_on(make_job: Callable[..., Rende
 
 
 @pytest.mark.usefixtures("short_pauses")
+def test_workers_that_never_reached_the_output_are_no_outage(
+    make_job: Callable[..., RenderJob], tmp_path: Path
+) -> None:
+    """As without credentials: one load of the model, and the message names the output and the cause."""
+    plan, out = make_plan(make_job(subjects=1, scenes=12)), tmp_path / "out"
+    events: list[Event] = []
+
+    def listen(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, WorkersRequested):
+            (out / "run.json").unlink()
+            (out / "run.json").symlink_to("run.json")  # cannot be looked at, which is not the same as missing
+
+    with pytest.raises(InputError, match=r"the workers cannot reach the output[^$]*Too many levels of symbolic links"):
+        run_plan(plan, str(out), options(), listen)
+    assert not [event for event in events if isinstance(event, Paused | WorkerLost)]
+
+
+@pytest.mark.usefixtures("short_pauses")
 def test_what_does_not_go_away_by_itself_is_not_waited_for(make_job: Callable[..., RenderJob], tmp_path: Path) -> None:
     """Workers meet a file where their folder should be, as they would meet missing permissions."""
     plan, out = make_plan(make_job(subjects=1, scenes=12)), tmp_path / "out"
@@ -262,6 +304,50 @@ def test_another_storage_in_its_place_is_not_taken_for_the_output(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("short_pauses")
+def test_another_run_that_came_and_went_meanwhile_is_not_undone(
+    make_job: Callable[..., RenderJob], tmp_path: Path
+) -> None:
+    """Of an edited job, in the same places."""
+    plan, other, out = make_plan(make_job(subjects=1, scenes=12)), make_plan(make_job(subjects=1)), tmp_path / "out"
+    done: list[RunSummary] = []
+
+    def listen(event: Event) -> None:
+        watched(event)
+        if isinstance(event, Paused):
+            done.append(run_plan(other, str(out), options()))
+
+    watched = Disturbance(out, "images", scene(3))
+    with pytest.raises(RunError, match=r"another run, of .*, has been at"):
+        run_plan(plan, str(out), options(), listen)
+    assert [summary.state for summary in done] == ["complete"] and len(watched.heard(Paused)) == 1
+    status = read_status(other, open_output(str(out)))
+    assert (status.state, status.todo, status.error) == ("complete", 0, None)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_pauses")
+def test_a_run_that_was_given_up_is_only_finished(make_job: Callable[..., RenderJob], tmp_path: Path) -> None:
+    """The first failure ends it, and its row cannot be written: what failed is not tried again, and is told."""
+    plan, out = make_plan(make_job(subjects=1, scenes=12)), tmp_path / "out"
+    (trace := tmp_path / "trace").mkdir()
+    failed: list[int] = []
+
+    def listen(event: Event) -> None:
+        watched(event)
+        if isinstance(event, Paused):
+            failed.append(len(read_trace(trace)))
+
+    watched = Disturbance(out, "index", lambda event: isinstance(event, AssetFailed))
+    given = options(max_failures=0, faults={"scene-3": "bad"}, trace=str(trace))
+    summary = run_plan(plan, str(out), given, listen)
+    assert len(watched.heard(Paused)) == 1 and len(read_trace(trace)) == failed[0], "nothing was rendered after it"
+    assert (summary.state, summary.failed) == ("failed", 1) and "--max-failures is 0" in summary.stopped
+    assert [failure.path for failure in summary.failures] == ["images/cat-0/scene-3.png"]
+    assert dict(summary.failures_by_kind) == {"bad-asset": 1}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("short_pauses")
 def test_a_failure_before_an_outage_counts_once(make_job: Callable[..., RenderJob], tmp_path: Path) -> None:
     plan, out = make_plan(make_job(subjects=1, scenes=12)), tmp_path / "out"
     watched = Disturbance(out, "images", scene(3))
@@ -301,6 +387,19 @@ def test_an_output_that_was_never_in_reach_is_no_outage(make_job: Callable[..., 
     with pytest.raises(StorageError):
         run_plan(make_plan(make_job(subjects=1, scenes=1)), str(tmp_path / "out"), options(), events.append)
     assert not [event for event in events if not isinstance(event, Notice)]
+
+
+def test_a_run_whose_record_cannot_be_written_has_not_begun(
+    make_job: Callable[..., RenderJob], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: object) -> None:
+        raise StorageError("503")
+
+    monkeypatch.setattr("consistory_ray.engine.coordinator.write_run_record", fail)
+    events: list[Event] = []
+    with pytest.raises(StorageError, match="503"):
+        run_plan(make_plan(make_job(subjects=1, scenes=1)), str(tmp_path / "out"), options(), events.append)
+    assert not events
 
 
 def test_errors_that_waiting_does_not_mend_end_the_run(make_job: Callable[..., RenderJob], tmp_path: Path) -> None:
