@@ -21,9 +21,10 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks.engine_model.apart import Meter
-from consistory_ray.engine.coordinator import SECONDS_PER_PART, subject_works, without_broken_sets
+from consistory_ray.engine.coordinator import SECONDS_PER_PART
 from consistory_ray.engine.events import Event
 from consistory_ray.engine.ledger import Ledger
+from consistory_ray.engine.remaining import subject_works, without_broken_sets
 from consistory_ray.engine.scheduler import Scheduler
 from consistory_ray.engine.work import Call
 from consistory_ray.engine.worker import Delivered, Report
