@@ -14,6 +14,8 @@ from tests.chaos.invariants import alike, check_complete, check_rows, digests
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
 STEPS = 4
+SCENES = 14
+"""Of each subject: enough that two coordinators with two workers cannot be done before they are killed."""
 
 
 def test_pictures_of_the_bundled_model_survive(cluster: Cluster, tmp_path: Path) -> None:
@@ -31,7 +33,7 @@ def test_pictures_of_the_bundled_model_survive(cluster: Cluster, tmp_path: Path)
             "style": "a drawing of",
             "subject": f"a {name}",
             "anchors": ["in the forest", "on the beach"],
-            "scenes": [{"prompt": "in the snow", "id": "snow", "count": 4}],
+            "scenes": [{"prompt": "in the snow", "id": "snow", "count": SCENES}],
         }
         for name in ("dragon", "robot")
     ]
@@ -48,7 +50,7 @@ def test_pictures_of_the_bundled_model_survive(cluster: Cluster, tmp_path: Path)
         coordinator = run.start()
         there = len(run.store.list_files("images"))
         for _ in moments(600):
-            if coordinator.wait(0.2) is not None or len(run.store.list_files("images")) > there:
+            if coordinator.wait(0.02) is not None or len(run.store.list_files("images")) > there:
                 break
         assert run.kill_worker(chance), coordinator.text()
         coordinator.wait(chance.uniform(0, 1))
