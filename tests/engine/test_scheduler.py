@@ -334,6 +334,36 @@ def test_lost_anchors_are_fetched_again_once_for_all_calls_that_missed_them() ->
     assert sum(len(call.assets) for call in run_to_the_end(scheduler)) == 8
 
 
+def test_a_subject_outlives_any_number_of_lost_caches_between_which_it_gets_on() -> None:
+    """Spot machines take its cache with them all weekend long; none of that is the subject's fault."""
+    scheduler, losses = Scheduler([work("one", 100)], batch_size=4, max_in_flight=1), 0
+    scheduler.add_worker("w")
+    lost: list[str] = []
+    while not scheduler.finished:
+        (call,) = scheduler.assign()
+        scheduler.done(call)
+        if call.kind == "scenes" and (later := scheduler.assign()):
+            losses += 1
+            lost += scheduler.failed(later[0], Fault.ANCHORS_LOST)
+    assert losses == 24 > 4 * CAPS.cache_losses
+    assert not lost
+
+
+def test_a_cache_that_is_lost_again_and_again_with_nothing_to_show_for_it_fails_its_scenes() -> None:
+    scheduler, losses = Scheduler([work("one", 8)], batch_size=4, max_in_flight=1), 0
+    scheduler.add_worker("w")
+    lost: list[str] = []
+    while not scheduler.finished:
+        (call,) = scheduler.assign()
+        if call.kind == "anchors":
+            scheduler.done(call)
+        else:
+            losses += 1
+            lost += scheduler.failed(call, Fault.ANCHORS_LOST)
+    assert losses == CAPS.cache_losses + 1
+    assert sorted(lost) == [f"one/{index}" for index in range(8)]
+
+
 @pytest.mark.parametrize("fault", [Fault.DISK_FULL, Fault.BAD_MODEL])
 def test_some_faults_stop_the_run(fault: Fault) -> None:
     scheduler = Scheduler([work("one", 8)], batch_size=4)
