@@ -1,4 +1,8 @@
-"""The method against an independent run's numbers (skipped where they are absent)."""
+"""The method against an independent run's numbers (skipped where they are absent).
+
+Half a minute to a minute for each case, so the default suite leaves them to the slow one and compares with
+:mod:`tests.consistory.test_against_slow_reference` only.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +18,11 @@ import torch
 from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, Trace
 
 REFERENCE = Path(os.environ.get("CONSISTORY_REFERENCE") or Path(__file__).resolve().parents[3] / "shared" / "reference")
-pytestmark = pytest.mark.skipif(not (REFERENCE / "cases").is_dir(), reason=f"no reference numbers in {REFERENCE}")
-CASES = (
-    "anchor2_d0",
-    "extra1a_d0",
-    "batch2_two_concepts",
-    pytest.param("batch2_noquery", marks=pytest.mark.slow),
-    pytest.param("batch2_nosdsa", marks=pytest.mark.slow),
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (REFERENCE / "cases").is_dir(), reason=f"no reference numbers in {REFERENCE}"),
+]
+CASES = ("anchor2_d0", "extra1a_d0", "batch2_two_concepts", "batch2_noquery", "batch2_nosdsa")
 SWITCHES = ("num_inference_steps", "guidance_scale", "mask_dropout", "query_blending", "sdsa", "injection", "freeu")
 
 

@@ -157,6 +157,7 @@ def test_sigterm_stops_a_run_that_has_joined_a_cluster(start: StartRender, addre
     check_resumed(start("--address", address))
 
 
+@pytest.mark.slow
 def test_sigterm_stops_a_run_that_has_a_ray_of_its_own(start: StartRender, address: str) -> None:
     """Its Ray goes with it; what it has left is resumed elsewhere."""
     render = start("--address", "local", seconds=0.4)
