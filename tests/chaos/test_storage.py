@@ -56,7 +56,7 @@ def s3_run(make_run: MakeRun, server: Host, folder: str) -> Run:
 
 
 def test_s3_fails(make_run: MakeRun, undisturbed: Digests, s3: Host) -> None:
-    """Errors, late answers and answers that get lost, one request in eight, while 6 coordinators and 15 workers die."""
+    """Errors, late and lost answers, one request in eight, while 6 coordinators and up to 15 workers die."""
     run = s3_run(make_run, s3, "failing")
     chance, plan, before = random.Random(6), run.plan, KILLS.copy()
     while KILLS["coordinators"] - before["coordinators"] < 6:
