@@ -77,7 +77,7 @@ class OpenSubject:
     nodes: set[str] = field(default_factory=set)  # machines whose object store has a copy of the cache
     in_flight: int = 0
     generation: int = 0
-    losses: int = 0
+    losses: int = 0  # of its cache, since the last success
     anchors_made: bool = False
     given_up: bool = False
     killers: int = 0  # assets given up for taking workers down, since the last success
