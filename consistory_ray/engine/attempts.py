@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from consistory_ray.engine.faults import Caps, Fault
@@ -78,7 +78,7 @@ class Attempts:
         trouble = self._troubles.get(key)
         return trouble is not None and trouble.alone
 
-    def may_try(self, key: str, worker: str, workers: Collection[str]) -> bool:
+    def may_try(self, key: str, worker: str, workers: Iterable[str]) -> bool:
         """Not again where it went wrong before, as long as there is a worker where it did not."""
         trouble = self._troubles.get(key)
         if trouble is None or worker not in trouble.avoid:

@@ -7,7 +7,8 @@ What it promises, whatever the order of events:
 * at most ``max_in_flight`` calls are with a worker at a time;
 * a worker leaves its subject only when nothing of it is left to take, and steals from others only when it is idle:
   a subject whose cache its machine has already, or else the one with the most left;
-* the anchor caches alive at a time stay within ``cache_budget`` bytes (one is always allowed);
+* an anchor cache is begun only if, as far as its size is known, all that are alive then stay within ``cache_budget``
+  bytes (one is always allowed);
 * an asset that was with a worker when it died is tried again with nothing else on that worker, so that an asset that
   kills processes takes no other down with it;
 * a subject all of whose scenes kill or fail does not get to try each of them.
@@ -318,7 +319,8 @@ class Scheduler:
         return Call(self._next_id, worker.name, kind, own, assets, attempt, alone, subject.generation)
 
     def _may_try(self, key: str, worker: KnownWorker) -> bool:
-        return self._attempts.may_try(key, worker.name, self._workers)
+        staying = (name for name, other in self._workers.items() if not other.leaving)
+        return self._attempts.may_try(key, worker.name, staying)
 
     # Settling
 
