@@ -20,14 +20,16 @@ SCRIPT = CHART / "files" / "stop-run.sh"
 
 # Counts the signals it gets in a file, and ends a while after the first.
 COORDINATOR = """\
-import signal, sys, time
+import os, signal, sys, time
 asked = []
 signal.signal(signal.SIGTERM, lambda number, frame: asked.append(time.monotonic()))
 print({words!r}, file=sys.stderr, flush=True)
 print("up", flush=True)
 while not asked or time.monotonic() < asked[0] + {seconds}:
     time.sleep(0.02)
-    open({count!r}, "w").write(str(len(asked)))
+    with open({count!r} + ".new", "w") as file:
+        file.write(str(len(asked)))
+    os.replace({count!r} + ".new", {count!r})  # whoever reads it finds a number
 """
 
 Start = Callable[..., "subprocess.Popen[str]"]
