@@ -69,8 +69,8 @@ class Caps:
         attempts: attempts of an asset (or of a subject's anchors) that may end in an error.
         crashes: workers that an asset may take down, or hang, while it is alone on them.
         storage_attempts: attempts of an asset that may end in a storage error before the run stops.
-        cache_losses: times in a row, without one picture in between, that a subject's anchor cache may be lost, or
-            find no room, before its scenes fail.
+        cache_losses: times that a subject's anchor cache may be lost, or find no room, without one success in between,
+            before its scenes fail.
         killers: assets of one subject that may be found to take workers down, without one success in between, before
             the subject's other scenes fail as well, instead of costing two workers each.
         failing: the same for assets that fail for other reasons.

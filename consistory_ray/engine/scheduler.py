@@ -181,10 +181,8 @@ class Scheduler:
         """
         worker, subject = self._take_back(call)
         worker.shaken = worker.shaken and bool(faults)
-        if call.kind == "scenes" and len(faults or ()) < len(call.assets):
-            subject.losses = 0
         if call.kind == "scenes" and not faults:
-            subject.killers = subject.failures = 0
+            subject.killers = subject.failures = subject.losses = 0
             if (limit := self._limits.get((worker.name, subject.work.size))) is not None:
                 limit.fitted(len(call.assets))
         if call.kind == "anchors":
