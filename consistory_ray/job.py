@@ -32,9 +32,10 @@ from consistory_ray.ids import id_problem
 from consistory_ray.job_checks import MAX_SEED, Finding, check_text, job_findings, join_prompt, subject_findings
 from consistory_ray.job_problems import FIXES, explain, fault
 from consistory_ray.job_readers import Document, read_document
-from consistory_ray.job_validation import Budget, bounded_entry, bounded_subject, checked, invalid
+from consistory_ray.job_validation import Budget, bounded_entry, bounded_subject, checked, handed_down, invalid
 from consistory_ray.settings import BUNDLED_MODEL, MethodSettings, model_defaults
 from consistory_ray.stored_subjects import resolve_stored
+from consistory_ray.whole_numbers import whole_number
 
 MAX_COUNT = 100_000
 MAX_ANCHORS = 64
@@ -65,14 +66,21 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _as_whole(value: Any) -> Any:
+    number = whole_number(value)
+    return value if number is None else number
+
+
 Text = Annotated[str, Strict(), AfterValidator(_text)]
+TextOrNothing = Annotated[str, Strict(), AfterValidator(lambda text: _text(text) if text.strip() else "")]
 Id = Annotated[str, Strict(), AfterValidator(_id)]
 Whole = Annotated[int, Strict()]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Switch = Annotated[bool, Strict()]
+OnMissingConcept = Literal["fail", "skip"]
 Share = Annotated[Number, Field(ge=0, le=1)]
 Pixels = Annotated[Whole, Field(ge=64, le=8192, multiple_of=8)]
-Seed = Annotated[Whole, Field(ge=0, le=MAX_SEED)]
+Seed = Annotated[int, Strict(), Field(ge=0, le=MAX_SEED), BeforeValidator(_as_whole, json_schema_input_type=int)]
 FreeUFactor = Annotated[Number, Field(gt=0, le=10)]
 
 _STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
@@ -101,8 +109,8 @@ class RenderSettings(BaseModel):
     """Picture height in pixels, a multiple of 8; null is the model's own."""
     width: Pixels | None = None
     """Picture width in pixels, a multiple of 8; null is the model's own."""
-    negative_prompt: Text | None = None
-    """What pictures should not show; null is the zero embedding."""
+    negative_prompt: TextOrNothing | None = None
+    """What pictures should not show; null is the zero embedding, "" the embedding of the empty text."""
     mask_dropout: Share | None = None
     """Probability that a subject token is not shared at a step: lower is more alike, higher more varied."""
     sdsa: Switch | None = None
@@ -207,9 +215,9 @@ class Subject(BaseModel):
         BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
     ]
     """The word or words that name the subject, as they stand in the prompts; a list for several subjects."""
-    style: Annotated[str, Strict(), AfterValidator(lambda text: _text(text) if text.strip() else "")] = ""
+    style: TextOrNothing = ""
     """First part of every prompt, for example "a drawing of"."""
-    subject: Annotated[str, Strict(), AfterValidator(lambda text: _text(text) if text.strip() else "")] = ""
+    subject: TextOrNothing = ""
     """Second part of every prompt, for example "a dragon"."""
     anchors: Annotated[
         tuple[Annotated[Anchor, WrapValidator(bounded_entry, json_schema_input_type=str | Anchor)], ...],
@@ -221,6 +229,8 @@ class Subject(BaseModel):
         Field(min_length=1),
     ]
     """The pictures to render."""
+    on_missing_concept: OnMissingConcept = "fail"
+    """What becomes of the job if nothing of a concept stands in a prompt: it is refused, or those pictures fail."""
 
     def prompt(self, scene: str) -> str:
         """The whole prompt of an anchor or scene."""
@@ -244,13 +254,15 @@ class RenderJob(BaseModel):
     """"miniature" (bundled), a Hugging Face id, a folder or a .safetensors file, of the SDXL architecture."""
     settings: RenderSettings = RenderSettings()
     """How to render."""
+    on_missing_concept: OnMissingConcept = "fail"
+    """That of all subjects that have none of their own."""
     subjects: Annotated[tuple[Annotated[Subject, WrapValidator(bounded_subject)], ...], Field(min_length=1)]
     """Who to render, and where."""
 
     @model_validator(mode="wrap")
     @classmethod
     def _complete(cls, data: Any, handler: Callable[[Any], Self], info: ValidationInfo) -> Self:
-        job: Self = checked(cls, data, handler, job_findings, info)
+        job: Self = checked(cls, handed_down(data), handler, job_findings, info)
         return job
 
 

@@ -22,8 +22,8 @@ from consistory_ray.job_problems import MAX_PROBLEMS, Loc, did_you_mean, path, s
 from consistory_ray.job_yaml import MAX_DEPTH, MAX_KEYS, read_yaml
 
 MAX_BYTES = {".yaml": 64 << 20, ".yml": 64 << 20, ".json": 48 << 20, ".csv": 512 << 20, ".parquet": 512 << 20}
-_JOB_KEYS = frozenset({"name", "model", "settings", "subjects"})
-_PLUS_KEYS = ("subject", "concept_token", "settings", "style", "id")
+_JOB_KEYS = frozenset({"name", "model", "settings", "subjects", "on_missing_concept"})
+_PLUS_KEYS = ("subject", "concept_token", "settings", "style", "id", "on_missing_concept")
 _PLUS_ANCHORS = 2
 
 
@@ -175,7 +175,7 @@ def _plus_subject(item: Any, place: Loc, problems: list[Problem]) -> Any:
         fix = f"write a list of at least {_PLUS_ANCHORS + 1} scenes, the first {_PLUS_ANCHORS} are the anchors"
         problems.append(Problem(path((*place, "settings")), shown(settings), fix))
         settings = None
-    subject = {key: item[key] for key in ("subject", "style") if key in item}
+    subject = {key: item[key] for key in ("subject", "style", "on_missing_concept") if key in item}
     if isinstance(item.get("id"), str):
         subject["id"] = item["id"]
     if "concept_token" in item:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -48,6 +48,16 @@ def bounded_subject(value: Any, handler: ValidatorFunctionWrapHandler, info: Val
             if info.context.subjects < 0:
                 raise PydanticOmit from None
         raise
+
+
+def handed_down(data: Any) -> Any:
+    """A job's plain data with what it says about missing concepts said of each subject that says nothing itself."""
+    key = "on_missing_concept"
+    subjects = data.get("subjects") if isinstance(data, Mapping) and data.get(key) == "skip" else None
+    if not isinstance(subjects, (list, tuple)):
+        return data
+    given = [{key: "skip", **subject} if isinstance(subject, Mapping) else subject for subject in subjects]
+    return {**data, "subjects": given}
 
 
 def checked(

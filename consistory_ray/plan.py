@@ -17,6 +17,7 @@ from typing import Any, Literal
 from consistory_ray.errors import JobError, Problem
 from consistory_ray.ids import Names, numbered, slug
 from consistory_ray.job import Anchor, RenderJob, Scene, Subject
+from consistory_ray.missing_concepts import impossible
 from consistory_ray.settings import MethodSettings, model_revision
 
 PLAN_FORMAT = 1
@@ -67,6 +68,7 @@ class SubjectPlan:
         style, text, anchor_prompts: the words that the subject is made of, for whoever takes it up again: first and
             second part of its prompts, and the third part and the seed of each anchor.
         source: the anchor cache of a stored subject, which has no anchors to make; None for all others.
+        impossible: ids of pictures that cannot be made, which the job accepts, each with the reason.
     """
 
     subject_id: str
@@ -80,6 +82,7 @@ class SubjectPlan:
     text: str = ""
     anchor_prompts: tuple[tuple[str, int], ...] = ()
     source: CacheSource | None = None
+    impossible: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +211,7 @@ def _plan_subject(
         text=subject.subject,
         anchor_prompts=tuple(given),
         source=source,
+        impossible=impossible(anchors, scenes, subject.concept) if subject.on_missing_concept == "skip" else (),
     )
 
 

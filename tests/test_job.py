@@ -153,7 +153,9 @@ def test_every_problem_of_a_file_is_told_at_once() -> None:
 
 
 def test_a_key_far_from_all_known_ones_lists_them() -> None:
-    assert problems(job(zzz=1))["zzz"] == "remove this key, known are name, model, settings, subjects"
+    assert (
+        problems(job(zzz=1))["zzz"] == "remove this key, known are name, model, settings, on_missing_concept, subjects"
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,7 @@ def test_concepts_stand_in_every_anchor_and_one_of_them_in_every_scene() -> None
         concept=["cat", "robot"],
         subject="",
         anchors=["a cat and a robot at home", "a Cat outdoors"],
-        scenes=["a cat at night", "the robot's day", "cats everywhere"],
+        scenes=["a cat at night", "the robot's day", "dogs everywhere"],
     )
     found = problems(job(pair))
     assert set(found) == {"subjects[0].anchors[1]", "subjects[0].scenes[2]"}

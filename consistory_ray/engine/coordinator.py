@@ -250,7 +250,9 @@ class _Run:
             self._emit(Notice(f"{found.moved} pictures were moved to the places that the job now gives them"))
         with self._recording():
             self._stopped = self._history.stopped
-            if self._found < self._planned and not self._stopped:
+            if not self._stopped:
+                done = done | self._ledger.refused(self._plan, done)
+            if self._found + self._ledger.failed < self._planned and not self._stopped:
                 with self._joined_cluster():
                     self._stopped = self._dispatch(done)
                 if self._stopped and not self._stop:
