@@ -1,4 +1,4 @@
-"""Where a concept stands in a prompt: one rule on characters, for whoever checks a job and for whoever masks its tokens.
+"""Where a concept stands in a prompt: one rule on characters, for whoever checks a job and whoever masks its tokens.
 
 A concept stands *exactly* where its words stand as they are written, as whole words, capitals aside. Where it does so
 nowhere, its words may stand apart, in another order, in the singular or plural, with or without accents, hyphens and
@@ -20,30 +20,9 @@ from consistory_ray.word_forms import surfaces
 
 Span = tuple[int, int]
 
-_STOP_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "of",
-        "in",
-        "on",
-        "with",
-        "and",
-        "or",
-        "for",
-        "to",
-        "at",
-        "by",
-        "from",
-        "de",
-        "la",
-        "le",
-        "du",
-        "des",
-        "s",
-    ]  # s: what is left of a possessive
-)
+_STOP_WORDS = frozenset(["a", "an", "the", "of", "in", "on", "with", "and", "or", "for", "to", "at", "by", "from", "de", "la", "le", "du", "des"]) | {
+    "s"
+}  # what is left of a possessive
 _LETTERS = r"[^\W\d_]"
 _WORD = re.compile(r"[^\W_]+")
 _BETWEEN = r"[\s_\-\u2010-\u2015]?"

@@ -17,6 +17,7 @@ from consistory_ray.watching import silence
 if TYPE_CHECKING:
     from consistory_ray.engine.events import RunSummary
     from consistory_ray.forecast import Forecast
+    from consistory_ray.job_warnings import Notes
     from consistory_ray.status import Status
 
 ROWS_SHOWN = 60
@@ -34,6 +35,14 @@ def print_problems(console: Console, error: InputError) -> None:
     for problem in error.problems:
         got = f"  (got {redacted(problem.value)})" if problem.value else ""
         line(console, Text.assemble("  ", (redacted(problem.path), "bold"), ": ", redacted(problem.fix), (got, "dim")))
+
+
+def print_notes(console: Console, notes: Notes) -> None:
+    """What is allowed in a job and probably not meant, and what was matched otherwise than it is written."""
+    for text in map(str, notes.warnings):
+        line(console, redacted(f"warning: {text}"), "yellow")
+    for text in notes.concept_lines():
+        line(console, redacted(text))
 
 
 def print_forecast(console: Console, plan: Forecast) -> None:

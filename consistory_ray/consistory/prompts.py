@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from consistory_ray.concept_matching import Span, find_concepts
+from consistory_ray.concept_matching import Match, Span, find_concepts
 from consistory_ray.consistory.token_spans import token_spans
 from consistory_ray.errors import Problem, PromptError
 
@@ -103,7 +103,7 @@ def concept_tokens(
     for index, prompt in enumerate(prompts):
         matches = find_concepts(prompt, concepts, every=every, exact_suffices=exact_suffices)
         spans = token_spans(tokenizer, prompt) if any(matches) else []
-        places = [[_overlapping(spans, place) for place in match.places] if match else [] for match in matches]
+        places = [_occurrences(spans, match, visible) if match else [] for match in matches]
         for name, occurrences in zip(shown_concepts, places, strict=True):
             if occurrences and min(max(tokens, default=0) for tokens in occurrences) >= visible:
                 fix = f"move {name!r} to the front: the text encoder reads only the first {visible} tokens"
@@ -128,6 +128,14 @@ def concept_columns(positions: Sequence[Sequence[Sequence[int]]], text_tokens: i
 
 def _must_contain(concepts: Sequence[str]) -> str:
     return f"must contain {' or '.join(repr(concept) for concept in concepts)} as a word of its own"
+
+
+def _occurrences(tokens: Sequence[Span], match: Match, visible: int) -> list[list[int]]:
+    """The tokens of each place of a concept; of words that stand apart those count that are not cut off."""
+    places = [_overlapping(tokens, place) for place in match.places]
+    if match.exact or any(max(place, default=visible) < visible for place in places):
+        return places
+    return [_overlapping(tokens, [span]) for place in match.places for span in place]
 
 
 def _overlapping(tokens: Sequence[Span], place: Sequence[Span]) -> list[int]:
