@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from consistory_ray.advice import job_notes
 from consistory_ray.allowlist import check_allowed
 from consistory_ray.cli_common import (
     DEFAULTS,
@@ -45,7 +46,6 @@ from consistory_ray.cli_render import render, retry
 from consistory_ray.engine.stopping import EXIT_RESUME, StopRequest, stop_on_signals
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.job import RenderJob
-from consistory_ray.job_warnings import job_notes
 from consistory_ray.reports import line, print_forecast, print_notes, print_status
 from consistory_ray.watching import watch_status
 

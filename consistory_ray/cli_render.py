@@ -204,9 +204,9 @@ def _render(
 ) -> None:
     from dataclasses import asdict
 
+    from consistory_ray.advice import job_notes
     from consistory_ray.engine.coordinator import run_plan
     from consistory_ray.engine.events import Notice
-    from consistory_ray.job_warnings import job_notes
 
     notes = job_notes(job, plan, options.device).lines()
     stop = StopRequest()

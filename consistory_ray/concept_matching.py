@@ -20,9 +20,29 @@ from consistory_ray.word_forms import surfaces
 
 Span = tuple[int, int]
 
-_STOP_WORDS = frozenset(["a", "an", "the", "of", "in", "on", "with", "and", "or", "for", "to", "at", "by", "from", "de", "la", "le", "du", "des"]) | {
-    "s"
-}  # what is left of a possessive
+_STOP_WORDS = frozenset(
+    (
+        "a",
+        "an",
+        "the",
+        "of",
+        "in",
+        "on",
+        "with",
+        "and",
+        "or",
+        "for",
+        "to",
+        "at",
+        "by",
+        "from",
+        "de",
+        "la",
+        "le",
+        "du",
+        "s",
+    )
+)
 _LETTERS = r"[^\W\d_]"
 _WORD = re.compile(r"[^\W_]+")
 _BETWEEN = r"[\s_\-\u2010-\u2015]?"

@@ -118,7 +118,9 @@ def _built(find: Callable[[str], Any], part: str) -> Any:
         return None
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-    pairs = [tuple(line.split()) for line in _text(merges).splitlines() if line and not line.startswith("#version")]
+    pairs: Any = [
+        tuple(line.split()) for line in _text(merges).splitlines() if line and not line.startswith("#version")
+    ]
     tokenizer: Any = Tokenizer(
         models.BPE(
             vocab=json.loads(_text(vocab)),

@@ -25,6 +25,7 @@ from consistory_ray.consistory.steps import StepPlan
 from consistory_ray.consistory.trace import Trace
 from consistory_ray.consistory.unet import SplitUNet, method_installed
 from consistory_ray.errors import AssetError, InputError, Problem
+from consistory_ray.half_precision import warn_of_half_on_cpu
 from consistory_ray.settings import FreeU, MethodSettings
 
 
@@ -104,6 +105,7 @@ class ConsiStoryPipeline:
         """
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = torch_dtype or (torch.float16 if place.type == "cuda" else torch.float32)
+        warn_of_half_on_cpu(place.type, str(dtype).removeprefix("torch."))
         pipe, settings = load_checkpoint(model, dtype, config)
         pipe.set_progress_bar_config(disable=True)
         return cls(pipe.to(place), settings)

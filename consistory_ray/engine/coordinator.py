@@ -43,6 +43,7 @@ from consistory_ray.errors import (
     StorageError,
 )
 from consistory_ray.forecast import expected_cache_bytes
+from consistory_ray.half_precision import half_on_cpu
 from consistory_ray.output.index import IndexWriter, current_index
 from consistory_ray.output.lease import Lease
 from consistory_ray.output.resume import resume
@@ -304,6 +305,8 @@ class _Run:
 
         options, plan = self._options, self._plan
         shape = self._history.shape = self._history.shape or shape_workers(options)
+        if shape.device == "cpu" and options.device != "cpu" and (told := half_on_cpu(plan.torch_dtype)):
+            self._emit(Notice(f"warning: {told}"))
         batch_size = plan.batch_size if options.batch_size is None else options.batch_size
         scheduler = Scheduler(
             subject_works(plan, done, expected_cache_bytes(plan, shape.device)),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from consistory_ray.concept_matching import Match, find_concepts, mentions
+from consistory_ray.half_precision import half_on_cpu
 from consistory_ray.job_problems import shown
 from consistory_ray.model_files import native_size
 from consistory_ray.prompt_lengths import PromptReader
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from consistory_ray.job import RenderJob, Subject
     from consistory_ray.plan import Plan
 
-HALF_PRECISION = ("float16", "bfloat16")
-HALF_ON_CPU = (
-    "a CPU computes up to nine times slower in {dtype} than in float32 unless it has AMX: leave torch_dtype out"
-)
 _FEW_STEPS = re.compile(r"turbo|lightning|hyper|lcm|dmd|flash|pcm|distill", re.IGNORECASE)
 _LONG_PROMPTS = 20_000
 _LOOSE_PROMPTS = 50_000
@@ -153,18 +150,9 @@ def job_notes(job: RenderJob, plan: Plan, device: str = "auto") -> Notes:
     _settings(job, found)
     dtype = job.settings.torch_dtype
     on_cpu = device == "cpu" or (device == "auto" and _stays_on_a_cpu(job.model))
-    if dtype in HALF_PRECISION and on_cpu and not half_is_fast(dtype):
-        found.add("half-on-cpu", HALF_ON_CPU.format(dtype=dtype), "settings.torch_dtype", dtype)
+    if on_cpu and (told := half_on_cpu(dtype)):
+        found.add("half-on-cpu", told, "settings.torch_dtype", dtype)
     return Notes(found.warnings(), tuple(_loose_concepts(subjects)))
-
-
-def half_is_fast(dtype: str) -> bool:
-    """Whether this machine's CPU has instructions (AMX) for a kind of half precision."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    return {"bfloat16": "amx_bf16", "float16": "amx_fp16"}.get(dtype, "") in flags.split()
 
 
 def _stays_on_a_cpu(model: str) -> bool:
