@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from consistory_ray.plan import Plan
 
 _FEW_STEPS = re.compile(r"turbo|lightning|hyper|lcm|dmd|flash|pcm|distill", re.IGNORECASE)
-_LONG_PROMPTS = 20_000
+_LONG_PROMPTS = 5_000
 _LOOSE_PROMPTS = 50_000
 _SHOWN_CONCEPTS = 20
 
@@ -220,11 +220,19 @@ def _length(reader: PromptReader, where: str, prompt: str, concepts: tuple[str, 
         return
     basis = "the model reads" if reader.measured else "by an estimate of CLIP's tokens the model reads"
     message = f"{basis} only the first {reader.visible} tokens of a prompt, the rest is lost: shorten it"
-    found.add("cut-prompt", message, where, f"lost is {shown(prompt[end:].strip())}")
+    lost = shown(prompt[_word_start(prompt, end) :].strip())
+    found.add("cut-prompt", message, where, f"lost is {lost}")
     matches = [match for match in find_concepts(prompt, concepts) if match is not None]
     if reader.measured and any(_is_cut(match, end) for match in matches):
         message = "the concept is cut off with the end of the prompt, these pictures will fail: move it to the front"
-        found.add("cut-concept", message, where, shown(prompt[end:].strip()))
+        found.add("cut-concept", message, where, f"lost is {lost}")
+
+
+def _word_start(prompt: str, end: int) -> int:
+    """Where the word begins in whose middle a prompt is cut off."""
+    if end < len(prompt) and prompt[end - 1].isalnum() and prompt[end].isalnum():
+        return max(prompt.rfind(" ", 0, end), 0)
+    return end
 
 
 def _is_cut(match: Match, end: int) -> bool:

@@ -40,13 +40,13 @@ from consistory_ray.cli_common import (
     output_of,
     plan_of_output,
     print_json,
-    printable_streams,
 )
 from consistory_ray.cli_render import render, retry
 from consistory_ray.engine.stopping import EXIT_RESUME, StopRequest, stop_on_signals
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.job import RenderJob
 from consistory_ray.reports import line, print_forecast, print_notes, print_status
+from consistory_ray.streams import printable_streams
 from consistory_ray.watching import watch_status
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import json
 import os
 import sys
@@ -22,6 +21,7 @@ from consistory_ray.job_readers import MAX_BYTES
 from consistory_ray.plan import Plan, make_plan
 from consistory_ray.redaction import redacted
 from consistory_ray.reports import line, print_problems
+from consistory_ray.streams import speaks_unicode
 
 if TYPE_CHECKING:
     from consistory_ray.output.storage import OutputStore
@@ -135,12 +135,4 @@ def open_of(output: str | None, plan: Plan) -> OutputStore:
 
 def print_json(value: Any) -> None:
     """JSON on standard output, in ASCII where the output is of another encoding than Unicode's."""
-    encoding = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().replace("-", "").replace("_", "")
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=not encoding.startswith("utf")))
-
-
-def printable_streams() -> None:
-    """What the terminal's encoding lacks is written as an escape, rather than ending in a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=not speaks_unicode(sys.stdout)))

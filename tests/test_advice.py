@@ -112,8 +112,8 @@ def test_the_tokenizer_of_a_model_that_is_here_is_asked() -> None:
     end = reader.end(prompt)
     assert reader.measured and reader.visible == 22 and end is not None
     assert prompt[:end].startswith("a drawing of a dragon in the forest")
-    found = notes(model="miniature", subject="", concept="dragon", scenes=[prompt + " dragon", "in the snow, " * 9 + "dragon"],
-                  anchors=["a dragon", "the dragon"])  # fmt: skip
+    scenes = [f"{prompt} dragon", "in the snow, " * 9 + "dragon"]
+    found = notes(model="miniature", subject="", concept="dragon", scenes=scenes, anchors=["a dragon", "the dragon"])
     assert kinds(found) == {"cut-prompt": 2, "cut-concept": 1}
 
 
@@ -133,7 +133,7 @@ def test_a_tokenizer_of_two_files_is_read_and_a_broken_one_is_not_in_the_way(tmp
 
 
 def test_the_estimate_counts_as_clip_does() -> None:
-    counted = {"a cat": 2, "it's 2024, isn't it?": 12, "extraordinarily": 2, "龙": 1, "hatsune miku (vocaloid), x": 6}
+    counted = {"a cat": 2, "it's 2024, isn't it?": 11, "extraordinarily": 2, "龙": 1, "hatsune miku (vocaloid), x": 6}
     assert {text: len(estimated_spans(text)) for text in counted} == counted
 
 
@@ -226,7 +226,7 @@ def test_a_hundred_thousand_scenes_are_looked_at_quickly() -> None:
         {"concept": "cat", "subject": "a cat", "anchors": ["a", "b"], "scenes": scenes}]})  # fmt: skip
     plan = make_plan(job)
     began = time.process_time()
-    assert kinds(job_notes(job, plan)) in ({}, {"cut-prompt": 20_000})
+    assert 4000 < kinds(job_notes(job, plan))["cut-prompt"] <= 5000
     assert time.process_time() - began < 6
 
 

@@ -25,7 +25,8 @@ FORBIDDEN = {
     "settings": (*MODELS, "ray", "consistory_ray.job", "consistory_ray.plan"),
     "ids": (*MODELS, "ray", "consistory_ray"),
     **dict.fromkeys(
-        ("advice", "causes", "half_precision", "model_files", "prompt_lengths", "prompt_syntax"), (*MODELS, "ray")
+        ("advice", "causes", "half_precision", "model_files", "prompt_lengths", "prompt_syntax", "streams"),
+        (*MODELS, "ray"),
     ),
     "word_forms": (*MODELS, "ray", "consistory_ray"),
     "whole_numbers": (*MODELS, "ray", "consistory_ray"),
