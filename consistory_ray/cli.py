@@ -99,9 +99,12 @@ def plan_command(
 ) -> None:
     """Show what a render would do: subjects, scenes, what is there already, time and space. Renders nothing."""
     from consistory_ray.forecast import forecast
+    from consistory_ray.output.begun import plan_as_begun
 
     _, plan = load(job)
-    result = forecast(plan, open_of(output, plan), workers=workers or 1, device="cuda" if device == "cuda" else "cpu")
+    store = open_of(output, plan)
+    plan = plan_as_begun(plan, store)
+    result = forecast(plan, store, workers=workers or 1, device="cuda" if device == "cuda" else "cpu")
     if as_json:
         print_json(result.to_dict())
     else:

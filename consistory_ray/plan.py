@@ -287,8 +287,9 @@ def _plan_scenes(subject: Subject, name: str, key: str, seeds: _Seeds) -> Iterat
     for scene, ids in zip(subject.scenes, _scene_ids(subject), strict=True):
         text = subject.prompt(scene.prompt)
         for scene_id, seed in zip(ids, seeds.of_scene(scene), strict=True):
-            asset_id = _digest(["scene", key, text, seed])
-            yield Asset(asset_id, "scene", name, scene_id, text, seed, f"images/{name}/{scene_id}.png")
+            yield Asset(
+                scene_asset_id(key, text, seed), "scene", name, scene_id, text, seed, f"images/{name}/{scene_id}.png"
+            )
 
 
 def _scene_ids(subject: Subject) -> list[list[str]]:
@@ -342,6 +343,11 @@ class _Seeds:
         occurrence = self._seen[kind, text]
         self._seen[kind, text] += 1
         return int(_digest([*self._scope, kind, text, occurrence])[:8], 16)
+
+
+def scene_asset_id(subject_key: str, prompt: str, seed: int) -> str:
+    """The id of a scene of the subject with that key."""
+    return _digest(["scene", subject_key, prompt, seed])
 
 
 def _digest(value: Any) -> str:
