@@ -104,10 +104,13 @@ def plan_command(
 ) -> None:
     """Show what a render would do: subjects, scenes, what is there already, time and space. Renders nothing."""
     from consistory_ray.forecast import forecast
+    from consistory_ray.output.begun import plan_as_begun
 
     loaded, plan = load(job)
+    store = open_of(output, plan)
+    plan = plan_as_begun(plan, store)
     notes = job_notes(loaded, plan, device)
-    result = forecast(plan, open_of(output, plan), workers=workers or 1, device="cuda" if device == "cuda" else "cpu")
+    result = forecast(plan, store, workers=workers or 1, device="cuda" if device == "cuda" else "cpu")
     if as_json:
         print_json({**result.to_dict(), **notes.to_dict()})
     else:

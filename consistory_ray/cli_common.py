@@ -95,11 +95,13 @@ def load(source: str) -> tuple[RenderJob, Plan]:
 
 def output_of(target: str, output: str | None) -> tuple[OutputStore, Plan | None]:
     """The output that a command is about; and the plan, if it was given as a job."""
+    from consistory_ray.output.begun import plan_as_begun
     from consistory_ray.output.storage import open_output
 
     if target.lower().endswith(JOB_SUFFIXES):
         _, plan = load(target)
-        return open_of(output, plan), plan
+        store = open_of(output, plan)
+        return store, plan_as_begun(plan, store)
     check_allowed("URL-OR-JOB", target)
     return open_output(target), None
 
@@ -110,13 +112,16 @@ def plan_of_output(url: str) -> tuple[Plan, OutputStore]:
     from consistory_ray.status import plan_of_record
 
     store, _ = output_of(url, None)
-    return plan_of_record(read_run_record(store), store.url), store
+    return plan_of_record(read_run_record(store), store), store
 
 
 def build_gallery_of(url: str, plan: Plan, *, all_thumbnails: bool = False) -> str:
+    from consistory_ray.output.begun import plan_as_begun
     from consistory_ray.output.gallery import MAX_THUMBNAILS, build_gallery
+    from consistory_ray.output.storage import open_output
 
-    return build_gallery(url, plan.assets(), max_thumbnails=None if all_thumbnails else MAX_THUMBNAILS)
+    assets = plan_as_begun(plan, open_output(url)).assets()
+    return build_gallery(url, assets, max_thumbnails=None if all_thumbnails else MAX_THUMBNAILS)
 
 
 def url_of(output: str | None, plan: Plan) -> str:

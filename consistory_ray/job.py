@@ -161,7 +161,8 @@ class Anchor:
     prompt: Text
     """The anchor's scene, in words; style and subject come before it."""
     seed: Seed | None = None
-    """Seed of its initial latents; left out, it is derived from the job's seed, the subject's id and the prompt."""
+    """Seed of its initial latents; left out, it is derived from the job's seed, the subject's id or text and the
+    prompt."""
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
@@ -173,7 +174,8 @@ class Scene:
     id: Id | None = None
     """File name of the picture; left out, it is made of the prompt."""
     seed: Seed | None = None
-    """Seed of the (first) picture; left out, it is derived from the job's seed, the subject's id and the prompt."""
+    """Seed of the (first) picture; left out, it is derived from the job's seed, the subject's id or text and the
+    prompt."""
     count: Annotated[Whole, Field(ge=1, le=MAX_COUNT)] = 1
     """How many pictures; with more than one they are called id-0, id-1, … and their seeds count up."""
 
@@ -208,7 +210,8 @@ class Subject(BaseModel):
     concept, anchors, settings and, unless given, style, subject and id."""
 
     id: Id | None = None
-    """Folder name of the subject's pictures; left out, it is made of the subject's text."""
+    """Folder name of the subject's pictures; left out, it is made of the subject's text, with a short hash of all its
+    words where another subject would have the same one."""
     concept: Annotated[
         tuple[Text, ...],
         Len(1, MAX_CONCEPTS),

@@ -30,6 +30,7 @@ from consistory_ray.engine.ledger import Ledger
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.outages import Outages
 from consistory_ray.engine.remaining import failed_with_anchors, subject_works, without_broken_sets
+from consistory_ray.engine.renaming import move_caches
 from consistory_ray.engine.retries import with_backoff
 from consistory_ray.engine.scheduler import Scheduler
 from consistory_ray.engine.stopping import StopRequest, stop_on_signals
@@ -44,8 +45,10 @@ from consistory_ray.errors import (
 )
 from consistory_ray.forecast import expected_cache_bytes
 from consistory_ray.half_precision import half_on_cpu
+from consistory_ray.output.begun import plan_as_begun
 from consistory_ray.output.index import IndexWriter, current_index
 from consistory_ray.output.lease import Lease
+from consistory_ray.output.replaced import REPLACED
 from consistory_ray.output.resume import resume
 from consistory_ray.output.run_record import RunRecord, read_run_record, write_run_record
 from consistory_ray.output.shards import write_dataset
@@ -226,8 +229,11 @@ class _Run:
         return self._lease.lost if self._lease is not None else ""
 
     def _execute(self) -> RunSummary:
+        self._plan = self._patiently(lambda: plan_as_begun(self._plan, self._store, self._lost))
         paths = {asset.asset_id: asset.path for asset in self._plan.assets()}
         found = self._patiently(lambda: resume(self._store, paths, lost=self._lost))
+        if found.moved:
+            self._patiently(lambda: move_caches(self._store, self._plan, self._lost))
         done = without_broken_sets(self._plan, found.done)
         if self._options.keep_anchors == "none":
             done |= anchors_of_finished(self._plan, done)
@@ -249,6 +255,11 @@ class _Run:
             self._emit(Notice(f"a part of the index was damaged and moved away: {part}"))
         if found.moved:
             self._emit(Notice(f"{found.moved} pictures were moved to the places that the job now gives them"))
+        if found.replaced:
+            where = f"{self._store.url}/{REPLACED}"
+            self._emit(
+                Notice(f"{found.replaced} pictures that the job no longer has in their places are kept in {where}")
+            )
         with self._recording():
             self._stopped = self._history.stopped
             if not self._stopped:

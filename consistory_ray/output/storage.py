@@ -165,6 +165,30 @@ class OutputStore:
                 except MissingFileError:
                     raise error from None
 
+    def copy(self, path: str, other: str) -> None:
+        """Give a file a second name: a hard link where there are such, else a copy on the storage's side.
+
+        What was there under the other name is replaced, whole; parents are made.
+        """
+        source, target = self.join(path), self.join(other)
+        with self._errors("copy", path):
+            if not self.is_local:
+                self.fs.cp_file(source, target)
+                return
+            folder, name = os.path.split(target)
+            temporary = os.path.join(folder, _temporary_name(name))
+            try:
+                _making_folder(folder, lambda: os.link(source, temporary))
+            except OSError as error:
+                if error.errno not in _NO_HARD_LINKS:
+                    raise
+                self.write_atomic(other, self.read(path))
+                return
+            os.replace(temporary, target)
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)  # rename does nothing where both are the same file
+            _sync_folder(folder)
+
     def list_files(self, prefix: str = "") -> list[StoredFile]:
         """All files below a folder, at any depth, sorted by path; none when the folder is missing."""
         return [file for file in self._walk(prefix) if not _TEMPORARY.match(file.path.rsplit("/", 1)[-1])]
