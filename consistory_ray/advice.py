@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _FEW_STEPS = re.compile(r"turbo|lightning|hyper|lcm|dmd|flash|pcm|distill", re.IGNORECASE)
 _LONG_PROMPTS = 5_000
-_LOOSE_PROMPTS = 50_000
+_LOOSE_PROMPTS = 10_000
 _SHOWN_CONCEPTS = 20
 
 

@@ -8,13 +8,13 @@ that do count, words such as "of" aside. Pure: no tokenizer; a token belongs to 
 
 from __future__ import annotations
 
-import itertools
 import re
 import unicodedata
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice, pairwise
 
 from consistory_ray.word_forms import surfaces
 
@@ -49,6 +49,8 @@ _BETWEEN = r"[\s_\-\u2010-\u2015]?"
 # Scripts that are written without blanks between words, or with endings joined to them.
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 _SHORTEST_COMPOUND = 6
+_MOST_WORDS = 16
+_MOST_PLACES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class Match:
         """What it was matched by, words between left out: ``loaf … bread``."""
         place = self.places[0]
         text = prompt[slice(*place[0])]
-        for before, span in itertools.pairwise(place):
+        for before, span in pairwise(place):
             gap = prompt[before[1] : span[0]]
             text += (gap if len(gap) == 1 else " … ") + prompt[slice(*span)]
         return text
@@ -80,6 +82,14 @@ def mentions(prompt: str, concept: str) -> bool:
     first, pattern = _exact(concept)
     folded = _fold(prompt)
     return first in folded and pattern.search(folded) is not None
+
+
+def stands(prompt: str, concept: str) -> bool:
+    """Whether :func:`find_concept` finds anything, at less cost."""
+    if mentions(prompt, concept):
+        return True
+    wanted, text = content_words(concept), _bare(prompt)[0]
+    return any(_loose(word, text) for word in wanted) or bool(_compound(wanted, text))
 
 
 def find_concept(prompt: str, concept: str, taken: Sequence[Span] = (), *, partly: bool = True) -> Match | None:
@@ -128,10 +138,11 @@ def all_exact(prompts: Sequence[str], concepts: Sequence[str]) -> bool:
     return all(mentions(prompt, concept) for prompt in prompts for concept in concepts)
 
 
+@lru_cache(maxsize=1024)
 def content_words(concept: str) -> tuple[str, ...]:
     """The words that make a concept, without "of" and the like (unless there is nothing else), as they are compared."""
     words = _WORD.findall(_bare(concept)[0])
-    return tuple(dict.fromkeys([word for word in words if word not in _STOP_WORDS] or words))
+    return tuple(dict.fromkeys([word for word in words if word not in _STOP_WORDS] or words))[:_MOST_WORDS]
 
 
 def _find_exact(prompt: str, concept: str) -> Match | None:
@@ -139,7 +150,8 @@ def _find_exact(prompt: str, concept: str) -> Match | None:
     folded, places = _folded(prompt)
     if first not in folded:
         return None
-    spans = tuple((_original(places, hit.start(1), hit.end(1)),) for hit in pattern.finditer(folded))
+    hits = islice(pattern.finditer(folded), _MOST_PLACES)
+    spans = tuple((_original(places, hit.start(1), hit.end(1)),) for hit in hits)
     return Match(spans, exact=True) if spans else None
 
 
@@ -184,24 +196,22 @@ def _find_loose(prompt: str, concept: str, taken: Sequence[Span] = (), *, partly
 
 
 def _loose(word: str, text: str) -> list[re.Match[str]]:
-    forms, pattern = _forms(word)
-    return list(pattern.finditer(text)) if any(form in text for form in forms) else []
+    return list(_forms(word).finditer(text))
 
 
 @lru_cache(maxsize=4096)
-def _forms(word: str) -> tuple[frozenset[str], re.Pattern[str]]:
-    """A word in singular and plural, and what finds it as a whole word."""
-    forms = surfaces(word)
-    choice = "|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))
+def _forms(word: str) -> re.Pattern[str]:
+    """What finds a word in singular and plural, as a whole word."""
+    choice = "|".join(re.escape(form) for form in sorted(surfaces(word), key=len, reverse=True))
     before, after = (r"" if _UNSPACED.match(edge) else _LETTERS for edge in (word[0], word[-1]))
     left, right = f"(?<!{before})" if before else "", f"(?!{after})" if after else ""
-    return forms, re.compile(f"{left}(?:{choice}){right}")
+    return re.compile(f"{left}(?:{choice}){right}")
 
 
 def _compound(words: Sequence[str], text: str) -> list[Span]:
     """Words written as one ("firetruck" for "fire truck"), or one word written as two."""
     whole = "".join(words)
-    if len(whole) < _SHORTEST_COMPOUND or not whole.isascii() or not whole.isalpha():
+    if not words or len(whole) < _SHORTEST_COMPOUND or not whole.isascii() or not whole.isalpha():
         return []
     return [hit.span() for hit in _spelled(whole).finditer(text)]
 

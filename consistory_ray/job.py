@@ -217,7 +217,8 @@ class Subject(BaseModel):
         Len(1, MAX_CONCEPTS),
         BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
     ]
-    """The word or words that name the subject, as they stand in the prompts; a list for several subjects."""
+    """The word or words that name the subject; a list for several subjects. In the prompts they are best written alike;
+    they may stand apart, in another order or in plural, which validate and plan tell."""
     style: TextOrNothing = ""
     """First part of every prompt, for example "a drawing of"."""
     subject: TextOrNothing = ""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from consistory_ray.concept_matching import find_concept, find_concepts, mentions
+from consistory_ray.concept_matching import find_concepts, mentions, stands
 from consistory_ray.job_problems import shown
 
 MAX_SEED = 2**63 - 1
@@ -74,7 +74,7 @@ def _concept_findings(subject: Any, scenes: list[Entry]) -> Iterator[Finding]:
         absent = lacking_in_anchor(join_prompt(style, text, prompt), concepts) if prompt else []
         if absent:
             yield Finding(("anchors", index, "prompt"), prompt, must_contain("an anchor", absent, " and "))
-    everywhere = len(missing) < len(concepts) or any(find_concept(head, concept) for concept in missing)
+    everywhere = len(missing) < len(concepts) or any(stands(head, concept) for concept in missing)
     for index, scene in scenes if concepts and not everywhere else ():
         prompt = _prompt(scene)
         if prompt and lacks_all(join_prompt(style, text, prompt), concepts):
@@ -91,7 +91,7 @@ def lacking_in_anchor(prompt: str, concepts: Sequence[str]) -> list[str]:
 
 def lacks_all(prompt: str, concepts: Sequence[str]) -> bool:
     """Whether nothing of any concept stands in a scene's prompt."""
-    return not any(mentions(prompt, concept) or find_concept(prompt, concept) for concept in concepts)
+    return not any(stands(prompt, concept) for concept in concepts)
 
 
 def must_contain(who: str, concepts: Sequence[str], conjunction: str) -> str:

@@ -34,7 +34,7 @@ SYNTAXES = (
         "prompt-lora",
         "tags that load a LoRA or a hypernetwork",
         "they load nothing: merge the LoRA into the model, or use load_lora_weights in Python",
-        re.compile(r"<(?:lora|lyco|locon|loha|hypernet|hypernetwork)\s*:[^<>]*>", re.IGNORECASE),
+        re.compile(r"<(?:lora|lyco|locon|loha|hypernet|hypernetwork)\s*:[^<>]{0,200}>", re.IGNORECASE),
     ),
     Syntax(
         "prompt-embedding",
@@ -47,8 +47,8 @@ SYNTAXES = (
         "weights of words",
         "they have no effect and are read as text: leave brackets and numbers out",
         re.compile(
-            rf"\([^()]*[^\s\d()]\s*:(?:-?{_NUMBER}|\s+-?\d*\.\d+)\s*\)"
-            r"|\(\([^()]+\)\)|\[\[[^\[\]]+\]\]|\{\{[^{}]+\}\}"
+            rf"\([^()]{{0,200}}[^\s\d()]\s*:(?:-?{_NUMBER}|\s+-?\d*\.\d+)\s*\)"
+            r"|\(\([^()]{1,200}\)\)|\[\[[^\[\]]{1,200}\]\]|\{\{[^{}]{1,200}\}\}"
             r"|(?:[A-Za-z]{3,}|[)\"'])\+\+(?=[\s,.;)]|$)|\)-{2,}(?=[\s,.;)]|$)|\)\d*\.\d+(?=[\s,.;)]|$)"
             rf"|[^\W\d_]::(?![\d.]*\s*\])-?{_NUMBER}"
         ),
@@ -57,13 +57,19 @@ SYNTAXES = (
         "prompt-schedule",
         "words that change while a picture is made",
         "they do not: write the words that are to be there",
-        re.compile(rf"\[[^\[\]]*[^\s\d\[\]]\s*:\s*{_NUMBER}%?\s*\]|\[[^\[\]]*:[^\[\]]*:\s*{_NUMBER}%?\s*\]"),
+        re.compile(
+            rf"\[[^\[\]]{{0,200}}[^\s\d\[\]]\s*:\s*{_NUMBER}%?\s*\]"
+            rf"|\[[^\[\]]{{0,200}}:[^\[\]]{{0,200}}:\s*{_NUMBER}%?\s*\]"
+        ),
     ),
     Syntax(
         "prompt-choice",
         "choices and wildcards",
         "nothing is chosen: write a scene for each, a job may have as many as you like",
-        re.compile(r"\{[^{}]*\|[^{}]*\}|\[[^\[\]]*\|[^\[\]]*\]|(?<![^\W_])__[A-Za-z0-9*][\w*./ -]*?__(?![^\W_])"),
+        re.compile(
+            r"\{[^{}]{0,200}\|[^{}]{0,200}\}|\[[^\[\]]{0,200}\|[^\[\]]{0,200}\]"
+            r"|(?<![^\W_])__[A-Za-z0-9*][\w*./ -]{0,60}?__(?![^\W_])"
+        ),
     ),
     Syntax(
         "prompt-keyword",

@@ -83,6 +83,13 @@ def test_prose_is_left_alone(text: str) -> None:
     assert find_syntax(text) == []
 
 
+@pytest.mark.parametrize("part", ["(", "(a:", "[:", "{|", "__a", "<lora:", "AND ", "((a", "aaa++", "[a:b:", "\\"])
+def test_no_text_takes_long(part: str) -> None:
+    began = time.process_time()
+    find_syntax(part * (4000 // len(part)))
+    assert time.process_time() - began < 0.5
+
+
 def test_a_kind_is_one_line_with_a_count() -> None:
     found = notes(style="(masterpiece:1.2)", scenes=["(a:1.3)", "(b:1.3) and (c:1.4)", "in space"])
     assert kinds(found) == {"prompt-weight": 3}

@@ -11,7 +11,7 @@ import pytest
 from diffusers import StableDiffusionXLPipeline
 from transformers import CLIPTokenizer
 
-from consistory_ray.concept_matching import find_concept
+from consistory_ray.concept_matching import find_concept, stands
 from consistory_ray.consistory import ConsiStoryPipeline
 from consistory_ray.consistory.prompts import bounded_tokenizers, concept_positions, concept_tokens, text_tokens
 from consistory_ray.consistory.token_spans import token_spans
@@ -74,6 +74,7 @@ def test_characters_and_tokens_never_disagree(tokenizer: Any) -> None:
     found = 0
     for prompt, concept in cases(1500):
         match = find_concept(prompt, concept)
+        assert stands(prompt, concept) == (match is not None)
         try:
             positions = concept_tokens(tokenizer, [prompt], [concept])[0][0]
         except PromptError:
