@@ -16,7 +16,8 @@ from consistory_ray.engine.options import Device, RunOptions
 from consistory_ray.engine.stopping import EXIT_RESUME
 from consistory_ray.errors import AssetError, ConsistoryError, InputError, RunFailed, RunInterrupted
 from consistory_ray.job import RenderJob, load_job
-from consistory_ray.job_readers import MAX_BYTES
+from consistory_ray.job_readers import MAX_BYTES, STANDARD_INPUT
+from consistory_ray.model_names import check_model_is_there
 from consistory_ray.plan import Plan, make_plan
 from consistory_ray.redaction import redacted
 from consistory_ray.reports import line, print_problems
@@ -33,7 +34,7 @@ EXIT_STOPPED = 3
 EXIT_STOPPED_WATCHING = 130
 EXIT_OF_STATE = {"complete": 0, "failed": EXIT_FAILED, "interrupted": EXIT_RESUME}
 DEFAULTS = RunOptions()
-JOB_SUFFIXES = tuple(MAX_BYTES)
+JOB_SUFFIXES = (*MAX_BYTES, *(f"{suffix}.gz" for suffix in MAX_BYTES))
 
 P = ParamSpec("P")
 
@@ -81,9 +82,11 @@ def exit_of(error: ConsistoryError) -> int:
 
 def load(source: str) -> tuple[RenderJob, Plan]:
     """A job and its plan, if the job, its model and the stored subjects it refers to are in places that are allowed."""
-    check_allowed("JOB", source)
+    if source != STANDARD_INPUT:
+        check_allowed("JOB", source)
     job = load_job(source)
     check_allowed_model(job.model)
+    check_model_is_there(job.model)
     plan = make_plan(job)
     for subject in plan.subjects:
         if subject.source is not None:
@@ -95,7 +98,7 @@ def output_of(target: str, output: str | None) -> tuple[OutputStore, Plan | None
     """The output that a command is about; and the plan, if it was given as a job."""
     from consistory_ray.output.storage import open_output
 
-    if target.lower().endswith(JOB_SUFFIXES):
+    if target == STANDARD_INPUT or target.lower().split("?")[0].rstrip("/").endswith(JOB_SUFFIXES):
         _, plan = load(target)
         return open_of(output, plan), plan
     check_allowed("URL-OR-JOB", target)
