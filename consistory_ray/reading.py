@@ -42,7 +42,7 @@ def read_all(place: Place, limit: int, *, gzipped: bool = False) -> bytes:
 
 def read_standard_input(limit: int) -> bytes:
     """The same from standard input, unpacked if it is a gzip stream."""
-    stream = io.BufferedReader(sys.stdin.buffer, _BLOCK) if not hasattr(sys.stdin.buffer, "peek") else sys.stdin.buffer
+    stream = io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False), _BLOCK)
     gzipped = stream.peek(2)[:2] == b"\x1f\x8b"
     return bytes(_unpacked(stream, limit) if gzipped else _limited(stream, limit))
 
