@@ -17,7 +17,8 @@ from consistory_ray.engine.options import Device, RunOptions
 from consistory_ray.engine.stopping import EXIT_RESUME
 from consistory_ray.errors import AssetError, ConsistoryError, InputError, RunFailed, RunInterrupted
 from consistory_ray.job import RenderJob, load_job
-from consistory_ray.job_readers import MAX_BYTES
+from consistory_ray.job_readers import MAX_BYTES, STANDARD_INPUT
+from consistory_ray.model_names import check_model_is_there
 from consistory_ray.plan import Plan, make_plan
 from consistory_ray.redaction import redacted
 from consistory_ray.reports import line, print_problems
@@ -35,7 +36,7 @@ EXIT_STOPPED = 3
 EXIT_STOPPED_WATCHING = 130
 EXIT_OF_STATE = {"complete": 0, "failed": EXIT_FAILED, "interrupted": EXIT_RESUME}
 DEFAULTS = RunOptions()
-JOB_SUFFIXES = tuple(MAX_BYTES)
+JOB_SUFFIXES = (*MAX_BYTES, *(f"{suffix}.gz" for suffix in MAX_BYTES))
 
 P = ParamSpec("P")
 
@@ -83,9 +84,11 @@ def exit_of(error: ConsistoryError) -> int:
 
 def load(source: str) -> tuple[RenderJob, Plan]:
     """A job and its plan, if the job, its model and the stored subjects it refers to are in places that are allowed."""
-    check_allowed("JOB", source)
+    if source != STANDARD_INPUT:
+        check_allowed("JOB", source)
     job = load_job(source)
     check_allowed_model(job.model)
+    check_model_is_there(job.model)
     plan = make_plan(job)
     for subject in plan.subjects:
         if subject.source is not None:
@@ -98,7 +101,7 @@ def output_of(target: str, output: str | None) -> tuple[OutputStore, Plan | None
     from consistory_ray.output.begun import plan_as_begun
     from consistory_ray.output.storage import open_output
 
-    if target.lower().endswith(JOB_SUFFIXES):
+    if target == STANDARD_INPUT or target.lower().split("?")[0].rstrip("/").endswith(JOB_SUFFIXES):
         _, plan = load(target)
         store = open_of(output, plan)
         return store, plan_as_begun(plan, store)

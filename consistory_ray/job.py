@@ -27,12 +27,15 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
-from consistory_ray.errors import JobError
+from consistory_ray.errors import JobError, Problem
 from consistory_ray.ids import id_problem
 from consistory_ray.job_checks import MAX_SEED, Finding, check_text, job_findings, join_prompt, subject_findings
+from consistory_ray.job_limits import oversized
 from consistory_ray.job_problems import FIXES, explain, fault
 from consistory_ray.job_readers import Document, read_document
 from consistory_ray.job_validation import Budget, bounded_entry, bounded_subject, checked, handed_down, invalid
+from consistory_ray.model_names import model_name
+from consistory_ray.setting_ranges import FreeUFactor, Number, Pixels, Share, Switch, Text, Whole, Window
 from consistory_ray.settings import BUNDLED_MODEL, MethodSettings, model_defaults
 from consistory_ray.stored_subjects import resolve_stored
 from consistory_ray.whole_numbers import whole_number
@@ -42,13 +45,6 @@ MAX_ANCHORS = 64
 MAX_CONCEPTS = 16
 
 
-def _text(value: str) -> str:
-    cleaned, fix = check_text(value)
-    if fix:
-        raise fault(fix)
-    return cleaned
-
-
 def _id(value: str) -> str:
     fix = id_problem(value)
     if fix:
@@ -56,10 +52,18 @@ def _id(value: str) -> str:
     return value
 
 
-def _ordered(value: tuple[float, float]) -> tuple[float, float]:
-    if value[0] > value[1]:
-        raise fault(FIXES["injection_window"])
-    return value
+def _text_or_none(value: str) -> str:
+    cleaned, fix = check_text(value) if value.strip() else ("", None)
+    if fix:
+        raise fault(fix)
+    return cleaned
+
+
+def _model(value: str) -> str:
+    name, fix = model_name(value)
+    if fix:
+        raise fault(fix)
+    return name
 
 
 def _as_list(value: Any) -> Any:
@@ -71,17 +75,10 @@ def _as_whole(value: Any) -> Any:
     return value if number is None else number
 
 
-Text = Annotated[str, Strict(), AfterValidator(_text)]
-TextOrNothing = Annotated[str, Strict(), AfterValidator(lambda text: _text(text) if text.strip() else "")]
+TextOrNothing = Annotated[str, Strict(), AfterValidator(_text_or_none)]
 Id = Annotated[str, Strict(), AfterValidator(_id)]
-Whole = Annotated[int, Strict()]
-Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
-Switch = Annotated[bool, Strict()]
 OnMissingConcept = Literal["fail", "skip"]
-Share = Annotated[Number, Field(ge=0, le=1)]
-Pixels = Annotated[Whole, Field(ge=64, le=8192, multiple_of=8)]
 Seed = Annotated[int, Strict(), Field(ge=0, le=MAX_SEED), BeforeValidator(_as_whole, json_schema_input_type=int)]
-FreeUFactor = Annotated[Number, Field(gt=0, le=10)]
 
 _STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 _FROZEN = ConfigDict(frozen=True, **_STRICT)
@@ -125,7 +122,7 @@ class RenderSettings(BaseModel):
     """Weight of the vanilla queries at the first and at the last blended step."""
     query_blend_until: Share | None = None
     """Last blended step, as a share of all steps."""
-    injection_window: Annotated[tuple[Share, Share], AfterValidator(_ordered)] | None = None
+    injection_window: Window | None = None
     """First and last step of feature injection, as shares of all steps."""
     injection_alpha: Share | None = None
     """Share of the anchor's feature in an injected token."""
@@ -254,7 +251,7 @@ class RenderJob(BaseModel):
 
     name: Annotated[Text, Field(max_length=200)]
     """What the run is called in reports."""
-    model: Annotated[Text, Field(max_length=1000)] = BUNDLED_MODEL
+    model: Annotated[Text, Field(max_length=1000), AfterValidator(_model)] = BUNDLED_MODEL
     """"miniature" (bundled), a Hugging Face id, a folder or a .safetensors file, of the SDXL architecture."""
     settings: RenderSettings = RenderSettings()
     """How to render."""
@@ -297,6 +294,9 @@ def parse_job(data: Mapping[str, Any]) -> RenderJob:
 def parse_document(document: Document) -> RenderJob:
     """Builds a job from a document that was read; see :func:`load_job`."""
     problems = list(document.problems)
+    if too_much := oversized(document.data):
+        problems += [Problem(document.locate(loc), found.value, found.fix) for loc, found in too_much]
+        raise _cannot_be_rendered(document, problems)
     data = resolve_stored(document.source, document.data)
     if isinstance(data, Mapping) and "name" not in data:
         data = {"name": PurePosixPath(document.source).stem or "job", **data}
@@ -309,9 +309,13 @@ def parse_document(document: Document) -> RenderJob:
             found = explain(error, data, document.locate, _known_keys)
             problems += [problem for problem in found if problem.path not in told]
     if problems or job is None:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise JobError(f"{document.source} cannot be rendered: {count}", problems)
+        raise _cannot_be_rendered(document, problems)
     return job
+
+
+def _cannot_be_rendered(document: Document, problems: list[Problem]) -> JobError:
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return JobError(f"{document.source} cannot be rendered: {count}", problems)
 
 
 def _known_keys(loc: tuple[str | int, ...]) -> list[str]:

@@ -28,25 +28,25 @@ class Budget:
 
 def bounded_entry(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
     """Validates an anchor or scene, which may be the bare string of its prompt; passed over once enough are wrong."""
+    if isinstance(info.context, Budget) and info.context.findings <= 0:
+        raise PydanticOmit  # enough is wrong already: the rest is not looked at
     try:
         return handler({"prompt": value} if isinstance(value, str) else value)
     except ValidationError as error:
         if isinstance(info.context, Budget):
-            if info.context.findings <= 0:
-                raise PydanticOmit from None
             info.context.findings -= error.error_count()
         raise
 
 
 def bounded_subject(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
     """Validates a subject; passed over once enough are wrong."""
+    if isinstance(info.context, Budget) and info.context.subjects <= 0:
+        raise PydanticOmit
     try:
         return handler(value)
     except ValidationError:
         if isinstance(info.context, Budget):
             info.context.subjects -= 1
-            if info.context.subjects < 0:
-                raise PydanticOmit from None
         raise
 
 

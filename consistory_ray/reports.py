@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ROWS_SHOWN = 60
 FAILURES_SHOWN = 20
+PROBLEMS_SHOWN = 20
 
 
 def line(console: Console, text: str | Text, style: str = "") -> None:
@@ -33,9 +34,11 @@ def line(console: Console, text: str | Text, style: str = "") -> None:
 def print_problems(console: Console, error: InputError) -> None:
     """An input error: what is wrong where, and how to put it right."""
     line(console, redacted(error.message), "bold red")
-    for problem in error.problems:
+    for problem in error.problems[:PROBLEMS_SHOWN]:
         got = f"  (got {redacted(problem.value)})" if problem.value else ""
         line(console, Text.assemble("  ", (redacted(problem.path), "bold"), ": ", redacted(problem.fix), (got, "dim")))
+    if len(error.problems) > PROBLEMS_SHOWN:
+        line(console, f"  and {len(error.problems) - PROBLEMS_SHOWN} more, all with validate --json")
 
 
 def print_notes(console: Console, notes: Notes) -> None:

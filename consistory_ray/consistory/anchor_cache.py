@@ -18,6 +18,7 @@ from torch import Tensor
 from consistory_ray.consistory.layout import LEVELS, Level
 from consistory_ray.consistory.safetensors_file import Buffer, deserialise, serialise
 from consistory_ray.errors import CacheMismatchError, Problem, StorageError
+from consistory_ray.places import place_of
 from consistory_ray.settings import MethodSettings
 
 FORMAT_VERSION = 1
@@ -135,7 +136,7 @@ class AnchorCache:
             if local is not None:
                 _write_atomically(local, lambda file: [file.write(piece) for piece in pieces])
                 return
-            with fsspec.open(os.fspath(url), "wb") as file:  # an object store shows the object once it is complete
+            with fsspec.open(place_of(url).url, "wb") as file:  # an object store shows the object once it is complete
                 for piece in pieces:
                     file.write(piece.data)
         except OSError as error:
@@ -153,7 +154,7 @@ class AnchorCache:
             local = _local_path(url)
             if local is not None and local.stat().st_size:
                 return cls.from_buffer(np.memmap(local, dtype=np.uint8, mode="c"))  # private: a write stays in memory
-            with fsspec.open(os.fspath(url), "rb") as file:
+            with fsspec.open(place_of(url).url, "rb") as file:
                 return cls.from_buffer(np.frombuffer(file.read(), np.uint8))
         except OSError as error:
             raise StorageError(f"the anchor cache could not be read from {os.fspath(url)}: {error}") from error
@@ -199,10 +200,8 @@ def _injected_name(step: int) -> str:
 
 
 def _local_path(url: str | os.PathLike[str]) -> Path | None:
-    text = os.fspath(url)
-    if text.startswith("file://"):
-        return Path(text.removeprefix("file://"))
-    return None if "://" in text or "::" in text else Path(text)
+    place = place_of(url)
+    return Path(place.path) if place.is_local else None
 
 
 def _write_atomically(path: Path, write: Callable[[Any], object]) -> None:

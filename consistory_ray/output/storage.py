@@ -19,12 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import fsspec
-from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from consistory_ray.errors import ConsistoryError, DiskFullError, InputError, Problem, StorageError
 from consistory_ray.output.parallel import bounded_map
+from consistory_ray.places import place_of
 
 Buffer = bytes | bytearray | memoryview
 _T = TypeVar("_T")
@@ -301,11 +300,12 @@ def open_output(url: str | os.PathLike[str], **storage_options: Any) -> OutputSt
     text = os.fspath(url)
     if not text.strip() or "\0" in text or "::" in text:
         raise _bad_url(text, "give a folder or an fsspec URL such as s3://bucket/run (chained URLs are not supported)")
-    protocol = fsspec.utils.get_protocol(text)
+    place = place_of(text, "output")
+    protocol = place.scheme
     if protocol in _LISTING_CACHED:  # a cached listing would hide what another process wrote
         storage_options.setdefault("use_listings_cache", False)
     try:
-        fs, root = url_to_fs(text, **storage_options)
+        fs, root = place.filesystem(**storage_options)
     except ImportError as error:
         raise _bad_url(text, f"install the driver for {protocol}:// ({error})") from error
     except ValueError as error:
