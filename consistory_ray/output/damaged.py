@@ -9,10 +9,9 @@ from collections.abc import Iterable
 
 from consistory_ray.output.fencing import Lost, refuse_if_lost
 from consistory_ray.output.index import part_problem
-from consistory_ray.output.storage import OutputStore
+from consistory_ray.output.storage import SET_ASIDE, OutputStore
 
-SET_ASIDE = "damaged"
-"""The folder that unreadable index parts are moved to."""
+__all__ = ["SET_ASIDE", "set_aside"]
 
 
 def set_aside(store: OutputStore, parts: Iterable[str], lost: Lost = str) -> dict[str, str]:
