@@ -109,7 +109,7 @@ def refuse_size(size: int, limit: int) -> NoReturn:
     raise TooLarge(errno.EFBIG, f"it has {size} bytes, more than the {limit} that are read of such a file")
 
 
-def parse_json(data: bytes | bytearray | str, limits: Limits = Limits()) -> Any:  # noqa: B008, it is frozen
+def parse_json(data: bytes | bytearray | str, limits: Limits = Limits()) -> Any:
     """JSON from outside as plain values.
 
     Raises:

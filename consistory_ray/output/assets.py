@@ -34,8 +34,6 @@ METADATA_VERSION = 1
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _HEADER_BYTES = 33
-MAX_PICTURE_BYTES = 256 << 20
-"""Files that are larger are no pictures of a run; the largest that a job can ask for take less."""
 MAX_PICTURE_PIXELS = 8192 * 8192
 _METADATA_LIMITS = Limits(bytes=4 << 20, values=20_000, depth=16)
 PNG_COMPRESSION = 1  # at 1024 px a third of level 6's time for 17 % more bytes

@@ -24,8 +24,8 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from consistory_ray.errors import ConsistoryError, DiskFullError, InputError, Problem, StorageError
-from consistory_ray.outside import NotAFile, TooLarge, kind_of, open_regular, read_regular, refuse_size
 from consistory_ray.output.parallel import bounded_map
+from consistory_ray.outside import NotAFile, TooLarge, kind_of, open_regular, read_regular, refuse_size
 
 Buffer = bytes | bytearray | memoryview
 _T = TypeVar("_T")
@@ -37,6 +37,8 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{32}\.tmp$")
 _LISTING_CACHED = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl")
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
+_MOST_BYTES = {"run.json": 1 << 30, "subject.json": 1 << 20, "sha256": 4 << 10, "png": 256 << 20, "json": 64 << 20}
+"""By a file's name, else by its ending. A job of a million scenes makes a run.json of a fifth of that."""
 FOLDERS = ("anchors", "dataset", "gallery", "images", "index", "lease")
 """The folders of an output that only runs write to."""
 SET_ASIDE = "damaged"
@@ -107,19 +109,16 @@ class OutputStore:
             raise InputError("a path would leave the output", [Problem("path", ascii(path), fix)])
         return f"{self.root}/{path}" if self.root not in ("", "/") else f"{self.root}{path}"
 
-    def read(self, path: str, limit: int | None = None) -> bytes:
+    def read(self, path: str) -> bytes:
         """The whole content of a file.
-
-        Args:
-            path: where it is.
-            limit: most bytes it may have; None for any number.
 
         Raises:
             MissingFileError: there is no such file.
-            UnfitFileError: it has more than ``limit`` bytes, or something else than a file has its place.
+            UnfitFileError: it is larger than a file of its name can be, see :func:`most_bytes`, or something else than
+                a file has its place.
             LinkedFolderError: a link among its folders leads out of the output.
         """
-        full = self._place(path, "read")
+        full, limit = self._place(path, "read"), most_bytes(path)
         with self._errors("read", path):
             if self.is_local:
                 return read_regular(full, limit)
@@ -365,6 +364,14 @@ class OutputStore:
 
     def _name(self, path: str) -> str:
         return f"{self.url.rstrip('/')}/{path}" if path else self.url
+
+
+def most_bytes(path: str) -> int | None:
+    """How large a file of an output can be, by its name; None where there is no limit, as for anchor caches."""
+    if path.startswith("lease/"):
+        return 64 << 10
+    name = path.rsplit("/", 1)[-1]
+    return _MOST_BYTES.get(name, _MOST_BYTES.get(name.rsplit(".", 1)[-1]))
 
 
 def open_output(url: str | os.PathLike[str], **storage_options: Any) -> OutputStore:
