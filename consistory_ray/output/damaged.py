@@ -17,7 +17,8 @@ __all__ = ["SET_ASIDE", "set_aside"]
 def set_aside(store: OutputStore, parts: Iterable[str], lost: Lost = str) -> dict[str, str]:
     """Move index parts to the folder ``damaged``, those that still cannot be read when they are looked at again.
 
-    Those of its rows that can be used stay in the index, as another part. A part is copied before it is deleted: a kill in between leaves both, and it is moved once more.
+    Those of its rows that can be used stay in the index, as another part. A part is copied before it is deleted: a
+    kill in between leaves both, and it is moved once more.
 
     Args:
         store: the output; the caller is its only writer.
