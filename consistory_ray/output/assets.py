@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from consistory_ray.errors import AssetError
 from consistory_ray.output.storage import OutputStore, as_store
 from consistory_ray.outside import Limits, parse_json
+from consistory_ray.redaction import redacted
 
 if TYPE_CHECKING:
     from consistory_ray.plan import Asset, SubjectPlan
@@ -96,7 +97,7 @@ def asset_parameters(
         "concepts": list(subject.concepts),
         "settings": subject.settings.to_dict(),
         "settings_hash": subject.settings.digest(),
-        "model": model,
+        "model": redacted(model),
         "model_fingerprint": model_fingerprint,
         **origin,
     }

@@ -128,8 +128,10 @@ def mended(store: OutputStore) -> None:
 
 def test_no_picture_ends_anything(output: OutputStore) -> None:
     path = next(iter(PATHS.values()))
-    for name, data in picture_bombs().items():
+    for number, (name, data) in enumerate(picture_bombs().items()):
         read_metadata(data), picture_size(data)
+        if " is " in name and number % 7:
+            continue
         output.write_atomic(path, data)
         assert not verify(output).is_sound, name
         render(output)
@@ -148,7 +150,10 @@ ROWS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize(
+    "name",
+    [name if number % 3 == 0 else pytest.param(name, marks=pytest.mark.slow) for number, name in enumerate(ROWS)],
+)
 def test_no_index_row_ends_anything(output: OutputStore, name: str) -> None:
     row = {key: values[0] for key, values in read_index(output).slice(0, 1).to_pydict().items()}
     row |= {"asset_id": "f" * 32, "path": "images/dog/x.png"} | ROWS[name]
@@ -182,7 +187,7 @@ RECORDS = [
 
 
 @pytest.mark.parametrize("place", ["run.json", "lease/000000000009.json"])
-@pytest.mark.parametrize("data", RECORDS)
+@pytest.mark.parametrize("data", [*RECORDS[1:6:2], *(pytest.param(data, marks=pytest.mark.slow) for data in RECORDS)])
 def test_no_record_or_lease_ends_anything(output: OutputStore, place: str, data: bytes) -> None:
     output.write_atomic(place, data)
     use(output)
