@@ -273,7 +273,7 @@ def plan_of_record(record: RunRecord | None, url: str) -> Plan:
     from consistory_ray.plan import make_plan
 
     if record is None or not record.job:
-        fix = f"give the folder that a render wrote to (there is no {RUN_RECORD} in it that names a job), or the job"
+        fix = f"give the folder that a render wrote to (no sound {RUN_RECORD} in it names a job), or the job"
         raise InputError("nothing was rendered there", [Problem("URL-OR-JOB", url, fix)])
     return make_plan(parse_job(record.job))
 
