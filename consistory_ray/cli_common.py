@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Optional, ParamSpec
 
 import typer
-from rich.console import Console
 
 from consistory_ray.allowlist import check_allowed, check_allowed_model
 from consistory_ray.engine.options import Device, RunOptions
@@ -20,9 +19,10 @@ from consistory_ray.job import RenderJob, load_job
 from consistory_ray.job_readers import MAX_BYTES, STANDARD_INPUT
 from consistory_ray.model_names import check_model_is_there
 from consistory_ray.plan import Plan, make_plan
-from consistory_ray.redaction import redacted
+from consistory_ray.redaction import redacted, visible_json
 from consistory_ray.reports import line, print_problems
 from consistory_ray.streams import speaks_unicode
+from consistory_ray.terminal import SafeConsole
 
 if TYPE_CHECKING:
     from consistory_ray.output.storage import OutputStore
@@ -40,8 +40,8 @@ JOB_SUFFIXES = (*MAX_BYTES, *(f"{suffix}.gz" for suffix in MAX_BYTES))
 
 P = ParamSpec("P")
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = SafeConsole(highlight=False)
+err = SafeConsole(stderr=True, highlight=False)
 
 Job = Annotated[str, typer.Argument(metavar="JOB", help="Job file or URL: .yaml, .json, .csv or .parquet.")]
 Output = Annotated[
@@ -143,4 +143,4 @@ def open_of(output: str | None, plan: Plan) -> OutputStore:
 
 def print_json(value: Any) -> None:
     """JSON on standard output, in ASCII where the output is of another encoding than Unicode's."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=not speaks_unicode(sys.stdout)))
+    typer.echo(visible_json(json.dumps(value, indent=2, ensure_ascii=not speaks_unicode(sys.stdout))))

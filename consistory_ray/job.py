@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Len
 from pydantic import (
@@ -18,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     Strict,
     ValidationError,
     ValidationInfo,
@@ -177,6 +178,20 @@ class Scene:
     """How many pictures; with more than one they are called id-0, id-1, … and their seeds count up."""
 
 
+def _of_the_method(settings: RenderSettings) -> dict[str, Any]:
+    """Stored settings as plain values: in the ranges of a job's, and without what only a job has."""
+    others = sorted(settings.model_fields_set - MethodSettings.__dataclass_fields__.keys())
+    if others:
+        raise fault(f"remove {', '.join(others)}: no stored subject has that")
+    return settings.model_dump(exclude_unset=True)
+
+
+if TYPE_CHECKING:
+    StoredSettings = dict[str, Any]
+else:
+    StoredSettings = Annotated[RenderSettings, AfterValidator(_of_the_method), PlainSerializer(dict)]
+
+
 @dataclass(frozen=True, slots=True, config=_STRICT)
 class StoredCache:
     """An anchor cache that another run has left: what ``from`` becomes once it was looked up."""
@@ -185,16 +200,10 @@ class StoredCache:
     """Address of the cache file."""
     sha256: Annotated[str, Strict(), Field(pattern="^[0-9a-f]{64}$")]
     """Its content; the subject's pictures depend on this, not on the address."""
-    bytes: Annotated[Whole, Field(ge=0)]
+    bytes: Annotated[Whole, Field(ge=0, lt=2**63)]
     """Its size."""
-    settings: dict[str, Any]
+    settings: StoredSettings
     """The method's settings that it was made with, and with which its scenes are rendered."""
-
-    def __post_init__(self) -> None:
-        try:
-            MethodSettings.from_dict(self.settings)
-        except (TypeError, ValueError) as error:
-            raise fault(f"give the settings as the stored subject has them ({error})") from None
 
 
 class Subject(BaseModel):

@@ -37,7 +37,7 @@ from consistory_ray.engine.events import (
 )
 from consistory_ray.errors import ConsistoryError, InputError
 from consistory_ray.progress import describe
-from consistory_ray.redaction import redacted
+from consistory_ray.redaction import redacted, visible
 from consistory_ray.streams import speaks_unicode
 
 if TYPE_CHECKING:
@@ -61,14 +61,16 @@ class SecretFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Always true; the record is changed."""
-        record.msg, record.args = redacted(record.getMessage()), None
+        record.msg, record.args = visible(redacted(record.getMessage()), lines=True), None
         if record.exc_info and not record.exc_text:
             record.exc_text = logging.Formatter().formatException(record.exc_info)
         if record.exc_text:
-            record.exc_text = redacted(record.exc_text)
+            record.exc_text = visible(redacted(record.exc_text), lines=True)
         fields = getattr(record, "fields", None)
         if fields:
-            record.fields = {key: redacted(value) if isinstance(value, str) else value for key, value in fields.items()}
+            record.fields = {
+                key: visible(redacted(text)) if isinstance(text, str) else text for key, text in fields.items()
+            }
         return True
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from consistory_ray.errors import InputError, Problem
+from consistory_ray.outside import open_regular
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]+)://")
 _ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?!//)")
@@ -27,10 +27,6 @@ _KNOWN = re.compile(
 )
 _WITHIN = re.compile(r"(blockcache|dir|filecache|libarchive|reference|simplecache|tar|zip)://", re.IGNORECASE)
 _USER_INFO = re.compile(r"://[^/@\s]*@")
-
-
-class NotAFileError(OSError):
-    """A pipe, a device, a socket or a folder stands where a file was expected."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +72,18 @@ class Place:
         fs, path = url_to_fs(self.url, **options)
         return fs, str(path)
 
-    def open(self) -> BinaryIO:
+    def open(self, *, follow: bool = True) -> BinaryIO:
         """Opens a file for reading. Pipes and devices are never waited for.
 
+        Args:
+            follow: whether a local file may be a link.
+
         Raises:
-            NotAFileError: it is something else than a file.
+            NotAFile: it is something else than a file.
             Exception: whatever its file system raises.
         """
         if self.is_local:
-            return open_file(self.path)
+            return open_regular(self.path, follow=follow)
         fs, path = self.filesystem()
         stream: BinaryIO = fs.open(path, "rb")
         return stream
@@ -120,40 +119,9 @@ def place_of(address: str | os.PathLike[str], field: str = "address") -> Place:
     return Place("file", _absolute(text))
 
 
-def open_file(path: str | os.PathLike[str]) -> BinaryIO:
-    """Opens a local file for reading, and only a file: a pipe would be waited for, a device may never end.
-
-    Raises:
-        NotAFileError: it is something else.
-        OSError: it cannot be opened.
-    """
-    _refuse_others(os.stat(path).st_mode)  # opening a device may already do something
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        _refuse_others(os.fstat(number).st_mode)
-    except BaseException:
-        os.close(number)
-        raise
-    return os.fdopen(number, "rb")
-
-
 def without_credentials(address: str) -> str:
     """An address fit for messages: printable, without user, password and query."""
     return ascii(_USER_INFO.sub("://", address.split("?")[0])[:200])[1:-1]
-
-
-_KINDS = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
-
-
-def _refuse_others(mode: int) -> None:
-    if not stat.S_ISREG(mode):
-        raise NotAFileError(next((name for test, name in _KINDS if test(mode)), "no file"))
 
 
 def _absolute(path: str) -> str:

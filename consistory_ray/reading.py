@@ -11,7 +11,8 @@ import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from consistory_ray.places import NotAFileError, Place
+from consistory_ray.outside import NotAFile
+from consistory_ray.places import Place
 
 _BLOCK = 1 << 20
 _GZIP = 16 + zlib.MAX_WBITS
@@ -106,8 +107,8 @@ def reading_problem(error: BaseException, place: Place) -> tuple[str, str] | Non
             return "no credentials for this storage", _RIGHTS
         if names & {"EndpointConnectionError", "ClientConnectorError", "ConnectTimeoutError", "SSLError"}:
             return "the storage cannot be reached", "check the address, and this machine's network"
-    if isinstance(error, NotAFileError):
-        return str(error), "give a file"
+    if isinstance(error, NotAFile):
+        return error.kind, "give a file"
     if isinstance(error, FileNotFoundError):
         return "no such file", "check the path"
     if isinstance(error, NotADirectoryError):

@@ -12,7 +12,7 @@ from rich.text import Text
 from consistory_ray.causes import FailureGroup, grouped
 from consistory_ray.errors import InputError
 from consistory_ray.progress import duration, pace, plural, size
-from consistory_ray.redaction import redacted
+from consistory_ray.redaction import redacted, visible
 from consistory_ray.watching import silence
 
 if TYPE_CHECKING:
@@ -28,15 +28,16 @@ PROBLEMS_SHOWN = 20
 
 def line(console: Console, text: str | Text, style: str = "") -> None:
     """A line that is wrapped by the terminal alone, so that a pipe gets it whole."""
-    console.print(text if isinstance(text, Text) else Text(text, style=style), soft_wrap=True)
+    console.print(text if isinstance(text, Text) else Text(visible(text), style=style), soft_wrap=True)
 
 
 def print_problems(console: Console, error: InputError) -> None:
     """An input error: what is wrong where, and how to put it right."""
     line(console, redacted(error.message), "bold red")
     for problem in error.problems[:PROBLEMS_SHOWN]:
-        got = f"  (got {redacted(problem.value)})" if problem.value else ""
-        line(console, Text.assemble("  ", (redacted(problem.path), "bold"), ": ", redacted(problem.fix), (got, "dim")))
+        path, value, fix = (visible(redacted(text)) for text in (problem.path, problem.value, problem.fix))
+        got = f"  (got {value})" if value else ""
+        line(console, Text.assemble("  ", (path, "bold"), ": ", fix, (got, "dim")))
     if len(error.problems) > PROBLEMS_SHOWN:
         line(console, f"  and {len(error.problems) - PROBLEMS_SHOWN} more, all with validate --json")
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from consistory_ray.errors import CheckpointError, Problem
-from consistory_ray.places import open_file
+from consistory_ray.outside import open_regular
 
 MODEL_SETTINGS_FILE = "consistory.json"
 BUNDLED_MODEL = "miniature"
@@ -133,7 +133,7 @@ def model_defaults(model: str) -> MethodSettings:
     if "\0" in model or not os.path.exists(path):
         return MethodSettings()
     try:
-        with open_file(path) as stream:
+        with open_regular(path, follow=True) as stream:
             content = stream.read(_MAX_SETTINGS_BYTES + 1)
         if len(content) > _MAX_SETTINGS_BYTES:
             raise ValueError(f"it has more than {_MAX_SETTINGS_BYTES} bytes")

@@ -15,8 +15,10 @@ from typing import Any, Protocol
 
 from consistory_ray.allowlist import check_allowed
 from consistory_ray.errors import InputError, JobError, Problem
+from consistory_ray.outside import parse_json
 from consistory_ray.places import place_of
 from consistory_ray.reading import reading_problem
+from consistory_ray.redaction import redacted
 from consistory_ray.settings import MethodSettings
 
 SUBJECT_FILE = "subject.json"
@@ -70,7 +72,7 @@ def describe_subject(subject: Described, model: str, fingerprint: str, sha256: s
         "subject": subject.text,
         "anchors": [{"prompt": prompt, "seed": seed} for prompt, seed in subject.anchor_prompts],
         "settings": subject.settings.to_dict(),
-        "model": model,
+        "model": redacted(model),
         "model_fingerprint": fingerprint,
         "cache": {"file": subject.cache_path.rpartition("/")[2], "sha256": sha256, "bytes": nbytes},
     }
@@ -121,9 +123,9 @@ def _read(where: str, address: str) -> tuple[str, Mapping[str, Any]]:
     shown = ascii(address)[:200]
     place = place_of(folder, where)
     try:
-        with place.below(SUBJECT_FILE).open() as stream:
+        with place.below(SUBJECT_FILE).open(follow=False) as stream:
             content: bytes = stream.read(_MAX_BYTES + 1)
-        record: Any = json.loads(content) if len(content) <= _MAX_BYTES else None
+        record: Any = parse_json(content)
     except FileNotFoundError:
         fix = f"give a folder of an earlier run such as out/run/anchors/my-subject, with {SUBJECT_FILE} in it"
         raise InputError("no stored subject", [Problem(where, shown, fix)]) from None
@@ -164,11 +166,7 @@ def _record_problem(record: Any) -> str:
         return "its cache has no proper name or checksum"
     if not isinstance(cache.get("bytes"), int) or isinstance(cache["bytes"], bool) or cache["bytes"] < 0:
         return "its cache has no size"
-    try:
-        MethodSettings.from_dict(record["settings"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        return f"its settings are not those of this version ({error})"
-    return ""
+    return "" if isinstance(record.get("settings"), Mapping) else "it has no settings"
 
 
 def _merged(subject: Mapping[str, Any], folder: str, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -69,6 +69,8 @@ FORBIDDEN = {
     "progress": (*MODELS, "ray", "consistory_ray.cli"),
     "reports": (*MODELS, "ray", "consistory_ray.cli"),
     "redaction": (*MODELS, "ray", "consistory_ray"),
+    "outside": (*MODELS, "ray", "consistory_ray"),
+    "terminal": (*MODELS, "ray", "consistory_ray.cli"),
     "cli": ("ray",),
     "cli_common": (*MODELS, "ray"),
     "cli_render": (*MODELS, "ray"),

@@ -16,7 +16,8 @@ from consistory_ray.cli_common import load
 from consistory_ray.errors import InputError
 from consistory_ray.job import load_job
 from consistory_ray.output.storage import open_output
-from consistory_ray.places import NotAFileError, open_file, place_of
+from consistory_ray.outside import NotAFile, open_regular
+from consistory_ray.places import place_of
 
 HEADS = [
     "",
@@ -122,7 +123,7 @@ def test_only_files_are_opened(tmp_path: Path, kind: str) -> None:
     target = {"pipe": tmp_path / "pipe", "device": Path("/dev/zero")}.get(kind.rpartition(" ")[2], path)
     if target != path:
         path.symlink_to(target)
-    with pytest.raises(NotAFileError):
-        open_file(path)
+    with pytest.raises(NotAFile):
+        open_regular(path, follow=True)
     with pytest.raises(InputError, match="give a file"):
         load_job(str(path))

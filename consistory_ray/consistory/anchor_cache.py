@@ -18,6 +18,7 @@ from torch import Tensor
 from consistory_ray.consistory.layout import LEVELS, Level
 from consistory_ray.consistory.safetensors_file import Buffer, deserialise, serialise
 from consistory_ray.errors import CacheMismatchError, Problem, StorageError
+from consistory_ray.outside import parse_json
 from consistory_ray.places import place_of
 from consistory_ray.settings import MethodSettings
 
@@ -177,16 +178,16 @@ class AnchorCache:
 
 def _parsed(metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
-        seeds = json.loads(metadata["seeds"])
+        seeds = parse_json(metadata["seeds"])
         return {
-            "settings": MethodSettings.from_dict(json.loads(metadata["settings"])),
+            "settings": MethodSettings.from_dict(parse_json(metadata["settings"])),
             "fingerprint": metadata["model_fingerprint"],
-            "concepts": tuple(json.loads(metadata["concepts"])),
-            "prompts": tuple(json.loads(metadata["prompts"])),
+            "concepts": tuple(parse_json(metadata["concepts"])),
+            "prompts": tuple(parse_json(metadata["prompts"])),
             "seeds": None if seeds is None else tuple(seeds),
-            "grids": {level: tuple(grid) for level, grid in json.loads(metadata["grids"]).items()},
+            "grids": {level: tuple(grid) for level, grid in parse_json(metadata["grids"]).items()},
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         problem = Problem("metadata", repr(error), "make the subject again with this version")
         raise CacheMismatchError("the anchor cache's metadata cannot be read", [problem]) from error
 

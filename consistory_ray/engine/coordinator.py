@@ -50,7 +50,7 @@ from consistory_ray.output.index import IndexWriter, current_index
 from consistory_ray.output.lease import Lease
 from consistory_ray.output.replaced import REPLACED
 from consistory_ray.output.resume import resume
-from consistory_ray.output.run_record import RunRecord, read_run_record, write_run_record
+from consistory_ray.output.run_record import RunRecord, look_for_record, read_run_record, write_run_record
 from consistory_ray.output.shards import write_dataset
 from consistory_ray.output.storage import OutputStore, open_output
 
@@ -198,6 +198,8 @@ class _Run:
         if not self._again and not self._options.only_failed:
             return
         there = self._patiently(lambda: read_run_record(self._store))
+        if there is None and look_for_record(self._store).problem:
+            return  # something ran there, which is all that has to be known
         if there is None and self._again:
             raise OutageError(f"{self._store.url} is empty: it is not the storage that the run was begun in")
         if there is None:

@@ -27,7 +27,7 @@ from consistory_ray.output.moving import Move, move_pictures
 from consistory_ray.output.parallel import bounded_map
 from consistory_ray.output.replaced import keep_replaced
 from consistory_ray.output.rows import IndexRow, latest_rows, rows_to_table
-from consistory_ray.output.storage import MissingFileError, OutputStore, StoredFile, as_store
+from consistory_ray.output.storage import MissingFileError, OutputStore, StoredFile, UnfitFileError, as_store
 
 PICTURE_FOLDERS = ("anchors", "images")
 _COLUMNS = ("asset_id", "subject", "kind", "scene", "path", "size", "status", "attempt", "created_at")
@@ -246,6 +246,9 @@ def _recognise(
     try:
         data = store.read(path)
     except MissingFileError:
+        return None
+    except UnfitFileError as error:
+        _log.warning("%s; it will be rendered again", error)
         return None
     parameters = read_metadata(data)
     if parameters is None or parameters.get("asset_id") != asset_id:

@@ -26,7 +26,7 @@ from consistory_ray.output.fencing import Lost, delete_all, refuse_if_lost
 from consistory_ray.output.index import Output, read_index
 from consistory_ray.output.parallel import bounded_map
 from consistory_ray.output.rows import SCHEMA, described
-from consistory_ray.output.storage import MissingFileError, OutputStore, as_store
+from consistory_ray.output.storage import MissingFileError, OutputStore, UnfitFileError, as_store
 
 DATASET_FOLDER = "dataset"
 MANIFEST = f"{DATASET_FOLDER}.json"
@@ -189,6 +189,8 @@ def _picture(store: OutputStore, record: dict[str, Any]) -> bytes:
         data = store.read(record["path"])
     except MissingFileError as error:
         raise AssetError(f"{store.url}/{record['path']} is missing: {advice}") from error
+    except UnfitFileError as error:
+        raise AssetError(f"{error}: {advice}") from error
     if hashlib.sha256(data).hexdigest() != record["sha256"]:
         raise AssetError(f"{store.url}/{record['path']} is not the picture that was indexed: {advice}")
     return data
