@@ -17,7 +17,7 @@ from typing import Any, Literal
 from consistory_ray.errors import JobError, Problem
 from consistory_ray.ids import Names, numbered, slug
 from consistory_ray.job import Anchor, RenderJob, Scene, Subject
-from consistory_ray.settings import MethodSettings, model_revision
+from consistory_ray.settings import MethodSettings, configuration_revision, model_revision
 
 PLAN_FORMAT = 1
 
@@ -91,6 +91,7 @@ class Plan:
     subjects: tuple[SubjectPlan, ...]
     batch_size: int | Literal["auto"]
     torch_dtype: str
+    config: str | None = None
 
     @property
     def anchor_count(self) -> int:
@@ -121,6 +122,8 @@ def make_plan(job: RenderJob) -> Plan:
     identity = {"format": PLAN_FORMAT, "model": job.model, "settings": settings.to_dict()}
     if (revision := model_revision(job.model)) is not None:
         identity["revision"] = revision
+    if job.config is not None:  # it decides the sampler's noise schedule and how words are read
+        identity["config"] = configuration_revision(job.config) or job.config
     if job.settings.torch_dtype != "auto":
         identity["torch_dtype"] = job.settings.torch_dtype
     names = _subject_ids(job)
@@ -129,7 +132,7 @@ def make_plan(job: RenderJob) -> Plan:
         for subject, name in zip(job.subjects, names, strict=True)
     )
     _refuse_twins(subjects)
-    return Plan(job.name, job.model, subjects, job.settings.batch_size, job.settings.torch_dtype)
+    return Plan(job.name, job.model, subjects, job.settings.batch_size, job.settings.torch_dtype, job.config)
 
 
 def _refuse_other_settings(job: RenderJob) -> None:

@@ -143,11 +143,17 @@ def model_revision(model: str) -> str | None:
     return _revision(path) if path.exists() else None
 
 
-def _revision(path: Path) -> str:
+def configuration_revision(config: str) -> str | None:
+    """Which configurations and tokenizers lie in a folder, wherever it lies; None for what is not on this machine."""
+    path = Path(config).expanduser()
+    return _revision(path, (".json", ".txt")) if path.is_dir() else None
+
+
+def _revision(path: Path, suffixes: tuple[str, ...] = (".safetensors", ".json", ".txt")) -> str:
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     digest = hashlib.sha256()
     for file in files:
-        if file.suffix not in (".safetensors", ".json", ".txt"):
+        if file.suffix not in suffixes:
             continue
         with file.open("rb") as stream:
             digest.update(f"{file.relative_to(path).as_posix()}:{file.stat().st_size};".encode())

@@ -49,6 +49,7 @@ FORBIDDEN = {
     "progress": (*MODELS, "ray", "consistory_ray.cli"),
     "reports": (*MODELS, "ray", "consistory_ray.cli"),
     "redaction": (*MODELS, "ray", "consistory_ray"),
+    "pictures": (*MODELS, "ray", "consistory_ray"),
     "cli": ("ray",),
     "cli_common": (*MODELS, "ray"),
     "cli_render": (*MODELS, "ray"),

@@ -153,7 +153,7 @@ def test_every_problem_of_a_file_is_told_at_once() -> None:
 
 
 def test_a_key_far_from_all_known_ones_lists_them() -> None:
-    assert problems(job(zzz=1))["zzz"] == "remove this key, known are name, model, settings, subjects"
+    assert problems(job(zzz=1))["zzz"] == "remove this key, known are name, model, config, settings, subjects"
 
 
 @pytest.mark.parametrize(
