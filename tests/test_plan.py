@@ -107,6 +107,24 @@ def test_what_changes_no_picture_changes_no_id(changes: dict[str, Any]) -> None:
     assert make_plan(job(dragon())).subjects == make_plan(job(dragon(), **changes)).subjects
 
 
+def test_configurations_of_a_single_file_count_by_their_content(tmp_path: Path) -> None:
+    """Where they lie makes no difference, nor do weights that lie beside them."""
+    for place in ("here", "there", "edited"):
+        (tmp_path / place / "scheduler").mkdir(parents=True)
+        text = "v_prediction" if place == "edited" else "epsilon"
+        (tmp_path / place / "scheduler" / "scheduler_config.json").write_text(f'{{"prediction_type": "{text}"}}')
+    (tmp_path / "there" / "weights.safetensors").write_bytes(b"1234")
+    plans = {
+        place: make_plan(job(dragon(), model="model.safetensors", config=str(tmp_path / place)))
+        for place in ("here", "there", "edited")
+    }
+    plain = make_plan(job(dragon(), model="model.safetensors"))
+    assert plans["here"].subjects == plans["there"].subjects
+    assert len({plan.subjects[0].subject_key for plan in (plain, plans["here"], plans["edited"])}) == 3
+    assert plans["here"].config == str(tmp_path / "here") and plain.config is None
+    assert make_plan(job(dragon(), model="model.safetensors", config=None)).subjects == plain.subjects
+
+
 def test_a_default_that_is_written_out_is_the_same_job() -> None:
     written = job(dragon(), settings={"num_inference_steps": 50, "guidance_scale": 5, "freeu": [0.6, 0.4, 1.1, 1.2]})
     assert make_plan(written).subjects == make_plan(job(dragon())).subjects

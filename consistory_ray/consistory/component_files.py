@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import diffusers
 import torch
 
 from consistory_ray.errors import CheckpointError, Problem
+
+_log = logging.getLogger(__name__)
 
 NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
@@ -60,6 +63,7 @@ def load_networks(folder: Path, index: dict[str, Any], dtype: torch.dtype) -> tu
         if library is None or kind is None:
             continue
         variant = chosen_variant(variants(folder / name), dtype)
+        _log.info("%s: reading the %s files in %s", name, variant or "plain", folder / name)
         loader: Any = getattr(importlib.import_module(library), kind)
         argument = DTYPE_ARGUMENT if library == "diffusers" else "dtype"
         network, info = loader.from_pretrained(

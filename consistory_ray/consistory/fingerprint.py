@@ -27,6 +27,8 @@ def model_fingerprint(pipe: Any) -> str:
     digest = hashlib.sha256()
     for name in ("unet", "vae", "scheduler"):
         digest.update(json.dumps(_public(getattr(pipe, name).config), sort_keys=True, default=str).encode())
+    if not pipe.config.get("force_zeros_for_empty_prompt", True):
+        digest.update(b"the empty prompt is encoded;")
     signs: list[Tensor] = []
     for name in _NETWORKS:
         module = getattr(pipe, name)

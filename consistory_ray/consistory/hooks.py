@@ -41,7 +41,7 @@ class UNetHooks:
         for hook in self._hooks:
             if hasattr(hook, "new_forward"):
                 problems.append(Problem("unet hook", type(hook).__name__, "remove it: it replaces the UNet's forward"))
-        if "forward" in vars(unet) and not self._hooks:
+        if not self._hooks and _is_replaced(unet):
             problems.append(
                 Problem("unet.forward", repr(unet.forward)[:100], "remove this replacement: it would be bypassed")
             )
@@ -62,6 +62,12 @@ class UNetHooks:
 
 
 _REMOVE = "remove it, or register it on a part of the UNet: the method calls the UNet's parts one by one"
+
+
+def _is_replaced(unet: Any) -> bool:
+    """Whether somebody has put another ``forward`` in place; hooks that are gone leave the original there."""
+    forward = vars(unet).get("forward")
+    return forward is not None and getattr(forward, "__func__", None) is not type(unet).forward
 
 
 def execution_device(pipe: Any) -> torch.device:
