@@ -84,6 +84,8 @@ def load(source: str) -> tuple[RenderJob, Plan]:
     check_allowed("JOB", source)
     job = load_job(source)
     check_allowed_model(job.model)
+    if job.config is not None:
+        check_allowed_model(job.config, field="config")
     plan = make_plan(job)
     for subject in plan.subjects:
         if subject.source is not None:

@@ -111,17 +111,22 @@ class PictureError(AssetError):
             None where the exception was sent to another process.
     """
 
-    def __init__(self, failures: Mapping[int, str], total: int, result: Any = None) -> None:
-        self.failures = dict(failures)
-        self.total = total
+    def __init__(self, message: str, failures: Mapping[int, str] | None = None, result: Any = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.failures = dict(failures or {})
         self.result = result
-        reasons = set(self.failures.values())
-        named = [f"picture {index}: {reason}" for index, reason in self.failures.items()]
-        alike = len(reasons) == 1 and len(self.failures) == total
-        super().__init__(next(iter(reasons)) if alike else "; ".join(named))
+
+    @classmethod
+    def of(cls, failures: Mapping[int, str], total: int, result: Any = None) -> PictureError:
+        """The error of a call for ``total`` pictures; one reason for all of them is told once."""
+        reasons = list(dict.fromkeys(failures.values()))
+        if len(failures) == total and len(reasons) == 1:
+            return cls(reasons[0], failures, result)
+        return cls("; ".join(f"picture {index}: {reason}" for index, reason in failures.items()), failures, result)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), (self.failures, self.total))
+        return (type(self), (self.message, self.failures))
 
 
 class RunError(ConsistoryError):

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -107,6 +108,12 @@ def _step(steps: int, fraction: float) -> int:
     return int(steps * fraction + 1e-9)
 
 
+def model_path(model: str) -> str:
+    """A model's name as it is looked up: of ``file:///models/xl`` and ``~/xl`` the path, all others unchanged."""
+    name = model.removeprefix("file://")
+    return os.path.expanduser(name) if name.startswith("~") else name
+
+
 def model_defaults(model: str) -> MethodSettings:
     """The default settings of a model, without loading it.
 
@@ -122,7 +129,7 @@ def model_defaults(model: str) -> MethodSettings:
     if model == BUNDLED_MODEL:
         text = resources.files("consistory_ray.miniature").joinpath("weights", MODEL_SETTINGS_FILE).read_text()
         return _parse(text, MODEL_SETTINGS_FILE)
-    path = Path(model) / MODEL_SETTINGS_FILE
+    path = Path(model_path(model)) / MODEL_SETTINGS_FILE
     return _parse(path.read_text(), str(path)) if path.is_file() else MethodSettings()
 
 
@@ -136,7 +143,7 @@ def model_revision(model: str) -> str | None:
         Hexadecimal digits made of the weight files' names, sizes, beginnings and ends, and of the configurations; None
         for anything that is not on this machine, such as a hub id.
     """
-    path = Path(model)
+    path = Path(model_path(model))
     if model == BUNDLED_MODEL:
         with resources.as_file(resources.files("consistory_ray.miniature").joinpath("weights")) as folder:
             return _revision(folder)
@@ -145,7 +152,7 @@ def model_revision(model: str) -> str | None:
 
 def configuration_revision(config: str) -> str | None:
     """Which configurations and tokenizers lie in a folder, wherever it lies; None for what is not on this machine."""
-    path = Path(config).expanduser()
+    path = Path(model_path(config))
     return _revision(path, (".json", ".txt")) if path.is_dir() else None
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import diffusers
 import torch
@@ -20,7 +20,7 @@ from consistory_ray.consistory.model_checks import check_folder, check_pipeline,
 from consistory_ray.consistory.single_file import own_scheduler, read_single_file
 from consistory_ray.consistory.unet import unet_layers
 from consistory_ray.errors import CheckpointError, InputError, Problem
-from consistory_ray.settings import BUNDLED_MODEL, MethodSettings, model_defaults
+from consistory_ray.settings import BUNDLED_MODEL, MethodSettings, model_defaults, model_path
 
 _PIPELINE: Any = diffusers.StableDiffusionXLPipeline  # untyped itself
 _LIBRARIES = ("diffusers", "transformers")
@@ -98,34 +98,29 @@ def model_location(where: str, given: str | Path) -> str:
 
     Args:
         where: the field that it was given in, for messages.
-        given: as somebody wrote it: ``~`` and ``file:`` are understood.
+        given: as somebody wrote it: ``~`` and ``file://`` are understood.
 
     Raises:
         CheckpointError: it is a path of nothing, a URL, or a file in a format that is not read.
     """
-    name = str(given)
-    if name.startswith("file:"):
-        name = unquote(urlsplit(name).path)
-    elif "://" in name:
+    name = model_path(str(given))
+    if "://" in name:
         fix = "copy it to this machine and give the folder or file"
         fix = "give the hub id, as in owner/name" if "huggingface.co/" in name else fix
         raise CheckpointError("models are not read from URLs", [Problem(where, name, fix)])
-    if name.startswith("~"):
-        name = str(Path(name).expanduser())
     if name.lower().endswith(_PICKLES):
         fix = "convert it to safetensors: pickled weights can run code and are never loaded"
         raise CheckpointError("the checkpoint is a pickle", [Problem(where, name, fix)])
     if name.lower().endswith(_OTHER_FORMATS):
         fix = "give a .safetensors file, a folder in diffusers' layout or a hub id"
         raise CheckpointError("the checkpoint has a format that is not read", [Problem(where, name, fix)])
-    path = Path(name)
-    if name == BUNDLED_MODEL or path.is_dir():
+    if name == BUNDLED_MODEL or os.path.isdir(name):
         return name
     if name.lower().endswith(".safetensors"):
-        if not path.is_file():
+        if not os.path.isfile(name):
             raise CheckpointError("the checkpoint is missing", [Problem(where, name, "give an existing file")])
         return name
-    if path.is_file():
+    if os.path.exists(name):
         fix = "give a .safetensors file, a folder in diffusers' layout or a hub id"
         raise CheckpointError("the checkpoint has a format that is not read", [Problem(where, name, fix)])
     is_path = name.startswith((".", "/", "\\")) or name.endswith("/") or "\\" in name or name.count("/") > 1

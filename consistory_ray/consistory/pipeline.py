@@ -238,7 +238,7 @@ class ConsiStoryPipeline:
                 result = self._sample(unet, batch, resolved, plan, grids, anchors, tick, trace)
             images, faults = decode_latents(self.pipe, result.latents, output_type)
         if faults:  # scenes cannot do without any of them
-            raise AssetError(str(PictureError(faults, len(batch.prompts))))
+            raise AssetError(PictureError.of(faults, len(batch.prompts)).message)
         masks = _final_masks(result)
         cache = AnchorCache(
             settings=resolved,
@@ -359,7 +359,7 @@ class ConsiStoryPipeline:
         masks = {level: torch.cat([part[level].cpu() for part in found]) for level in grids} if found else {}
         rendered = RenderResult(images, _shaped(masks, grids))
         if faults:
-            raise PictureError(faults, len(batch.prompts), rendered)
+            raise PictureError.of(faults, len(batch.prompts), rendered)
         return rendered
 
     def _sample(
