@@ -1,8 +1,8 @@
 """What a single safetensors file says about its model before any weights are read: its keys, shapes and metadata.
 
 Such a file has no configurations. What cannot be seen from the shapes is written down as marker keys (``v_pred``,
-``ztsnr``, ``edm_vpred.sigma_max``) or as metadata (``modelspec.prediction_type``); the configurations that diffusers
-chooses by the architecture know nothing of it.
+``ztsnr``, ``edm_vpred.sigma_max``) or as metadata (``modelspec.prediction_type`` or ``predict_key``); the configurations
+that diffusers chooses by the architecture know nothing of it.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ _OTHERS = {
     "down_blocks.0.resnets.0.conv1.weight": "a single network in diffusers' layout",
 }
 _EDM = ("edm_vpred.sigma_max", "edm_mean", "edm_std")
+_PREDICTION_KEYS = ("modelspec.prediction_type", "modelspec.predict_key")
+_V = ("v", "v_prediction", "v-prediction", "vpred", "v_pred", "velocity")
 _CHANNELS = {9: "an inpainting model", 8: "an instruct-pix2pix model"}
 _FIX = "give a text-to-image model of the SDXL family"
 
@@ -46,11 +48,11 @@ class SingleFile:
     """What was found.
 
     Attributes:
-        v_prediction: whether the network predicts v rather than the noise; None where the file does not say.
+        v_prediction: whether the file says that the network predicts v rather than the noise.
         zero_snr: whether it was trained with no signal at the last timestep.
     """
 
-    v_prediction: bool | None
+    v_prediction: bool
     zero_snr: bool
 
 
@@ -73,19 +75,17 @@ def read_single_file(path: Path) -> SingleFile:
     problems = _problems(path, keys, shapes, metadata)
     if problems:
         raise CheckpointError("the file is not a text-to-image model of the SDXL architecture", problems)
-    told = str(metadata.get("modelspec.prediction_type", "")).lower()
-    v_prediction = True if "v_pred" in keys or told in ("v", "v_prediction", "v-prediction") else None
-    return SingleFile(v_prediction, "ztsnr" in keys)
+    return SingleFile("v_pred" in keys or _told(metadata) in _V, "ztsnr" in keys)
 
 
 def _problems(path: Path, keys: set[str], shapes: Mapping[str, Any], metadata: Mapping[str, str]) -> list[Problem]:
     where = str(path)
-    told = metadata.get("modelspec.prediction_type", "epsilon")
+    told = _told(metadata)
     architecture = metadata.get("modelspec.architecture", "")
     if any(marker in keys for marker in _EDM):
         fix = f"EDM models (Playground v2.5, CosXL) do not work yet: {_FIX}"
         return [Problem(where, ", ".join(sorted(keys & set(_EDM))), fix)]
-    if told.lower() not in ("epsilon", "eps", "v", "v_prediction", "v-prediction"):
+    if told not in (*_V, "", "eps", "epsilon"):
         return [Problem(f"{where}: modelspec.prediction_type", told, f"only epsilon and v work: {_FIX}")]
     for key, name in _OTHERS.items():
         if key in keys:
@@ -112,6 +112,11 @@ def _problems(path: Path, keys: set[str], shapes: Mapping[str, Any], metadata: M
             fix = f"it lacks {part}: give a file with all parts of the model, or a folder in diffusers' layout"
             problems.append(Problem(f"{where}: {prefix}*", "missing", fix))
     return problems
+
+
+def _told(metadata: Mapping[str, str]) -> str:
+    """The kind of prediction that the metadata names; programs write it under different keys."""
+    return next((str(metadata[key]).strip().lower() for key in _PREDICTION_KEYS if metadata.get(key)), "")
 
 
 def own_scheduler(scheduler: Any, found: SingleFile) -> Any:

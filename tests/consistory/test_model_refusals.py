@@ -283,7 +283,9 @@ def test_single_files_are_refused(weights: dict[str, Any], folder: Path, tmp_pat
 V_PREDICTION: dict[str, tuple[dict[str, Any], dict[str, str], bool]] = {
     "v_pred": ({"v_pred": ONE}, {}, False),
     "v_pred and ztsnr": ({"v_pred": ONE, "ztsnr": ONE}, {}, True),
+    "empty markers": ({"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}, {"modelspec.predict_key": "v"}, True),
     "modelspec": ({}, {"modelspec.prediction_type": "v"}, False),
+    "modelspec under another key": ({}, {"modelspec.predict_key": "V"}, False),
     "modelspec, as others write it": ({"ztsnr": ONE}, {"modelspec.prediction_type": "v_prediction"}, True),
 }
 
