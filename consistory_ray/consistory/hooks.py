@@ -7,6 +7,8 @@ parts are called as modules. Around the halves :class:`UNetHooks` does what acce
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -79,7 +81,11 @@ def execution_device(pipe: Any) -> torch.device:
     return device
 
 
-def put_back(pipe: Any) -> None:
-    """Offload again what a call has brought, as diffusers' own pipelines do when they end."""
-    if getattr(pipe, "_all_hooks", None):
-        pipe.maybe_free_model_hooks()
+@contextmanager
+def offloaded_again(pipe: Any) -> Iterator[None]:
+    """Offload in the end what a call has brought, as diffusers' own pipelines do."""
+    try:
+        yield
+    finally:
+        if getattr(pipe, "_all_hooks", None):
+            pipe.maybe_free_model_hooks()

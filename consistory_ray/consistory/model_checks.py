@@ -63,7 +63,7 @@ def index_problems(index: Config) -> list[Problem]:
 def unet_problems(unet: Config, first_encoder: Config | None, second_encoder: Config | None) -> list[Problem]:
     """What a UNet's configuration says against a model, beside those of its text encoders where they are known."""
     kind = _CHANNELS.get(unet.get("in_channels", 4))
-    note = f": this is an {kind} model" if kind else ""
+    note = f": this is a model for {kind}" if kind else ""
     guided = (
         "must be None: models that were distilled to take the guidance as an input, such as LCM-SDXL, do not work yet"
     )
@@ -190,8 +190,9 @@ def check_pipeline(pipe: Any) -> None:
     for part in ("unet", "vae", "text_encoder_2", "scheduler"):
         if getattr(pipe, part, None) is None:
             problems.append(Problem(part, "None", "the pipeline needs this component"))
-    if getattr(pipe, "tokenizer", None) is None and getattr(pipe, "tokenizer_2", None) is None:
-        problems.append(Problem("tokenizer", "None", "the pipeline needs this component"))
+    for part, encoder in (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2")):
+        if getattr(pipe, part, None) is None and getattr(pipe, encoder, None) is not None:
+            problems.append(Problem(part, "None", f"the pipeline's {encoder} needs it"))
     for part in _EXTRA_NETWORKS:
         if getattr(pipe, part, None) is not None:
             fix = "this network would be ignored: give a plain StableDiffusionXLPipeline"

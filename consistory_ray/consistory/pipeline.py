@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +17,7 @@ from consistory_ray.consistory.checkpoints import check_architecture, load_check
 from consistory_ray.consistory.companions import CachedAnchors, Companions, LiveAnchors
 from consistory_ray.consistory.decoding import OutputType, decode_latents, encode_prompts
 from consistory_ray.consistory.fingerprint import adapter_state, model_fingerprint
-from consistory_ray.consistory.hooks import UNetHooks, execution_device, put_back
+from consistory_ray.consistory.hooks import UNetHooks, execution_device, offloaded_again
 from consistory_ray.consistory.inputs import Batch, make_batch, resolve_settings, token_grids
 from consistory_ray.consistory.layout import Grid, Level
 from consistory_ray.consistory.masks import Masks
@@ -232,7 +231,7 @@ class ConsiStoryPipeline:
         halves = 2 if resolved.guidance_scale > 1 else 1
         dropout_seeds = tuple(seeds) if seeds is not None else tuple(range(len(batch.prompts)))
         anchors = LiveAnchors(resolved, plan, grids, halves, dropout_seeds)
-        with _offloaded_again(self.pipe):
+        with offloaded_again(self.pipe):
             with method_installed(self.pipe.unet, resolved.freeu) as unet:
                 tick = _ticker(progress, _steps(plan))
                 result = self._sample(unet, batch, resolved, plan, grids, anchors, tick, trace)
@@ -345,14 +344,14 @@ class ConsiStoryPipeline:
         starts = range(0, len(batch.prompts), size)
         tick = _ticker(progress, _steps(plan) * len(starts))
         results = []
-        with _offloaded_again(self.pipe):
+        with offloaded_again(self.pipe):
             with method_installed(self.pipe.unet, settings.freeu) as unet:
                 for start in starts:
                     part = batch.part(start, start + size)
                     try:
                         results.append(self._sample(unet, part, settings, plan, grids, companions(), tick, trace))
                     except AssetError:  # this part only
-                        results.append(_no_result(part, grids))
+                        results.append(PassResult.given_up(part.latents, grids, masked=part.columns is not None))
             latents = torch.cat([result.latents.cpu() for result in results])
             images, faults = decode_latents(self.pipe, latents.to(self.device), output_type)
         found = [result.masks for result in results if result.masks is not None]
@@ -385,21 +384,6 @@ class ConsiStoryPipeline:
         latents = batch.latents.to(self.device, torch.float32) * scheduler.init_noise_sigma
         columns = None if batch.columns is None else batch.columns.to(self.device)
         return sampler.sample(latents, columns)
-
-
-@contextmanager
-def _offloaded_again(pipe: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        put_back(pipe)
-
-
-def _no_result(batch: Batch, grids: dict[Level, Grid]) -> PassResult:
-    """Of a batch that was given up: latents that are not finite, and empty masks where masks were wanted."""
-    count = len(batch.prompts)
-    masks = {level: torch.zeros(count, grid.tokens, dtype=torch.bool) for level, grid in grids.items()}
-    return PassResult(torch.full_like(batch.latents, torch.nan), None if batch.columns is None else masks)
 
 
 def _steps(plan: StepPlan) -> int:

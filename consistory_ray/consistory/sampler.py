@@ -59,6 +59,12 @@ class PassResult:
     features: Tensor | None = None
     fork: PassState | None = None
 
+    @classmethod
+    def given_up(cls, latents: Tensor, grids: Mapping[Level, Grid], *, masked: bool) -> PassResult:
+        """Of images that came to nothing: latents that are not finite, and empty masks where masks were wanted."""
+        masks = {level: torch.zeros(len(latents), grid.tokens, dtype=torch.bool) for level, grid in grids.items()}
+        return cls(torch.full_like(latents, torch.nan), masks if masked else None)
+
 
 class Sampler:
     """Denoises one batch, in one or two passes.

@@ -1,7 +1,7 @@
 """What a single safetensors file says about its model before any weights are read: its keys, shapes and metadata.
 
 Such a file has no configurations. What cannot be seen from the shapes is written down as marker keys (``v_pred``,
-``ztsnr``, ``edm_vpred.sigma_max``) or as metadata (``modelspec.prediction_type`` or ``predict_key``); the configurations
+``ztsnr``, ``edm_vpred.sigma_max``) or as metadata (``modelspec.prediction_type`` or ``predict_key``); configurations
 that diffusers chooses by the architecture know nothing of it.
 """
 

@@ -167,6 +167,10 @@ def test_a_loaded_refiner_and_other_odd_pipelines(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="vae: the pipeline needs this component"):
         ConsiStoryPipeline(model)
     model = make_diffusers_pipeline(tmp_path)
+    model.tokenizer = None
+    with pytest.raises(CheckpointError, match="tokenizer: the pipeline's text_encoder needs it"):
+        ConsiStoryPipeline(model)
+    model = make_diffusers_pipeline(tmp_path)
     model.controlnet = torch.nn.Linear(1, 1)
     with pytest.raises(CheckpointError, match="controlnet: this network would be ignored"):
         ConsiStoryPipeline(model)
