@@ -33,7 +33,6 @@ _CONFIGURATIONS = (
     "scheduler/scheduler_config.json",
 )
 _WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
-_UNLIMITED = 1 << 20  # tokens: what a tokenizer's configuration that names no limit stands for is far above
 
 
 def load_checkpoint(
@@ -79,7 +78,6 @@ def load_checkpoint(
         else:
             pipe, notices = _from_folder(_fetched(name, dtype), dtype)
         refuse_unloaded(pipe, name)
-        _limit_tokenizers(pipe)
         check_architecture(pipe)
     except InputError:
         raise
@@ -204,13 +202,6 @@ def _refuse_code(index: Mapping[str, Any]) -> None:
         fix = f"use a model whose components are classes of {' and '.join(_LIBRARIES)}"
         problems = [Problem(f"model_index.json: {name}", str(value), fix) for name, value in foreign.items()]
         raise CheckpointError("the model brings code of its own, which is never run", problems)
-
-
-def _limit_tokenizers(pipe: Any) -> None:
-    """Give tokenizers whose configuration names no limit that of their text encoders."""
-    for tokenizer, encoder in ((pipe.tokenizer, pipe.text_encoder), (pipe.tokenizer_2, pipe.text_encoder_2)):
-        if tokenizer is not None and encoder is not None and tokenizer.model_max_length > _UNLIMITED:
-            tokenizer.model_max_length = encoder.config.max_position_embeddings
 
 
 def check_architecture(pipe: Any) -> None:

@@ -208,10 +208,4 @@ def check_pipeline(pipe: Any) -> None:
     if channels not in (None, pipe.unet.config.in_channels):
         fix = f"must be {pipe.unet.config.in_channels}, the channels of the UNet: this VAE belongs to another model"
         problems.append(Problem("vae.config.latent_channels", str(channels), fix))
-    for part, config in (("tokenizer", configs[0]), ("tokenizer_2", configs[1])):
-        longest = (config or {}).get("max_position_embeddings")
-        tokenizer = getattr(pipe, part, None)
-        if tokenizer is not None and longest is not None and tokenizer.model_max_length > longest:
-            fix = f"set it to {longest}, what the text encoder can read"
-            problems.append(Problem(f"{part}.model_max_length", str(tokenizer.model_max_length), fix))
     refuse(problems)

@@ -125,9 +125,9 @@ class ConsiStoryPipeline:
             fix = f"leave it out, dtype={dtype} is given too"
             raise InputError("the arguments do not fit each other", [Problem("torch_dtype", str(torch_dtype), fix)])
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        wanted = dtype or torch_dtype or (torch.float16 if place.type == "cuda" else torch.float32)
+        dtype = dtype or torch_dtype or (torch.float16 if place.type == "cuda" else torch.float32)
         notices: list[str] = []
-        pipe, settings = load_checkpoint(model, wanted, config, notices.append)
+        pipe, settings = load_checkpoint(model, dtype, config, notices.append)
         pipe.set_progress_bar_config(disable=True)
         pipeline = cls(pipe.to(place), settings)
         pipeline.notices[:0] = notices

@@ -176,24 +176,6 @@ def test_a_loaded_refiner_and_other_odd_pipelines(tmp_path: Path) -> None:
         ConsiStoryPipeline(model)
 
 
-def test_a_tokenizer_without_a_limit(folder: Path, tmp_path: Path, pipe: ConsiStoryPipeline) -> None:
-    copy = Path(shutil.copytree(folder, tmp_path / "model"))
-    for part in ("tokenizer", "tokenizer_2"):
-        values = json.loads((copy / part / "tokenizer_config.json").read_text())
-        del values["model_max_length"]
-        (copy / part / "tokenizer_config.json").write_text(json.dumps(values))
-    plain = StableDiffusionXLPipeline.from_pretrained(copy)
-    assert plain.tokenizer.model_max_length > 10**20
-    with pytest.raises(CheckpointError, match=r"tokenizer\.model_max_length: set it to 16"):
-        ConsiStoryPipeline(plain)
-    loaded = ConsiStoryPipeline.from_pretrained(copy, device="cpu")
-    assert loaded.pipe.tokenizer.model_max_length == 16
-    found, expected = (
-        each.create_subject(["a cat"], "cat", [1], settings=FEW, output_type="latent").images for each in (loaded, pipe)
-    )
-    torch.testing.assert_close(found, expected)
-
-
 # Single files ---------------------------------------------------------------------------------------------------------
 
 
