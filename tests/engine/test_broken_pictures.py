@@ -148,6 +148,7 @@ def test_a_model_that_is_incomplete_ends_the_run_once(make_job: MakeJob, tmp_pat
     assert not [event for event in heard if isinstance(event, WorkerLost)], "no worker died of it"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_single_file_with_its_configurations_needs_no_network(
     make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
