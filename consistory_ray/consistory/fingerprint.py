@@ -22,7 +22,8 @@ def model_fingerprint(pipe: Any) -> str:
 
     Rounding to another dtype changes values but no sign, so that float16 and float32 workers agree; a fine-tuned model
     flips many signs among the hundreds of thousands that are looked at. Reads about 1 MB of a full-size model. Where
-    there are adapters (LoRA and the other kinds of PEFT), what their layers do with their weights is part of it too.
+    there are adapters (LoRA and the other kinds of PEFT), what their layers do with their weights is part of it too,
+    and how large these are: some adapters are all positive, and others differ in strength alone.
     """
     digest = hashlib.sha256()
     for name in ("unet", "vae", "scheduler"):
@@ -30,6 +31,8 @@ def model_fingerprint(pipe: Any) -> str:
     if not pipe.config.get("force_zeros_for_empty_prompt", True):
         digest.update(b"the empty prompt is encoded;")
     signs: list[Tensor] = []
+    kinds = {kind for _, layer in _adapter_layers(pipe) for kind in layer.adapter_layer_names}
+    sizes: dict[str, list[Tensor]] = {}
     for name in _NETWORKS:
         module = getattr(pipe, name)
         for key, tensor in _weights(module) if module is not None else ():
@@ -38,11 +41,14 @@ def model_fingerprint(pipe: Any) -> str:
             key = key.removeprefix("text_model.")  # there or not, depending on the version of transformers
             digest.update(f"{name}.{key}:{tuple(tensor.shape)};".encode())
             flat = tensor.detach().flatten()
-            signs.append(torch.signbit(flat[:: max(1, flat.numel() // _SAMPLES)][:_SAMPLES]))
+            samples = flat[:: max(1, flat.numel() // _SAMPLES)][:_SAMPLES]
+            signs.append(torch.signbit(samples))
+            for kind in kinds.intersection(key.split(".")):
+                sizes.setdefault(kind, []).append(samples)
     if signs:
         digest.update(torch.cat([sign.to(signs[0].device) for sign in signs]).cpu().numpy().tobytes())
     if adapters := adapter_state(pipe):
-        digest.update(adapters.encode())
+        digest.update(f"{adapters}{_adapter_size(sizes)}".encode())
     return digest.hexdigest()
 
 
@@ -51,14 +57,22 @@ def adapter_state(pipe: Any) -> str:
 
     Looks at no weights; a few milliseconds.
     """
-    found = {
-        f"{network}.{name}": _layer_state(layer)
-        for network in _NETWORKS
-        if (module := getattr(pipe, network)) is not None
-        for name, layer in module.named_modules()
-        if hasattr(layer, "adapter_layer_names") and hasattr(layer, "merged_adapters")
-    }
+    found = {name: _layer_state(layer) for name, layer in _adapter_layers(pipe)}
     return json.dumps(found, sort_keys=True) if found else ""
+
+
+def _adapter_layers(pipe: Any) -> Iterator[tuple[str, Any]]:
+    for network in _NETWORKS:
+        module = getattr(pipe, network)
+        for name, layer in module.named_modules() if module is not None else ():
+            if hasattr(layer, "adapter_layer_names") and hasattr(layer, "merged_adapters"):
+                yield f"{network}.{name}", layer
+
+
+def _adapter_size(sizes: Mapping[str, list[Tensor]]) -> str:
+    """Mean size of the adapters' weights, for each of their kinds, to three digits: rounding hardly reaches those."""
+    means = {kind: torch.cat([each.float().cpu() for each in found]).abs().mean() for kind, found in sizes.items()}
+    return ",".join(f"{kind}:{float(mean):.2e}" for kind, mean in sorted(means.items()))
 
 
 def _layer_state(layer: Any) -> dict[str, Any]:

@@ -110,6 +110,20 @@ def test_other_adapters_of_peft_count_too(model: StableDiffusionXLPipeline) -> N
     assert pipe.fingerprint != before
 
 
+def test_the_strength_of_adapters_counts_where_no_sign_changes(tmp_path: Path) -> None:
+    """A slider's files differ in strength alone, and DoRA's and IA3's vectors are all positive."""
+    found = set()
+    for number, (kind, factor) in enumerate((("lora_B", 1.0), ("lora_B", 0.3), ("lora_magnitude_vector", 1.1))):
+        model = make_diffusers_pipeline(tmp_path / str(number))
+        add_lora(model, use_dora=True)
+        with torch.no_grad():
+            for name, weight in model.unet.named_parameters():
+                if kind in name:
+                    weight.mul_(factor)
+        found.add(ConsiStoryPipeline(model).fingerprint)
+    assert len(found) == 3
+
+
 def test_how_the_empty_prompt_is_encoded_counts(model: StableDiffusionXLPipeline) -> None:
     """SDXL base takes zeros; the pictures of the unconditional half differ."""
     pipe = ConsiStoryPipeline(model)
@@ -213,6 +227,7 @@ def test_offloading_changes_no_picture(model: StableDiffusionXLPipeline, kind: s
 
 def test_the_fingerprint_sees_weights_that_are_put_away(model: StableDiffusionXLPipeline) -> None:
     """Rendering this way needs a GPU: accelerate cannot offload from the CPU to the CPU."""
+    add_lora(model)
     pipe = ConsiStoryPipeline(model)
     fingerprint = pipe.fingerprint
     model.enable_sequential_cpu_offload(device="cpu")
