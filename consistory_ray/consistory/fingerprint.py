@@ -71,7 +71,10 @@ def _adapter_layers(pipe: Any) -> Iterator[tuple[str, Any]]:
 
 def _adapter_size(sizes: Mapping[str, list[Tensor]]) -> str:
     """Mean size of the adapters' weights, for each of their kinds, to three digits: rounding hardly reaches those."""
-    means = {kind: torch.cat([each.float().cpu() for each in found]).abs().mean() for kind, found in sizes.items()}
+    means = {
+        kind: torch.cat([each.to(found[0].device, torch.float32) for each in found]).abs().mean()
+        for kind, found in sizes.items()
+    }
     return ",".join(f"{kind}:{float(mean):.2e}" for kind, mean in sorted(means.items()))
 
 
