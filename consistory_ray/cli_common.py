@@ -89,6 +89,8 @@ def load(source: str) -> tuple[RenderJob, Plan]:
     job = load_job(source)
     check_allowed_model(job.model)
     check_model_is_there(job.model)
+    if job.config is not None:
+        check_allowed_model(job.config, field="config")
     plan = make_plan(job)
     for subject in plan.subjects:
         if subject.source is not None:

@@ -331,7 +331,7 @@ class _Run:
         subjects = {subject.subject_id: subject for subject in plan.subjects}
         assets = {asset.asset_id: asset for asset in plan.assets() if asset.asset_id not in done}
         sizes = {(subject.settings.height, subject.settings.width) for subject in plan.subjects}
-        pool = WorkerPool(shape, plan.model, plan.torch_dtype, self._store, options, sizes)
+        pool = WorkerPool(shape, plan.model, plan.torch_dtype, self._store, options, sizes, config=plan.config)
         dispatch = Dispatch(
             subjects,
             assets,

@@ -102,6 +102,7 @@ class Dispatch:
         self._read: dict[int, str] = {}  # of scenes calls: the checksum of the cache that they were given
         self._lacking: set[str] = set()  # subjects of which something was given up
         self._leaving: set[str] = set()
+        self._told: set[str] = set()  # what workers have said about the model
         self._served: dict[str, set[str]] = {}
         self._ready: set[str] = set()
         self._draining = False
@@ -271,6 +272,9 @@ class Dispatch:
         batches = outcome.batches if self._adapts else None
         self._scheduler.add_worker(name, outcome.node, batches, shaken=self._pool.deaths(name) > 0)
         self._ledger.emit(WorkerReady(name, outcome.place, outcome.seconds))
+        for notice in set(outcome.notices) - self._told:
+            self._told.add(notice)
+            self._ledger.emit(Notice(notice))
 
     def _refusal(self, outcome: Hello | Failure) -> CheckpointError | InputError | None:
         """What a worker that has come up has against the job, or the job against it."""

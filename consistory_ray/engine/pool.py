@@ -42,6 +42,7 @@ class WorkerPool:
         options: the run's options.
         sizes: picture sizes of the plan.
         clock: seconds that only go forward.
+        config: for the renderers.
 
     Attributes:
         last_failure: of the worker that was lost last.
@@ -57,9 +58,10 @@ class WorkerPool:
         options: RunOptions,
         sizes: Collection[PictureSize] = (),
         clock: Callable[[], float] = time.monotonic,
+        config: str | None = None,
     ) -> None:
         self.shape = shape
-        self._spec = RendererSpec(model, shape.device, torch_dtype, shape.threads)
+        self._spec = RendererSpec(model, shape.device, torch_dtype, shape.threads, config)
         self._store = store
         self._options = options
         self._sizes = tuple(sizes)

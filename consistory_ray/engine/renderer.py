@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from consistory_ray.errors import AssetError, PictureError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,12 +40,14 @@ class RendererSpec:
         device: ``"cpu"`` or ``"cuda"``.
         torch_dtype: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         threads: CPU threads the renderer may use.
+        config: as the job names it: where the configurations of a single-file model are, None for elsewhere.
     """
 
     model: str
     device: str
     torch_dtype: str
     threads: int
+    config: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +69,9 @@ class Renderer(Protocol):
     """One loaded model on one device. All methods are called from one thread.
 
     A renderer may also have ``phases``, a mapping from phase to seconds that splits what its last call took,
-    ``peak_memory``, the most bytes of device memory in use so far, and ``fitting_batch(height, width)``, how many
-    scenes of that size (None is the model's own) fit into the memory that is free.
+    ``peak_memory``, the most bytes of device memory in use so far, ``fitting_batch(height, width)``, how many
+    scenes of that size (None is the model's own) fit into the memory that is free, and ``notices``, sentences about the
+    model that somebody should read.
     """
 
     @property
@@ -82,8 +88,11 @@ class Renderer(Protocol):
             CacheMismatchError: it belongs to another model, other settings or another format.
         """
 
-    def render(self, scenes: Sequence[Asset], cache: Any) -> list[Image]:
-        """One picture per scene, in order. A picture does not depend on which others are rendered with it."""
+    def render(self, scenes: Sequence[Asset], cache: Any) -> Sequence[Image | AssetError]:
+        """One picture per scene, in order, or what is wrong with it.
+
+        A picture does not depend on which others are rendered with it.
+        """
 
 
 RendererFactory: TypeAlias = Callable[[RendererSpec], Renderer]
@@ -129,7 +138,13 @@ class ConsiStoryRenderer:
         torch.set_num_threads(spec.threads)
         self.phases: dict[str, float] = {}
         dtype = None if spec.torch_dtype == "auto" else getattr(torch, spec.torch_dtype)
-        self._pipeline = ConsiStoryPipeline.from_pretrained(spec.model, torch_dtype=dtype, device=spec.device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # told as notices
+            self._pipeline = ConsiStoryPipeline.from_pretrained(
+                spec.model, dtype=dtype, device=spec.device, config=spec.config
+            )
+        self.notices = tuple(self._pipeline.notices)
+        self._pipeline.hold_fingerprint()
         self._fingerprint = self._pipeline.fingerprint
 
     @property
@@ -158,16 +173,20 @@ class ConsiStoryRenderer:
         check_cache(cache, self._fingerprint, None)
         return cache
 
-    def render(self, scenes: Sequence[Asset], cache: Any) -> list[Image]:
+    def render(self, scenes: Sequence[Asset], cache: Any) -> Sequence[Image | AssetError]:
         """See :class:`Renderer`."""
         with self._clocked(cache.settings.num_inference_steps) as clock:
-            result = self._pipeline.render(
-                prompts=[scene.prompt for scene in scenes],
-                subject=cache,
-                seeds=[scene.seed for scene in scenes],
-                batch_size=len(scenes),
-                progress=clock.tick,
-            )
+            try:
+                result = self._pipeline.render(
+                    prompts=[scene.prompt for scene in scenes],
+                    subject=cache,
+                    seeds=[scene.seed for scene in scenes],
+                    batch_size=len(scenes),
+                    progress=clock.tick,
+                )
+            except PictureError as error:
+                result, failures = error.result, error.failures
+                return [AssetError(failures[i]) if i in failures else image for i, image in enumerate(result.images)]
         return list(result.images)
 
     @property

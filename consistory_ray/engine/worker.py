@@ -34,6 +34,7 @@ from consistory_ray.machine import MachineReading, MachineWatch, watched_folders
 from consistory_ray.output.assets import WrittenAsset, asset_parameters, encode_png, write_asset
 from consistory_ray.output.run_record import RUN_RECORD
 from consistory_ray.output.storage import OutputStore
+from consistory_ray.pictures import picture_fault
 from consistory_ray.stored_subjects import describe_subject, subject_file
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Hello:
         sees_output: whether it finds the run record where the coordinator has put it.
         node: id of its machine.
         batches: for each picture size how many scenes fit into its device's memory, where it can tell.
+        notices: what somebody should know about the model.
     """
 
     place: str
@@ -67,6 +69,7 @@ class Hello:
     sees_output: bool
     node: str = ""
     batches: dict[PictureSize, int] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +155,8 @@ class RenderWorker:
             batches = {size: count for size in sizes if fitting is not None and (count := fitting(*size)) is not None}
             seen = with_backoff(lambda: self._store.exists(RUN_RECORD))
             spent = time.perf_counter() - self._started
-            return Hello(place, renderer.fingerprint, spent, seen, own_node(), batches)
+            notices = tuple(getattr(renderer, "notices", ()))
+            return Hello(place, renderer.fingerprint, spent, seen, own_node(), batches, notices)
         except Exception as error:
             return Failure.of(error)
 
@@ -249,7 +253,7 @@ class RenderWorker:
         self,
         subject: SubjectPlan,
         assets: Sequence[Asset],
-        images: Sequence[Image],
+        images: Sequence[Image | AssetError],
         spent: DeviceTime,
         cache_sha256: str | None = None,
     ) -> Report:
@@ -258,8 +262,12 @@ class RenderWorker:
         share = spent.seconds / max(1, len(assets))
         clock = {"encode": 0.0, "write": 0.0}
 
-        def deliver(asset: Asset, image: Image) -> Delivered | Failure:
+        def deliver(asset: Asset, image: Image | AssetError) -> Delivered | Failure:
             try:
+                if isinstance(image, AssetError):
+                    raise image
+                if fault := picture_fault(image):
+                    raise AssetError(fault)
                 return self._write(subject, asset, image, share, clock, cache_sha256)
             except Exception as error:
                 return Failure.of(error)
