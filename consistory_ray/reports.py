@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from consistory_ray.engine.units import duration, plural, size
 from consistory_ray.errors import InputError
-from consistory_ray.progress import duration, pace, plural, size
+from consistory_ray.progress import pace
 from consistory_ray.redaction import redacted
 from consistory_ray.watching import silence
 

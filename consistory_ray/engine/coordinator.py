@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pyarrow.compute as pc
 
-from consistory_ray.engine.cluster import WorkerShape, default_cache_budget, joined_cluster, shape_workers
+from consistory_ray.engine.cluster import joined_cluster
 from consistory_ray.engine.events import (
     Event,
     Notice,
@@ -29,6 +29,14 @@ from consistory_ray.engine.keeping import anchors_of_finished, clear_anchors, cl
 from consistory_ray.engine.ledger import Ledger
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.outages import Outages
+from consistory_ray.engine.placement import (
+    WorkerShape,
+    cache_limits,
+    check_shape,
+    places,
+    shape_workers,
+    starts_own_ray,
+)
 from consistory_ray.engine.remaining import failed_with_anchors, subject_works, without_broken_sets
 from consistory_ray.engine.retries import with_backoff
 from consistory_ray.engine.scheduler import Scheduler
@@ -165,6 +173,7 @@ class _Run:
         self._stopped = ""
         self._finished = False
         self._begun: float | None = None
+        self._grows = True
         self._owner = f"the run of {plan.name}"
         self._lease: Lease | None = None
         writer = IndexWriter(store, seconds_per_part=SECONDS_PER_PART, lost=self._lost)
@@ -288,6 +297,7 @@ class _Run:
     def _joined_cluster(self) -> Iterator[None]:
         """:func:`joined_cluster`; what was out of reach with the output may take longer than that to come back."""
         with ExitStack() as stack:
+            self._grows = not starts_own_ray(self._options)
             try:
                 stack.enter_context(joined_cluster(self._options))
             except (InputError, RunError) as error:
@@ -301,13 +311,14 @@ class _Run:
         from consistory_ray.engine.pool import WorkerPool
 
         options, plan = self._options, self._plan
-        shape = self._history.shape = self._history.shape or shape_workers(options)
+        shape = self._history.shape = self._history.shape or self._shape()
         batch_size = plan.batch_size if options.batch_size is None else options.batch_size
         scheduler = Scheduler(
             subject_works(plan, done, expected_cache_bytes(plan, shape.device)),
             batch_size=AUTO_BATCH_SIZE if batch_size == "auto" else batch_size,
             max_in_flight=options.max_in_flight,
-            cache_budget=options.cache_budget or default_cache_budget(),
+            cache_budget=options.cache_budget,
+            cache_limits=cache_limits(),
             caps=options.caps,
         )
         subjects = {subject.subject_id: subject for subject in plan.subjects}
@@ -336,6 +347,15 @@ class _Run:
         finally:
             self._history.fingerprint = self._ledger.fingerprint
             pool.close()
+
+    def _shape(self) -> WorkerShape:
+        shape = shape_workers(self._options)
+        check_shape(self._options, shape, self._plan.model, grows=self._grows)
+        there = places(self._options, shape)
+        if there < shape.count:
+            rest = "the others wait for nodes to start" if self._grows else "the others never find one"
+            self._emit(Notice(f"the nodes that are up have places for {there} of {shape.count} workers: {rest}"))
+        return shape
 
     def _clear_cache(self, subject: SubjectPlan) -> None:
         if not self._lost():

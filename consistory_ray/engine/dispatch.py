@@ -268,6 +268,7 @@ class Dispatch:
         self._pool.held = False
         self._pool.greeted(name, outcome.node)
         self._ready.add(name)
+        self._keeper.joined(outcome.node)
         batches = outcome.batches if self._adapts else None
         self._scheduler.add_worker(name, outcome.node, batches, shaken=self._pool.deaths(name) > 0)
         self._ledger.emit(WorkerReady(name, outcome.place, outcome.seconds))

@@ -171,6 +171,8 @@ class Pulse:
         requested: workers asked for that are not ready.
         live_cache_bytes: size of the anchor caches being made or used.
         store_used, store_capacity: bytes of Ray's object store, of the whole cluster; 0 if not known.
+        unplaced: those of the requested ones that wait for a place on a machine.
+        short_of_room: those of the ready ones that have nothing to do because there is no room for a cache.
     """
 
     queued: int
@@ -180,6 +182,8 @@ class Pulse:
     live_cache_bytes: int
     store_used: int = 0
     store_capacity: int = 0
+    unplaced: int = 0
+    short_of_room: int = 0
 
 
 @dataclass(frozen=True, slots=True)

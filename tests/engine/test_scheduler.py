@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from consistory_ray.engine.cache_account import CacheAccount
 from consistory_ray.engine.faults import Caps, Fault
 from consistory_ray.engine.scheduler import Scheduler
 from consistory_ray.engine.work import Call, SubjectWork
@@ -45,6 +46,23 @@ def run_to_the_end(scheduler: Scheduler) -> list[Call]:
     return calls
 
 
+class Audited(CacheAccount):
+    """An account that looks again, whenever a cache is begun or copied, at what the machine then holds."""
+
+    def opens(self, subject_id: str, expected: int, node: str = "") -> bool:
+        return self.audit(super().opens(subject_id, expected, node), node)
+
+    def copies(self, subject_id: str, node: str, *, needed: bool = False) -> bool:
+        new = subject_id not in self._held.get(node, ())
+        return self.audit(super().copies(subject_id, node, needed=needed), node, exempt=needed or not new)
+
+    def audit(self, given: bool, node: str, exempt: bool = False) -> bool:
+        limit = self.limit(node)
+        if given and not exempt and limit is not None:
+            assert self.held(node) <= limit or len(self._held[node]) == 1, "a machine got more than it has room for"
+        return given
+
+
 class World(RuleBasedStateMachine):
     """A run in which calls succeed, fail, and take their workers down; a subject may have a poison scene."""
 
@@ -52,11 +70,13 @@ class World(RuleBasedStateMachine):
         sizes=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2)), min_size=1, max_size=5),
         workers=st.integers(1, 4),
         budget=st.sampled_from([None, 10, LARGEST + 1]),
+        limits=st.sampled_from([{}, {"node-0": 10, "node-1": 10}, {"node-0": 2 * SIZE}, {"node-1": LARGEST + SIZE}]),
     )
-    def start(self, sizes: list[tuple[int, int]], workers: int, budget: int | None) -> None:
+    def start(self, sizes: list[tuple[int, int]], workers: int, budget: int | None, limits: dict[str, int]) -> None:
         works = [work(f"s{index}", scenes, anchors, SMALLEST + index) for index, (scenes, anchors) in enumerate(sizes)]
         works = [item for item in works if item.scenes or item.anchors]
         self.scheduler = Scheduler(works, batch_size=BATCH, max_in_flight=MAX_IN_FLIGHT, cache_budget=budget, caps=CAPS)
+        self.scheduler.caches = Audited(budget, limits)
         self.budget = budget
         self.planned = [asset for item in works for asset in (*item.anchors, *item.scenes)]
         self.out: dict[int, Call] = {}
@@ -136,6 +156,10 @@ class World(RuleBasedStateMachine):
         if any(asset.startswith(name) for asset in self.planned):
             _ = self.scheduler.caches.pin(name, 0) if pinned else self.scheduler.saved(name)
 
+    @rule(limits=st.sampled_from([{}, {"node-0": SIZE}, {"node-0": 3 * SIZE, "node-1": SIZE}]))
+    def reread(self, limits: dict[str, int]) -> None:
+        self.scheduler.limit_caches(limits)
+
     @precondition(lambda self: self.live)
     @rule(
         data=st.data(),
@@ -192,6 +216,7 @@ class World(RuleBasedStateMachine):
         assert self.ended == Counter(self.planned)
         assert self.scheduler.finished
         assert self.scheduler.caches.total == 0
+        assert not any(self.scheduler.caches.held(node) for node in ("node-0", "node-1"))
 
 
 World.TestCase.settings = settings(
