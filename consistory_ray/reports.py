@@ -49,8 +49,8 @@ def print_forecast(console: Console, plan: Forecast) -> None:
     if plan.todo:
         basis = "as long as the pictures there took" if plan.measured else "a rough figure"
         workers = plural(plan.workers, "worker")
-        caches = f"{size(plan.cache_bytes)} of anchor caches"
-        line(console, f"about {duration(plan.seconds)} on {workers} ({basis}), {caches}")
+        line(console, f"about {duration(plan.seconds)} on {workers} ({basis})")
+    line(console, _space(plan))
     line(console, f"output: {plan.output}")
 
 
@@ -92,9 +92,25 @@ def print_summary(console: Console, summary: RunSummary, gallery: str | None) ->
             table.add_row(kind, str(count))
         console.print(table)
     _print_failures(console, [f"{failure.path}: {failure.error}" for failure in summary.failures], summary.failed)
+    if summary.caches:
+        line(console, summary.caches)
     for name, place in (("pictures", "images"), ("index", "index/*.parquet"), ("gallery", gallery)):
         if place:
             line(console, f"{name + ':':10}{summary.url}/{place}")
+
+
+def _space(plan: Forecast) -> str:
+    """What will lie at the output."""
+    pictures = f"{size(plan.picture_bytes)} of pictures"
+    everything = plan.kept_cache_bytes or sum(item.cache_bytes for item in plan.by_subject)
+    share = f"{100 * everything / max(1, everything + plan.picture_bytes):.0f} % of its bytes"
+    caches = f"{size(everything)} of anchor caches"
+    if plan.kept_cache_bytes:
+        return f"{pictures}, {caches} will be kept at the output ({share}); --keep-anchors previews keeps none"
+    if plan.keep_anchors == "none":
+        return f"{pictures}, {caches} are never written to the output; a resume makes those that it needs again"
+    how = "--keep-anchors all keeps them at the output"
+    return f"{pictures}, {caches} only while the run needs them; {how} ({share}) for later jobs"
 
 
 def _kinds(status: Status) -> str:

@@ -25,7 +25,7 @@ from consistory_ray.engine.events import (
     SubjectProgress,
 )
 from consistory_ray.engine.faults import is_lasting
-from consistory_ray.engine.keeping import anchors_of_finished, clear_anchors, clear_cache
+from consistory_ray.engine.keeping import CachePolicy, anchors_of_finished, clear_anchors, clear_cache
 from consistory_ray.engine.ledger import Ledger
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.outages import Outages
@@ -41,6 +41,7 @@ from consistory_ray.engine.remaining import failed_with_anchors, subject_works, 
 from consistory_ray.engine.retries import with_backoff
 from consistory_ray.engine.scheduler import Scheduler
 from consistory_ray.engine.stopping import StopRequest, stop_on_signals
+from consistory_ray.engine.units import size
 from consistory_ray.errors import (
     ConsistoryError,
     InputError,
@@ -174,6 +175,7 @@ class _Run:
         self._finished = False
         self._begun: float | None = None
         self._grows = True
+        self._policy: CachePolicy | None = None
         self._owner = f"the run of {plan.name}"
         self._lease: Lease | None = None
         writer = IndexWriter(store, seconds_per_part=SECONDS_PER_PART, lost=self._lost)
@@ -313,8 +315,10 @@ class _Run:
         options, plan = self._options, self._plan
         shape = self._history.shape = self._history.shape or self._shape()
         batch_size = plan.batch_size if options.batch_size is None else options.batch_size
+        sizes = expected_cache_bytes(plan, shape.device)
+        self._policy = CachePolicy(options.keep_anchors, sum(sizes.values()))
         scheduler = Scheduler(
-            subject_works(plan, done, expected_cache_bytes(plan, shape.device)),
+            subject_works(plan, done, sizes),
             batch_size=AUTO_BATCH_SIZE if batch_size == "auto" else batch_size,
             max_in_flight=options.max_in_flight,
             cache_budget=options.cache_budget,
@@ -323,8 +327,8 @@ class _Run:
         )
         subjects = {subject.subject_id: subject for subject in plan.subjects}
         assets = {asset.asset_id: asset for asset in plan.assets() if asset.asset_id not in done}
-        sizes = {(subject.settings.height, subject.settings.width) for subject in plan.subjects}
-        pool = WorkerPool(shape, plan.model, plan.torch_dtype, self._store, options, sizes)
+        formats = {(subject.settings.height, subject.settings.width) for subject in plan.subjects}
+        pool = WorkerPool(shape, plan.model, plan.torch_dtype, self._store, options, formats)
         dispatch = Dispatch(
             subjects,
             assets,
@@ -337,6 +341,7 @@ class _Run:
             self._lost,
             batch_size == "auto",
             None if options.keep_anchors == "all" or options.only_failed else self._clear_cache,
+            self._policy,
         )
         try:
             return dispatch.run()
@@ -363,7 +368,7 @@ class _Run:
 
     def _clear_anchors(self) -> None:
         """What ``keep_anchors`` asks for, once everything of a subject that was to be made is there."""
-        if self._options.keep_anchors == "all":
+        if self._options.keep_anchors in ("all", "auto"):  # auto takes away only what this run has written itself
             return
         ok = current_index(self._store, {asset.asset_id for asset in self._plan.assets()})
         made = set(ok.filter(pc.equal(ok["status"], "ok"))["asset_id"].to_pylist())
@@ -441,6 +446,15 @@ class _Run:
             failures=tuple(ledger.failures),
             failures_by_kind=dict(ledger.failures_by_kind),
             stopped=self._stopped,
+            caches=self._caches_told(),
+        )
+
+    def _caches_told(self) -> str:
+        if self._policy is None or self._options.keep_anchors != "auto" or self._policy.keeps:
+            return ""
+        return (
+            f"anchor caches were not kept, they would take {size(self._policy.nbytes)}: for added scenes the anchors "
+            "are made again; --keep-anchors all keeps them for later jobs"
         )
 
 

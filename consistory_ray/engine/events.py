@@ -234,6 +234,7 @@ class RunSummary:
         failures: what failed and why, the first 1,000; the index has them all.
         failures_by_kind: how many failed in this run, by :class:`~consistory_ray.engine.faults.Fault` value.
         stopped: why the run ended before everything was tried; empty if it did not.
+        caches: what became of the anchor caches, where that is worth a word.
     """
 
     name: str
@@ -247,6 +248,7 @@ class RunSummary:
     failures: tuple[AssetFailure, ...] = field(default=())
     failures_by_kind: Mapping[str, int] = field(default_factory=dict)
     stopped: str = ""
+    caches: str = ""
 
     def raise_for_state(self) -> None:
         """Raise RunInterrupted or RunFailed unless the run is complete."""

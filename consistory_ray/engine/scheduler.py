@@ -143,6 +143,10 @@ class Scheduler:
             self.caches.limits = dict(limits)
             self._news = True
 
+    def expected_cache_bytes(self, subject_id: str) -> int:
+        """What was expected of a subject's cache before any was made."""
+        return self._subjects[subject_id].work.cache_bytes
+
     def is_over(self, subject_id: str) -> bool:
         """Whether nothing of a subject is left to do, or whatever is left fails."""
         return self._subjects[subject_id].state is State.OVER
