@@ -54,8 +54,8 @@ DeviceOption = Annotated[Device, typer.Option(help="What workers render on.")]
 KeepAnchorsOption = Annotated[
     KeepAnchors,
     typer.Option(
-        help="What stays of a subject's anchors once all of its scenes are done; auto: all, while the caches of the job "
-        "take at most 100 GB together, else previews."
+        help="What stays of a subject's anchors once all of its scenes are done; auto: all, while the caches of the "
+        "job take at most 100 GB together, else previews."
     ),
 ]
 
