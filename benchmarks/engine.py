@@ -28,6 +28,8 @@ that were not run are missing:
     busy_64                    real if 64 workers were run (busy_64_source), else simulated
     real                       the runs with real workers; efficiency: pictures per second x 0.2 s / workers
     simulated                  efficiency, knee (largest number of workers with efficiency >= 0.95) and cache movement
+    chart_busy                 the share of the time that GPUs work in the chart's pods with its default cache memory,
+                               simulated, by GPUs in a pod, GPUs in all and scenes a subject
     moved_mb_per_picture       of anchor caches between nodes, 64 workers, SDXL: with stickiness and without
     miniature                  the bundled model on real workers: idle share between batches
 """
@@ -207,7 +209,15 @@ def simulate(
         shown = ", ".join(f"{outcome.workers}: {outcome.efficiency:.1%}" for outcome in results[case])
         say(f"{case.group}, {case.name}: knee at {found[-1]['knee_workers']} workers; {shown}")
     sweeps.plot(path, results, runs, SECONDS)
-    return {"simulated": found, "moved_mb_per_picture": _movement(found)}
+    return {"simulated": found, "chart_busy": _pods(found), "moved_mb_per_picture": _movement(found)}
+
+
+def _pods(found: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    return {
+        item["case"]: {str(row["workers"]): row["busy"] for row in item["outcomes"]}
+        for item in found
+        if item["group"] == "chart"
+    }
 
 
 def _movement(found: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -8,10 +8,10 @@ Every decision (which worker gets which scenes of which subject when) is made by
   engine. With ``charge_scheduler`` the CPU time that the scheduler takes here is added, so that a decision among 1,024
   workers costs what it really costs.
 * **Worker**: one device that works off its calls in order, ``picture_seconds`` each (``anchor_seconds`` for anchors)
-  plus ``call_seconds`` for a batch. A new cache is copied into one piece on the device's thread (``join_gbyte``): the
-  device waits for that. Encoding and writing follow on other threads (``write_threads`` pictures at a time) while the
-  device goes on, and so do hashing a new cache (``digest_gbyte``) and putting it into the object store
-  (``put_gbyte``); a report leaves when all of that is over. Cores for that are assumed to be there.
+  plus ``call_seconds`` for a batch. Encoding and writing follow on other threads (``write_threads`` pictures at a time)
+  while the device goes on, and so does what a new cache needs: it is copied into one piece (``join_gbyte``), hashed
+  (``digest_gbyte``) and put into the object store (``put_gbyte``), one after the other. A report leaves when all of
+  that is over. Cores for that are assumed to be there.
 * **Node**: up to ``workers_per_node`` workers share one copy of an anchor cache in the object store and one full-duplex
   link of ``link_gbit``.
 * **Network**: a cache comes from that node with a copy whose link is free first, at the link's full rate, after what
@@ -297,11 +297,10 @@ class Simulation:
 
     def _render(self, now: float, call: Call) -> None:
         costs, worker = self._costs, self._workers[call.worker]
-        each, joining = costs.picture_seconds, 0.0
-        if call.kind == "anchors":
-            each = costs.picture_seconds if costs.anchor_seconds is None else costs.anchor_seconds
-            joining = costs.cache_bytes / (costs.join_gbyte * 1e9)
-        worker.device_free = max(now, worker.device_free) + costs.call_seconds + each * len(call.assets) + joining
+        each = costs.picture_seconds
+        if call.kind == "anchors" and costs.anchor_seconds is not None:
+            each = costs.anchor_seconds
+        worker.device_free = max(now, worker.device_free) + costs.call_seconds + each * len(call.assets)
         worker.worked += each * len(call.assets)
         self._at(worker.device_free, self._rendered, call)
 
@@ -311,7 +310,8 @@ class Simulation:
         now += -(-len(call.assets) // costs.write_threads) * costs.write_seconds
         sent = len(call.assets) * costs.picture_bytes
         if call.kind == "anchors":
-            now += costs.cache_bytes / (costs.digest_gbyte * 1e9) + costs.cache_bytes / (costs.put_gbyte * 1e9)
+            rates = (costs.join_gbyte, costs.digest_gbyte, costs.put_gbyte)
+            now += sum(costs.cache_bytes / (rate * 1e9) for rate in rates)
             node.caches[call.subject_id] = now
             sent += costs.cache_bytes
         node.out_free = max(now, node.out_free) + self._sending(sent)

@@ -59,7 +59,7 @@ class WorkerPool:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.shape = shape
-        self._spec = RendererSpec(model, shape.device, torch_dtype, shape.threads)
+        self._spec = RendererSpec(model, shape.device, torch_dtype, shape.threads, min(1.0, shape.num_gpus) or 1.0)
         self._store = store
         self._options = options
         self._sizes = tuple(sizes)
