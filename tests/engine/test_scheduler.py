@@ -593,3 +593,72 @@ def test_a_cache_that_is_being_saved_counts() -> None:
     assert scheduler.assign() == [] and scheduler.caches.total == 10
     scheduler.saved("one")
     assert [call.subject_id for call in scheduler.assign()] == ["two"]
+
+
+def test_a_machine_that_is_full_keeps_only_its_own_workers_waiting() -> None:
+    works = [work(f"s{index}", 8, cache_bytes=10) for index in range(6)]
+    scheduler = Scheduler(works, batch_size=4, max_in_flight=1, cache_limits={"small": 10, "large": 40})
+    for name, node in (("a", "small"), ("b", "small"), ("c", "large"), ("d", "large"), ("e", "unknown")):
+        scheduler.add_worker(name, node)
+    assert sorted(call.worker for call in scheduler.assign()) == ["a", "c", "d", "e"]
+    assert scheduler.caches.held("small") == 10 and scheduler.caches.held("large") == 20
+    assert scheduler.short_of_room == {"b": 10}
+    scheduler.limit_caches({"small": 20, "large": 40})
+    assert [call.worker for call in scheduler.assign()] == ["b"]
+    assert scheduler.short_of_room == {}
+
+
+def test_a_copy_of_a_cache_needs_room_on_the_machine_that_gets_it() -> None:
+    works = [work("near", 4, cache_bytes=10), work("far", 40, cache_bytes=10)]
+    scheduler = Scheduler(works, batch_size=4, max_in_flight=1, cache_limits={"left": 10, "right": 10})
+    scheduler.add_worker("a", "left")
+    scheduler.add_worker("b", "right")
+    for call in scheduler.assign():
+        scheduler.done(call, cache_bytes=10)
+    near = next(call for call in scheduler.assign() if call.subject_id == "near")
+    assert scheduler.caches.held("left") == scheduler.caches.held("right") == 10
+    scheduler.done(near)  # with its subject over there is room, and a copy of the other one comes
+    (stolen,) = scheduler.assign()
+    assert (stolen.worker, stolen.subject_id) == (near.worker, "far")
+    assert scheduler.caches.held("left") == scheduler.caches.held("right") == 10
+    run = [stolen, *scheduler.calls_of("a"), *scheduler.calls_of("b")]
+    for call in {call.call_id: call for call in run}.values():
+        scheduler.done(call)
+    run_to_the_end(scheduler)
+    assert not scheduler.caches.held("left") and not scheduler.caches.held("right")
+
+
+def test_nobody_waits_for_room_where_a_cache_is_the_only_way_to_go_on() -> None:
+    """Its own machine has nobody left, or the scene failed there: then a full machine takes one more."""
+    works = [work("one", 8, cache_bytes=10), work("two", 8, cache_bytes=10)]
+    scheduler = Scheduler(works, batch_size=4, max_in_flight=1, cache_limits={"left": 10, "right": 10})
+    scheduler.add_worker("a", "left")
+    scheduler.add_worker("b", "right")
+    for call in scheduler.assign():
+        scheduler.done(call, cache_bytes=10)
+    scheduler.retire_worker("a")
+    calls = {call.worker: call for call in scheduler.assign()}
+    assert list(calls) == ["b"]
+    scheduler.remove_worker("a")
+    while not scheduler.finished:
+        for call in [*scheduler.calls_of("b")] or scheduler.assign():
+            scheduler.done(call)
+
+
+def test_two_anchors_in_a_row_only_while_there_are_subjects_for_everybody() -> None:
+    def kinds(subjects: int) -> Counter[str]:
+        scheduler = Scheduler([work(f"s{index}", 4) for index in range(subjects)], batch_size=4)
+        for name in "ab":
+            scheduler.add_worker(name)
+        return Counter(call.worker for call in scheduler.assign())
+
+    assert kinds(2) == kinds(4) == {"a": 1, "b": 1}
+    assert kinds(6) == {"a": 2, "b": 2}
+
+
+def test_the_usual_caps_leave_a_worker_alive_that_an_asset_is_to_blame_for() -> None:
+    caps = Caps()
+    assert caps.worker_deaths > caps.crashes, "an asset that kills is found before its worker's place is given up"
+    assert caps.worker_errors > caps.attempts, "a scene that fails everywhere does not make its workers broken"
+    assert caps.failures_in_a_row > caps.failing * caps.failing_subjects, "subjects are given up before the run is"
+    assert caps.failing > caps.killers
