@@ -125,6 +125,7 @@ def _read(where: str, address: str) -> tuple[str, Mapping[str, Any]]:
         record: Any = json.loads(content) if len(content) <= _MAX_BYTES else None
     except FileNotFoundError:
         fix = f"give a folder of an earlier run such as out/run/anchors/my-subject, with {SUBJECT_FILE} in it"
+        fix += "; a large run keeps it only with --keep-anchors all"
         raise InputError("no stored subject", [Problem(where, shown, fix)]) from None
     except ValueError as error:
         raise InputError("damaged", [Problem(where, shown, f"{SUBJECT_FILE} there is no JSON: {error}")]) from error

@@ -20,7 +20,7 @@ What it promises, whatever the order of events:
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 
 from consistory_ray.engine.attempts import Attempts, anchors_key
@@ -62,6 +62,7 @@ class Scheduler:
         self._homes = Homes()
         self._suspected: dict[str, OpenSubject] = {}
         self._workers: dict[str, KnownWorker] = {}
+        self._staying: Counter[str] = Counter()  # workers on each machine that are not leaving
         self._freed: dict[str, None] = {}  # workers that finished a call since the last assignment
         self._news = False  # whether anything happened since then that may concern all workers
         self._released: list[str] = []
@@ -175,11 +176,14 @@ class Scheduler:
             shaken: whether it takes the place of one that died; it then gets a suspect only after other work.
         """
         self._workers[name] = KnownWorker(name, node, batches or {}, shaken=shaken)
+        self._staying[node] += 1
         self._news = True
 
     def retire_worker(self, name: str) -> None:
         """A worker gets no more calls; those it has go on."""
-        self._workers[name].leaving = True
+        worker = self._workers[name]
+        self._staying[worker.node] -= not worker.leaving
+        worker.leaving = True
 
     def remove_worker(self, name: str, fault: Fault = Fault.NODE_DIED) -> tuple[str, ...]:
         """A worker is gone; its calls come back. If its process died, the assets it had are suspects."""
@@ -187,6 +191,7 @@ class Scheduler:
         self._short.pop(name, None)
         if worker is None:
             return ()
+        self._staying[worker.node] -= not worker.leaving
         self._freed.pop(name, None)
         self._news = True
         self._homes.move(worker, None)
@@ -314,7 +319,7 @@ class Scheduler:
         own = subject.work.subject_id
         if self.caches.copies(own, worker.node, needed=needed):
             return True
-        if any(other.node in subject.nodes and not other.leaving for other in self._workers.values()):
+        if any(self._staying[node] for node in subject.nodes):
             self._short[worker.name] = self.caches.expected(subject.work.cache_bytes)
             return False
         return self.caches.copies(own, worker.node, needed=True)  # nobody else could ever take it

@@ -170,7 +170,7 @@ class RenderWorker:
                 )
                 return Report(cache_bytes=size, cache_sha256=found.sha256, import_cache=imported), found.buffer
             if subject.source is not None:
-                why = found.problem or "it is missing, or its checksum is"
+                why = found.problem or "it is missing, or its checksum is (--keep-anchors all keeps them)"
                 raise InputError(f"the stored subject at {subject.source.url} cannot be used: {why}")
             made, spent = self._device.make_subject(subject)
             report = self._deliver(subject, subject.anchors, made.images, spent)
