@@ -31,6 +31,7 @@ from consistory_ray.engine.events import (
 )
 from consistory_ray.engine.faults import Caps
 from consistory_ray.engine.options import RunOptions
+from consistory_ray.engine.stopping import StopRequest
 from consistory_ray.errors import CheckpointError, InputError, JobError, OutputBusyError, RunError, RunFailed
 from consistory_ray.job import RenderJob, parse_job
 from consistory_ray.output.assets import read_metadata
@@ -467,3 +468,31 @@ def test_scenes_tell_the_cache_that_they_were_rendered_from(make_job: MakeJob, t
             assert rows(tmp_path)[scene.path]["cache_sha256"] == digest
             embedded = read_metadata((tmp_path / scene.path).read_bytes())
             assert embedded is not None and embedded["cache_sha256"] == digest
+
+
+def test_none_resumes_without_a_cache_at_the_output(make_job: MakeJob, tmp_path: Path) -> None:
+    """A run that is stopped halfway leaves no cache; the next one makes again what it needs, and nothing else."""
+    plan, stop = make_plan(make_job(subjects=2, scenes=8)), StopRequest()
+    events: list[Event] = []
+
+    def listen(event: Event) -> None:
+        events.append(event)
+        assert not list(tmp_path.glob("anchors/*/*.safetensors*"))
+        if len([done for done in heard(events, AssetDone) if done.asset.kind == "scene"]) == 3:
+            stop.ask("enough")
+
+    def options(**fake: Any) -> RunOptions:
+        factory = FakeRenderer.factory(seconds=0.1, **fake)
+        return RunOptions(workers=1, cpus_per_worker=1, batch_size=1, keep_anchors="none", renderer=factory)
+
+    assert run_plan(plan, str(tmp_path), options(), listen, stop=stop).state == "interrupted"
+    before = set(rows(tmp_path))
+    events.clear()
+    stop = StopRequest()
+    summary = run_plan(plan, str(tmp_path), options(), events.append, stop=stop)
+    assert (summary.state, summary.found) == ("complete", len(before))
+    scenes = [event.asset.path for event in heard(events, AssetDone) if event.asset.kind == "scene"]
+    assert len(scenes) == len(set(scenes)) and not before.intersection(scenes), "no scene is rendered twice"
+    assert not list(tmp_path.glob("anchors/*/*.safetensors*"))
+    assert set(rows(tmp_path)) == {scene.path for subject in plan.subjects for scene in subject.scenes}
+    assert len({row["cache_sha256"] for row in rows(tmp_path).values()}) == 2
