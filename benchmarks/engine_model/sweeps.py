@@ -72,7 +72,6 @@ def cases(call_ms: float, picture_ms: float, latency: float, pictures_per_worker
         Case("chart", "pods of 8 GPUs, 4 scenes a subject", replace(pods, scenes=4), pod),
         Case("chart", "pods of 1 GPU, 50 scenes a subject", one_each, pod),
         Case("chart", "pods of 1 GPU, 10 scenes a subject", replace(one_each, scenes=10), pod),
-        Case("chart", "4 GiB a GPU, 10 scenes a subject", replace(pods, scenes=10, budget_per_node=pods_of(4)), pod),
     ]
 
 
