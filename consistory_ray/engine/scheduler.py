@@ -11,8 +11,8 @@ What it promises, whatever the order of events:
   bytes, and those on its machine within the machine's limit (one is always allowed);
 * a cache is copied to a further machine only if there is room, too, unless it is there to try again what went wrong
   elsewhere, or nobody is left where it lies;
-* while there are more subjects than workers, a worker may make the anchors of two in a row, so that its device need not
-  wait while the first ones' cache is hashed and stored;
+* while there are more subjects than workers, a worker makes the next one's anchors before its own one's last batch, and
+  two in a row if need be, so that its device need not wait while a cache is hashed and stored;
 * an asset that was with a worker when it died is tried again with nothing else on that worker, so that an asset that
   kills processes takes no other down with it;
 * a subject all of whose scenes kill or fail does not get to try each of them.
@@ -28,6 +28,10 @@ from consistory_ray.engine.cache_account import CacheAccount
 from consistory_ray.engine.faults import Caps, Fault
 from consistory_ray.engine.homes import Homes, largest_first
 from consistory_ray.engine.work import BatchLimit, Call, CallKind, KnownWorker, OpenSubject, State, SubjectWork
+
+AHEAD_BATCHES = 1
+"""How many batches before a subject's end the next one's anchors are made. What is then done beside the device takes
+about eight seconds for SDXL; more batches only keep more caches alive."""
 
 
 class Scheduler:
@@ -252,6 +256,8 @@ class Scheduler:
             self._open_subject,
         ]
         self._short.pop(worker.name, None)
+        if self._nears_the_end(worker):
+            choices.insert(0, choices.pop())
         if not worker.calls:
             choices.append(self._steal)
             choices.insert(len(choices) if worker.shaken else 0, self._suspect)
@@ -259,6 +265,16 @@ class Scheduler:
             if (call := choose(worker)) is not None:
                 return call
         return None
+
+    def _nears_the_end(self, worker: KnownWorker) -> bool:
+        """Whether a worker that has a call had better make the next subject's anchors before its own one's last scenes.
+
+        Their cache is then hashed and stored while those are rendered. Only with subjects enough for everybody.
+        """
+        home = worker.home
+        if home is None or not worker.calls or len(self._waiting) <= len(self._workers):
+            return False
+        return 0 < home.takeable <= AHEAD_BATCHES * self._fitting(worker, home) * len(home.homes)
 
     def _fitting(self, worker: KnownWorker, subject: OpenSubject) -> int:
         """How many scenes of a subject the worker has room for at a time."""

@@ -662,3 +662,20 @@ def test_the_usual_caps_leave_a_worker_alive_that_an_asset_is_to_blame_for() -> 
     assert caps.worker_errors > caps.attempts, "a scene that fails everywhere does not make its workers broken"
     assert caps.failures_in_a_row > caps.failing * caps.failing_subjects, "subjects are given up before the run is"
     assert caps.failing > caps.killers
+
+
+def test_the_next_anchors_are_made_before_the_last_batch() -> None:
+    """While there are subjects for everybody; the order of one worker's calls."""
+    scheduler = Scheduler([work(f"s{index}", 12) for index in range(4)], batch_size=4)
+    scheduler.add_worker("w")
+    first, second = scheduler.assign()
+    assert (first.kind, second.kind) == ("anchors", "anchors")
+    order = []
+    out = [first, second]
+    while len(order) < 7:
+        call = out.pop(0)
+        order.append((call.kind, call.subject_id))
+        scheduler.done(call, cache_bytes=10)
+        out += scheduler.assign()
+    scenes = [number for number, entry in enumerate(order) if entry == ("scenes", "s0")]
+    assert len(scenes) == 3 and ("anchors", "s2") in order[: scenes[-1]], order
