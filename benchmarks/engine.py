@@ -72,6 +72,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--million", type=int, help="pictures to plan and resume (1000000; 0: none)")
     parser.add_argument("--workers", type=_numbers, help="real workers at 200 ms (1,8; 0: none)")
     parser.add_argument("--simulate", type=_numbers, help=f"simulated workers ({','.join(map(str, ALL_WORKERS))})")
+    parser.add_argument(
+        "--chart-only", action="store_true", help="of the simulated clusters only the chart's pods; no plot"
+    )
     parser.add_argument("--miniature", type=_numbers, help="workers with the bundled model, expensive (none)")
     parser.add_argument("--miniature-scenes", type=int, default=8, help="scenes per worker")
     parser.add_argument("--miniature-steps", type=int, default=10, help="denoising steps")
@@ -114,7 +117,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         result["round_trip_ms"] / 2e3 if "round_trip_ms" in result else TYPICAL_LATENCY,
         QUICK_PICTURES_PER_WORKER if options.quick else None,
     )
-    result |= simulate(cases, options.simulate, runs, options.out / "engine.png")
+    if options.chart_only:
+        result |= simulate_pods(cases, options.simulate, result.get("simulated", []))
+    else:
+        result |= simulate(cases, options.simulate, runs, options.out / "engine.png")
     result |= busy_of_64(result)
     result |= miniature(options)
     line = json.dumps(result)
@@ -210,6 +216,14 @@ def simulate(
         say(f"{case.group}, {case.name}: knee at {found[-1]['knee_workers']} workers; {shown}")
     sweeps.plot(path, results, runs, SECONDS)
     return {"simulated": found, "chart_busy": _pods(found), "moved_mb_per_picture": _movement(found)}
+
+
+def simulate_pods(
+    cases: Sequence[sweeps.Case], workers: Sequence[int], known: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """The chart's pods, beside what is known of the other clusters."""
+    found = [sweeps.summary(case, list(sweeps.sweep(case, workers))) for case in cases if case.group == "chart"]
+    return {"simulated": [item for item in known if item["group"] != "chart"] + found, "chart_busy": _pods(found)}
 
 
 def _pods(found: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
