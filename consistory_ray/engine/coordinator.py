@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pyarrow.compute as pc
 
-from consistory_ray.engine.cluster import WorkerShape, default_cache_budget, joined_cluster, shape_workers
+from consistory_ray.engine.cluster import joined_cluster
 from consistory_ray.engine.events import (
     Event,
     Notice,
@@ -25,15 +25,24 @@ from consistory_ray.engine.events import (
     SubjectProgress,
 )
 from consistory_ray.engine.faults import is_lasting
-from consistory_ray.engine.keeping import anchors_of_finished, clear_anchors, clear_cache
+from consistory_ray.engine.keeping import CachePolicy, anchors_of_finished, clear_anchors, clear_cache
 from consistory_ray.engine.ledger import Ledger
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.outages import Outages
+from consistory_ray.engine.placement import (
+    WorkerShape,
+    cache_limits,
+    check_shape,
+    places,
+    shape_workers,
+    starts_own_ray,
+)
 from consistory_ray.engine.remaining import failed_with_anchors, subject_works, without_broken_sets
 from consistory_ray.engine.renaming import move_caches
 from consistory_ray.engine.retries import with_backoff
 from consistory_ray.engine.scheduler import Scheduler
 from consistory_ray.engine.stopping import StopRequest, stop_on_signals
+from consistory_ray.engine.units import size
 from consistory_ray.errors import (
     ConsistoryError,
     InputError,
@@ -169,6 +178,8 @@ class _Run:
         self._stopped = ""
         self._finished = False
         self._begun: float | None = None
+        self._grows = True
+        self._policy: CachePolicy | None = None
         self._owner = f"the run of {plan.name}"
         self._lease: Lease | None = None
         writer = IndexWriter(store, seconds_per_part=SECONDS_PER_PART, lost=self._lost)
@@ -304,6 +315,7 @@ class _Run:
     def _joined_cluster(self) -> Iterator[None]:
         """:func:`joined_cluster`; what was out of reach with the output may take longer than that to come back."""
         with ExitStack() as stack:
+            self._grows = not starts_own_ray(self._options)
             try:
                 stack.enter_context(joined_cluster(self._options))
             except (InputError, RunError) as error:
@@ -317,21 +329,24 @@ class _Run:
         from consistory_ray.engine.pool import WorkerPool
 
         options, plan = self._options, self._plan
-        shape = self._history.shape = self._history.shape or shape_workers(options)
+        shape = self._history.shape = self._history.shape or self._shape()
         if shape.device == "cpu" and options.device != "cpu" and (told := half_on_cpu(plan.torch_dtype)):
             self._emit(Notice(f"warning: {told}"))
         batch_size = plan.batch_size if options.batch_size is None else options.batch_size
+        sizes = expected_cache_bytes(plan, shape.device)
+        self._policy = CachePolicy(options.keep_anchors, sum(sizes.values()))
         scheduler = Scheduler(
-            subject_works(plan, done, expected_cache_bytes(plan, shape.device)),
+            subject_works(plan, done, sizes),
             batch_size=AUTO_BATCH_SIZE if batch_size == "auto" else batch_size,
             max_in_flight=options.max_in_flight,
-            cache_budget=options.cache_budget or default_cache_budget(),
+            cache_budget=options.cache_budget,
+            cache_limits=cache_limits(),
             caps=options.caps,
         )
         subjects = {subject.subject_id: subject for subject in plan.subjects}
         assets = {asset.asset_id: asset for asset in plan.assets() if asset.asset_id not in done}
-        sizes = {(subject.settings.height, subject.settings.width) for subject in plan.subjects}
-        pool = WorkerPool(shape, plan.model, plan.torch_dtype, self._store, options, sizes, config=plan.config)
+        formats = {(subject.settings.height, subject.settings.width) for subject in plan.subjects}
+        pool = WorkerPool(shape, plan.model, plan.torch_dtype, self._store, options, formats, config=plan.config)
         dispatch = Dispatch(
             subjects,
             assets,
@@ -344,6 +359,7 @@ class _Run:
             self._lost,
             batch_size == "auto",
             None if options.keep_anchors == "all" or options.only_failed else self._clear_cache,
+            self._policy,
         )
         try:
             return dispatch.run()
@@ -355,13 +371,22 @@ class _Run:
             self._history.fingerprint = self._ledger.fingerprint
             pool.close()
 
+    def _shape(self) -> WorkerShape:
+        shape = shape_workers(self._options)
+        check_shape(self._options, shape, self._plan.model, grows=self._grows)
+        there = places(self._options, shape)
+        if there < shape.count:
+            rest = "the others wait for nodes to start" if self._grows else "the others never find one"
+            self._emit(Notice(f"the nodes that are up have places for {there} of {shape.count} workers: {rest}"))
+        return shape
+
     def _clear_cache(self, subject: SubjectPlan) -> None:
         if not self._lost():
             with_backoff(lambda: clear_cache(self._store, subject))
 
     def _clear_anchors(self) -> None:
         """What ``keep_anchors`` asks for, once everything of a subject that was to be made is there."""
-        if self._options.keep_anchors == "all":
+        if self._options.keep_anchors in ("all", "auto"):  # auto takes away only what this run has written itself
             return
         ok = current_index(self._store, {asset.asset_id for asset in self._plan.assets()})
         made = set(ok.filter(pc.equal(ok["status"], "ok"))["asset_id"].to_pylist())
@@ -439,6 +464,15 @@ class _Run:
             failures=tuple(ledger.failures),
             failures_by_kind=dict(ledger.failures_by_kind),
             stopped=self._stopped,
+            caches=self._caches_told(),
+        )
+
+    def _caches_told(self) -> str:
+        if self._policy is None or self._options.keep_anchors != "auto" or self._policy.keeps:
+            return ""
+        return (
+            f"anchor caches were not kept, they would take {size(self._policy.nbytes)}: for added scenes the anchors "
+            "are made again; --keep-anchors all keeps them for later jobs"
         )
 
 

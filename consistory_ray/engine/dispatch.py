@@ -24,12 +24,14 @@ from consistory_ray.engine.events import (
 )
 from consistory_ray.engine.faults import Failure, Fault
 from consistory_ray.engine.housekeeping import Housekeeping
+from consistory_ray.engine.keeping import CachePolicy
 from consistory_ray.engine.ledger import Ledger, died_with
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.pool import WorkerPool
 from consistory_ray.engine.saving import CacheSaver
 from consistory_ray.engine.scheduler import Scheduler
 from consistory_ray.engine.stopping import StopRequest
+from consistory_ray.engine.units import size
 from consistory_ray.engine.work import Call
 from consistory_ray.engine.worker import Hello, Report
 from consistory_ray.errors import CheckpointError, InputError, OutageError, Problem, RunError, RunInterrupted
@@ -45,6 +47,16 @@ FETCH_SECONDS = 60.0
 """A report of a few hundred bytes that takes longer to arrive is lost."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Unsaved:
+    """A cache that is saved at a time if it is still needed then."""
+
+    due: float
+    digest: str
+    nbytes: int
+    worker: str
 
 
 class NoWorkerLeft(RunError):
@@ -66,6 +78,7 @@ class Dispatch:
         lost: tells why the output may no longer be written to, empty while it may.
         adapts: whether workers may take as many scenes at a time as they say fit into their memory.
         clear: deletes the cache of a subject of which every scene is there; None keeps them.
+        policy: which caches are saved when, and whether they stay.
     """
 
     def __init__(
@@ -81,6 +94,7 @@ class Dispatch:
         lost: Callable[[], str] = str,
         adapts: bool = False,
         clear: Callable[[SubjectPlan], None] | None = None,
+        policy: CachePolicy | None = None,
     ) -> None:
         self._url = url
         self._subjects = subjects
@@ -93,6 +107,8 @@ class Dispatch:
         self._lost = lost
         self._adapts = adapts
         self._clear = clear
+        self._policy = policy or CachePolicy("all", 0)
+        self._unsaved: dict[str, _Unsaved] = {}
         self._keeper = Housekeeping(options, scheduler, pool, ledger.emit)
         self._saver = CacheSaver(pool, scheduler, options, ledger.emit)
         self._calls: dict[Any, Call] = {}
@@ -250,9 +266,28 @@ class Dispatch:
         if report.notice:
             self._ledger.emit(Notice(report.notice))
         self._ledger.emit(AnchorsReady(call.subject_id, report.made, report.seconds, report.cache_bytes))
-        if report.made or report.import_cache:
-            subject = self._bare(call.subject_id)
-            self._saver.add(subject, buffer, report.cache_sha256, report.cache_bytes, call.worker)
+        if self._policy.learn(self._scheduler.expected_cache_bytes(call.subject_id), report.cache_bytes):
+            self._tell_of_caches()
+        if self._policy.saves and (report.made or report.import_cache):
+            due = time.monotonic() + self._policy.delay
+            self._unsaved[call.subject_id] = _Unsaved(due, report.cache_sha256, report.cache_bytes, call.worker)
+            self._save_what_is_due()
+
+    def _tell_of_caches(self) -> None:
+        if self._options.keep_anchors == "auto" and not self._policy.keeps:
+            what = f"the anchor caches of all subjects would take {size(self._policy.nbytes)}"
+            self._ledger.emit(
+                Notice(f"{what}: each is kept until its scenes are there (--keep-anchors all keeps them)")
+            )
+
+    def _save_what_is_due(self) -> None:
+        now = time.monotonic()
+        for subject_id in [subject_id for subject_id, there in self._unsaved.items() if there.due <= now]:
+            self._save(subject_id)
+
+    def _save(self, subject_id: str) -> None:
+        there, buffer = self._unsaved.pop(subject_id), self._caches[subject_id]
+        self._saver.add(self._bare(subject_id), buffer, there.digest, there.nbytes, there.worker)
 
     def _greeted(self, name: str, outcome: Hello | Failure) -> None:
         refusal = self._refusal(outcome)
@@ -269,6 +304,7 @@ class Dispatch:
         self._pool.held = False
         self._pool.greeted(name, outcome.node)
         self._ready.add(name)
+        self._keeper.joined(outcome.node)
         batches = outcome.batches if self._adapts else None
         self._scheduler.add_worker(name, outcome.node, batches, shaken=self._pool.deaths(name) > 0)
         self._ledger.emit(WorkerReady(name, outcome.place, outcome.seconds))
@@ -353,6 +389,9 @@ class Dispatch:
 
     def _release(self) -> None:
         for subject_id in self._scheduler.take_released():
+            if subject_id in self._unsaved and subject_id in self._lacking and self._scheduler.is_over(subject_id):
+                self._save(subject_id)  # somebody will want to try the rest again
+            self._unsaved.pop(subject_id, None)
             self._caches.pop(subject_id, None)
             self._digests.pop(subject_id, None)
             key = self._subjects[subject_id].subject_key
@@ -362,7 +401,7 @@ class Dispatch:
 
     def _clear_finished(self, subject_id: str) -> None:
         """Delete a subject's cache if that is wanted, every scene is there, and nobody is writing it."""
-        if self._clear is None or not subject_id or subject_id in self._lacking:
+        if self._clear is None or self._policy.keeps or not subject_id or subject_id in self._lacking:
             return
         if self._scheduler.is_over(subject_id) and self._saver.drop(subject_id):
             self._clear(self._subjects[subject_id])
@@ -399,6 +438,7 @@ class Dispatch:
         for name in self._pool.overdue(self._options.first_call_seconds):
             reason = f"the model was not loaded within {self._options.first_call_seconds:.0f} s"
             self._worker_lost(name, Failure(Fault.STUCK, "Stuck", reason))
+        self._save_what_is_due()
         self._saver.check(now)
         saving = self._saver.workers
         for name in [name for name in self._leaving if not self._scheduler.calls_of(name) and name not in saving]:

@@ -1,4 +1,4 @@
-"""What stays of a subject's anchors once all of its scenes are there."""
+"""Whether and when anchor caches are written to the output, and what stays of a subject's anchors in the end."""
 
 from __future__ import annotations
 
@@ -6,12 +6,63 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from consistory_ray.engine.anchor_store import checksum_path
+from consistory_ray.forecast import keeps_caches
 from consistory_ray.output.fencing import Lost, delete_all
 from consistory_ray.output.index import compact
 from consistory_ray.output.storage import OutputStore
 
 if TYPE_CHECKING:
+    from consistory_ray.engine.options import KeepAnchors
     from consistory_ray.plan import Plan, SubjectPlan
+
+SAVE_AFTER_SECONDS = 300.0
+"""A cache that will not be kept is written to the output only if its subject is not finished by then: making a few
+again in a resume costs less than writing all of them."""
+
+
+class CachePolicy:
+    """What becomes of the caches that a run makes. No clock and no files.
+
+    Args:
+        keep: what was asked for.
+        expected: bytes of all caches of the plan, as expected.
+    """
+
+    def __init__(self, keep: KeepAnchors, expected: int) -> None:
+        self._keep = keep
+        self._expected = expected
+        self._scale: float | None = None
+
+    @property
+    def saves(self) -> bool:
+        """Whether a cache is ever written to the output."""
+        return self._keep != "none"
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the caches of finished subjects stay there."""
+        return keeps_caches(self._keep, self.nbytes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all caches of the plan, as they are expected since the first one was made."""
+        return round(self._expected * (1.0 if self._scale is None else self._scale))
+
+    @property
+    def delay(self) -> float:
+        """After how many seconds a new cache is saved, if it is needed for so long."""
+        return 0.0 if self.keeps else SAVE_AFTER_SECONDS
+
+    def learn(self, expected: int, size: int) -> bool:
+        """A cache is there. Only the first one decides: all of a run's caches are treated alike.
+
+        Returns:
+            Whether it was the first.
+        """
+        first = self._scale is None
+        if first:
+            self._scale = size / expected if expected else 1.0
+        return first
 
 
 def finished_subjects(plan: Plan, done: Collection[str]) -> list[SubjectPlan]:

@@ -174,13 +174,14 @@ class RenderWorker:
                 )
                 return Report(cache_bytes=size, cache_sha256=found.sha256, import_cache=imported), found.buffer
             if subject.source is not None:
-                why = found.problem or "it is missing, or its checksum is"
+                why = found.problem or "it is missing, or its checksum is (--keep-anchors all keeps them)"
                 raise InputError(f"the stored subject at {subject.source.url} cannot be used: {why}")
             made, spent = self._device.make_subject(subject)
             report = self._deliver(subject, subject.anchors, made.images, spent)
             if report.failures:
                 return next(iter(report.failures.values())), None
-            return self._made(report, found, made.cache_buffer), made.cache_buffer
+            buffer = made.cache_buffer  # put together here, while the device goes on
+            return self._made(report, found, buffer, made.sha256 or cache_digest(buffer)), buffer
         except Exception as error:
             return Failure.of(error), None
 
@@ -236,9 +237,8 @@ class RenderWorker:
             return StoredCache(None, found.sha256, f"{path} cannot be used ({error})")
         return found
 
-    def _made(self, report: Report, found: StoredCache, buffer: CacheBuffer) -> Report:
+    def _made(self, report: Report, found: StoredCache, buffer: CacheBuffer, digest: str) -> Report:
         """The report of anchors that were made, with what a person should know if they were made before."""
-        digest = cache_digest(buffer)
         notice = f"{found.problem}: the anchors are made again" if found.problem else ""
         if found.sha256 and found.sha256 != digest:
             notice += "; " if notice else "the anchors were made again and "
