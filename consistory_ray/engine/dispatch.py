@@ -7,10 +7,12 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import ray
 
+from consistory_ray.engine.cluster_watch import ClusterWatch
 from consistory_ray.engine.events import (
     AnchorsReady,
     BatchDone,
@@ -32,7 +34,15 @@ from consistory_ray.engine.scheduler import Scheduler
 from consistory_ray.engine.stopping import StopRequest
 from consistory_ray.engine.work import Call
 from consistory_ray.engine.worker import Hello, Report
-from consistory_ray.errors import CheckpointError, InputError, OutageError, Problem, RunError, RunInterrupted
+from consistory_ray.errors import (
+    CheckpointError,
+    ClusterLostError,
+    InputError,
+    OutageError,
+    Problem,
+    RunError,
+    RunInterrupted,
+)
 
 if TYPE_CHECKING:
     from consistory_ray.plan import Asset, SubjectPlan
@@ -66,6 +76,7 @@ class Dispatch:
         lost: tells why the output may no longer be written to, empty while it may.
         adapts: whether workers may take as many scenes at a time as they say fit into their memory.
         clear: deletes the cache of a subject of which every scene is there; None keeps them.
+        watch: whether Ray is still there.
     """
 
     def __init__(
@@ -81,7 +92,9 @@ class Dispatch:
         lost: Callable[[], str] = str,
         adapts: bool = False,
         clear: Callable[[SubjectPlan], None] | None = None,
+        watch: ClusterWatch | None = None,
     ) -> None:
+        self._watch = watch or ClusterWatch()
         self._url = url
         self._subjects = subjects
         self._assets = assets
@@ -93,7 +106,7 @@ class Dispatch:
         self._lost = lost
         self._adapts = adapts
         self._clear = clear
-        self._keeper = Housekeeping(options, scheduler, pool, ledger.emit)
+        self._keeper = Housekeeping(options, scheduler, pool, ledger.emit, self._watch)
         self._saver = CacheSaver(pool, scheduler, options, ledger.emit)
         self._calls: dict[Any, Call] = {}
         self._buffers: dict[Any, Any] = {}  # of anchors calls: the reference of the cache that comes with the report
@@ -122,6 +135,7 @@ class Dispatch:
             InputError: the model cannot be loaded, or the workers do not see the output.
             OutageError: the output is out of the workers' reach.
             NoWorkerLeft: they died too often.
+            ClusterLostError: Ray is gone.
             RunError: nothing can go on: no worker is left, the output is lost, the disk is full.
         """
         self._keep_house()
@@ -305,6 +319,7 @@ class Dispatch:
     def _worker_lost(self, name: str, failure: Failure) -> None:
         if self._draining:
             return
+        self._watch.wait()  # another worker cannot be asked for meanwhile, only waited for without end
         if failure.fault is not Fault.STORAGE:
             self._cut_off = None
         calls = self._scheduler.calls_of(name)
@@ -386,7 +401,7 @@ class Dispatch:
     def _keep_house(self) -> None:
         """What has to be looked after now and then: stuck and idle workers, machines that go, how many to ask for."""
         now = time.monotonic()
-        if not self._keeper.is_due(now):
+        if not self._keeper.is_due(now) or not self._watch.answers():
             return
         for name, failure in self._keeper.stuck(now):
             self._worker_lost(name, failure)
@@ -435,6 +450,18 @@ class Dispatch:
             self._settle(self._wait())
             self._saver.abandon()
             self._ledger.tick()
+            if not self._is_there():
+                return
+
+    def _is_there(self) -> bool:
+        with suppress(ClusterLostError):
+            return self._watch.answers() or True
+        return False
+
+    def abandon(self, reason: str) -> None:
+        """Ray is gone, and all workers with it."""
+        for name in sorted(self._ready):
+            self._ledger.emit(WorkerLost(name, reason, False, Fault.NODE_DIED.value))
 
 
 def _fetch(reference: Any) -> Any:

@@ -51,7 +51,7 @@ class Render:
         command += ["--renderer", FAKE, "--renderer-options", options, *arguments]
         paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
         inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-        environment = inherited | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "RAY_AUTH_MODE": "disabled"}
+        environment = inherited | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
