@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -122,6 +123,7 @@ class Dispatch:
         self._stopped_by: Failure | None = None  # what made going on pointless
         self._cut_off: Failure | None = None  # the last worker to come up without reaching the output
         self._refused: CheckpointError | InputError | None = None  # what the first workers had against the job
+        self._nice = False  # whether it was told that workers let others go first
         self._failed_in_a_row: Counter[str] = Counter()  # by subject, since the last success
         self._something_out = time.monotonic()
 
@@ -285,6 +287,10 @@ class Dispatch:
         batches = outcome.batches if self._adapts else None
         self._scheduler.add_worker(name, outcome.node, batches, shaken=self._pool.deaths(name) > 0)
         self._ledger.emit(WorkerReady(name, outcome.place, outcome.seconds))
+        if outcome.niceness > os.nice(0) and not self._nice:
+            self._nice = True
+            what = f"{outcome.place} runs at nice {outcome.niceness}: beside any other busy process it gets little done"
+            self._ledger.emit(Notice(f"{what}; start that Ray with RAY_worker_niceness=0 in its nodes' environment"))
 
     def _refusal(self, outcome: Hello | Failure) -> CheckpointError | InputError | None:
         """What a worker that has come up has against the job, or the job against it."""
