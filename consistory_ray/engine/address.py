@@ -106,7 +106,7 @@ def _no_ray(host: str, port: int) -> str:
 
     channel: Any = init_grpc_channel(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     try:
-        grpc.channel_ready_future(channel).result(timeout=ANSWER_SECONDS)
+        grpc.channel_ready_future(channel).result(timeout=ANSWER_SECONDS - 2)
     except grpc.FutureTimeoutError:
         return "something answers there, and it is not Ray (6379 is the usual port, 10001 that of ray://)"
     finally:
