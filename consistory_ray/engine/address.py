@@ -18,6 +18,7 @@ ANSWER_SECONDS = 5.0
 """The two together are how long it takes at most to find that there is no Ray at an address."""
 _FIX = "start a cluster there (ray start --head), or leave the address out to use this machine"
 _CLIENT = "ray://"
+_NOT_RAY = "something answers there, and it is not Ray (6379 is the usual port, 10001 that of ray://)"
 
 
 def ray_address(given: str | None) -> str:
@@ -45,9 +46,9 @@ def check_address(given: str | None) -> None:
     if endpoint is None:
         return
     where = "" if address.endswith(f"{endpoint[0]}:{endpoint[1]}") else f"{address} is {endpoint[0]}:{endpoint[1]}: "
-    if reason := _in_time(lambda: connection_refused(*endpoint), CONNECT_SECONDS):
+    if reason := _in_time(lambda: connection_refused(*endpoint), CONNECT_SECONDS, "nobody answers there"):
         raise cannot_join(field, address, where + reason)
-    if reason := _in_time(lambda: _no_ray(*endpoint), ANSWER_SECONDS):
+    if reason := _in_time(lambda: _no_ray(*endpoint), ANSWER_SECONDS, _NOT_RAY):
         raise cannot_join(field, address, where + reason)
 
 
@@ -108,15 +109,15 @@ def _no_ray(host: str, port: int) -> str:
     try:
         grpc.channel_ready_future(channel).result(timeout=ANSWER_SECONDS - 2)
     except grpc.FutureTimeoutError:
-        return "something answers there, and it is not Ray (6379 is the usual port, 10001 that of ray://)"
+        return _NOT_RAY
     finally:
         channel.close()
     return ""
 
 
-def _in_time(find: Callable[[], str], seconds: float) -> str:
+def _in_time(find: Callable[[], str], seconds: float, silence: str) -> str:
     """What was found out; looking up a name has no time limit of its own."""
-    found = [f"no answer within {seconds:.0f} s"]
+    found = [silence]
 
     def look() -> None:
         try:
