@@ -44,9 +44,9 @@ if not __package__:  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.engine_model.apart import apart
-from consistory_ray.engine.cluster import start_local_ray
 from consistory_ray.engine.coordinator import run_plan
 from consistory_ray.engine.events import BatchDone, Event, WorkerReady
+from consistory_ray.engine.local_ray import start_local_ray
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.renderer import consistory_renderer
 from consistory_ray.job import RenderJob

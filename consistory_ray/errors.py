@@ -14,6 +14,7 @@
     └── RunError               stop the run
         ├── OutputBusyError    another run holds the output
         ├── OutageError        the output was out of reach for too long; the same command resumes once it is back
+        ├── ClusterLostError   Ray ended during the run; the same command resumes it
         ├── RunInterrupted     stopped on request; the same command resumes it
         └── RunFailed          the run ended with failed assets
 
@@ -139,6 +140,23 @@ class OutputBusyError(RunError):
 
 class OutageError(RunError):
     """The output was out of reach for too long; everything finished is there, and the same command goes on."""
+
+
+class ClusterLostError(RunError):
+    """The Ray that a run used has ended; everything finished is there, and the same command goes on.
+
+    Attributes:
+        reason: what is known of it.
+        own: whether the run had started it itself.
+    """
+
+    def __init__(self, reason: str, own: bool = False) -> None:
+        super().__init__(f"{reason}; everything finished is there, and the same command goes on")
+        self.reason = reason
+        self.own = own
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.reason, self.own))
 
 
 class RunInterrupted(RunError):

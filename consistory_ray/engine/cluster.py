@@ -6,92 +6,78 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
+from consistory_ray.engine.address import LOCAL, cannot_join, check_address, endpoint_of, ray_address
+from consistory_ray.engine.cluster_watch import ClusterWatch
+from consistory_ray.engine.local_ray import ray_environment, start_local_ray
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.placement import WorkerShape, shape_workers
-from consistory_ray.engine.stopping import keeping_signal_handlers
-from consistory_ray.errors import InputError, Problem, RunError, RunInterrupted
+from consistory_ray.engine.stopping import interruptible, keeping_signal_handlers
 
-START_TRIES = 3
+RECONNECT_SECONDS = "600"
+_RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
 
 __all__ = ["WorkerShape", "joined_cluster", "shape_workers", "start_local_ray"]
 
 
 @contextmanager
-def joined_cluster(options: RunOptions) -> Iterator[None]:
+def joined_cluster(options: RunOptions) -> Iterator[ClusterWatch]:
     """Be connected to Ray while inside. Disconnects, or stops the local Ray, only if it was connected here.
+
+    Yields:
+        What tells whether it is still there.
 
     Raises:
         InputError: there is no cluster at the address.
         RunInterrupted: SIGTERM came while Ray started.
+        RunError: Ray does not start on this machine.
     """
     import ray
 
     if ray.is_initialized():
-        yield
+        yield from _watched(ClusterWatch(endpoint=_own_endpoint()))
         return
-    address = options.address or os.environ.get("RAY_ADDRESS") or "local"
-    if address == "local":
-        start_local_ray()
-    else:
-        _set_ray_environment()
+    address = ray_address(options.address)
+    if address == LOCAL:
+        local = start_local_ray()
         try:
-            with keeping_signal_handlers(), _interruptible():
-                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError) as error:
-            fix = "start a cluster there (ray start --head), or leave the address out to use this machine"
-            problem = Problem("address", f"{address}: {error}".splitlines()[0], fix)
-            raise InputError("cannot join Ray", [problem]) from error
+            yield from _watched(ClusterWatch(local))
+        finally:
+            local.stop()
+        return
+    check_address(options.address)
     try:
-        yield
+        # Ray ends a process whose head is away for longer than this; how long a run waits is said elsewhere
+        patience = {} if _RECONNECT in os.environ else {_RECONNECT: RECONNECT_SECONDS}
+        with ray_environment(**patience), keeping_signal_handlers(), interruptible():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        field = "address" if options.address else "RAY_ADDRESS"
+        raise cannot_join(field, address, _reason(error)) from error
+    try:
+        yield from _watched(ClusterWatch(endpoint=endpoint_of(address)))
     finally:
         ray.shutdown()
 
 
-def start_local_ray(**options: Any) -> None:
-    """Start a Ray on this machine for this process, without a dashboard and without a token file in the home folder.
+def _watched(watch: ClusterWatch) -> Iterator[ClusterWatch]:
+    with watch.guarding():
+        yield watch
 
-    Args:
-        options: further arguments of ``ray.init``.
 
-    Raises:
-        RunError: Ray does not come up.
-        RunInterrupted: SIGTERM came meanwhile.
-    """
+def _own_endpoint() -> tuple[str, int] | None:
+    """Where the head of the cluster is that this process has joined before."""
     import ray
 
-    _set_ray_environment()
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    for number in range(START_TRIES):
-        try:
-            with keeping_signal_handlers(), _interruptible():
-                ray.init(
-                    address="local",
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    **options,
-                )
-            return
-        except RunInterrupted:
-            ray.shutdown()
-            raise
-        except Exception as error:  # on a busy machine Ray's own start-up limit of 30 s is too short, and it is bare
-            ray.shutdown()
-            if number + 1 == START_TRIES or "timed out during startup" not in str(error):
-                raise RunError(f"Ray did not start on this machine: {str(error).strip() or repr(error)}") from error
-
-
-def _set_ray_environment() -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """While it runs ``ray.init`` has a handler of its own for SIGTERM, which cleans up and leaves by SystemExit."""
     try:
-        yield
-    except SystemExit as error:
-        raise RunInterrupted("SIGTERM") from error
+        return endpoint_of(str(ray.get_runtime_context().gcs_address))
+    except Exception:  # a Ray client does not know
+        return None
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong while joining, in a line."""
+    reasons = [str(error), str(error.__cause__ or "")]
+    if any(word in reason for reason in reasons for word in ("InvalidAuthToken", "authentication", "Unauthenticated")):
+        return "it asks for a token: set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's"
+    return (str(error).strip() or repr(error)).splitlines()[0]

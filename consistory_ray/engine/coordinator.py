@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pyarrow.compute as pc
 
+from consistory_ray.engine.address import check_address
 from consistory_ray.engine.cluster import joined_cluster
+from consistory_ray.engine.cluster_watch import ClusterWatch
 from consistory_ray.engine.events import (
     Event,
     Notice,
@@ -44,6 +46,7 @@ from consistory_ray.engine.scheduler import Scheduler
 from consistory_ray.engine.stopping import StopRequest, stop_on_signals
 from consistory_ray.engine.units import size
 from consistory_ray.errors import (
+    ClusterLostError,
     ConsistoryError,
     InputError,
     OutageError,
@@ -117,6 +120,10 @@ def run_plan(
             try:
                 return run.execute()
             except ConsistoryError as error:
+                if isinstance(error, ClusterLostError) and history.recorded and run.begins_again(error):
+                    history.lost_ray = error.reason
+                    emit(Notice(f"{error.reason}; it is started again, once"))
+                    continue
                 outage = history.recorded and run.met_outage(error)
                 try:
                     if outage and outages.outlast(error, run.seconds):
@@ -143,6 +150,7 @@ class _History:
         shape: what it asked the cluster for: fewer machines may be left after an outage, and come back.
         stopped: why there is nothing more to try, only to finish.
         books: of the try that was stopped.
+        lost_ray: how the Ray that the run had started ended, if it did.
     """
 
     record: RunRecord
@@ -154,6 +162,7 @@ class _History:
     shape: WorkerShape | None = None
     stopped: str = ""
     books: Ledger | None = None
+    lost_ray: str = ""
 
 
 class _Run:
@@ -189,6 +198,8 @@ class _Run:
         self._record = history.record
 
     def execute(self) -> RunSummary:
+        if not self._again:
+            check_address(self._options.address)
         self._look_for_record()
         lease = self._patiently(
             lambda: Lease.acquire(
@@ -238,6 +249,11 @@ class _Run:
         expired = isinstance(error, RunError) and self._lease is not None and self._lease.expired
         return expired or isinstance(error, OutageError)
 
+    def begins_again(self, error: BaseException) -> bool:
+        """Whether it was the Ray of our own that ended, which is started again once."""
+        own = isinstance(error, ClusterLostError) and error.own
+        return own and not self._history.lost_ray and not self._stop
+
     def _lost(self) -> str:
         return self._lease.lost if self._lease is not None else ""
 
@@ -278,8 +294,8 @@ class _Run:
             if not self._stopped:
                 done = done | self._ledger.refused(self._plan, done)
             if self._found + self._ledger.failed < self._planned and not self._stopped:
-                with self._joined_cluster():
-                    self._stopped = self._dispatch(done)
+                with self._joined_cluster() as watch:
+                    self._stopped = self._dispatch(done, watch)
                 if self._stopped and not self._stop:
                     self._history.stopped, self._history.books = self._stopped, self._ledger
             self._finish()
@@ -312,19 +328,19 @@ class _Run:
             raise RunInterrupted("stopped while another run still held the output")
 
     @contextmanager
-    def _joined_cluster(self) -> Iterator[None]:
+    def _joined_cluster(self) -> Iterator[ClusterWatch]:
         """:func:`joined_cluster`; what was out of reach with the output may take longer than that to come back."""
         with ExitStack() as stack:
             self._grows = not starts_own_ray(self._options)
             try:
-                stack.enter_context(joined_cluster(self._options))
+                watch = stack.enter_context(joined_cluster(self._options))
             except (InputError, RunError) as error:
-                if not self._again or isinstance(error, RunInterrupted):
+                if not self._again or self._history.lost_ray or isinstance(error, RunInterrupted):
                     raise
                 raise OutageError(f"Ray cannot be joined again: {error}") from error
-            yield
+            yield watch
 
-    def _dispatch(self, done: frozenset[str]) -> str:
+    def _dispatch(self, done: frozenset[str], watch: ClusterWatch) -> str:
         from consistory_ray.engine.dispatch import Dispatch, NoWorkerLeft  # imports Ray
         from consistory_ray.engine.pool import WorkerPool
 
@@ -360,6 +376,7 @@ class _Run:
             batch_size == "auto",
             None if options.keep_anchors == "all" or options.only_failed else self._clear_cache,
             self._policy,
+            watch,
         )
         try:
             return dispatch.run()
@@ -367,6 +384,12 @@ class _Run:
             if self._again and self._ledger.last_delivery is None:  # they may need what is not back yet, as a model hub
                 raise OutageError(str(error)) from error
             raise
+        except ClusterLostError as error:
+            dispatch.abandon(error.reason)
+            raise
+        except ConnectionError as error:  # of a Ray client
+            dispatch.abandon(str(error))
+            raise ClusterLostError(f"the connection to Ray is gone, {str(error).partition('. ')[0]}") from error
         finally:
             self._history.fingerprint = self._ledger.fingerprint
             pool.close()
@@ -408,7 +431,7 @@ class _Run:
             self._ledger.rescue()
             if self._lost():  # the record is another run's by now
                 raise
-            waits = isinstance(error, ConsistoryError) and self.met_outage(error)
+            waits = isinstance(error, ConsistoryError) and (self.met_outage(error) or self.begins_again(error))
             with suppress(StorageError):
                 self._write_record(state="running" if waits else "failed", error=_told(error))
             raise

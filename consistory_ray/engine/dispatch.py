@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import ray
 
+from consistory_ray.engine.cluster_watch import ClusterWatch
 from consistory_ray.engine.events import (
     AnchorsReady,
     BatchDone,
@@ -34,7 +37,15 @@ from consistory_ray.engine.stopping import StopRequest
 from consistory_ray.engine.units import size
 from consistory_ray.engine.work import Call
 from consistory_ray.engine.worker import Hello, Report
-from consistory_ray.errors import CheckpointError, InputError, OutageError, Problem, RunError, RunInterrupted
+from consistory_ray.errors import (
+    CheckpointError,
+    ClusterLostError,
+    InputError,
+    OutageError,
+    Problem,
+    RunError,
+    RunInterrupted,
+)
 
 if TYPE_CHECKING:
     from consistory_ray.plan import Asset, SubjectPlan
@@ -79,6 +90,7 @@ class Dispatch:
         adapts: whether workers may take as many scenes at a time as they say fit into their memory.
         clear: deletes the cache of a subject of which every scene is there; None keeps them.
         policy: which caches are saved when, and whether they stay.
+        watch: whether Ray is still there.
     """
 
     def __init__(
@@ -95,7 +107,9 @@ class Dispatch:
         adapts: bool = False,
         clear: Callable[[SubjectPlan], None] | None = None,
         policy: CachePolicy | None = None,
+        watch: ClusterWatch | None = None,
     ) -> None:
+        self._watch = watch or ClusterWatch()
         self._url = url
         self._subjects = subjects
         self._assets = assets
@@ -109,7 +123,7 @@ class Dispatch:
         self._clear = clear
         self._policy = policy or CachePolicy("all", 0)
         self._unsaved: dict[str, _Unsaved] = {}
-        self._keeper = Housekeeping(options, scheduler, pool, ledger.emit)
+        self._keeper = Housekeeping(options, scheduler, pool, ledger.emit, self._watch)
         self._saver = CacheSaver(pool, scheduler, options, ledger.emit)
         self._calls: dict[Any, Call] = {}
         self._buffers: dict[Any, Any] = {}  # of anchors calls: the reference of the cache that comes with the report
@@ -126,6 +140,7 @@ class Dispatch:
         self._stopped_by: Failure | None = None  # what made going on pointless
         self._cut_off: Failure | None = None  # the last worker to come up without reaching the output
         self._refused: CheckpointError | InputError | None = None  # what the first workers had against the job
+        self._nice = False  # whether it was told that workers let others go first
         self._failed_in_a_row: Counter[str] = Counter()  # by subject, since the last success
         self._something_out = time.monotonic()
 
@@ -139,6 +154,7 @@ class Dispatch:
             InputError: the model cannot be loaded, or the workers do not see the output.
             OutageError: the output is out of the workers' reach.
             NoWorkerLeft: they died too often.
+            ClusterLostError: Ray is gone.
             RunError: nothing can go on: no worker is left, the output is lost, the disk is full.
         """
         self._keep_house()
@@ -311,6 +327,10 @@ class Dispatch:
         for notice in set(outcome.notices) - self._told:
             self._told.add(notice)
             self._ledger.emit(Notice(notice))
+        if outcome.niceness > os.nice(0) and not self._nice:
+            self._nice = True
+            what = f"{outcome.place} runs at nice {outcome.niceness}: beside any other busy process it gets little done"
+            self._ledger.emit(Notice(f"{what}; start that Ray with RAY_worker_niceness=0 in its nodes' environment"))
 
     def _refusal(self, outcome: Hello | Failure) -> CheckpointError | InputError | None:
         """What a worker that has come up has against the job, or the job against it."""
@@ -345,6 +365,7 @@ class Dispatch:
     def _worker_lost(self, name: str, failure: Failure) -> None:
         if self._draining:
             return
+        self._watch.wait()  # another worker cannot be asked for meanwhile, only waited for without end
         if failure.fault is not Fault.STORAGE:
             self._cut_off = None
         calls = self._scheduler.calls_of(name)
@@ -429,7 +450,7 @@ class Dispatch:
     def _keep_house(self) -> None:
         """What has to be looked after now and then: stuck and idle workers, machines that go, how many to ask for."""
         now = time.monotonic()
-        if not self._keeper.is_due(now):
+        if not self._keeper.is_due(now) or not self._watch.answers():
             return
         for name, failure in self._keeper.stuck(now):
             self._worker_lost(name, failure)
@@ -479,6 +500,18 @@ class Dispatch:
             self._settle(self._wait())
             self._saver.abandon()
             self._ledger.tick()
+            if not self._is_there():
+                return
+
+    def _is_there(self) -> bool:
+        with suppress(ClusterLostError):
+            return self._watch.answers() or True
+        return False
+
+    def abandon(self, reason: str) -> None:
+        """Ray is gone, and all workers with it."""
+        for name in sorted(self._ready):
+            self._ledger.emit(WorkerLost(name, reason, False, Fault.NODE_DIED.value))
 
 
 def _fetch(reference: Any) -> Any:

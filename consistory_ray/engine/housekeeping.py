@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
+from consistory_ray.engine.cluster_watch import ClusterWatch
 from consistory_ray.engine.events import Notice, Pulse, WorkersRequested
 from consistory_ray.engine.faults import Failure, Fault
-from consistory_ray.engine.machines import draining_nodes, store_usage
+from consistory_ray.engine.machines import draining_nodes, own_node_is_dead, store_usage
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.placement import cache_limits, places, shape_workers
 from consistory_ray.engine.scheduler import Scheduler
@@ -36,11 +37,18 @@ class Housekeeping:
         scheduler: what is left to do, and who has it.
         pool: the workers.
         emit: where events go.
+        watch: whether Ray is still there.
     """
 
     def __init__(
-        self, options: RunOptions, scheduler: Scheduler, pool: WorkerPool, emit: Callable[[Event], None]
+        self,
+        options: RunOptions,
+        scheduler: Scheduler,
+        pool: WorkerPool,
+        emit: Callable[[Event], None],
+        watch: ClusterWatch | None = None,
     ) -> None:
+        self._watch = watch or ClusterWatch()
         self.watchdog = Watchdog(options.stuck_factor, options.stuck_seconds, options.first_call_seconds)
         self._options = options
         self._scheduler = scheduler
@@ -62,6 +70,8 @@ class Housekeeping:
         """Adjust how many workers are asked for, and tell how things are."""
         self._last = now
         if now - self._last_slow >= SLOW_INTERVAL_SECONDS:
+            if own_node_is_dead():
+                self._watch.node_died()
             self._last_slow, self._store = now, store_usage()
             if self._options.workers is None:
                 self._follow_cluster()

@@ -6,13 +6,13 @@ for two workers with one and a half of them each, whatever their sum.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from consistory_ray.engine.address import LOCAL, ray_address
 from consistory_ray.engine.options import Device, RunOptions
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.settings import BUNDLED_MODEL
@@ -88,7 +88,7 @@ def starts_own_ray(options: RunOptions) -> bool:
     """Whether the run will start a Ray of its own, to which no machines come later. To be asked before it joins one."""
     import ray
 
-    return not ray.is_initialized() and _address(options) == "local"
+    return not ray.is_initialized() and ray_address(options.address) == LOCAL
 
 
 def shape_workers(options: RunOptions) -> WorkerShape:
@@ -121,7 +121,12 @@ def check_shape(options: RunOptions, shape: WorkerShape, model: str, *, grows: b
         InputError: the device was left open, GPUs may only still come, and the model is one for GPUs; or no worker
             finds a place and no machine will come.
     """
-    if options.device == "auto" and shape.device == "cpu" and _address(options) != "local" and _is_large(model):
+    if (
+        options.device == "auto"
+        and shape.device == "cpu"
+        and ray_address(options.address) != LOCAL
+        and _is_large(model)
+    ):
         fix = (
             "no node with a GPU is up: say --device cuda --workers N if such nodes will still start, or --device cpu "
             "if it is really to be rendered on CPUs"
@@ -240,10 +245,6 @@ def _machine(node: Mapping[str, Any]) -> Machine:
         accelerators=frozenset(name.removeprefix(_ACCELERATOR) for name in has if name.startswith(_ACCELERATOR)),
         labels=node.get("Labels") or {},
     )
-
-
-def _address(options: RunOptions) -> str:
-    return options.address or os.environ.get("RAY_ADDRESS") or "local"
 
 
 def _even_share(cores: Sequence[float], count: int) -> float:

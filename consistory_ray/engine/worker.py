@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -27,6 +28,7 @@ from consistory_ray.engine.anchor_store import (
 )
 from consistory_ray.engine.device import Device, DeviceTime
 from consistory_ray.engine.faults import Failure
+from consistory_ray.engine.local_ray import PASSIVE
 from consistory_ray.engine.renderer import CacheBuffer, RendererFactory, RendererSpec
 from consistory_ray.engine.retries import with_backoff
 from consistory_ray.errors import AssetError, InputError, RunInterrupted
@@ -61,6 +63,7 @@ class Hello:
         node: id of its machine.
         batches: for each picture size how many scenes fit into its device's memory, where it can tell.
         notices: what somebody should know about the model.
+        niceness: of its process; above 0 others come first.
     """
 
     place: str
@@ -70,6 +73,7 @@ class Hello:
     node: str = ""
     batches: dict[PictureSize, int] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+    niceness: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,9 @@ class RenderWorker:
     """
 
     def __init__(self, factory: RendererFactory, spec: RendererSpec, store: OutputStore) -> None:
+        if "torch" not in sys.modules:  # which reads them once
+            for name, value in PASSIVE.items():
+                os.environ.setdefault(name, value)
         self._spec = spec
         self._store = store
         self._writers = ThreadPoolExecutor(WRITE_THREADS, "write")
@@ -156,7 +163,7 @@ class RenderWorker:
             seen = with_backoff(lambda: self._store.exists(RUN_RECORD))
             spent = time.perf_counter() - self._started
             notices = tuple(getattr(renderer, "notices", ()))
-            return Hello(place, renderer.fingerprint, spent, seen, own_node(), batches, notices)
+            return Hello(place, renderer.fingerprint, spent, seen, own_node(), batches, notices, os.nice(0))
         except Exception as error:
             return Failure.of(error)
 

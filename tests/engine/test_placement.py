@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -342,7 +343,7 @@ for number, options in enumerate(json.loads(sys.stdin.read())):
 def test_real_workers_run_where_they_may(tmp_path: Path) -> None:
     """A node with an L4, labelled pool=spot, and one with two GPUs of no name, labelled pool=base."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     runs: list[dict[str, Any]] = [
         {"label_selector": {"pool": "base"}, "gpus_per_worker": 0.5, "workers": 4},
