@@ -15,8 +15,8 @@ holder on this machine whose process is gone, and a renewal that is older than t
 holder that is not of this start of this machine (whose processes can be looked at, and whose clock may have been set).
 
 The file is also how the holder knows its output again. Before each renewal it is read: if it is gone, or holds other
-bytes than were last written, the output was deleted, moved, unmounted, or put back to an earlier state, and the lease is
-lost. It is never written to a place where it is not.
+bytes than were last written, the output was deleted, moved, unmounted, or put back to an earlier state, and the lease
+is lost. It is never written to a place where it is not.
 
 All this needs a storage that creates exclusively. Some drivers drop the condition without a word and let both writers
 win, so each holder begins by trying to create its own generation once more, with other bytes.
@@ -33,7 +33,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
 
-from consistory_ray.errors import InputError, Problem, StorageError
+from consistory_ray.errors import InputError, Problem, RunError, StorageError
 from consistory_ray.output.index import Output
 from consistory_ray.output.lease_record import (
     MAX_TTL,
