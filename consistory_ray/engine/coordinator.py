@@ -27,7 +27,13 @@ from consistory_ray.engine.events import (
     SubjectProgress,
 )
 from consistory_ray.engine.faults import is_lasting
-from consistory_ray.engine.keeping import CachePolicy, anchors_of_finished, clear_anchors, clear_cache
+from consistory_ray.engine.keeping import (
+    CachePolicy,
+    anchors_of_finished,
+    clear_anchors,
+    clear_cache,
+    missing_pictures,
+)
 from consistory_ray.engine.ledger import Ledger
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.outages import Outages
@@ -58,11 +64,19 @@ from consistory_ray.errors import (
 from consistory_ray.forecast import expected_cache_bytes
 from consistory_ray.half_precision import half_on_cpu
 from consistory_ray.output.begun import plan_as_begun
+from consistory_ray.output.comparison import named
 from consistory_ray.output.index import IndexWriter, current_index
 from consistory_ray.output.lease import Lease
+from consistory_ray.output.lease_record import LEASE_FOLDER
 from consistory_ray.output.replaced import REPLACED
 from consistory_ray.output.resume import resume
-from consistory_ray.output.run_record import RunRecord, look_for_record, read_run_record, write_run_record
+from consistory_ray.output.run_record import (
+    RUN_RECORD,
+    RunRecord,
+    look_for_record,
+    read_run_record,
+    write_run_record,
+)
 from consistory_ray.output.shards import write_dataset
 from consistory_ray.output.storage import OutputStore, open_output
 
@@ -178,11 +192,12 @@ class _Run:
         self._history = history
         self._again = history.recorded
         self._plan = plan
-        self._store = store
+        self._store = store.begun(LEASE_FOLDER)  # whoever writes here does so under a lease
         self._options = options
         self._stop = stop
         self._emit = emit
         self._planned = plan.anchor_count + plan.scene_count
+        self._expected: dict[str, str] = {}
         self._found = 0
         self._stopped = ""
         self._finished = False
@@ -191,7 +206,7 @@ class _Run:
         self._policy: CachePolicy | None = None
         self._owner = f"the run of {plan.name}"
         self._lease: Lease | None = None
-        writer = IndexWriter(store, seconds_per_part=SECONDS_PER_PART, lost=self._lost)
+        writer = IndexWriter(self._store, seconds_per_part=SECONDS_PER_PART, lost=self._lost)
         self._ledger = Ledger(plan.model, writer, emit, history.fingerprint, history.given_up)
         if history.books is not None:
             self._ledger.take_over(history.books)
@@ -201,9 +216,10 @@ class _Run:
         if not self._again:
             check_address(self._options.address)
         self._look_for_record()
+        store = self._store.begun(RUN_RECORD if self._again else "")
         lease = self._patiently(
             lambda: Lease.acquire(
-                self._store, self._owner, ttl_seconds=self._options.lease_seconds, on_wait=self._waiting_for_lease
+                store, self._owner, ttl_seconds=self._options.lease_seconds, on_wait=self._waiting_for_lease
             )
         )
         with lease:
@@ -227,6 +243,11 @@ class _Run:
         if there is None:
             fix = "give the output of an earlier run, or render: a retry makes only what failed before"
             raise InputError("there is nothing to retry", [Problem("output", self._store.url, fix)])
+        if self._again and there.started_at < self._record.started_at:
+            raise OutageError(
+                f"{self._store.url} is as it was before this run: it is not the storage that the run was begun in, "
+                f"its last run began at {there.started_at}"
+            )
         if self._again and there.started_at != self._record.started_at:
             raise RunError(f"another run, of {there.started_at}, has been at {self._store.url} meanwhile")
 
@@ -246,8 +267,9 @@ class _Run:
             return not is_lasting(error)
         if isinstance(error, RunInterrupted):
             return False
-        expired = isinstance(error, RunError) and self._lease is not None and self._lease.expired
-        return expired or isinstance(error, OutageError)
+        lease = self._lease if isinstance(error, RunError) else None
+        gone = lease is not None and (lease.expired or lease.vanished)
+        return gone or isinstance(error, OutageError)
 
     def begins_again(self, error: BaseException) -> bool:
         """Whether it was the Ray of our own that ended, which is started again once."""
@@ -268,10 +290,12 @@ class _Run:
             done |= anchors_of_finished(self._plan, done)
         if self._options.only_failed:
             chosen = failed_with_anchors(self._plan, found.failed, done)
-            self._planned = len(chosen | done)
+            self._expected = {asset_id: paths[asset_id] for asset_id in chosen | done}
+            self._planned = len(self._expected)
             done = frozenset(paths) - chosen
             self._found = self._planned - len(chosen)
         else:
+            self._expected = paths
             self._found = len(done)
         if not self._again:
             self._history.found = self._found
@@ -312,6 +336,8 @@ class _Run:
         if not self._stop:
             self._clear_anchors()
         self._ledger.close(merge=not self._stop)
+        if not self._left and not self._stopped:
+            self._compare()
         if self._options.embed_images and self._found + self._ledger.rendered:
             if not self._stop:
                 self._emit(Notice("writing the pictures into Parquet shards"))
@@ -321,6 +347,40 @@ class _Run:
                 should_stop=lambda: bool(self._stop),
                 lost=self._lost,
             )
+        self._confirm_lease()
+
+    def _compare(self) -> None:
+        """See whether what was delivered is there, whatever the books say.
+
+        What only has no row, or an old one, is set right at once. What is gone is made again like after an outage.
+
+        Raises:
+            OutageError: pictures are missing.
+        """
+        missing = self._missing()
+        if not missing:
+            return
+        self._confirm_lease()
+        self._patiently(lambda: resume(self._store, self._expected, lost=self._lost))
+        if missing := self._missing():
+            raise OutageError(
+                f"{len(missing)} of {self._planned} pictures that were delivered are not at {self._store.url} any "
+                f"more, or without their rows: {named(missing.values())}"
+            )
+
+    def _missing(self) -> dict[str, str]:
+        given_up, keep = self._ledger.given_up, self._options.keep_anchors
+        return self._patiently(lambda: missing_pictures(self._store, self._plan, self._expected, given_up, keep))
+
+    def _confirm_lease(self) -> None:
+        if self._lease is not None:
+            lease = self._lease
+            with_backoff(lambda: lease.confirm("the run cannot be brought to its end"))
+
+    @property
+    def _left(self) -> int:
+        """Pictures of which nothing is known yet."""
+        return self._planned - self._found - self._ledger.rendered - self._ledger.failed
 
     def _waiting_for_lease(self, message: str) -> None:
         self._emit(Notice(message))
@@ -442,7 +502,8 @@ class _Run:
         def refuse(message: str) -> None:
             raise RunError(message)
 
-        with suppress(ConsistoryError), Lease.acquire(self._store, self._owner, on_wait=refuse):
+        store = self._store.begun(RUN_RECORD)  # nothing is left where the output has vanished
+        with suppress(ConsistoryError), Lease.acquire(store, self._owner, on_wait=refuse):
             there = read_run_record(self._store)
             if there is not None and (there.started_at, there.state) == (self._record.started_at, "running"):
                 write_run_record(self._store, there.update(state=state, error=_told(error)))
@@ -450,7 +511,7 @@ class _Run:
     @property
     def _rendered(self) -> int:
         """Pictures made since the first try; what the tries before this one made was found by it."""
-        return self._found - self._history.found + self._ledger.rendered
+        return max(0, self._found - self._history.found + self._ledger.rendered)
 
     def _write_record(self, **changes: Any) -> None:
         if reason := self._lost():
@@ -469,11 +530,10 @@ class _Run:
 
     def _summary(self) -> RunSummary:
         ledger = self._ledger
-        left = self._planned - self._found - ledger.rendered - ledger.failed
         state: RunState = "complete"
         if ledger.failed or self._stopped:
             state = "failed"
-        if (left and not self._stopped) or not self._finished:
+        if (self._left and not self._stopped) or not self._finished:
             state = "interrupted"
         return RunSummary(
             name=self._plan.name,

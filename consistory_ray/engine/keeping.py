@@ -1,12 +1,13 @@
-"""Whether and when anchor caches are written to the output, and what stays of a subject's anchors in the end."""
+"""Which anchor caches are written, what has to be there at the end of a run, what stays of a subject's anchors."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from consistory_ray.engine.anchor_store import checksum_path
 from consistory_ray.forecast import keeps_caches
+from consistory_ray.output.comparison import lacking
 from consistory_ray.output.fencing import Lost, delete_all
 from consistory_ray.output.index import compact
 from consistory_ray.output.storage import OutputStore
@@ -74,6 +75,29 @@ def finished_subjects(plan: Plan, done: Collection[str]) -> list[SubjectPlan]:
 def anchors_of_finished(plan: Plan, done: Collection[str]) -> frozenset[str]:
     """The anchors that nobody needs any more, whether they are there or not."""
     return frozenset(anchor.asset_id for subject in finished_subjects(plan, done) for anchor in subject.anchors)
+
+
+def missing_pictures(
+    store: OutputStore, plan: Plan, expected: Mapping[str, str], given_up: Collection[str], keep: KeepAnchors
+) -> dict[str, str]:
+    """Pictures of a run that is over which are neither there, by index and listing, nor known to have failed.
+
+    Args:
+        store: the output.
+        plan: what was to be rendered.
+        expected: for each asset id that has to be there by now its path.
+        given_up: ids of the assets that the run has given up, each with a row that says so.
+        keep: what stays of anchors; those that nobody needs any more are not missed.
+
+    Raises:
+        CorruptIndexError, InputError, StorageError: the index cannot be read.
+    """
+    found = lacking(store, expected)
+    missing = found.missing(given_up)
+    if missing and keep == "none":
+        spared = anchors_of_finished(plan, expected.keys() - found.paths.keys())
+        missing = {asset_id: path for asset_id, path in missing.items() if asset_id not in spared}
+    return missing
 
 
 def clear_anchors(store: OutputStore, plan: Plan, done: Collection[str], *, previews: bool, lost: Lost = str) -> int:
