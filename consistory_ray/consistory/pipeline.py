@@ -12,6 +12,7 @@ from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
 from consistory_ray.consistory.anchor_cache import AnchorCache, check_cache
+from consistory_ray.consistory.attention_kernel import chosen_kernel
 from consistory_ray.consistory.checkpoints import check_architecture, load_checkpoint
 from consistory_ray.consistory.companions import CachedAnchors, Companions, LiveAnchors
 from consistory_ray.consistory.decoding import OutputType, decode_latents, encode_prompts
@@ -73,10 +74,12 @@ class ConsiStoryPipeline:
 
     Raises:
         CheckpointError: the pipeline's model is not of the SDXL architecture.
+        InputError: the environment names an attention kernel that does not exist.
     """
 
     def __init__(self, pipe: StableDiffusionXLPipeline, default_settings: MethodSettings | None = None) -> None:
         check_architecture(pipe)
+        chosen_kernel()  # a wrong environment is refused here, not in the middle of a picture
         self.pipe: Any = pipe
         self.default_settings = default_settings or MethodSettings()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import stat
+import weakref
 from pathlib import Path
 
 import fsspec
@@ -14,7 +16,8 @@ import safetensors.torch
 import torch
 
 from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, SubjectResult, estimate_cache_bytes
-from consistory_ray.consistory.layout import SDXL_UNET_CONFIG
+from consistory_ray.consistory.anchor_cache import CacheRecorder
+from consistory_ray.consistory.layout import COARSE, FINE, SDXL_UNET_CONFIG, Layer, expected_layer_names, read_layers
 from consistory_ray.errors import CacheMismatchError, StorageError
 from consistory_ray.settings import MethodSettings
 
@@ -178,3 +181,57 @@ def test_full_size_sdxl_fits_its_budget() -> None:
     estimate = estimate_cache_bytes(SDXL_UNET_CONFIG, MethodSettings(), anchors=2, mask_fraction=0.25, dtype="float16")
     assert 5.2e9 < estimate <= 5.6e9
     assert estimate_cache_bytes(SDXL_UNET_CONFIG, MethodSettings(injection=False)) < 0.6 * estimate
+
+
+LAYERS = read_layers(expected_layer_names(SDXL_UNET_CONFIG), 3)
+SHARED = [layer for layer in LAYERS if layer.shared_slot is not None]
+INJECTED = [layer for layer in LAYERS if layer.injected_slot is not None]
+
+
+def number(layer: Layer) -> torch.Tensor:
+    return torch.full((2, 3, 4), float(LAYERS.index(layer)))
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_layers_are_filed_by_their_slots_in_whatever_order_they_run(backwards: bool) -> None:
+    recorder = CacheRecorder()
+    for step in (1, 2):
+        for layer in SHARED[::-1] if backwards else SHARED:
+            recorder.add_shared(layer, number(layer))
+        for layer in INJECTED[::-1] if backwards else INJECTED:
+            recorder.add_injected(layer, number(layer)[0])
+        recorder.end_step(2, step)
+    tensors = recorder.finish({COARSE: torch.ones(2, 4) > 0, FINE: torch.ones(2, 4) > 0}, None)
+    for layer in SHARED:
+        filed = tensors[f"pass2.step002.shared.{layer.level}"]
+        assert layer.shared_slot is not None and torch.equal(filed[layer.shared_slot], number(layer))
+    for layer in INJECTED:
+        filed = tensors["pass2.step002.injected.fine"]
+        assert layer.injected_slot is not None and torch.equal(filed[layer.injected_slot], number(layer)[0])
+    assert not recorder.tensors, "what was handed over is not held any longer"
+
+
+def test_a_layer_that_is_missing_or_comes_twice_is_an_error() -> None:
+    recorder = CacheRecorder()
+    for layer in SHARED:
+        recorder.add_shared(layer, number(layer))
+    with pytest.raises(RuntimeError, match="twice"):
+        recorder.add_shared(SHARED[0], number(SHARED[0]))
+    with pytest.raises(RuntimeError, match="no slot"):
+        recorder.add_injected(next(layer for layer in LAYERS if layer.part == "mid"), torch.zeros(3, 4))
+    recorder.end_step(1, 1)
+    for layer in SHARED[1:]:
+        recorder.add_shared(layer, number(layer))
+    with pytest.raises(RuntimeError, match="step 2"):
+        recorder.end_step(1, 2)
+
+
+def test_a_recorded_cache_is_freed_with_its_last_reference(pipe: ConsiStoryPipeline) -> None:
+    gc.disable()  # nothing may depend on the collector: caches have gigabytes
+    try:
+        made = pipe.create_subject(PROMPTS, ["cat"], [1, 2], num_inference_steps=4, output_type="latent")
+        watched = [weakref.ref(tensor) for tensor in made.cache.tensors.values()]
+        del made
+        assert not [reference for reference in watched if reference() is not None]
+    finally:
+        gc.enable()
