@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ import torch
 from torch import Tensor
 
 from consistory_ray.consistory.layout import LEVELS, Layer, Level
-from consistory_ray.consistory.safetensors_file import Buffer, deserialise, serialise
+from consistory_ray.consistory.safetensors_file import Buffer, deserialise, pack, serialise
 from consistory_ray.errors import CacheMismatchError, Problem, StorageError
 from consistory_ray.settings import MethodSettings
 
 FORMAT_VERSION = 1
 _FORMAT = "consistory_ray anchor cache"
 _FEATURES = "features.fine"
+_OWN_PAGES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,16 @@ class AnchorCache:
         return {level: self.tensors[f"mask.{level}"].reshape(-1, *self.grids[level]) for level in LEVELS}
 
     def to_buffer(self) -> Buffer:
-        """The bytes of the safetensors file, as one uint8 array."""
-        return np.concatenate(list(serialise(self.tensors, self._metadata())))
+        """The bytes of the safetensors file, as one uint8 array; a second copy of everything in memory."""
+        return pack(dict(self.tensors), self._metadata())[0]
+
+    def into_buffer(self) -> tuple[Buffer, str]:
+        """The same, and their SHA-256 (64 hexadecimal digits), in place of the cache: its tensors are gone afterwards.
+
+        Memory never holds much more than one copy, if nobody else holds the tensors.
+        """
+        tensors = self.tensors if isinstance(self.tensors, dict) else dict(self.tensors)
+        return pack(tensors, self._metadata())
 
     @classmethod
     def from_buffer(cls, buffer: Buffer) -> AnchorCache:
@@ -272,7 +282,7 @@ class CacheRecorder:
                 slots = range(self._layers.setdefault(kind, len(found)))
                 if sorted(found) != list(slots):
                     raise RuntimeError(f"step {step} recorded {kind} of layers {sorted(found)}, not of {list(slots)}")
-                self.tensors[_name(pass_number, step, kind)] = torch.stack([found[slot] for slot in slots]).cpu()
+                self.tensors[_name(pass_number, step, kind)] = _stacked([found[slot] for slot in slots])
         self._step = {}
 
     def finish(self, masks: Mapping[Level, Tensor], features: Tensor | None) -> dict[str, Tensor]:
@@ -285,6 +295,22 @@ class CacheRecorder:
         head = {} if features is None else {_FEATURES: features.cpu()}
         steps, self.tensors = self.tensors, {}
         return head | steps | {f"mask.{level}": masks[level].cpu() for level in LEVELS}
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    """``torch.stack`` on the CPU, large results on memory pages of their own.
+
+    Those go back to the system with the tensor, whatever lies around them; the allocator keeps hold of some of what is
+    freed, a third of a cache's size by the time that :meth:`AnchorCache.into_buffer` has put the last tensor away.
+    """
+    size = len(parts) * parts[0].numel() * parts[0].element_size()
+    if size < _OWN_PAGES:
+        return torch.stack(list(parts)).cpu()
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages = torch.frombuffer(memory, dtype=parts[0].dtype).view(len(parts), *parts[0].shape)
+    for slot, part in enumerate(parts):
+        pages[slot] = part
+    return pages
 
 
 def check_cache(cache: AnchorCache, fingerprint: str, settings: MethodSettings | None) -> None:

@@ -53,11 +53,13 @@ class MadeSubject:
         images: one picture per anchor.
         cache_buffer: what its scenes need; a flat uint8 array that the caller owns.
         seconds: how long it took.
+        sha256: of ``cache_buffer``, 64 hexadecimal digits, where the renderer knows it; else empty.
     """
 
     images: list[Image]
     cache_buffer: CacheBuffer
     seconds: float
+    sha256: str = ""
 
 
 class Renderer(Protocol):
@@ -148,7 +150,8 @@ class ConsiStoryRenderer:
                 settings=subject.settings,
                 progress=clock.tick,
             )
-        return MadeSubject(list(made.images), made.cache.to_buffer(), time.perf_counter() - started)
+        buffer, digest = made.cache.into_buffer()
+        return MadeSubject(list(made.images), buffer, time.perf_counter() - started, digest)
 
     def load_cache(self, buffer: CacheBuffer) -> Any:
         """See :class:`Renderer`."""

@@ -176,7 +176,8 @@ class RenderWorker:
             report = self._deliver(subject, subject.anchors, made.images, spent)
             if report.failures:
                 return next(iter(report.failures.values())), None
-            return self._made(report, found, made.cache_buffer), made.cache_buffer
+            digest = made.sha256 or cache_digest(made.cache_buffer)
+            return self._made(report, found, made.cache_buffer, digest), made.cache_buffer
         except Exception as error:
             return Failure.of(error), None
 
@@ -232,9 +233,8 @@ class RenderWorker:
             return StoredCache(None, found.sha256, f"{path} cannot be used ({error})")
         return found
 
-    def _made(self, report: Report, found: StoredCache, buffer: CacheBuffer) -> Report:
+    def _made(self, report: Report, found: StoredCache, buffer: CacheBuffer, digest: str) -> Report:
         """The report of anchors that were made, with what a person should know if they were made before."""
-        digest = cache_digest(buffer)
         notice = f"{found.problem}: the anchors are made again" if found.problem else ""
         if found.sha256 and found.sha256 != digest:
             notice += "; " if notice else "the anchors were made again and "

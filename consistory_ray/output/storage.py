@@ -25,6 +25,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from consistory_ray.errors import ConsistoryError, DiskFullError, InputError, Problem, StorageError
 from consistory_ray.output.parallel import bounded_map
+from consistory_ray.output.uploads import payload
 
 Buffer = bytes | bytearray | memoryview
 _T = TypeVar("_T")
@@ -136,7 +137,7 @@ class OutputStore:
                     os.replace(temporary, full)
                 _sync_folder(os.path.dirname(full))
             elif self._puts_whole_objects():
-                self.fs.pipe_file(full, bytes(data))
+                self.fs.pipe_file(full, payload(self.fs, data))
             else:
                 self._write_by_move(full, data)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
+import hashlib
 import json
 import os
 import stat
@@ -110,6 +112,17 @@ def test_buffers_are_the_files_bytes_and_are_not_copied(cache: AnchorCache, tmp_
     assert shared.to_buffer().tobytes() == buffer.tobytes()
 
 
+def test_a_cache_becomes_its_bytes_and_is_gone(cache: AnchorCache) -> None:
+    expected = cache.to_buffer()
+    copy = dataclasses.replace(cache, tensors={name: tensor.clone() for name, tensor in cache.tensors.items()})
+    watched = [weakref.ref(tensor) for tensor in copy.tensors.values()]
+    buffer, digest = copy.into_buffer()
+    assert buffer.tobytes() == expected.tobytes() and digest == hashlib.sha256(expected.data).hexdigest()
+    assert not copy.tensors and not [reference for reference in watched if reference() is not None]
+    mapped = AnchorCache.from_buffer(expected)
+    assert mapped.into_buffer()[1] == digest, "a cache on top of other memory can be packed too"
+
+
 def test_any_fsspec_url(cache: AnchorCache) -> None:
     cache.save("memory://subjects/cat.safetensors")
     loaded = AnchorCache.load("memory://subjects/cat.safetensors")
@@ -190,6 +203,30 @@ INJECTED = [layer for layer in LAYERS if layer.injected_slot is not None]
 
 def number(layer: Layer) -> torch.Tensor:
     return torch.full((2, 3, 4), float(LAYERS.index(layer)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_large_steps_are_the_same_as_small_ones(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [layer for layer in SHARED if layer.level == FINE]
+    parts = [torch.randn(2, 3, 4).to(dtype).transpose(0, 1).contiguous().transpose(0, 1) for _ in layers]
+    filed = []
+    for own_pages in (1 << 20, 1):
+        monkeypatch.setattr("consistory_ray.consistory.anchor_cache._OWN_PAGES", own_pages)
+        recorder = CacheRecorder()
+        for layer, part in zip(layers, parts, strict=True):
+            recorder.add_shared(layer, part)
+        recorder.end_step(1, 1)
+        filed.append(recorder.tensors["pass1.step001.shared.fine"])
+    assert torch.equal(*filed) and filed[1].is_contiguous() and filed[0].dtype == filed[1].dtype == dtype
+
+
+def test_steps_without_tokens_are_kept_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consistory_ray.consistory.anchor_cache._OWN_PAGES", 1)
+    recorder = CacheRecorder()
+    for layer in SHARED:
+        recorder.add_shared(layer, torch.empty(2, 0, 4))
+    recorder.end_step(1, 1)
+    assert recorder.tensors["pass1.step001.shared.fine"].shape[1:] == (2, 0, 4)
 
 
 @pytest.mark.parametrize("backwards", [False, True])
