@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from consistory_ray.consistory.layout import LEVELS, Level
-from consistory_ray.consistory.safetensors_file import Buffer, deserialise, serialise
+from consistory_ray.consistory.layout import LEVELS, Layer, Level
+from consistory_ray.consistory.safetensors_file import Buffer, deserialise, pack, serialise
 from consistory_ray.errors import CacheMismatchError, Problem, StorageError
 from consistory_ray.outside import parse_json
 from consistory_ray.places import place_of
@@ -25,6 +26,7 @@ from consistory_ray.settings import MethodSettings
 FORMAT_VERSION = 1
 _FORMAT = "consistory_ray anchor cache"
 _FEATURES = "features.fine"
+_OWN_PAGES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,16 @@ class AnchorCache:
         return {level: self.tensors[f"mask.{level}"].reshape(-1, *self.grids[level]) for level in LEVELS}
 
     def to_buffer(self) -> Buffer:
-        """The bytes of the safetensors file, as one uint8 array."""
-        return np.concatenate(list(serialise(self.tensors, self._metadata())))
+        """The bytes of the safetensors file, as one uint8 array; a second copy of everything in memory."""
+        return pack(dict(self.tensors), self._metadata())[0]
+
+    def into_buffer(self) -> tuple[Buffer, str]:
+        """The same, and their SHA-256 (64 hexadecimal digits), in place of the cache: its tensors are gone afterwards.
+
+        Memory never holds much more than one copy, if nobody else holds the tensors.
+        """
+        tensors = self.tensors if isinstance(self.tensors, dict) else dict(self.tensors)
+        return pack(tensors, self._metadata())
 
     @classmethod
     def from_buffer(cls, buffer: Buffer) -> AnchorCache:
@@ -192,12 +202,16 @@ def _parsed(metadata: Mapping[str, str]) -> dict[str, Any]:
         raise CacheMismatchError("the anchor cache's metadata cannot be read", [problem]) from error
 
 
+def _name(pass_number: int, step: int, kind: str) -> str:
+    return f"pass{pass_number}.step{step:03d}.{kind}"
+
+
 def _shared_name(pass_number: int, step: int, level: Level) -> str:
-    return f"pass{pass_number}.step{step:03d}.shared.{level}"
+    return _name(pass_number, step, f"shared.{level}")
 
 
 def _injected_name(step: int) -> str:
-    return f"pass2.step{step:03d}.injected.fine"
+    return _name(2, step, "injected.fine")
 
 
 def _local_path(url: str | os.PathLike[str]) -> Path | None:
@@ -223,40 +237,80 @@ def _write_atomically(path: Path, write: Callable[[Any], object]) -> None:
 class CacheRecorder:
     """Collects an anchor cache while the anchors are rendered; one instance per subject.
 
+    Layers come in the order in which the UNet reaches them and are filed by their slots, by which scenes read them.
     A step's tensors are moved to the CPU at its end, so that a device never holds more than one step.
     """
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
-        self._shared: dict[Level, list[Tensor]] = {}
-        self._injected: list[Tensor] = []
+        self._step: dict[str, dict[int, Tensor]] = {}
+        self._layers: dict[str, int] = {}
 
-    def add_shared(self, level: Level, tokens: Tensor) -> None:
-        """The next layer's kept hidden states, [h, K, C]."""
-        self._shared.setdefault(level, []).append(tokens)
+    def add_shared(self, layer: Layer, tokens: Tensor) -> None:
+        """A layer's kept hidden states, [h, K, C].
 
-    def add_injected(self, tokens: Tensor) -> None:
-        """The next layer's injected outputs, [M, C]."""
-        self._injected.append(tokens)
+        Raises:
+            RuntimeError: it shares none, or the step has them already.
+        """
+        self._add(f"shared.{layer.level}", layer.shared_slot, layer, tokens)
+
+    def add_injected(self, layer: Layer, tokens: Tensor) -> None:
+        """A layer's injected outputs, [M, C].
+
+        Raises:
+            RuntimeError: nothing is injected there, or the step has them already.
+        """
+        self._add("injected.fine", layer.injected_slot, layer, tokens)
+
+    def _add(self, kind: str, slot: int | None, layer: Layer, tokens: Tensor) -> None:
+        if slot is None:
+            raise RuntimeError(f"{layer.name} was recorded as {kind}, where it has no slot")
+        step = self._step.setdefault(kind, {})
+        if slot in step:
+            raise RuntimeError(f"{layer.name} was recorded as {kind} twice in a step")
+        step[slot] = tokens
 
     def end_step(self, pass_number: int, step: int) -> None:
-        """File what was added since the last call."""
-        for level in LEVELS:
-            if level in self._shared:
-                self.tensors[_shared_name(pass_number, step, level)] = torch.stack(self._shared[level]).cpu()
-        if self._injected:
-            self.tensors[_injected_name(step)] = torch.stack(self._injected).cpu()
-        self._shared, self._injected = {}, []
+        """File what was added since the last call.
+
+        Raises:
+            RuntimeError: a layer is missing.
+        """
+        for kind in (*(f"shared.{level}" for level in LEVELS), "injected.fine"):
+            if kind in self._step:
+                found = self._step[kind]
+                slots = range(self._layers.setdefault(kind, len(found)))
+                if sorted(found) != list(slots):
+                    raise RuntimeError(f"step {step} recorded {kind} of layers {sorted(found)}, not of {list(slots)}")
+                self.tensors[_name(pass_number, step, kind)] = _stacked([found[slot] for slot in slots])
+        self._step = {}
 
     def finish(self, masks: Mapping[Level, Tensor], features: Tensor | None) -> dict[str, Tensor]:
-        """All tensors in file order: features, the steps, and the masks last (theirs is the narrowest dtype).
+        """Hand over all tensors in file order: features, steps, and masks last (theirs is the narrowest dtype).
 
         Args:
             masks: level -> bool [A, tokens].
             features: [M, C] in the model's dtype, or None without injection.
         """
         head = {} if features is None else {_FEATURES: features.cpu()}
-        return head | self.tensors | {f"mask.{level}": masks[level].cpu() for level in LEVELS}
+        steps, self.tensors = self.tensors, {}
+        return head | steps | {f"mask.{level}": masks[level].cpu() for level in LEVELS}
+
+
+def _stacked(parts: Sequence[Tensor]) -> Tensor:
+    """``torch.stack`` on the CPU, large results on memory pages of their own.
+
+    Those go back to the system with the tensor, whatever lies around them; the allocator keeps hold of some of what is
+    freed, a third of a cache's size by the time that :meth:`AnchorCache.into_buffer` has put the last tensor away.
+    """
+    size = len(parts) * parts[0].numel() * parts[0].element_size()
+    if size < _OWN_PAGES:
+        return torch.stack(list(parts)).cpu()
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages = torch.frombuffer(memory, dtype=parts[0].dtype).view(len(parts), *parts[0].shape)
+    for slot, part in enumerate(parts):
+        pages[slot] = part
+    return pages
 
 
 def check_cache(cache: AnchorCache, fingerprint: str, settings: MethodSettings | None) -> None:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
+from consistory_ray.consistory.attention_kernel import attend
 from consistory_ray.consistory.layout import COARSE, Layer, Level
 from consistory_ray.consistory.masks import AttentionMaps
 
@@ -75,10 +75,10 @@ class AttentionCall:
     recorder: Recorder | None = None
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """Multi-head attention; all [rows, tokens, channels], the result like ``query``."""
+def attend_tokens(query: Tensor, key: Tensor, value: Tensor, heads: int, *, ragged: bool) -> Tensor:
+    """Multi-head attention; all [rows, tokens, channels], the result like ``query``; ``ragged`` as for the kernel."""
     query, key, value = (split_heads(tensor, heads) for tensor in (query, key, value))
-    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    return attend(query, key, value, ragged=ragged).transpose(1, 2).flatten(2)
 
 
 def split_heads(tensor: Tensor, heads: int) -> Tensor:
@@ -124,7 +124,7 @@ class SelfAttentionProcessor:
         if shared and call.sharing is not None:
             output = call.sharing.attend(attn, layer, query, key, value)
         else:
-            output = attend(query, key, value, attn.heads)
+            output = attend_tokens(query, key, value, attn.heads, ragged=False)
         output = _project_out(attn, output)
         if layer.injected_slot is not None and call.injection is not None:
             call.injection.inject(layer, output)
@@ -164,7 +164,7 @@ class CrossAttentionProcessor:
         keys, values = call.text_keys[self.layer.name]
         if call.maps is not None and self.layer.level == COARSE:
             call.maps.add(query, keys)
-        output = F.scaled_dot_product_attention(query, keys, values).transpose(1, 2).flatten(2)
+        output = attend(query, keys, values, ragged=False).transpose(1, 2).flatten(2)
         return _project_out(attn, output)
 
 
@@ -192,7 +192,7 @@ class AnchorSharing:
             others = [other for other in range(len(kept)) if other != anchor]
             all_keys = torch.cat([keys[:, anchor], *(shared_keys[other] for other in others)], dim=1)
             all_values = torch.cat([values[:, anchor], *(shared_values[other] for other in others)], dim=1)
-            outputs.append(attend(queries[:, anchor], all_keys, all_values, attn.heads))
+            outputs.append(attend_tokens(queries[:, anchor], all_keys, all_values, attn.heads, ragged=True))
         return torch.stack(outputs, dim=1).flatten(0, 1)
 
 
@@ -210,7 +210,8 @@ class CachedSharing:
         """See :class:`Sharing`."""
         assert layer.level is not None and layer.shared_slot is not None
         cached = self.tokens[layer.level][layer.shared_slot]
-        return attend(query, _extended(key, attn.to_k(cached)), _extended(value, attn.to_v(cached)), attn.heads)
+        keys, values = _extended(key, attn.to_k(cached)), _extended(value, attn.to_v(cached))
+        return attend_tokens(query, keys, values, attn.heads, ragged=True)
 
 
 def _extended(own: Tensor, cached: Tensor) -> Tensor:

@@ -113,14 +113,12 @@ class LiveAnchors(Companions):
         assert self._kept is not None and layer.level is not None
         rows = by_half(hidden_states, self.halves)
         kept = self._kept[layer.level]
-        self._cache.add_shared(layer.level, torch.cat([rows[:, a, index] for a, index in enumerate(kept)], dim=1))
+        self._cache.add_shared(layer, torch.cat([rows[:, a, index] for a, index in enumerate(kept)], dim=1))
 
     def prepare_injection(self, features: Tensor, masks: Masks, trace: Trace | None) -> None:
         """See :class:`Companions`."""
         unit = unit_features(features, self.grids[FINE])
-        self._injection = AnchorInjection(
-            unit, masks[FINE], self.settings.injection_alpha, lambda _, tokens: self._cache.add_injected(tokens)
-        )
+        self._injection = AnchorInjection(unit, masks[FINE], self.settings.injection_alpha, self._cache.add_injected)
         self._features = unit.flatten(0, 1)[self._injection.subject]
         if trace is not None:
             found = self._injection.matches

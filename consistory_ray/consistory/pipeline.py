@@ -14,6 +14,7 @@ from torch import Tensor
 
 from consistory_ray.concept_matching import all_exact
 from consistory_ray.consistory.anchor_cache import AnchorCache, check_cache
+from consistory_ray.consistory.attention_kernel import chosen_kernel
 from consistory_ray.consistory.checkpoints import check_architecture, load_checkpoint
 from consistory_ray.consistory.companions import CachedAnchors, Companions, LiveAnchors
 from consistory_ray.consistory.decoding import OutputType, decode_latents, encode_prompts
@@ -91,9 +92,11 @@ class ConsiStoryPipeline:
     Raises:
         CheckpointError: the pipeline's model is not of the SDXL architecture. Every call raises it too, for a pipeline
             that was changed meanwhile so that it cannot be used any more.
+        InputError: the environment names an attention kernel that does not exist.
     """
 
     def __init__(self, pipe: StableDiffusionXLPipeline, default_settings: MethodSettings | None = None) -> None:
+        chosen_kernel()  # a wrong environment is refused here, not in the middle of a picture
         self.pipe: Any = pipe
         self.default_settings = default_settings or MethodSettings()
         self.notices: list[str] = []

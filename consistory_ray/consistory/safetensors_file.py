@@ -6,11 +6,12 @@ contiguous in the file. The format: 8 bytes of header length (little endian), a 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import struct
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 import numpy as np
@@ -39,17 +40,44 @@ def serialise(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Ite
 
     Wider dtypes should come first, so that every tensor lies aligned.
     """
+    yield np.frombuffer(_header(tensors, metadata), np.uint8)
+    for tensor in tensors.values():
+        yield as_bytes(tensor)
+
+
+def pack(tensors: MutableMapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[Buffer, str]:
+    """The file's bytes as one array, as :func:`serialise` has them, and their SHA-256 in hexadecimal digits.
+
+    Every tensor is taken out of the mapping once its bytes are in the array: if nobody else holds it, its memory is
+    free before the next one is copied, so that both together never take much more than the file.
+    """
+    header = _header(tensors, metadata)
+    buffer = np.empty(len(header) + sum(map(_nbytes, tensors.values())), np.uint8)  # takes room as it is written to
+    buffer[: len(header)] = np.frombuffer(header, np.uint8)
+    digest, end = hashlib.sha256(header), len(header)
+    for name in list(tensors):
+        piece = as_bytes(tensors.pop(name))
+        begin, end = end, end + piece.nbytes
+        buffer[begin:end] = piece
+        digest.update(piece)
+        del piece
+    return buffer, digest.hexdigest()
+
+
+def _nbytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
     for name, tensor in tensors.items():
-        end = offset + tensor.numel() * tensor.element_size()
+        end = offset + _nbytes(tensor)
         header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 8) % _ALIGNMENT)
-    yield np.frombuffer(struct.pack("<Q", len(text)) + text, np.uint8)
-    for tensor in tensors.values():
-        yield as_bytes(tensor)
+    return struct.pack("<Q", len(text)) + text
 
 
 def deserialise(buffer: Buffer) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -208,8 +208,7 @@ class ConsiStoryRenderer:
                 settings=subject.settings,
                 progress=clock.tick,
             )
-        cache, spent = made.cache, time.perf_counter() - started
-        return MadeSubject(list(made.images), None, spent, pack=lambda: (cache.to_buffer(), ""))
+        return MadeSubject(list(made.images), None, time.perf_counter() - started, pack=made.cache.into_buffer)
 
     def load_cache(self, buffer: CacheBuffer) -> Any:
         """See :class:`Renderer`."""

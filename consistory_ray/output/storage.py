@@ -24,6 +24,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from consistory_ray.errors import ConsistoryError, DiskFullError, InputError, Problem, StorageError
 from consistory_ray.output.parallel import bounded_map
+from consistory_ray.output.uploads import payload
 from consistory_ray.outside import NotAFile, TooLarge, kind_of, open_regular, read_regular, refuse_size
 from consistory_ray.places import Place, place_of
 
@@ -175,7 +176,7 @@ class OutputStore:
             if self.is_local:
                 self._with_a_clear_way(path, lambda: _replace_local(full, data, self._make_folder))
             elif self._puts_whole_objects():
-                self.fs.pipe_file(full, bytes(data))
+                self.fs.pipe_file(full, payload(self.fs, data))
             else:
                 self._write_by_move(full, data)
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
+import hashlib
 import json
 import os
 import stat
+import weakref
 from pathlib import Path
 
 import fsspec
@@ -14,7 +18,8 @@ import safetensors.torch
 import torch
 
 from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, SubjectResult, estimate_cache_bytes
-from consistory_ray.consistory.layout import SDXL_UNET_CONFIG
+from consistory_ray.consistory.anchor_cache import CacheRecorder
+from consistory_ray.consistory.layout import COARSE, FINE, SDXL_UNET_CONFIG, Layer, expected_layer_names, read_layers
 from consistory_ray.errors import CacheMismatchError, StorageError
 from consistory_ray.settings import MethodSettings
 
@@ -107,6 +112,17 @@ def test_buffers_are_the_files_bytes_and_are_not_copied(cache: AnchorCache, tmp_
     assert shared.to_buffer().tobytes() == buffer.tobytes()
 
 
+def test_a_cache_becomes_its_bytes_and_is_gone(cache: AnchorCache) -> None:
+    expected = cache.to_buffer()
+    copy = dataclasses.replace(cache, tensors={name: tensor.clone() for name, tensor in cache.tensors.items()})
+    watched = [weakref.ref(tensor) for tensor in copy.tensors.values()]
+    buffer, digest = copy.into_buffer()
+    assert buffer.tobytes() == expected.tobytes() and digest == hashlib.sha256(expected.data).hexdigest()
+    assert not copy.tensors and not [reference for reference in watched if reference() is not None]
+    mapped = AnchorCache.from_buffer(expected)
+    assert mapped.into_buffer()[1] == digest, "a cache on top of other memory can be packed too"
+
+
 def test_any_fsspec_url(cache: AnchorCache) -> None:
     cache.save("memory://subjects/cat.safetensors")
     loaded = AnchorCache.load("memory://subjects/cat.safetensors")
@@ -178,3 +194,81 @@ def test_full_size_sdxl_fits_its_budget() -> None:
     estimate = estimate_cache_bytes(SDXL_UNET_CONFIG, MethodSettings(), anchors=2, mask_fraction=0.25, dtype="float16")
     assert 5.2e9 < estimate <= 5.6e9
     assert estimate_cache_bytes(SDXL_UNET_CONFIG, MethodSettings(injection=False)) < 0.6 * estimate
+
+
+LAYERS = read_layers(expected_layer_names(SDXL_UNET_CONFIG), 3)
+SHARED = [layer for layer in LAYERS if layer.shared_slot is not None]
+INJECTED = [layer for layer in LAYERS if layer.injected_slot is not None]
+
+
+def number(layer: Layer) -> torch.Tensor:
+    return torch.full((2, 3, 4), float(LAYERS.index(layer)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_large_steps_are_the_same_as_small_ones(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [layer for layer in SHARED if layer.level == FINE]
+    parts = [torch.randn(2, 3, 4).to(dtype).transpose(0, 1).contiguous().transpose(0, 1) for _ in layers]
+    filed = []
+    for own_pages in (1 << 20, 1):
+        monkeypatch.setattr("consistory_ray.consistory.anchor_cache._OWN_PAGES", own_pages)
+        recorder = CacheRecorder()
+        for layer, part in zip(layers, parts, strict=True):
+            recorder.add_shared(layer, part)
+        recorder.end_step(1, 1)
+        filed.append(recorder.tensors["pass1.step001.shared.fine"])
+    assert torch.equal(*filed) and filed[1].is_contiguous() and filed[0].dtype == filed[1].dtype == dtype
+
+
+def test_steps_without_tokens_are_kept_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consistory_ray.consistory.anchor_cache._OWN_PAGES", 1)
+    recorder = CacheRecorder()
+    for layer in SHARED:
+        recorder.add_shared(layer, torch.empty(2, 0, 4))
+    recorder.end_step(1, 1)
+    assert recorder.tensors["pass1.step001.shared.fine"].shape[1:] == (2, 0, 4)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_layers_are_filed_by_their_slots_in_whatever_order_they_run(backwards: bool) -> None:
+    recorder = CacheRecorder()
+    for step in (1, 2):
+        for layer in SHARED[::-1] if backwards else SHARED:
+            recorder.add_shared(layer, number(layer))
+        for layer in INJECTED[::-1] if backwards else INJECTED:
+            recorder.add_injected(layer, number(layer)[0])
+        recorder.end_step(2, step)
+    tensors = recorder.finish({COARSE: torch.ones(2, 4) > 0, FINE: torch.ones(2, 4) > 0}, None)
+    for layer in SHARED:
+        filed = tensors[f"pass2.step002.shared.{layer.level}"]
+        assert layer.shared_slot is not None and torch.equal(filed[layer.shared_slot], number(layer))
+    for layer in INJECTED:
+        filed = tensors["pass2.step002.injected.fine"]
+        assert layer.injected_slot is not None and torch.equal(filed[layer.injected_slot], number(layer)[0])
+    assert not recorder.tensors, "what was handed over is not held any longer"
+
+
+def test_a_layer_that_is_missing_or_comes_twice_is_an_error() -> None:
+    recorder = CacheRecorder()
+    for layer in SHARED:
+        recorder.add_shared(layer, number(layer))
+    with pytest.raises(RuntimeError, match="twice"):
+        recorder.add_shared(SHARED[0], number(SHARED[0]))
+    with pytest.raises(RuntimeError, match="no slot"):
+        recorder.add_injected(next(layer for layer in LAYERS if layer.part == "mid"), torch.zeros(3, 4))
+    recorder.end_step(1, 1)
+    for layer in SHARED[1:]:
+        recorder.add_shared(layer, number(layer))
+    with pytest.raises(RuntimeError, match="step 2"):
+        recorder.end_step(1, 2)
+
+
+def test_a_recorded_cache_is_freed_with_its_last_reference(pipe: ConsiStoryPipeline) -> None:
+    gc.disable()  # nothing may depend on the collector: caches have gigabytes
+    try:
+        made = pipe.create_subject(PROMPTS, ["cat"], [1, 2], num_inference_steps=4, output_type="latent")
+        watched = [weakref.ref(tensor) for tensor in made.cache.tensors.values()]
+        del made
+        assert not [reference for reference in watched if reference() is not None]
+    finally:
+        gc.enable()
