@@ -145,6 +145,7 @@ def test_the_configurations_of_a_single_file_are_a_place_too(tmp_path: Path, mon
 
     (tmp_path / "open").mkdir()
     (tmp_path / "closed").mkdir()
+    (tmp_path / "open" / "model.safetensors").touch()
     monkeypatch.setenv(VARIABLE, str(tmp_path / "open"))
     subject = '{concept: cat, subject: "a cat", anchors: [at home], scenes: [at sea]}'
     for place, good in (("open", True), ("closed", False)):

@@ -369,7 +369,7 @@ class _Run:
             )
 
     def _missing(self) -> dict[str, str]:
-        given_up, keep = self._ledger.given_up, self._options.keep_anchors
+        given_up, keep = self._ledger.given_up | self._ledger.accepted, self._options.keep_anchors
         return self._patiently(lambda: missing_pictures(self._store, self._plan, self._expected, given_up, keep))
 
     def _confirm_lease(self) -> None:

@@ -40,6 +40,7 @@ class Ledger:
     Attributes:
         fingerprint: of the model, once a worker has loaded it.
         given_up: ids of the assets that were given up and have not been made since.
+        accepted: ids of the assets that cannot be made, as the job accepts; they have rows that say so, too.
         last_delivery: when the last picture was delivered, by the monotonic clock.
         rendered, failed: how many pictures of the plan this run has made and given up.
         failures: the first of those given up.
@@ -59,6 +60,7 @@ class Ledger:
         self.emit = emit
         self.fingerprint = fingerprint
         self.given_up = given_up if given_up is not None else set()
+        self.accepted: set[str] = set()
         self.last_delivery: float | None = None
         self.rendered = 0
         self.failed = 0
@@ -120,6 +122,7 @@ class Ledger:
                 if asset_id not in done:
                     self.gave_up(assets[asset_id], subject, reason, Fault.BAD_ASSET, "", 1)
                     self.given_up.discard(asset_id)
+                    self.accepted.add(asset_id)
                     ids.add(asset_id)
         return frozenset(ids)
 
