@@ -502,11 +502,17 @@ class _Run:
         def refuse(message: str) -> None:
             raise RunError(message)
 
-        store = self._store.begun(RUN_RECORD)  # nothing is left where the output has vanished
-        with suppress(ConsistoryError), Lease.acquire(store, self._owner, on_wait=refuse):
+        def own() -> RunRecord | None:
             there = read_run_record(self._store)
-            if there is not None and (there.started_at, there.state) == (self._record.started_at, "running"):
-                write_run_record(self._store, there.update(state=state, error=_told(error)))
+            same = there is not None and (there.started_at, there.state) == (self._record.started_at, "running")
+            return there if same else None
+
+        with suppress(ConsistoryError):
+            if own() is None:  # another place, or another run's: not even a lease is left there
+                return
+            with Lease.acquire(self._store.begun(RUN_RECORD), self._owner, on_wait=refuse):
+                if (there := own()) is not None:
+                    write_run_record(self._store, there.update(state=state, error=_told(error)))
 
     @property
     def _rendered(self) -> int:

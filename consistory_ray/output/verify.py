@@ -39,6 +39,7 @@ KINDS: Mapping[str, str] = {
     "bad-path": "the row's path is not below the output",
     "cache": "an anchor cache does not match its checksum",
     "index-part": "a part of the index cannot be read",
+    "index": "there is no index, although pictures were made",
     "run-record": "the run record cannot be understood",
     "misplaced": "a link, a pipe or a device has the place of a file",
     "unreadable": "the storage failed; nothing is known",
@@ -191,8 +192,13 @@ class _Check:
 
     def _strangers(self, told: Collection[str]) -> list[Damage]:
         """A run record that cannot be understood, and what is no file where only files are written."""
-        problem = look_for_record(self._store).problem
+        looked = look_for_record(self._store)
+        record, problem = looked.record, looked.problem
         found = [Damage("run-record", RUN_RECORD, problem)] if problem else []
+        if record is not None and not list_parts(self._store):
+            made = int(record.totals.get("found", 0) + record.totals.get("rendered", 0))
+            if made:
+                found.append(Damage("index", "index", f"{RUN_RECORD} speaks of {made} pictures, and there are no rows"))
         places = self._store.strangers().items()
         ours = {path: kind for path, kind in places if path.split("/")[0] in FOLDERS and path not in told}
         return found + [Damage("misplaced", path, f"it is {kind}") for path, kind in ours.items()]
@@ -295,7 +301,7 @@ def _repair(store: OutputStore, bad: list[Damage], result: Verified, lost: Lost)
             _move_aside(store, damage.path)
     result.deleted_files = len(useless)
     result.dropped_rows = len(drop)
-    result.repaired = not any(damage.kind == "unreadable" for damage in bad)
+    result.repaired = not any(damage.kind in ("unreadable", "index") for damage in bad)
 
 
 def _move_aside(store: OutputStore, path: str) -> None:

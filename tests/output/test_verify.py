@@ -18,6 +18,7 @@ from consistory_ray.output.index import IndexWriter, compact, list_parts, read_i
 from consistory_ray.output.lease import Lease
 from consistory_ray.output.resume import resume
 from consistory_ray.output.rows import IndexRow
+from consistory_ray.output.run_record import RunRecord, write_run_record
 from consistory_ray.output.storage import MissingFileError, OutputStore
 from consistory_ray.output.verify import KINDS, verify
 
@@ -126,6 +127,17 @@ def test_unreadable_index_parts_are_set_aside(store: OutputStore, rows: list[Ind
     assert verify(store).is_sound
     row = render(store, 20)
     assert resume(store, {row.asset_id: str(row.path)}).recovered == 1
+
+
+def test_an_index_that_is_gone_is_damage(local: OutputStore, render: Any) -> None:
+    """Pictures without rows alone would look like a run that was killed early."""
+    record = RunRecord("cats", "fake", {}, state="complete", totals={"found": 1, "rendered": 2, "failed": 0})
+    write_run_record(local, record)
+    local.write_atomic("images/cat/scene-0.png", b"a picture")
+    for repair in (False, True):
+        found = verify(local, repair=repair)
+        assert found.damage == {"index": 1} and not found.is_sound
+        assert "3 pictures" in found.listed[0].detail
 
 
 def test_repair_is_refused_while_a_run_holds_the_output(
