@@ -55,7 +55,7 @@ def pack(tensors: MutableMapping[str, Tensor], metadata: Mapping[str, str]) -> t
         piece = as_bytes(tensors.pop(name))
         begin, end = end, end + piece.nbytes
         buffer[begin:end] = piece
-        digest.update(piece)
+        digest.update(piece.data)
         del piece
     return buffer, digest.hexdigest()
 
