@@ -2,8 +2,9 @@
 
 Whoever runs the service sets the variable, whoever writes a job cannot. Comma-separated prefixes; unset or empty allows
 everything. A prefix ends where a path segment ends: ``s3://bucket/team`` allows ``s3://bucket/team/run`` and neither
-``s3://bucket/team-2`` nor ``s3://bucket``. Local paths are ``file://`` URLs with links resolved, ids on the
-Hugging Face hub are ``hf://owner/name``. Pure: nothing is opened or contacted.
+``s3://bucket/team-2`` nor ``s3://bucket``. What an address leads to is decided by
+:mod:`consistory_ray.places`, as for everything that opens one. Local paths are ``file://`` URLs with links resolved,
+ids on the Hugging Face hub are ``hf://owner/name``. Pure: nothing is opened or contacted.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from consistory_ray.errors import InputError, Problem
+from consistory_ray.model_names import is_hub_id
+from consistory_ray.places import place_of
 from consistory_ray.settings import BUNDLED_MODEL
 
 VARIABLE = "CONSISTORY_ALLOWED_URLS"
@@ -22,10 +24,9 @@ VARIABLE = "CONSISTORY_ALLOWED_URLS"
 Place = tuple[str, str, tuple[str, ...]]
 """Scheme, authority (host and port, or bucket) and path segments."""
 
-_ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "local": "file", "az": "abfs", "abfss": "abfs", "adl": "abfs"}
+_ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "az": "abfs", "abfss": "abfs", "adl": "abfs"}
 _PORTS = {"http": ":80", "https": ":443"}
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+._-]*://|(file|local):/|[/~]")
 _USER_INFO = re.compile(r"://[^/@\s]*@")
 
 
@@ -70,7 +71,7 @@ def check_allowed_model(model: str, environment: Mapping[str, str] | None = None
     """
     if model == BUNDLED_MODEL:
         return
-    hub = _HUB_ID.fullmatch(model) and not model.endswith(".safetensors") and not Path(model).exists()
+    hub = is_hub_id(model) and not os.path.exists(model)
     check_allowed("model", f"hf://{model}" if hub else model, environment)
 
 
@@ -83,7 +84,7 @@ def _covers(prefix: Place, place: Place) -> bool:
 
 def _prefix(text: str) -> Place:
     try:
-        if not _SCHEME.match(text) and not text.startswith(("/", "~")):
+        if not _ABSOLUTE.match(text):
             raise _Refused("write a URL such as s3://bucket/folder, or an absolute path")
         return _place(text)
     except _Refused as error:
@@ -98,16 +99,17 @@ def _place(url: str) -> Place:
     """
     if not url.strip() or not url.isprintable() or url != url.strip():
         raise _Refused("write it without blanks at its ends and unprintable characters")
-    if "::" in url or url.startswith("data:"):
+    try:
+        place = place_of(url)
+    except InputError as error:
+        raise _Refused(error.problems[0].fix) from None
+    if place.scheme == "chain":
         raise _Refused("chained and data URLs are not allowed")
-    match = _SCHEME.match(url)
-    scheme = match.group(1).lower() if match else "file"
-    scheme = _ALIASES.get(scheme, scheme)
-    rest = url[match.end() :] if match else url
+    scheme, rest = _ALIASES.get(place.scheme, place.scheme), place.path
     if "\\" in rest or ".." in re.split(r"[/\\]", _decoded(rest).split("?")[0]) or ".." in _segments(rest):
         raise _Refused("write the path without '..' and backslashes")
     if scheme == "file":
-        return scheme, "", _segments(os.path.realpath(os.path.expanduser(rest)))
+        return scheme, "", _segments(os.path.realpath(rest))
     if scheme in _PORTS:
         parts = urlsplit(f"{scheme}://{rest}")
         authority = parts.netloc.rpartition("@")[2].lower().removesuffix(_PORTS[scheme])

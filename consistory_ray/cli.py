@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
+from consistory_ray.advice import job_notes
 from consistory_ray.allowlist import check_allowed
 from consistory_ray.cli_common import (
     DEFAULTS,
@@ -44,7 +45,8 @@ from consistory_ray.cli_render import render, retry
 from consistory_ray.engine.stopping import EXIT_RESUME, StopRequest, stop_on_signals
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.job import RenderJob
-from consistory_ray.reports import line, print_forecast, print_status
+from consistory_ray.reports import line, print_forecast, print_notes, print_status
+from consistory_ray.streams import printable_streams
 from consistory_ray.watching import watch_status
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ app = typer.Typer(
 
 def main() -> None:
     """The ``consistory-ray`` command."""
+    printable_streams()
     try:
         app()
     except SystemExit as ending:
@@ -73,19 +76,21 @@ def main() -> None:
 def validate(job: Job, as_json: AsJson = False) -> None:
     """Check a job file and say everything that is wrong with it."""
     try:
-        _, plan = load(job)
+        loaded, plan = load(job)
     except InputError as error:
         if not as_json:
             raise
         problems = [{"path": item.path, "value": item.value, "fix": item.fix} for item in error.problems]
         print_json({"valid": False, "message": error.message, "problems": problems})
         raise typer.Exit(EXIT_INPUT) from error
+    notes = job_notes(loaded, plan)
     counts = {"subjects": len(plan.subjects), "anchors": plan.anchor_count, "scenes": plan.scene_count}
     if as_json:
-        print_json({"valid": True, "name": plan.name, **counts})
+        print_json({"valid": True, "name": plan.name, **counts, **notes.to_dict()})
     else:
         numbers = ", ".join(f"{count} {name}" for name, count in counts.items())
         line(out, Text.assemble((f"{job} is valid", "bold green"), f": {numbers}"))
+        print_notes(out, notes)
 
 
 @app.command("plan")
@@ -99,13 +104,18 @@ def plan_command(
 ) -> None:
     """Show what a render would do: subjects, scenes, what is there already, time and space. Renders nothing."""
     from consistory_ray.forecast import forecast
+    from consistory_ray.output.begun import plan_as_begun
 
-    _, plan = load(job)
-    result = forecast(plan, open_of(output, plan), workers=workers or 1, device="cuda" if device == "cuda" else "cpu")
+    loaded, plan = load(job)
+    store = open_of(output, plan)
+    plan = plan_as_begun(plan, store)
+    notes = job_notes(loaded, plan, device)
+    result = forecast(plan, store, workers=workers or 1, device="cuda" if device == "cuda" else "cpu")
     if as_json:
-        print_json(result.to_dict())
+        print_json({**result.to_dict(), **notes.to_dict()})
     else:
         print_forecast(out, result)
+        print_notes(out, notes)
 
 
 app.command()(render)

@@ -5,21 +5,24 @@ from __future__ import annotations
 import functools
 import json
 import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Optional, ParamSpec
 
 import typer
-from rich.console import Console
 
 from consistory_ray.allowlist import check_allowed, check_allowed_model
 from consistory_ray.engine.options import Device, RunOptions
 from consistory_ray.engine.stopping import EXIT_RESUME
 from consistory_ray.errors import AssetError, ConsistoryError, InputError, RunFailed, RunInterrupted
 from consistory_ray.job import RenderJob, load_job
-from consistory_ray.job_readers import MAX_BYTES
+from consistory_ray.job_readers import MAX_BYTES, STANDARD_INPUT
+from consistory_ray.model_names import check_model_is_there
 from consistory_ray.plan import Plan, make_plan
-from consistory_ray.redaction import redacted
+from consistory_ray.redaction import redacted, visible_json
 from consistory_ray.reports import line, print_problems
+from consistory_ray.streams import speaks_unicode
+from consistory_ray.terminal import SafeConsole
 
 if TYPE_CHECKING:
     from consistory_ray.output.storage import OutputStore
@@ -33,12 +36,12 @@ EXIT_STOPPED = 3
 EXIT_STOPPED_WATCHING = 130
 EXIT_OF_STATE = {"complete": 0, "failed": EXIT_FAILED, "interrupted": EXIT_RESUME}
 DEFAULTS = RunOptions()
-JOB_SUFFIXES = tuple(MAX_BYTES)
+JOB_SUFFIXES = (*MAX_BYTES, *(f"{suffix}.gz" for suffix in MAX_BYTES))
 
 P = ParamSpec("P")
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = SafeConsole(highlight=False)
+err = SafeConsole(stderr=True, highlight=False)
 
 Job = Annotated[str, typer.Argument(metavar="JOB", help="Job file or URL: .yaml, .json, .csv or .parquet.")]
 Output = Annotated[
@@ -81,9 +84,11 @@ def exit_of(error: ConsistoryError) -> int:
 
 def load(source: str) -> tuple[RenderJob, Plan]:
     """A job and its plan, if the job, its model and the stored subjects it refers to are in places that are allowed."""
-    check_allowed("JOB", source)
+    if source != STANDARD_INPUT:
+        check_allowed("JOB", source)
     job = load_job(source)
     check_allowed_model(job.model)
+    check_model_is_there(job.model)
     plan = make_plan(job)
     for subject in plan.subjects:
         if subject.source is not None:
@@ -93,11 +98,13 @@ def load(source: str) -> tuple[RenderJob, Plan]:
 
 def output_of(target: str, output: str | None) -> tuple[OutputStore, Plan | None]:
     """The output that a command is about; and the plan, if it was given as a job."""
+    from consistory_ray.output.begun import plan_as_begun
     from consistory_ray.output.storage import open_output
 
-    if target.lower().endswith(JOB_SUFFIXES):
+    if target == STANDARD_INPUT or target.lower().split("?")[0].rstrip("/").endswith(JOB_SUFFIXES):
         _, plan = load(target)
-        return open_of(output, plan), plan
+        store = open_of(output, plan)
+        return store, plan_as_begun(plan, store)
     check_allowed("URL-OR-JOB", target)
     return open_output(target), None
 
@@ -108,13 +115,16 @@ def plan_of_output(url: str) -> tuple[Plan, OutputStore]:
     from consistory_ray.status import plan_of_record
 
     store, _ = output_of(url, None)
-    return plan_of_record(read_run_record(store), store.url), store
+    return plan_of_record(read_run_record(store), store), store
 
 
 def build_gallery_of(url: str, plan: Plan, *, all_thumbnails: bool = False) -> str:
+    from consistory_ray.output.begun import plan_as_begun
     from consistory_ray.output.gallery import MAX_THUMBNAILS, build_gallery
+    from consistory_ray.output.storage import open_output
 
-    return build_gallery(url, plan.assets(), max_thumbnails=None if all_thumbnails else MAX_THUMBNAILS)
+    assets = plan_as_begun(plan, open_output(url)).assets()
+    return build_gallery(url, assets, max_thumbnails=None if all_thumbnails else MAX_THUMBNAILS)
 
 
 def url_of(output: str | None, plan: Plan) -> str:
@@ -132,4 +142,5 @@ def open_of(output: str | None, plan: Plan) -> OutputStore:
 
 
 def print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """JSON on standard output, in ASCII where the output is of another encoding than Unicode's."""
+    typer.echo(visible_json(json.dumps(value, indent=2, ensure_ascii=not speaks_unicode(sys.stdout))))

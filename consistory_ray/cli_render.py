@@ -204,8 +204,11 @@ def _render(
 ) -> None:
     from dataclasses import asdict
 
+    from consistory_ray.advice import job_notes
     from consistory_ray.engine.coordinator import run_plan
+    from consistory_ray.engine.events import Notice
 
+    notes = job_notes(job, plan, options.device).lines()
     stop = StopRequest()
     log = EventLog(plan.name, assets_only=log_format == "text")
     try:
@@ -216,6 +219,8 @@ def _render(
             ):
                 as_given = job.model_dump(mode="json", exclude_unset=True)
                 listen = both(observe, log) if watch is log else both(observe, watch, log)
+                for text in notes:
+                    listen(Notice(text))
                 with contextlib.redirect_stdout(sys.stderr):  # Ray prints there when a worker dies
                     summary = run_plan(plan, url, options, listen, job=as_given, stop=stop)
             page = _gallery(summary.url, plan) if gallery and summary.state != "interrupted" else None

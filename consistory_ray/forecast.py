@@ -124,12 +124,12 @@ def _found(plan: Plan, store: OutputStore) -> tuple[set[str], list[float]]:
     """Ids of the plan's assets that are done, and the seconds that pictures took, as the index says."""
     from consistory_ray.output.index import read_index
 
-    table = read_index(store).select(["asset_id", "path", "status", "seconds"])
-    paths = {asset.asset_id: asset.path for asset in plan.assets()}
+    table = read_index(store).select(["asset_id", "status", "seconds"])
+    planned = {asset.asset_id for asset in plan.assets()}  # what lies under another name will be moved
     done, seconds = set(), []
-    columns = (table[name].to_pylist() for name in ("asset_id", "path", "status", "seconds"))
-    for asset_id, path, status, taken in zip(*columns, strict=True):
-        if status == "ok" and paths.get(asset_id) == path:
+    columns = (table[name].to_pylist() for name in ("asset_id", "status", "seconds"))
+    for asset_id, status, taken in zip(*columns, strict=True):
+        if status == "ok" and asset_id in planned:
             done.add(asset_id)
             if taken is not None:
                 seconds.append(taken)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Len
 from pydantic import (
@@ -18,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     Strict,
     ValidationError,
     ValidationInfo,
@@ -27,25 +28,22 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
-from consistory_ray.errors import JobError
+from consistory_ray.errors import JobError, Problem
 from consistory_ray.ids import id_problem
 from consistory_ray.job_checks import MAX_SEED, Finding, check_text, job_findings, join_prompt, subject_findings
+from consistory_ray.job_limits import oversized
 from consistory_ray.job_problems import FIXES, explain, fault
 from consistory_ray.job_readers import Document, read_document
-from consistory_ray.job_validation import Budget, bounded_entry, bounded_subject, checked, invalid
+from consistory_ray.job_validation import Budget, bounded_entry, bounded_subject, checked, handed_down, invalid
+from consistory_ray.model_names import model_name
+from consistory_ray.setting_ranges import FreeUFactor, Number, Pixels, Share, Switch, Text, Whole, Window
 from consistory_ray.settings import BUNDLED_MODEL, MethodSettings, model_defaults
 from consistory_ray.stored_subjects import resolve_stored
+from consistory_ray.whole_numbers import whole_number
 
 MAX_COUNT = 100_000
 MAX_ANCHORS = 64
 MAX_CONCEPTS = 16
-
-
-def _text(value: str) -> str:
-    cleaned, fix = check_text(value)
-    if fix:
-        raise fault(fix)
-    return cleaned
 
 
 def _id(value: str) -> str:
@@ -55,25 +53,33 @@ def _id(value: str) -> str:
     return value
 
 
-def _ordered(value: tuple[float, float]) -> tuple[float, float]:
-    if value[0] > value[1]:
-        raise fault(FIXES["injection_window"])
-    return value
+def _text_or_none(value: str) -> str:
+    cleaned, fix = check_text(value) if value.strip() else ("", None)
+    if fix:
+        raise fault(fix)
+    return cleaned
+
+
+def _model(value: str) -> str:
+    name, fix = model_name(value)
+    if fix:
+        raise fault(fix)
+    return name
 
 
 def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Text = Annotated[str, Strict(), AfterValidator(_text)]
+def _as_whole(value: Any) -> Any:
+    number = whole_number(value)
+    return value if number is None else number
+
+
+TextOrNothing = Annotated[str, Strict(), AfterValidator(_text_or_none)]
 Id = Annotated[str, Strict(), AfterValidator(_id)]
-Whole = Annotated[int, Strict()]
-Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
-Switch = Annotated[bool, Strict()]
-Share = Annotated[Number, Field(ge=0, le=1)]
-Pixels = Annotated[Whole, Field(ge=64, le=8192, multiple_of=8)]
-Seed = Annotated[Whole, Field(ge=0, le=MAX_SEED)]
-FreeUFactor = Annotated[Number, Field(gt=0, le=10)]
+OnMissingConcept = Literal["fail", "skip"]
+Seed = Annotated[int, Strict(), Field(ge=0, le=MAX_SEED), BeforeValidator(_as_whole, json_schema_input_type=int)]
 
 _STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 _FROZEN = ConfigDict(frozen=True, **_STRICT)
@@ -101,8 +107,8 @@ class RenderSettings(BaseModel):
     """Picture height in pixels, a multiple of 8; null is the model's own."""
     width: Pixels | None = None
     """Picture width in pixels, a multiple of 8; null is the model's own."""
-    negative_prompt: Text | None = None
-    """What pictures should not show; null is the zero embedding."""
+    negative_prompt: TextOrNothing | None = None
+    """What pictures should not show; null is the zero embedding, "" the embedding of the empty text."""
     mask_dropout: Share | None = None
     """Probability that a subject token is not shared at a step: lower is more alike, higher more varied."""
     sdsa: Switch | None = None
@@ -117,7 +123,7 @@ class RenderSettings(BaseModel):
     """Weight of the vanilla queries at the first and at the last blended step."""
     query_blend_until: Share | None = None
     """Last blended step, as a share of all steps."""
-    injection_window: Annotated[tuple[Share, Share], AfterValidator(_ordered)] | None = None
+    injection_window: Window | None = None
     """First and last step of feature injection, as shares of all steps."""
     injection_alpha: Share | None = None
     """Share of the anchor's feature in an injected token."""
@@ -153,7 +159,8 @@ class Anchor:
     prompt: Text
     """The anchor's scene, in words; style and subject come before it."""
     seed: Seed | None = None
-    """Seed of its initial latents; left out, it is derived from the job's seed, the subject's id and the prompt."""
+    """Seed of its initial latents; left out, it is derived from the job's seed, the subject's id or text and the
+    prompt."""
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
@@ -165,9 +172,24 @@ class Scene:
     id: Id | None = None
     """File name of the picture; left out, it is made of the prompt."""
     seed: Seed | None = None
-    """Seed of the (first) picture; left out, it is derived from the job's seed, the subject's id and the prompt."""
+    """Seed of the (first) picture; left out, it is derived from the job's seed, the subject's id or text and the
+    prompt."""
     count: Annotated[Whole, Field(ge=1, le=MAX_COUNT)] = 1
     """How many pictures; with more than one they are called id-0, id-1, … and their seeds count up."""
+
+
+def _of_the_method(settings: RenderSettings) -> dict[str, Any]:
+    """Stored settings as plain values: in the ranges of a job's, and without what only a job has."""
+    others = sorted(settings.model_fields_set - MethodSettings.__dataclass_fields__.keys())
+    if others:
+        raise fault(f"remove {', '.join(others)}: no stored subject has that")
+    return settings.model_dump(exclude_unset=True)
+
+
+if TYPE_CHECKING:
+    StoredSettings = dict[str, Any]
+else:
+    StoredSettings = Annotated[RenderSettings, AfterValidator(_of_the_method), PlainSerializer(dict)]
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
@@ -178,16 +200,10 @@ class StoredCache:
     """Address of the cache file."""
     sha256: Annotated[str, Strict(), Field(pattern="^[0-9a-f]{64}$")]
     """Its content; the subject's pictures depend on this, not on the address."""
-    bytes: Annotated[Whole, Field(ge=0)]
+    bytes: Annotated[Whole, Field(ge=0, lt=2**63)]
     """Its size."""
-    settings: dict[str, Any]
+    settings: StoredSettings
     """The method's settings that it was made with, and with which its scenes are rendered."""
-
-    def __post_init__(self) -> None:
-        try:
-            MethodSettings.from_dict(self.settings)
-        except (TypeError, ValueError) as error:
-            raise fault(f"give the settings as the stored subject has them ({error})") from None
 
 
 class Subject(BaseModel):
@@ -200,16 +216,18 @@ class Subject(BaseModel):
     concept, anchors, settings and, unless given, style, subject and id."""
 
     id: Id | None = None
-    """Folder name of the subject's pictures; left out, it is made of the subject's text."""
+    """Folder name of the subject's pictures; left out, it is made of the subject's text, with a short hash of all its
+    words where another subject would have the same one."""
     concept: Annotated[
         tuple[Text, ...],
         Len(1, MAX_CONCEPTS),
         BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
     ]
-    """The word or words that name the subject, as they stand in the prompts; a list for several subjects."""
-    style: Annotated[str, Strict(), AfterValidator(lambda text: _text(text) if text.strip() else "")] = ""
+    """The word or words that name the subject; a list for several subjects. In the prompts they are best written alike;
+    they may stand apart, in another order or in plural, which validate and plan tell."""
+    style: TextOrNothing = ""
     """First part of every prompt, for example "a drawing of"."""
-    subject: Annotated[str, Strict(), AfterValidator(lambda text: _text(text) if text.strip() else "")] = ""
+    subject: TextOrNothing = ""
     """Second part of every prompt, for example "a dragon"."""
     anchors: Annotated[
         tuple[Annotated[Anchor, WrapValidator(bounded_entry, json_schema_input_type=str | Anchor)], ...],
@@ -221,6 +239,8 @@ class Subject(BaseModel):
         Field(min_length=1),
     ]
     """The pictures to render."""
+    on_missing_concept: OnMissingConcept = "fail"
+    """What becomes of the job if nothing of a concept stands in a prompt: it is refused, or those pictures fail."""
 
     def prompt(self, scene: str) -> str:
         """The whole prompt of an anchor or scene."""
@@ -240,17 +260,19 @@ class RenderJob(BaseModel):
 
     name: Annotated[Text, Field(max_length=200)]
     """What the run is called in reports."""
-    model: Annotated[Text, Field(max_length=1000)] = BUNDLED_MODEL
+    model: Annotated[Text, Field(max_length=1000), AfterValidator(_model)] = BUNDLED_MODEL
     """"miniature" (bundled), a Hugging Face id, a folder or a .safetensors file, of the SDXL architecture."""
     settings: RenderSettings = RenderSettings()
     """How to render."""
+    on_missing_concept: OnMissingConcept = "fail"
+    """That of all subjects that have none of their own."""
     subjects: Annotated[tuple[Annotated[Subject, WrapValidator(bounded_subject)], ...], Field(min_length=1)]
     """Who to render, and where."""
 
     @model_validator(mode="wrap")
     @classmethod
     def _complete(cls, data: Any, handler: Callable[[Any], Self], info: ValidationInfo) -> Self:
-        job: Self = checked(cls, data, handler, job_findings, info)
+        job: Self = checked(cls, handed_down(data), handler, job_findings, info)
         return job
 
 
@@ -281,6 +303,9 @@ def parse_job(data: Mapping[str, Any]) -> RenderJob:
 def parse_document(document: Document) -> RenderJob:
     """Builds a job from a document that was read; see :func:`load_job`."""
     problems = list(document.problems)
+    if too_much := oversized(document.data):
+        problems += [Problem(document.locate(loc), found.value, found.fix) for loc, found in too_much]
+        raise _cannot_be_rendered(document, problems)
     data = resolve_stored(document.source, document.data)
     if isinstance(data, Mapping) and "name" not in data:
         data = {"name": PurePosixPath(document.source).stem or "job", **data}
@@ -293,9 +318,13 @@ def parse_document(document: Document) -> RenderJob:
             found = explain(error, data, document.locate, _known_keys)
             problems += [problem for problem in found if problem.path not in told]
     if problems or job is None:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise JobError(f"{document.source} cannot be rendered: {count}", problems)
+        raise _cannot_be_rendered(document, problems)
     return job
+
+
+def _cannot_be_rendered(document: Document, problems: list[Problem]) -> JobError:
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return JobError(f"{document.source} cannot be rendered: {count}", problems)
 
 
 def _known_keys(loc: tuple[str | int, ...]) -> list[str]:

@@ -10,9 +10,9 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
+from consistory_ray.concept_matching import find_concepts, mentions, stands
 from consistory_ray.job_problems import shown
 
 MAX_SEED = 2**63 - 1
@@ -65,23 +65,41 @@ def subject_findings(subject: Any) -> Iterator[Finding]:
 def _concept_findings(subject: Any, scenes: list[Entry]) -> Iterator[Finding]:
     """Anchors show all concepts, a scene at least one: without that there is nothing to keep the same."""
     style, text, concepts = _text_field(subject, "style"), _text_field(subject, "subject"), _concepts(subject)
-    if style is None or text is None:
+    if style is None or text is None or _get(subject, "on_missing_concept") == "skip":
         return
-    missing = [concept for concept in concepts if not mentions(f"{style} {text}", concept)]
+    head = join_prompt(style, text, "")
+    missing = [concept for concept in concepts if not mentions(head, concept)]
     for index, anchor in _items(subject, "anchors") if missing else ():
         prompt = _prompt(anchor)
-        absent = [concept for concept in missing if not mentions(f"{style} {text} {prompt}", concept)]
-        if prompt and absent:
-            yield Finding(("anchors", index, "prompt"), prompt, _must_contain("an anchor", absent, " and "))
-    for index, scene in scenes if concepts and len(missing) == len(concepts) else ():
+        absent = lacking_in_anchor(join_prompt(style, text, prompt), concepts) if prompt else []
+        if absent:
+            yield Finding(("anchors", index, "prompt"), prompt, must_contain("an anchor", absent, " and "))
+    everywhere = len(missing) < len(concepts) or any(stands(head, concept) for concept in missing)
+    for index, scene in scenes if concepts and not everywhere else ():
         prompt = _prompt(scene)
-        if prompt and not any(mentions(f"{style} {text} {prompt}", concept) for concept in concepts):
-            yield Finding(("scenes", index, "prompt"), prompt, _must_contain("a scene", concepts, " or "))
+        if prompt and lacks_all(join_prompt(style, text, prompt), concepts):
+            yield Finding(("scenes", index, "prompt"), prompt, must_contain("a scene", concepts, " or "))
 
 
-def _must_contain(who: str, concepts: list[str], conjunction: str) -> str:
+def lacking_in_anchor(prompt: str, concepts: Sequence[str]) -> list[str]:
+    """The concepts of which nothing stands in an anchor's prompt."""
+    if all(mentions(prompt, concept) for concept in concepts):
+        return []
+    found = find_concepts(prompt, concepts, every=True)
+    return [concept for concept, match in zip(concepts, found, strict=True) if match is None]
+
+
+def lacks_all(prompt: str, concepts: Sequence[str]) -> bool:
+    """Whether nothing of any concept stands in a scene's prompt."""
+    return not any(stands(prompt, concept) for concept in concepts)
+
+
+def must_contain(who: str, concepts: Sequence[str], conjunction: str) -> str:
     words = conjunction.join(shown(concept) for concept in concepts[:_NAMED])
-    return f'{who}\'s prompt must contain {words} word for word: here, in "subject" or in "style"'
+    return (
+        f'{who}\'s prompt must contain {words}, or some of its words: here, in "subject" or in "style"; '
+        "on_missing_concept: skip renders the rest"
+    )
 
 
 def job_findings(job: Any) -> Iterator[Finding]:
@@ -97,21 +115,6 @@ def job_findings(job: Any) -> Iterator[Finding]:
     if pictures > MAX_PICTURES:
         fix = f"split the job, it may have {MAX_PICTURES} pictures at most"
         yield Finding(("subjects",), f"{pictures} pictures", fix)
-
-
-def mentions(prompt: str, concept: str) -> bool:
-    """Whether a concept stands in a prompt as whole words, capitals aside: "cat" is in "the cat's hat"."""
-    return _pattern(concept).search(_folded(prompt)) is not None
-
-
-@lru_cache(maxsize=256)
-def _pattern(concept: str) -> re.Pattern[str]:
-    words = r"\s+".join(re.escape(word) for word in _folded(concept).split())
-    return re.compile(rf"(?<![^\W\d_]){words}(?![^\W\d_])")
-
-
-def _folded(text: str) -> str:
-    return text.lower() if text.isascii() else unicodedata.normalize("NFC", text).lower()
 
 
 def _scene_id_findings(scenes: list[Entry]) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,7 @@ FIXES: Mapping[str, str] = {
     "subject": 'write text such as "a dragon"',
     "anchors": 'write a list of 1 to 64 scenes such as ["in the forest", "on the beach"]; two are usual',
     "scenes": 'write a list with at least one scene such as ["in space"]',
+    "on_missing_concept": 'write "fail" (the job is refused) or "skip" (those pictures fail, the others are made)',
     "prompt": _TEXT,
     "from": "write the folder or URL of a stored subject such as s3://bucket/run/anchors/moss-dragon",
     "count": "write a whole number from 1 to 100000",
@@ -45,7 +47,7 @@ FIXES: Mapping[str, str] = {
     "guidance_scale": "write a number from 0 to 100",
     "height": _PIXELS,
     "width": _PIXELS,
-    "negative_prompt": "write text, or null for none",
+    "negative_prompt": 'write text, "" for the empty text, or null for none',
     "mask_dropout": _SHARE,
     "sdsa": _SWITCH,
     "query_blending": _SWITCH,
@@ -58,6 +60,8 @@ FIXES: Mapping[str, str] = {
     "map_steps": "write a whole number from 1 to 1000",
     "dift_timestep": "write a whole number from 0 to 999",
 }
+IN_QUOTES = "put text in quotes if it begins with a sign or has a colon in it"
+_TEXTS = ("anchors", "scenes")
 _ITEM_FIXES: Mapping[str, str] = {
     "subjects": "write a mapping with the keys id, concept, style, subject, anchors and scenes",
     "anchors": "write text, or a mapping with the keys prompt and seed",
@@ -89,9 +93,11 @@ def explain(
             loc = loc[:-1]  # a list of fixed length that is too short
         if line["type"] == "too_short" and len(line["input"]) >= line["ctx"]["min_length"]:
             continue  # its entries have problems of their own
+        if line["type"] == "missing" and _is_unquoted_text(line["input"], keys(loc[:-1])):
+            continue  # its only key has a problem of its own
         where = locate(loc)
         if where not in problems:
-            problems[where] = Problem(where, _found(line), _fix(line, loc, keys))
+            problems[where] = Problem(where, _found(line), _fix(line, loc, data, keys))
         if len(problems) == MAX_PROBLEMS:
             break
     return list(problems.values())
@@ -126,6 +132,78 @@ def shown(value: Any) -> str:
     return str(value)[:_SHOWN]
 
 
+_SETTING = "write it as {} under settings"
+_SAMPLERS = "there is no such setting, DDIM is used with the model's own noise schedule"
+_ADAPTERS = "there is no such setting yet: merge it into a folder of the model, or load it into the pipeline in Python"
+_COUNT = (
+    "write count (how many pictures) and seed (of the first) at a scene, as in {prompt: in space, count: 4, seed: 3}"
+)
+_WORDS_ALONE = "there is no such setting: pictures are made from words alone, guidance_scale says how closely"
+_COMMAND_LINE = "leave it out and give it to render on the command line: --device, --workers, --output"
+_OTHER_NAMES = (
+    ("steps num_steps sampling_steps inference_steps step n_steps ddim_steps", _SETTING.format("num_inference_steps")),
+    ("cfg cfg_scale cfgscale guidance scale true_cfg", _SETTING.format("guidance_scale")),
+    ("negative negative_text neg neg_prompt negativeprompt negative_prompts", _SETTING.format("negative_prompt")),
+    ("size resolution image_size dimensions ar aspect aspect_ratio", "write height and width in pixels under settings"),
+    ("w image_width", _SETTING.format("width")),
+    ("h image_height", _SETTING.format("height")),
+    ("dtype precision half fp16 variant", _SETTING.format("torch_dtype")),
+    ("dropout attention_dropout", _SETTING.format("mask_dropout")),
+    ("batch batchsize", _SETTING.format("batch_size")),
+    ("n n_iter batch_count num_images num_images_per_prompt num_samples repeat images seeds", _COUNT),
+    ("sampler sampler_name sampling_method scheduler schedule schedule_type sigmas eta karras", _SAMPLERS),
+    ("use_karras_sigmas timestep_spacing", _SAMPLERS),
+    ("lora loras lora_weights lora_scale adapter adapters embedding embeddings textual_inversion", _ADAPTERS),
+    ("vae vae_path unet text_encoder", "there is no such setting: put it into a folder of the model"),
+    ("clip_skip clipskip", "there is no such setting: SDXL models use the layer before the last"),
+    ("prompt_strength strength denoise denoising_strength init_image image img2img mask", _WORDS_ALONE),
+    ("controlnet control_net control_image ip_adapter ip_adapter_scale t2i_adapter", "there is no such setting yet"),
+    ("refiner refiner_checkpoint hires_fix enable_hr upscale upscaler", "there is no such setting"),
+    ("checkpoint ckpt model_id base_model model_name sd_model", "write it as model at the top of the file"),
+    ("device workers gpus num_gpus output out output_dir", _COMMAND_LINE),
+    ("concepts concept_token token trigger trigger_word class noun", "write it as concept in each of the subjects"),
+    ("prompts pictures", "write a list as scenes in each of the subjects"),
+    ("anchor anchor_prompts references reference", "write a list as anchors in each of the subjects"),
+    ("prefix style_prompt", "write it as style in each of the subjects"),
+    ("description character id_prompt subject_prompt", "write it as subject in each of the subjects"),
+    ("characters people individuals", "write a list as subjects at the top of the file"),
+)
+MEANT: Mapping[str, str] = {name: told for names, told in _OTHER_NAMES for name in names.split()}
+"""What people write who come from other programs, and what it is called here; in small letters, with underscores."""
+
+
+def meant(key: str, known: Iterable[str]) -> str:
+    """What to do about a key that is not known: its name here, a known key that is spelled alike, or all known ones."""
+    known = list(known)
+    name = _name(key)
+    if name in known:
+        return f'remove this key, did you mean "{name}"?'
+    if (told := MEANT.get(name)) is not None:
+        return told
+    elsewhere = next((where for keys, where in _ELSEWHERE if name in keys), None)
+    if elsewhere is not None and not difflib.get_close_matches(name, known, n=1):
+        return elsewhere
+    return f"remove this key{did_you_mean(key, known) or ', known are ' + ', '.join(known)}"
+
+
+def _name(key: str) -> str:
+    return re.sub(r"[\s-]+", "_", key.strip()[:_SHOWN].lower())
+
+
+_OF_SETTINGS = (
+    *("num_inference_steps", "guidance_scale", "height", "width", "negative_prompt", "mask_dropout", "torch_dtype"),
+    *("batch_size", "sdsa", "injection", "query_blending", "freeu", "query_blend", "query_blend_until"),
+    *("injection_window", "injection_alpha", "map_steps", "dift_timestep"),
+)
+_ELSEWHERE = (
+    (_OF_SETTINGS, "write this key under settings, at the top of the file"),
+    (("concept", "style", "subject", "anchors", "scenes", "from"), "write this key in each of the subjects"),
+    (("count", "prompt"), "write this key in each of the scenes"),
+    (("model", "name", "subjects", "settings"), "write this key at the top of the file"),
+    (("seed",), "write this key under settings, or at an anchor or a scene"),
+)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """``, did you mean "scenes"?`` or nothing."""
     close = difflib.get_close_matches(word[:_SHOWN].lower(), list(known), n=1)
@@ -150,19 +228,44 @@ def _found(line: Any) -> str:
     return "" if line["type"] == "missing" and isinstance(line["loc"][-1], str) else shown(line["input"])
 
 
-def _fix(line: Any, loc: Loc, keys: Callable[[Loc], Iterable[str]]) -> str:
+def _at(data: Any, loc: Loc) -> Any:
+    """The value at a place that is there."""
+    for part in loc:
+        data = data[part]
+    return data
+
+
+def _fix(line: Any, loc: Loc, data: Any, keys: Callable[[Loc], Iterable[str]]) -> str:
     kind, last = line["type"], loc[-1] if loc else ""
     if kind == _CUSTOM:
         return str(line["ctx"]["fix"])
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        known = list(keys(loc[:-1]))
-        return f"remove this key{did_you_mean(str(last), known) or ', known are ' + ', '.join(known)}"
+        known, key = list(keys(loc[:-1])), str(last)
+        owner = next((part for part in reversed(loc[:-1]) if isinstance(part, str)), "")
+        if owner in _TEXTS and _unquoted(key, _at(data, loc[:-1]), known):
+            value = "" if line["input"] is None else f" {line['input']}"
+            return f"put text with a colon in quotes: {shown(f'{key}:{value}')}"
+        return meant(key, known)
     if kind == "missing" and isinstance(line["loc"][-1], str):
         return f"this key is missing, {_known_fix(loc)}"
     if isinstance(last, int):
         owner = str(loc[-2])
         return _ITEM_FIXES.get(owner, FIXES.get(owner, ""))
     return _known_fix(loc)
+
+
+def _unquoted(key: str, item: Any, known: Iterable[str]) -> bool:
+    """Whether a key is the beginning of a text with a colon, as YAML reads ``- in the city: at night``."""
+    value = item.get(key) if isinstance(item, Mapping) else None
+    if isinstance(value, (Mapping, list)) or key in known:
+        return False
+    alike = _name(key) in MEANT or difflib.get_close_matches(_name(key), list(known), n=1)
+    return " " in key.strip() or (len(item) == 1 and not alike)
+
+
+def _is_unquoted_text(item: Any, known: Iterable[str]) -> bool:
+    """Whether a whole anchor or scene is such a text."""
+    return isinstance(item, Mapping) and len(item) == 1 and any(_unquoted(str(key), item, known) for key in item)
 
 
 def _known_fix(loc: Loc) -> str:

@@ -6,24 +6,43 @@ Layouts, told apart by the file's ending and content:
   YAML follows its 1.2 core schema, so ``no`` and ``12:30`` are text.
 * the same endings, ConsiStory+: a mapping of category to a list of ``{subject, concept_token, settings, style}``; the
   first two settings are the anchors. ``name``, ``model`` and a mapping of ``settings`` may stand beside the categories.
-* ``.csv``, ``.parquet``: a table of prompts, see :mod:`consistory_ray.job_tables`.
+* ``.csv``, ``.tsv``, ``.parquet``: a table of prompts, see :mod:`consistory_ray.job_tables`; a folder
+  ``prompts.parquet/`` of part files is one table.
+
+A further ending ``.gz`` is unpacked. ``-`` is standard input in any of the layouts.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
-from consistory_ray.errors import JobError, Problem
+from consistory_ray.errors import InputError, JobError, Problem
 from consistory_ray.job_problems import MAX_PROBLEMS, Loc, did_you_mean, path, shown
 from consistory_ray.job_yaml import MAX_DEPTH, MAX_KEYS, read_yaml
+from consistory_ray.places import Place, place_of
+from consistory_ray.reading import TooLargeError, read_all, read_standard_input, reading_problem
 
-MAX_BYTES = {".yaml": 64 << 20, ".yml": 64 << 20, ".json": 48 << 20, ".csv": 512 << 20, ".parquet": 512 << 20}
-_JOB_KEYS = frozenset({"name", "model", "settings", "subjects"})
-_PLUS_KEYS = ("subject", "concept_token", "settings", "style", "id")
+STANDARD_INPUT = "-"
+MAX_BYTES = {
+    ".yaml": 64 << 20,
+    ".yml": 64 << 20,
+    ".json": 48 << 20,
+    ".csv": 192 << 20,
+    ".tsv": 192 << 20,
+    ".parquet": 128 << 20,
+}
+TABLES = (".csv", ".tsv", ".parquet")
+_MAX_PARTS = 10_000
+_LOOKED_AT = 4096
+_JOB_KEYS = frozenset({"name", "model", "settings", "subjects", "on_missing_concept"})
+_PLUS_KEYS = ("subject", "concept_token", "settings", "style", "id", "on_missing_concept")
 _PLUS_ANCHORS = 2
 
 
@@ -43,50 +62,103 @@ def read_document(source: str) -> Document:
     Raises:
         JobError: it cannot be read, is too large or of no known kind, or is not well-formed.
     """
-    suffix = PurePosixPath(source.split("?", 1)[0]).suffix.lower()
+    name, suffix, gzipped = _kind(source)
     if suffix not in MAX_BYTES:
-        raise _unusable(source, shown(suffix or "no ending"), f"give a file ending in {', '.join(MAX_BYTES)}")
-    content = _content(source, MAX_BYTES[suffix])
-    if suffix in (".csv", ".parquet"):
+        kinds = ", ".join(MAX_BYTES)
+        raise _unusable(source, shown(suffix or "no ending"), f"give a file ending in {kinds} (or one of them and .gz)")
+    if suffix == ".parquet" and (parts := _spark_parts(source)):
+        from consistory_ray.job_tables import read_parquet
+
+        contents = (_content(part, MAX_BYTES[suffix], False) for part in parts)
+        data, problems, rows = read_parquet(contents)
+        return Document(name, data, tuple(problems), rows)
+    content = _content(source, MAX_BYTES[suffix], gzipped)
+    if source == STANDARD_INPUT:
+        suffix = _guessed(content)
+    if suffix in TABLES:
         from consistory_ray.job_tables import read_csv, read_parquet
 
-        data, problems, rows = read_csv(_decoded(source, content)) if suffix == ".csv" else read_parquet(content)
-        return Document(source, data, tuple(problems), rows)
+        if suffix == ".parquet":
+            data, problems, rows = read_parquet([content])
+        else:
+            data, problems, rows = read_csv(_decoded(source, content), "\t" if suffix == ".tsv" else None)
+        return Document(name, data, tuple(problems), rows)
     data, problems = (
         _read_json(_decoded(source, content)) if suffix == ".json" else read_yaml(_decoded(source, content))
     )
     if isinstance(data, Mapping) and _is_consistory_plus(data):
-        return _consistory_plus(source, data, problems)
+        return _consistory_plus(name, data, problems)
     if data is None and not problems:
         problems = [Problem("the file", "nothing", "write a mapping with name and subjects")]
-    return Document(source, data, tuple(problems))
+    return Document(name, data, tuple(problems))
 
 
-def _content(source: str, limit: int) -> bytes:
-    import fsspec
+def _kind(source: str) -> tuple[str, str, bool]:
+    """The name that messages and the job's default name come from, the ending, and whether it is packed by gzip."""
+    if source == STANDARD_INPUT:
+        return "standard input", ".csv", False
+    path = PurePosixPath(source.split("?", 1)[0] if "://" in source else source)
+    gzipped = path.suffix.lower() == ".gz"
+    path = path.with_suffix("") if gzipped and path.stem else path
+    return str(path) if gzipped else source, path.suffix.lower(), gzipped
 
+
+def _guessed(content: bytes) -> str:
+    """The layout of what came without a name, by how it begins."""
+    if content.startswith(b"PAR1"):
+        return ".parquet"
+    text = content[:_LOOKED_AT].lstrip(codecs.BOM_UTF8).lstrip()
+    if text.startswith((b"{", b"[")):
+        return ".json"
+    first = text.partition(b"\n")[0]
+    return ".yaml" if not first or first.startswith((b"#", b"-", b"%")) or b":" in first else ".csv"
+
+
+def _spark_parts(source: str) -> list[str]:
+    """The part files of a folder of Parquet files as Spark and Dask write it; none if this is no local folder."""
     try:
-        with fsspec.open(source, "rb") as stream:
-            content: bytes = stream.read(limit + 1)
-    except FileNotFoundError:
-        raise _unusable(source, "no such file", "check the path") from None
-    except ImportError as error:
-        raise _unusable(source, str(error), "install the package that reads this kind of URL") from error
+        place = place_of(source, "the file")
+    except InputError:
+        return []
+    if not place.is_local or not os.path.isdir(place.path):
+        return []
+    with os.scandir(place.path) as entries:
+        names = sorted(entry.name for entry in islice(entries, _MAX_PARTS + 1))
+    parts = [f"{place.path}/{name}" for name in names if name.endswith(".parquet") and name[0] not in "._"]
+    if len(names) > _MAX_PARTS:
+        raise _unusable(source, f"more than {_MAX_PARTS} files", "write the table into fewer files")
+    if not parts:
+        raise _unusable(source, "a folder without .parquet files", "give a file, or a folder of part files")
+    return parts
+
+
+def _content(source: str, limit: int, gzipped: bool) -> bytes:
+    place = Place("chain", source)
+    try:
+        if source == STANDARD_INPUT:
+            return read_standard_input(limit)
+        place = place_of(source, "the file")
+        return read_all(place, limit, gzipped=gzipped)
+    except InputError as error:
+        raise JobError(f"{shown(source)} cannot be read", error.problems) from None
+    except TooLargeError:
+        fix = "split the job, or use a Parquet table for many prompts"
+        raise _unusable(source, f"more than {limit >> 20} MiB", fix) from None
     except Exception as error:  # every kind of storage has errors of its own
-        value = f"{type(error).__name__}: {error}"[:200]
-        raise _unusable(source, value, "check the path and your rights to it") from error
-    if len(content) > limit:
-        raise _unusable(
-            source, f"more than {limit >> 20} MiB", "split the job, or use a Parquet table for many prompts"
+        value, fix = reading_problem(error, place) or (
+            f"{type(error).__name__}: {error}"[:200],
+            "check the path and your rights to it",
         )
-    return content
+        raise _unusable(source, value, fix) from error
 
 
 def _decoded(source: str, content: bytes) -> str:
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
-        return content.decode("utf-8-sig")
+        return content.decode(encoding)
     except UnicodeDecodeError as error:
-        raise _unusable(source, f"a byte that is not UTF-8 at {error.start}", "save the file as UTF-8") from None
+        name = "UTF-8" if encoding == "utf-8-sig" else "UTF-16"
+        raise _unusable(source, f"a byte that is not {name} at {error.start}", "save the file as UTF-8") from None
 
 
 def _unusable(source: str, value: str, fix: str) -> JobError:
@@ -175,7 +247,7 @@ def _plus_subject(item: Any, place: Loc, problems: list[Problem]) -> Any:
         fix = f"write a list of at least {_PLUS_ANCHORS + 1} scenes, the first {_PLUS_ANCHORS} are the anchors"
         problems.append(Problem(path((*place, "settings")), shown(settings), fix))
         settings = None
-    subject = {key: item[key] for key in ("subject", "style") if key in item}
+    subject = {key: item[key] for key in ("subject", "style", "on_missing_concept") if key in item}
     if isinstance(item.get("id"), str):
         subject["id"] = item["id"]
     if "concept_token" in item:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -28,26 +28,36 @@ class Budget:
 
 def bounded_entry(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
     """Validates an anchor or scene, which may be the bare string of its prompt; passed over once enough are wrong."""
+    if isinstance(info.context, Budget) and info.context.findings <= 0:
+        raise PydanticOmit  # enough is wrong already: the rest is not looked at
     try:
         return handler({"prompt": value} if isinstance(value, str) else value)
     except ValidationError as error:
         if isinstance(info.context, Budget):
-            if info.context.findings <= 0:
-                raise PydanticOmit from None
             info.context.findings -= error.error_count()
         raise
 
 
 def bounded_subject(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
     """Validates a subject; passed over once enough are wrong."""
+    if isinstance(info.context, Budget) and info.context.subjects <= 0:
+        raise PydanticOmit
     try:
         return handler(value)
     except ValidationError:
         if isinstance(info.context, Budget):
             info.context.subjects -= 1
-            if info.context.subjects < 0:
-                raise PydanticOmit from None
         raise
+
+
+def handed_down(data: Any) -> Any:
+    """A job's plain data with what it says about missing concepts said of each subject that says nothing itself."""
+    key = "on_missing_concept"
+    subjects = data.get("subjects") if isinstance(data, Mapping) and data.get(key) == "skip" else None
+    if not isinstance(subjects, (list, tuple)):
+        return data
+    given = [{key: "skip", **subject} if isinstance(subject, Mapping) else subject for subject in subjects]
+    return {**data, "subjects": given}
 
 
 def checked(

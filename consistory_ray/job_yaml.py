@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from consistory_ray.errors import Problem
-from consistory_ray.job_problems import MAX_PROBLEMS, path, shown
+from consistory_ray.job_problems import IN_QUOTES, MAX_PROBLEMS, path, shown
 
 MAX_DEPTH = 32
 MAX_VALUES = 8_000_000
@@ -70,7 +70,7 @@ def read_yaml(text: str) -> tuple[Any, list[Problem]]:
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "the file"
         return None, [
             *builder.problems,
-            Problem(where, "", f"the YAML is broken here: {error.problem or error.context}"),
+            Problem(where, "", f"the YAML is broken here: {error.problem or error.context}; {IN_QUOTES}"),
         ]
     except yaml.reader.ReaderError as error:
         value = f"character {error.character!r}" if isinstance(error.character, str) else f"U+{error.character:04X}"
@@ -142,7 +142,7 @@ class _Builder:
 
     def _alias(self, event: Any) -> None:
         if event.anchor not in self._anchors:
-            raise self._broken(event, f"*{event.anchor}"[:60], "define this anchor before it is used")
+            raise self._broken(event, f"*{event.anchor}"[:60], f"define this anchor before it is used; {IN_QUOTES}")
         value, size = self._anchors[event.anchor]
         top = self._stack[-1] if self._stack else None
         if top is not None and isinstance(top.value, dict) and top.key is None:
@@ -186,7 +186,7 @@ class _Builder:
 
     def _untagged(self, event: Any) -> None:
         raise self._broken(
-            event, event.tag[:60], "remove the tag, a job holds only text, numbers, true, false and null"
+            event, event.tag[:60], f"remove the tag, a job holds only text, numbers, true, false and null; {IN_QUOTES}"
         )
 
     def _broken(self, event: Any, value: str, fix: str) -> _Broken:

@@ -37,7 +37,8 @@ from consistory_ray.engine.events import (
 )
 from consistory_ray.errors import ConsistoryError, InputError
 from consistory_ray.progress import describe
-from consistory_ray.redaction import redacted
+from consistory_ray.redaction import redacted, visible
+from consistory_ray.streams import speaks_unicode
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -60,14 +61,16 @@ class SecretFilter(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Always true; the record is changed."""
-        record.msg, record.args = redacted(record.getMessage()), None
+        record.msg, record.args = visible(redacted(record.getMessage()), lines=True), None
         if record.exc_info and not record.exc_text:
             record.exc_text = logging.Formatter().formatException(record.exc_info)
         if record.exc_text:
-            record.exc_text = redacted(record.exc_text)
+            record.exc_text = visible(redacted(record.exc_text), lines=True)
         fields = getattr(record, "fields", None)
         if fields:
-            record.fields = {key: redacted(value) if isinstance(value, str) else value for key, value in fields.items()}
+            record.fields = {
+                key: visible(redacted(text)) if isinstance(text, str) else text for key, text in fields.items()
+            }
         return True
 
 
@@ -101,7 +104,7 @@ class JsonFormatter(logging.Formatter):
         line |= {"logger": record.name, **_fields(record, self.always)}
         if record.exc_text or record.exc_info:
             line["traceback"] = record.exc_text or self.formatException(record.exc_info)  # type: ignore[arg-type]
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return json.dumps(line, ensure_ascii=not speaks_unicode(sys.stderr), default=str)
 
 
 def log_to(
@@ -200,7 +203,8 @@ class EventLog:
         if isinstance(event, AssetDone):
             self._say(logging.INFO, f"{asset.path} is done", **fields)
         else:
-            self._say(logging.WARNING, f"{asset.path} failed: {event.error}", **fields)
+            level = logging.INFO if self._assets_only else logging.WARNING  # where a display tells it, that is enough
+            self._say(level, f"{asset.path} failed: {event.error}", **fields)
 
     def _other(self, event: Event) -> None:
         if isinstance(event, Pulse | BatchDone | Committed | Retried):

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from consistory_ray.places import place_of
+
 SECONDS_BETWEEN_READINGS = 10.0
 
 
@@ -92,7 +94,8 @@ class MachineWatch:
 def watched_folders(url: str) -> tuple[str, ...]:
     """Folders of this machine that a run writes to: Ray's, and the output if it is local."""
     temporary = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-    return (temporary,) if "://" in url else (temporary, _existing(url))
+    place = place_of(url)
+    return (temporary, _existing(place.path)) if place.is_local else (temporary,)
 
 
 def _existing(path: str) -> str:

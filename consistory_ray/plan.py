@@ -1,8 +1,9 @@
 """From a job to a plan: every picture with its prompt, its seed, its place and an id that is a hash of its content.
 
-Nothing here depends on the order of a file or on what else is in it: the same scene of the same subject has the same
-id, seed and picture alone, among a million, or after a resume. Pure: no torch, no ray, no reading of the output
-(of a local model only the ends of its files).
+Nothing that decides a picture depends on the order of a file or on what else is in it: the same scene of the same
+subject has the same id, seed and picture alone, among a million, or after a resume. Derived *names* get a short hash
+where others would have the same one. Pure: no torch, no ray, no reading of the output (of a local model only the ends
+of its files).
 """
 
 from __future__ import annotations
@@ -10,19 +11,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from consistory_ray.errors import JobError, Problem
-from consistory_ray.ids import Names, numbered, slug
+from consistory_ray.ids import Wanted, distinct_names, numbered, seed_scope, slug
 from consistory_ray.job import Anchor, RenderJob, Scene, Subject
+from consistory_ray.missing_concepts import impossible
 from consistory_ray.settings import MethodSettings, model_revision
 
 PLAN_FORMAT = 1
 
 _KEY_DIGITS = 32
 _SEEDS = 2**32
+_FORMER_NUMBERS = 8
 _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -67,6 +70,9 @@ class SubjectPlan:
         style, text, anchor_prompts: the words that the subject is made of, for whoever takes it up again: first and
             second part of its prompts, and the third part and the seed of each anchor.
         source: the anchor cache of a stored subject, which has no anchors to make; None for all others.
+        impossible: ids of pictures that cannot be made, which the job accepts, each with the reason.
+        former: the same subject with the seeds that an earlier version may have given it because of its neighbours, for
+            outputs that were begun with it; see :func:`as_begun`.
     """
 
     subject_id: str
@@ -80,6 +86,13 @@ class SubjectPlan:
     text: str = ""
     anchor_prompts: tuple[tuple[str, int], ...] = ()
     source: CacheSource | None = None
+    impossible: tuple[tuple[str, str], ...] = ()
+    former: tuple[SubjectPlan, ...] = field(default=(), compare=False, repr=False)
+
+    def assets(self) -> Iterator[Asset]:
+        """Its pictures, anchors first."""
+        yield from self.anchors
+        yield from self.scenes
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +118,7 @@ class Plan:
     def assets(self) -> Iterator[Asset]:
         """All pictures, subject by subject, anchors first."""
         for subject in self.subjects:
-            yield from subject.anchors
-            yield from subject.scenes
+            yield from subject.assets()
 
 
 def make_plan(job: RenderJob) -> Plan:
@@ -123,13 +135,33 @@ def make_plan(job: RenderJob) -> Plan:
         identity["revision"] = revision
     if job.settings.torch_dtype != "auto":
         identity["torch_dtype"] = job.settings.torch_dtype
-    names = _subject_ids(job)
+    former = _former_scopes(job)
     subjects = tuple(
-        _plan_subject(subject, name, job.settings.seed, identity, settings)
-        for subject, name in zip(job.subjects, names, strict=True)
+        _plan_subject(subject, name, job.settings.seed, identity, settings, former.get(index, ()))
+        for index, (subject, name) in enumerate(zip(job.subjects, _subject_ids(job), strict=True))
     )
     _refuse_twins(subjects)
     return Plan(job.name, job.model, subjects, job.settings.batch_size, job.settings.torch_dtype)
+
+
+def as_begun(plan: Plan, made: Collection[str]) -> Plan:
+    """The plan for an output that may have been begun by a version in which seeds depended on a subject's neighbours.
+
+    A subject of which the output has pictures with such seeds, and none with its own, keeps those: it stays the
+    individual that it is there, and nothing is rendered again.
+
+    Args:
+        plan: of any job.
+        made: ids of the assets that the output has.
+    """
+
+    def choose(subject: SubjectPlan) -> SubjectPlan:
+        there = (one for one in (subject, *subject.former) if any(asset.asset_id in made for asset in one.assets()))
+        return replace(next(there, subject), former=())
+
+    if not any(subject.former for subject in plan.subjects):
+        return plan
+    return replace(plan, subjects=tuple(choose(subject) if subject.former else subject for subject in plan.subjects))
 
 
 def _refuse_other_settings(job: RenderJob) -> None:
@@ -153,36 +185,78 @@ def _refuse_twins(subjects: tuple[SubjectPlan, ...]) -> None:
         other = first.setdefault(subject.subject_key, index)
         if other != index:
             add = f"add its scenes to subjects[{other}], which is the same individual"
-            fix = f"give its anchors other seeds, or {add}" if subject.source is None else add
+            other_one = "give its anchors other seeds, or it an id of its own for another individual"
+            fix = f"{other_one}; or {add}" if subject.source is None else add
             where = "anchors" if subject.source is None else "from"
             problems.append(Problem(f"subjects[{index}].{where}", subject.subject_id, fix))
     if problems:
         raise JobError("the job cannot be planned: some subjects are the same individual", problems)
 
 
+def _subject_text(subject: Subject) -> str:
+    return subject.subject or "-".join(subject.concept)
+
+
 def _subject_ids(job: RenderJob) -> list[str]:
-    names = Names()
-    names.reserve(subject.id for subject in job.subjects if subject.id)
-    return [
-        subject.id or names.give(slug(subject.subject or "-".join(subject.concept), "subject"))[0]
-        for subject in job.subjects
-    ]
+    """Ids that were given, the others made of each subject's own words."""
+    unnamed = [subject for subject in job.subjects if not subject.id]
+    wanted = [Wanted(slug(_subject_text(subject), "subject"), _subject_words(subject)) for subject in unnamed]
+    names = iter(distinct_names(wanted, [subject.id for subject in job.subjects if subject.id]))
+    return [subject.id or next(names)[0] for subject in job.subjects]
+
+
+def _subject_words(subject: Subject) -> str:
+    """All that tells an individual from others: not its scenes, which may come and go."""
+    anchors = [[anchor.prompt, anchor.seed] for anchor in subject.anchors]
+    words = [subject.style, subject.subject, subject.concept, anchors]
+    return _canonical(words if subject.stored is None else [*words, subject.stored.sha256])
+
+
+def _former_scopes(job: RenderJob) -> dict[int, tuple[str, ...]]:
+    """What the seeds of some subjects were derived from in versions that numbered equal names in the order of the file.
+
+    By the subject's index. The number that this very file would have given comes first, a few others follow, since the
+    file may have been sorted meanwhile.
+    """
+    given = {subject.id.lower() for subject in job.subjects if subject.id}
+    scopes = {i: seed_scope(_subject_text(one), "subject") for i, one in enumerate(job.subjects) if not one.id}
+    times = Counter(scopes.values())
+    taken, last = given, Counter[str]()
+    former = {}
+    for index, scope in scopes.items():
+        if times[scope] == 1 and scope not in taken:
+            taken.add(scope)
+            continue
+        last[scope] += 1
+        while (name := f"{scope}-{last[scope]}" if last[scope] > 1 else scope) in taken:
+            last[scope] += 1
+        taken.add(name)
+        others = (f"{scope}-{number}" for number in range(2, min(times[scope], _FORMER_NUMBERS) + 1))
+        former[index] = tuple(dict.fromkeys(one for one in (name, *others) if one != scope))
+    return former
 
 
 def _plan_subject(
-    subject: Subject, name: str, job_seed: int, identity: dict[str, Any], settings: MethodSettings
+    subject: Subject,
+    name: str,
+    job_seed: int,
+    identity: dict[str, Any],
+    settings: MethodSettings,
+    former: Sequence[str] = (),
+    scope: str = "",
 ) -> SubjectPlan:
-    seeds = _Seeds(job_seed, subject, name)
+    """One subject; ``scope`` is what its seeds are derived from instead of its own id or words."""
+    seeds = _Seeds(job_seed, subject, scope or subject.id or seed_scope(_subject_text(subject), "subject"))
     given = [(anchor.prompt, seeds.of_anchor(anchor)) for anchor in subject.anchors]
     anchored = [(subject.prompt(prompt), seed) for prompt, seed in given]
-    source = None
+    source, own_settings = None, settings
     if subject.stored is None:
         key = _digest({**identity, "concepts": subject.concept, "anchors": anchored})
     else:
         stored, anchored = subject.stored, []
         source = CacheSource(stored.url, stored.sha256, stored.bytes)
-        settings = MethodSettings.from_dict(stored.settings)
-        key = _digest({**identity, "settings": settings.to_dict(), "cache": stored.sha256})
+        own_settings = MethodSettings.from_dict(stored.settings)
+        key = _digest({**identity, "settings": own_settings.to_dict(), "cache": stored.sha256})
     anchors = tuple(
         Asset(
             _digest(["anchor", key, i, text, seed]),
@@ -202,52 +276,48 @@ def _plan_subject(
         concepts=subject.concept,
         anchors=anchors,
         scenes=scenes,
-        settings=settings,
+        settings=own_settings,
         cache_path=f"anchors/{name}/{key[:16]}.safetensors",
         style=subject.style,
         text=subject.subject,
         anchor_prompts=tuple(given),
         source=source,
+        impossible=impossible(anchors, scenes, subject.concept) if subject.on_missing_concept == "skip" else (),
+        former=tuple(_plan_subject(subject, name, job_seed, identity, settings, (), one) for one in former),
     )
 
 
 def _plan_scenes(subject: Subject, name: str, key: str, seeds: _Seeds) -> Iterator[Asset]:
-    ids = _SceneIds(subject)
-    for scene in subject.scenes:
+    for scene, ids in zip(subject.scenes, _scene_ids(subject), strict=True):
         text = subject.prompt(scene.prompt)
-        for scene_id, seed in zip(ids.of(scene), seeds.of_scene(scene), strict=True):
-            asset_id = _digest(["scene", key, text, seed])
-            yield Asset(asset_id, "scene", name, scene_id, text, seed, f"images/{name}/{scene_id}.png")
+        for scene_id, seed in zip(ids, seeds.of_scene(scene), strict=True):
+            yield Asset(
+                scene_asset_id(key, text, seed), "scene", name, scene_id, text, seed, f"images/{name}/{scene_id}.png"
+            )
 
 
-class _SceneIds:
-    """Names of a subject's pictures: explicit ones are kept, the others are made of prompts around them."""
+def _scene_ids(subject: Subject) -> list[list[str]]:
+    """The names of each scene's pictures: ids that were given, the others made of the scene's own prompt."""
+    given = [numbered(scene.id, scene.count) if scene.id else None for scene in subject.scenes]
+    wanted = [Wanted(_scene_slug(s.prompt), s.prompt, s.count) for s in subject.scenes if not s.id]
+    names = iter(distinct_names(wanted, [name for names in given if names for name in names]))
+    return [ids if ids is not None else next(names) for ids in given]
 
-    def __init__(self, subject: Subject) -> None:
-        self._names = Names()
-        for scene in subject.scenes:
-            if scene.id:
-                self._names.reserve(numbered(scene.id, scene.count))
 
-    def of(self, scene: Scene) -> list[str]:
-        """The names of a scene's pictures, one for each of its count."""
-        if scene.id:
-            return numbered(scene.id, scene.count)
-        wanted = slug(scene.prompt, "scene")
-        if wanted.startswith("anchor"):
-            wanted = f"scene-{wanted}"
-        return self._names.give(wanted, scene.count)
+def _scene_slug(prompt: str) -> str:
+    wanted = slug(prompt, "scene")
+    return f"scene-{wanted}" if wanted.startswith("anchor") else wanted
 
 
 class _Seeds:
     """Seeds of one subject where the job names none.
 
-    They are hashes of the job's seed, the subject's id, the scene's words and how often these occurred before, so that
-    neither order nor neighbours matter, and a new style keeps the compositions.
+    They are hashes of the job's seed, the subject's own id or words, the scene's words and how often these occurred
+    before, so that neither order nor neighbours matter, and a new style keeps the compositions.
     """
 
-    def __init__(self, job_seed: int, subject: Subject, subject_id: str) -> None:
-        self._scope = [job_seed, subject_id]
+    def __init__(self, job_seed: int, subject: Subject, scope: str) -> None:
+        self._scope = [job_seed, scope]
         self._seen: Counter[tuple[str, str]] = Counter()
         repeated = Counter(scene.prompt for scene in subject.scenes)
         self._used: dict[str, set[int]] = {text: set() for text, times in repeated.items() if times > 1}
@@ -277,6 +347,11 @@ class _Seeds:
         occurrence = self._seen[kind, text]
         self._seen[kind, text] += 1
         return int(_digest([*self._scope, kind, text, occurrence])[:8], 16)
+
+
+def scene_asset_id(subject_key: str, prompt: str, seed: int) -> str:
+    """The id of a scene of the subject with that key."""
+    return _digest(["scene", subject_key, prompt, seed])
 
 
 def _digest(value: Any) -> str:

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from consistory_ray.causes import cause_of
 from consistory_ray.engine.events import (
     AnchorsReady,
     AssetDone,
@@ -58,10 +59,13 @@ class PlainProgress:
         self._clock = clock
         self._tally = Tally(clock)
         self._last_line = clock()
+        self._told = _Told()
 
     def __call__(self, event: Event) -> None:
         """Print what is worth a line."""
         self._tally.take(event)
+        if self._told.again(event):
+            return
         if (text := describe(event)) is not None:
             self._print(text)
         elif isinstance(event, AssetDone):
@@ -95,11 +99,14 @@ class LiveProgress:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._tally = Tally()
+        self._told = _Told()
         self._live = Live(get_renderable=self._draw, console=console, refresh_per_second=REFRESH_PER_SECOND)
 
     def __call__(self, event: Event) -> None:
         """Take it in; notices and failures stay on the screen above the bars."""
         self._tally.take(event)
+        if self._told.again(event):
+            return
         if isinstance(event, AssetFailed | Notice | Paused | Stopping | WorkerLost) and (text := describe(event)):
             style = "red" if isinstance(event, AssetFailed) else "yellow"
             self._console.print(Text(text, style=style))
@@ -125,6 +132,22 @@ class LiveProgress:
         bar = ProgressBar(max(1, tally.planned), tally.done + tally.failed, width=32)
         table.add_row(Text("all", style="bold"), bar, f"{tally.done}/{tally.planned}")
         return Group(table, Text(_status(tally), style="dim"))
+
+
+class _Told:
+    """Causes of failures that were told before, subject by subject."""
+
+    def __init__(self) -> None:
+        self._causes: set[tuple[str, str]] = set()
+
+    def again(self, event: Event) -> bool:
+        """Whether an event is a failure whose cause was told of its subject before."""
+        if not isinstance(event, AssetFailed):
+            return False
+        key = event.asset.subject_id, cause_of(event.error)
+        known = key in self._causes
+        self._causes.add(key)
+        return known
 
 
 def watcher(console: Console) -> Watcher:

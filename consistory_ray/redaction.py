@@ -1,4 +1,4 @@
-"""Secrets taken out of text that people and files will see. Pure."""
+"""Secrets, and what would move a terminal, taken out of text that people and files will see. Pure."""
 
 from __future__ import annotations
 
@@ -24,3 +24,27 @@ def redacted(text: str) -> str:
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     return text
+
+
+_MOVING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_LINES = re.compile("[\t\n]")
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    """``text`` with characters that control a terminal, or the direction of writing, written out as ``\\x1b``.
+
+    Args:
+        text: what may come from outside.
+        lines: whether line ends and tabs are left as they are.
+    """
+    text = _MOVING.sub(_written_out, text)
+    return text if lines else _LINES.sub(_written_out, text)
+
+
+def visible_json(text: str) -> str:
+    """JSON with such characters escaped as JSON does it."""
+    return _MOVING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _written_out(found: re.Match[str]) -> str:
+    return ascii(found[0])[1:-1]

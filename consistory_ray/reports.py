@@ -9,31 +9,45 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from consistory_ray.causes import FailureGroup, grouped
 from consistory_ray.errors import InputError
 from consistory_ray.progress import duration, pace, plural, size
-from consistory_ray.redaction import redacted
+from consistory_ray.redaction import redacted, visible
 from consistory_ray.watching import silence
 
 if TYPE_CHECKING:
+    from consistory_ray.advice import Notes
     from consistory_ray.engine.events import RunSummary
     from consistory_ray.forecast import Forecast
     from consistory_ray.status import Status
 
 ROWS_SHOWN = 60
 FAILURES_SHOWN = 20
+PROBLEMS_SHOWN = 20
 
 
 def line(console: Console, text: str | Text, style: str = "") -> None:
     """A line that is wrapped by the terminal alone, so that a pipe gets it whole."""
-    console.print(text if isinstance(text, Text) else Text(text, style=style), soft_wrap=True)
+    console.print(text if isinstance(text, Text) else Text(visible(text), style=style), soft_wrap=True)
 
 
 def print_problems(console: Console, error: InputError) -> None:
     """An input error: what is wrong where, and how to put it right."""
     line(console, redacted(error.message), "bold red")
-    for problem in error.problems:
-        got = f"  (got {redacted(problem.value)})" if problem.value else ""
-        line(console, Text.assemble("  ", (redacted(problem.path), "bold"), ": ", redacted(problem.fix), (got, "dim")))
+    for problem in error.problems[:PROBLEMS_SHOWN]:
+        path, value, fix = (visible(redacted(text)) for text in (problem.path, problem.value, problem.fix))
+        got = f"  (got {value})" if value else ""
+        line(console, Text.assemble("  ", (path, "bold"), ": ", fix, (got, "dim")))
+    if len(error.problems) > PROBLEMS_SHOWN:
+        line(console, f"  and {len(error.problems) - PROBLEMS_SHOWN} more, all with validate --json")
+
+
+def print_notes(console: Console, notes: Notes) -> None:
+    """What is allowed in a job and probably not meant, and what was matched otherwise than it is written."""
+    for text in map(str, notes.warnings):
+        line(console, redacted(f"warning: {text}"), "yellow")
+    for text in notes.concept_lines():
+        line(console, redacted(text))
 
 
 def print_forecast(console: Console, plan: Forecast) -> None:
@@ -71,8 +85,8 @@ def print_status(console: Console, status: Status) -> None:
         line(console, f"  {what}: {redacted(status.error)}", "red")
     if len(status.failure_kinds) > 1:
         line(console, f"  failed: {_kinds(status)}", "red")
-    failures = [f"{item['path']} (attempt {item['attempt']}): {item['error']}" for item in status.failures]
-    _print_failures(console, failures, status.failed)
+    told = ((item["path"], f"{item['path']} (attempt {item['attempt']})", item["error"]) for item in status.failures)
+    _print_failures(console, grouped((path, error, f"{what}: {error}") for path, what, error in told), status.failed)
     line(console, f"output: {status.output}")
 
 
@@ -90,7 +104,8 @@ def print_summary(console: Console, summary: RunSummary, gallery: str | None) ->
         for kind, count in sorted(summary.failures_by_kind.items(), key=lambda item: -item[1]):
             table.add_row(kind, str(count))
         console.print(table)
-    _print_failures(console, [f"{failure.path}: {failure.error}" for failure in summary.failures], summary.failed)
+    failures = ((failure.path, failure.error, f"{failure.path}: {failure.error}") for failure in summary.failures)
+    _print_failures(console, grouped(failures), summary.failed)
     for name, place in (("pictures", "images"), ("index", "index/*.parquet"), ("gallery", gallery)):
         if place:
             line(console, f"{name + ':':10}{summary.url}/{place}")
@@ -100,11 +115,12 @@ def _kinds(status: Status) -> str:
     return ", ".join(f"{count} {kind}" for kind, count in status.failure_kinds.items())
 
 
-def _print_failures(console: Console, failures: Sequence[str], count: int) -> None:
-    for failure in failures[:FAILURES_SHOWN]:
+def _print_failures(console: Console, failures: Sequence[FailureGroup], count: int) -> None:
+    told = failures[:FAILURES_SHOWN]
+    for failure in told:
         line(console, f"  {failure}", "red")
-    if count > FAILURES_SHOWN:
-        line(console, f"  and {count - FAILURES_SHOWN} more, all in the index")
+    if (rest := count - sum(failure.count for failure in told)) > 0:
+        line(console, f"  and {rest} more, all in the index")
 
 
 def _print_table(console: Console, table: Table, count: int) -> None:

@@ -10,18 +10,25 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from consistory_ray.errors import CheckpointError, Problem
+from consistory_ray.outside import open_regular
 
 MODEL_SETTINGS_FILE = "consistory.json"
 BUNDLED_MODEL = "miniature"
 
 _REVISION_BYTES = 1 << 20
+_MAX_SETTINGS_BYTES = 64 << 10
+_MAX_MODEL_FILES = 20_000
+_MAX_MODEL_DEPTH = 8
+_SHOWN = 20
 
 FreeU = tuple[float, float, float, float]
 
@@ -122,8 +129,17 @@ def model_defaults(model: str) -> MethodSettings:
     if model == BUNDLED_MODEL:
         text = resources.files("consistory_ray.miniature").joinpath("weights", MODEL_SETTINGS_FILE).read_text()
         return _parse(text, MODEL_SETTINGS_FILE)
-    path = Path(model) / MODEL_SETTINGS_FILE
-    return _parse(path.read_text(), str(path)) if path.is_file() else MethodSettings()
+    path = os.path.join(model, MODEL_SETTINGS_FILE)
+    if "\0" in model or not os.path.exists(path):
+        return MethodSettings()
+    try:
+        with open_regular(path, follow=True) as stream:
+            content = stream.read(_MAX_SETTINGS_BYTES + 1)
+        if len(content) > _MAX_SETTINGS_BYTES:
+            raise ValueError(f"it has more than {_MAX_SETTINGS_BYTES} bytes")
+        return _parse(content.decode("utf-8-sig"), path)
+    except (OSError, ValueError) as error:
+        raise _unusable([Problem(path, str(error)[:200], "write a small UTF-8 file with a JSON object")]) from error
 
 
 def model_revision(model: str) -> str | None:
@@ -136,15 +152,16 @@ def model_revision(model: str) -> str | None:
         Hexadecimal digits made of the weight files' names, sizes, beginnings and ends, and of the configurations; None
         for anything that is not on this machine, such as a hub id.
     """
-    path = Path(model)
     if model == BUNDLED_MODEL:
         with resources.as_file(resources.files("consistory_ray.miniature").joinpath("weights")) as folder:
             return _revision(folder)
-    return _revision(path) if path.exists() else None
+    return _revision(Path(model)) if os.path.exists(model) else None
 
 
-def _revision(path: Path) -> str:
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+def _revision(path: Path) -> str | None:
+    files = [path] if path.is_file() else _files_below(path)
+    if files is None:
+        return None
     digest = hashlib.sha256()
     for file in files:
         if file.suffix not in (".safetensors", ".json", ".txt"):
@@ -158,11 +175,43 @@ def _revision(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def _files_below(folder: Path) -> list[Path] | None:
+    """The files of a model's folder, sorted; None if it holds more than models do, such as a whole disk."""
+    found: list[Path] = []
+    waiting, seen = [(folder, 0)], 0
+    while waiting:
+        place, depth = waiting.pop()
+        try:
+            entries = list(islice(os.scandir(place), _MAX_MODEL_FILES + 1))
+        except OSError:
+            continue
+        seen += len(entries)
+        if seen > _MAX_MODEL_FILES or depth > _MAX_MODEL_DEPTH:
+            return None
+        found += [Path(entry.path) for entry in entries if entry.is_file()]
+        waiting += [(Path(entry.path), depth + 1) for entry in entries if entry.is_dir(follow_symlinks=False)]
+    return sorted(found)
+
+
 def _parse(text: str, where: str) -> MethodSettings:
+    """Settings from JSON, in the ranges that a job's settings have."""
+    from consistory_ray.setting_ranges import setting_problems  # pydantic, for settings from files only
+
+    names = [field.name for field in dataclasses.fields(MethodSettings)]
+    fix = f"write a JSON object whose keys are among {', '.join(names)}"
     try:
-        return MethodSettings.from_dict(json.loads(text))
-    except (json.JSONDecodeError, TypeError) as error:
-        fix = (
-            f"write a JSON object whose keys are among {', '.join(f.name for f in dataclasses.fields(MethodSettings))}"
-        )
-        raise CheckpointError("the model's settings file cannot be used", [Problem(where, str(error), fix)]) from error
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _unusable([Problem(where, str(error)[:200], fix)]) from error
+    if not isinstance(values, dict):
+        raise _unusable([Problem(where, f"a {type(values).__name__}", fix)])
+    unknown = sorted(values.keys() - set(names))
+    if unknown:
+        raise _unusable([Problem(f"{where}: {ascii(name)[1:-1][:60]}", "", fix) for name in unknown[:_SHOWN]])
+    if found := setting_problems(values):
+        raise _unusable([Problem(f"{where}: {item.path}", item.value, item.fix) for item in found])
+    return MethodSettings.from_dict(values)
+
+
+def _unusable(problems: list[Problem]) -> CheckpointError:
+    return CheckpointError("the model's settings file cannot be used", problems)

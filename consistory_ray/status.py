@@ -6,7 +6,7 @@ Index parts never change, so a reader keeps what it has read and fetches only pa
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -240,30 +240,44 @@ class StatusFollower:
         from consistory_ray.output.run_record import read_run_record
 
         record = read_run_record(self._store)
+        if record is not None and not self._given and any(_is_unread(subject) for subject in _subjects(record)):
+            record = None  # no run has written it: reading it would fetch what it names
         if self._reader is None or not (self._given or record is None or record.job == self._job):
-            plan = plan_of_record(record, self._store.url)
+            plan = plan_of_record(record, self._store)
             self._reader, self._job = StatusReader(plan, self._store), record.job if record else None
         return self._reader.read(record)
 
 
-def plan_of_record(record: RunRecord | None, url: str) -> Plan:
+def _subjects(record: RunRecord) -> Sequence[Any]:
+    subjects = record.job.get("subjects")
+    return subjects if isinstance(subjects, list) else ()
+
+
+def _is_unread(subject: Any) -> bool:
+    """Whether a subject of a recorded job still says where it is stored, which a run resolves before it records it."""
+    return isinstance(subject, Mapping) and isinstance(subject.get("from"), str)
+
+
+def plan_of_record(record: RunRecord | None, store: OutputStore) -> Plan:
     """The plan that an output was made from.
 
     Args:
         record: the output's.
-        url: the output, for the message.
+        store: the output.
 
     Raises:
         InputError: there is no record, or it names no job.
+        StorageError: the output cannot be read.
     """
     from consistory_ray.job import parse_job
+    from consistory_ray.output.begun import plan_as_begun
     from consistory_ray.output.run_record import RUN_RECORD
     from consistory_ray.plan import make_plan
 
     if record is None or not record.job:
-        fix = f"give the folder that a render wrote to (there is no {RUN_RECORD} in it that names a job), or the job"
-        raise InputError("nothing was rendered there", [Problem("URL-OR-JOB", url, fix)])
-    return make_plan(parse_job(record.job))
+        fix = f"give the folder that a render wrote to (no sound {RUN_RECORD} in it names a job), or the job"
+        raise InputError("nothing was rendered there", [Problem("URL-OR-JOB", store.url, fix)])
+    return plan_as_begun(make_plan(parse_job(record.job)), store)
 
 
 def _heard_of(store: OutputStore, waits: bool) -> dict[str, Any]:

@@ -15,6 +15,10 @@ from typing import Any, Protocol
 
 from consistory_ray.allowlist import check_allowed
 from consistory_ray.errors import InputError, JobError, Problem
+from consistory_ray.outside import parse_json
+from consistory_ray.places import place_of
+from consistory_ray.reading import reading_problem
+from consistory_ray.redaction import redacted
 from consistory_ray.settings import MethodSettings
 
 SUBJECT_FILE = "subject.json"
@@ -68,7 +72,7 @@ def describe_subject(subject: Described, model: str, fingerprint: str, sha256: s
         "subject": subject.text,
         "anchors": [{"prompt": prompt, "seed": seed} for prompt, seed in subject.anchor_prompts],
         "settings": subject.settings.to_dict(),
-        "model": model,
+        "model": redacted(model),
         "model_fingerprint": fingerprint,
         "cache": {"file": subject.cache_path.rpartition("/")[2], "sha256": sha256, "bytes": nbytes},
     }
@@ -114,21 +118,25 @@ def _resolve(where: str, subject: Any, problems: list[Problem]) -> Any:
 
 def _read(where: str, address: str) -> tuple[str, Mapping[str, Any]]:
     """The folder of a stored subject, and its record."""
-    import fsspec
-
     folder = _folder(address)
     check_allowed(where, folder)
     shown = ascii(address)[:200]
+    place = place_of(folder, where)
     try:
-        with fsspec.open(f"{folder}/{SUBJECT_FILE}", "rb") as stream:
+        with place.below(SUBJECT_FILE).open(follow=False) as stream:
             content: bytes = stream.read(_MAX_BYTES + 1)
-        record: Any = json.loads(content) if len(content) <= _MAX_BYTES else None
+        record: Any = parse_json(content)
     except FileNotFoundError:
         fix = f"give a folder of an earlier run such as out/run/anchors/my-subject, with {SUBJECT_FILE} in it"
         raise InputError("no stored subject", [Problem(where, shown, fix)]) from None
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise InputError("damaged", [Problem(where, shown, f"{SUBJECT_FILE} there is no JSON: {error}")]) from error
+    except RecursionError:
+        raise InputError("damaged", [Problem(where, shown, f"{SUBJECT_FILE} there is nested too deeply")]) from None
     except Exception as error:  # every kind of storage has errors of its own
+        if told := reading_problem(error, place):
+            value, fix = told
+            raise InputError("unreadable", [Problem(where, shown, f"{fix} ({value})")]) from error
         fix = f"check the address and your rights to it ({type(error).__name__}: {str(error)[:200]})"
         raise InputError("unreadable", [Problem(where, shown, fix)]) from error
     problem = _record_problem(record)
@@ -158,11 +166,7 @@ def _record_problem(record: Any) -> str:
         return "its cache has no proper name or checksum"
     if not isinstance(cache.get("bytes"), int) or isinstance(cache["bytes"], bool) or cache["bytes"] < 0:
         return "its cache has no size"
-    try:
-        MethodSettings.from_dict(record["settings"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        return f"its settings are not those of this version ({error})"
-    return ""
+    return "" if isinstance(record.get("settings"), Mapping) else "it has no settings"
 
 
 def _merged(subject: Mapping[str, Any], folder: str, record: Mapping[str, Any]) -> dict[str, Any]:

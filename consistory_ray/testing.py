@@ -28,6 +28,7 @@ from PIL import Image
 
 from consistory_ray.engine.renderer import CacheBuffer, MadeSubject, RendererFactory, RendererSpec
 from consistory_ray.errors import AssetError, CacheMismatchError, CheckpointError, InputError, Problem
+from consistory_ray.plan import scene_asset_id
 
 if TYPE_CHECKING:
     from consistory_ray.plan import Asset, SubjectPlan
@@ -194,7 +195,7 @@ class FakeRenderer:
             CacheMismatchError: the cache is another subject's.
             MemoryError: too many at a time.
         """
-        strangers = [scene.asset_id for scene in scenes if scene.subject_id != cache["subject"]]
+        strangers = [scene.asset_id for scene in scenes if not _is_scene_of(scene, cache)]
         if strangers:
             raise CacheMismatchError(f"{', '.join(strangers)} are no scenes of {cache['subject']}")
         with self._traced("scenes", scenes):
@@ -312,3 +313,10 @@ def read_trace(folder: str | os.PathLike[str]) -> list[Span]:
 def _share(purpose: str, asset_id: str) -> float:
     """A number from 0 to below 1 that depends on the asset's id alone."""
     return int.from_bytes(hashlib.sha256(f"{purpose} {asset_id}".encode()).digest()[:6], "big") / 2**48
+
+
+def _is_scene_of(scene: Asset, cache: Mapping[str, str]) -> bool:
+    """By name, or, where the subject was renamed since its cache was made, by what its id is a hash of."""
+    return scene.subject_id == cache["subject"] or scene.asset_id == scene_asset_id(
+        cache["key"], scene.prompt, scene.seed
+    )

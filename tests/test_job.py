@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from consistory_ray.errors import JobError
-from consistory_ray.ids import MAX_ID, Names, id_problem, slug
+from consistory_ray.ids import MAX_ID, Wanted, distinct_names, id_problem, seed_scope, slug
 from consistory_ray.job import Anchor, RenderJob, RenderSettings, Scene, Subject, parse_job
 from consistory_ray.job_checks import MAX_SEED, mentions
 from consistory_ray.job_problems import FIXES
@@ -153,7 +153,9 @@ def test_every_problem_of_a_file_is_told_at_once() -> None:
 
 
 def test_a_key_far_from_all_known_ones_lists_them() -> None:
-    assert problems(job(zzz=1))["zzz"] == "remove this key, known are name, model, settings, subjects"
+    assert (
+        problems(job(zzz=1))["zzz"] == "remove this key, known are name, model, settings, on_missing_concept, subjects"
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,7 @@ def test_concepts_stand_in_every_anchor_and_one_of_them_in_every_scene() -> None
         concept=["cat", "robot"],
         subject="",
         anchors=["a cat and a robot at home", "a Cat outdoors"],
-        scenes=["a cat at night", "the robot's day", "cats everywhere"],
+        scenes=["a cat at night", "the robot's day", "dogs everywhere"],
     )
     found = problems(job(pair))
     assert set(found) == {"subjects[0].anchors[1]", "subjects[0].scenes[2]"}
@@ -271,6 +273,15 @@ def test_a_slug_is_a_safe_id_and_always_the_same(text: str) -> None:
         ("café ①", "cafe-1"),
         ("Con", "id-con"),
         ("the", "the"),
+        ("in Köln", "in-koln"),
+        ("Ko\u0308ln", "koln"),
+        ("Jürgen", "jurgen"),
+        ("Ångström", "angstrom"),
+        ("straße", "strasse"),
+        ("Łódź", "lodz"),
+        ("İstanbul", "istanbul"),
+        ("dog \u263a", "dog"),
+        ("東京 tower", "tower-ff93f3b8"),
     ],
 )
 def test_slugs_read_well(text: str, expected: str) -> None:
@@ -282,10 +293,60 @@ def test_long_and_foreign_texts_get_different_slugs() -> None:
     assert slug("龙") != slug("龍")
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("in Köln", "in-ko-ln"),
+        ("straße", "stra-e"),
+        ("東京 tower", "tower"),
+        ("A Dragon!", "dragon"),
+        ("龙", "id-c10756e3"),
+    ],
+)
+def test_what_seeds_come_from_stays_as_it_is_in_every_version(text: str, expected: str) -> None:
+    """Another scope is another individual."""
+    assert seed_scope(text) == expected
+
+
+def names(*wanted: Wanted, taken: tuple[str, ...] = ()) -> list[list[str]]:
+    return distinct_names(wanted, taken)
+
+
 def test_names_differ_even_without_capitals() -> None:
-    names = Names()
-    names.reserve(["Cat", "dog-1"])
-    assert [names.give("cat")[0], names.give("cat")[0], names.give("dog", 2)[0]] == ["cat-2", "cat-3", "dog-2-0"]
+    assert names(Wanted("cat", "a cat"), Wanted("dog", "dog"), taken=("Cat", "dog-1")) == [["cat-51e46741"], ["dog"]]
+    assert names(Wanted("cat", "cat"), Wanted("cat", "cat"), Wanted("cat", "cat", 2)) == [
+        ["cat"],
+        ["cat-2"],
+        ["cat-3-0", "cat-3-1"],
+    ]
+
+
+_wanted = st.builds(
+    Wanted,
+    st.sampled_from(["a", "b", "a-2", "b-0", "a" * 56]),
+    st.sampled_from(["v", "w", "x", "y", "z"]),
+    st.integers(1, 3),
+)
+
+
+@given(st.lists(_wanted, max_size=8), st.lists(st.sampled_from(["A", "b", "a-2", "b-0-1"])), st.randoms())
+def test_names_are_distinct_and_depend_on_no_order(wanted: list[Wanted], taken: list[str], shuffle: Any) -> None:
+    made = distinct_names(wanted, taken)
+    flat = [name for group in made for name in group]
+    assert len({*flat}) == len(flat) == sum(one.count for one in wanted)
+    assert {name.lower() for name in taken}.isdisjoint(flat)
+    assert all(id_problem(name) is None for name in flat)
+    once = list({one.words: one for one in wanted}.values())  # equal words are told apart by their order
+    before = dict(zip(once, distinct_names(once, taken), strict=True))
+    shuffle.shuffle(once)
+    assert dict(zip(once, distinct_names(once, taken), strict=True)) == before
+
+
+def test_names_that_were_given_to_get_in_the_way_only_make_names_longer() -> None:
+    wanted, taken = [Wanted("cat", "a cat"), Wanted("cat", "the cat")], ["cat"]
+    for _ in range(5):
+        taken += [name for group in distinct_names(wanted, taken) for name in group]
+    assert len(set(taken)) == len(taken) == 11
 
 
 def test_the_schema_for_editors_names_every_key_and_accepts_the_short_forms() -> None:

@@ -6,7 +6,6 @@ import random
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 from consistory_ray.errors import JobError
 from consistory_ray.ids import id_problem
 from consistory_ray.job import RenderJob, parse_job
-from consistory_ray.plan import Asset, Plan, make_plan
+from consistory_ray.plan import Asset, Plan, as_begun, make_plan
 
 
 def job(*subjects: dict[str, Any], **changes: Any) -> RenderJob:
@@ -136,14 +135,65 @@ def test_derived_seeds_keep_away_from_written_ones() -> None:
     assert scenes[1].seed == derived != scenes[0].seed
 
 
-def test_subjects_without_ids_get_them_from_their_text() -> None:
-    plan = make_plan(job(*[dragon(id=None, anchors=[f"at place {n}"]) for n in range(3)], dragon(id="Dragon-2")))
-    assert [subject.subject_id for subject in plan.subjects] == ["dragon", "dragon-3", "dragon-4", "Dragon-2"]
+def test_subjects_without_ids_get_them_from_their_own_words() -> None:
+    others = [dragon(id=None, anchors=[f"at place {n}"]) for n in range(3)]
+    ids = [subject.subject_id for subject in make_plan(job(*others, dragon(id="Dragon-2"))).subjects]
+    assert all(re.fullmatch("dragon-[0-9a-f]{8}", name) for name in ids[:3]) and ids[3] == "Dragon-2"
+    assert [make_plan(job(one)).subjects[0].subject_id for one in others] == ["dragon"] * 3
+
+
+def ginger(**changes: Any) -> dict[str, Any]:
+    places = {"anchors": ["at home", "outside"], "scenes": ["in space", "at sea"]}
+    return {"concept": "cat", "style": "a photo of a ginger cat", **places, **changes}
+
+
+NEIGHBOURS: list[dict[str, Any]] = [
+    ginger(style="a photo of a black cat"),
+    ginger(id="cat", style="a photo of a black cat"),
+    ginger(subject="CAT", style="an oil painting of a"),
+    ginger(anchors=["on a roof"]),
+    ginger(subject="cat!"),
+    dragon(id=None),
+]
+
+
+@pytest.mark.parametrize("neighbour", NEIGHBOURS)
+def test_a_subject_does_not_depend_on_its_neighbours(neighbour: dict[str, Any]) -> None:
+    alone = {asset.asset_id: asset.seed for asset in make_plan(job(ginger())).assets()}
+    for subjects in ([neighbour, ginger()], [ginger(), neighbour]):
+        plan = make_plan(job(*subjects))
+        assert alone.items() <= {asset.asset_id: asset.seed for asset in plan.assets()}.items()
+    assert by_path(make_plan(job(neighbour, ginger()))) == by_path(plan), "nor do names depend on an order"
+    assert len(by_path(plan)) == plan.anchor_count + plan.scene_count
+
+
+def test_scenes_do_not_trade_names_with_their_places() -> None:
+    scenes = ["in space!", "in space", "In Space", {"id": "in-sea", "prompt": "at home"}, "in sea"]
+    plan, turned = make_plan(job(dragon(*scenes))), make_plan(job(dragon(*reversed(scenes))))
+    assert by_path(plan) == by_path(turned)
+
+
+def test_an_output_of_the_numbering_version_keeps_its_individuals() -> None:
+    """There the second of two subjects with one name had the seeds of an id with a 2."""
+    first, second = ginger(), ginger(style="a photo of a black cat")
+    old = {asset.asset_id for asset in make_plan(job(ginger(id="cat"), {**second, "id": "cat-2"})).assets()}
+    for subjects in ([first, second], [second, first], [first, ginger(style="a photo of a grey cat"), second]):
+        plan = as_begun(make_plan(job(*subjects)), old)
+        assert old <= {asset.asset_id for asset in plan.assets()}
+        assert not any(subject.former for subject in plan.subjects)
+    fresh = make_plan(job(first, second))
+    assert as_begun(fresh, {fresh.subjects[1].scenes[0].asset_id, *old}) == fresh, "its own seeds come first"
+    assert as_begun(fresh, ()) == fresh
+    explicit = make_plan(job(ginger(), ginger(id="Cat", style="a photo of a black cat")))
+    former = make_plan(job(ginger(id="cat-2"))).subjects[0].scenes
+    assert as_begun(explicit, {former[1].asset_id}).subjects[0].scenes[0].seed == former[0].seed
 
 
 def test_scenes_never_take_the_names_of_anchors() -> None:
-    scenes = make_plan(job(dragon("anchor 0", {"prompt": "anchor", "count": 2}))).subjects[0].scenes
-    assert [asset.scene_id for asset in scenes] == ["scene-anchor-0", "scene-anchor-2-0", "scene-anchor-2-1"]
+    scenes = make_plan(job(dragon("anchor 0", {"prompt": "anchor", "count": 2}, "anchors away"))).subjects[0].scenes
+    names = [asset.scene_id for asset in scenes]
+    assert all(re.fullmatch("scene-anchor-0-[0-9a-f]{8}|scene-anchor-[0-9a-f]{8}-[01]", name) for name in names[:3])
+    assert names[3] == "scene-anchors-away"
 
 
 def test_one_individual_under_two_names_is_refused() -> None:
@@ -224,8 +274,7 @@ def test_scenes_can_be_shuffled(data: dict[str, Any], shuffle: random.Random) ->
 
 
 def _pictures(plan: Plan) -> set[Asset]:
-    """Without names: prompts whose derived ids are equal trade them."""
-    return {replace(asset, scene_id="", path="") for asset in plan.assets()}
+    return set(plan.assets())
 
 
 def test_other_weights_in_the_same_folder_are_another_model(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from torch import Tensor
 from consistory_ray.consistory.layout import LEVELS, Layer, Level
 from consistory_ray.consistory.safetensors_file import Buffer, deserialise, pack, serialise
 from consistory_ray.errors import CacheMismatchError, Problem, StorageError
+from consistory_ray.outside import parse_json
+from consistory_ray.places import place_of
 from consistory_ray.settings import MethodSettings
 
 FORMAT_VERSION = 1
@@ -145,7 +147,7 @@ class AnchorCache:
             if local is not None:
                 _write_atomically(local, lambda file: [file.write(piece) for piece in pieces])
                 return
-            with fsspec.open(os.fspath(url), "wb") as file:  # an object store shows the object once it is complete
+            with fsspec.open(place_of(url).url, "wb") as file:  # an object store shows the object once it is complete
                 for piece in pieces:
                     file.write(piece.data)
         except OSError as error:
@@ -163,7 +165,7 @@ class AnchorCache:
             local = _local_path(url)
             if local is not None and local.stat().st_size:
                 return cls.from_buffer(np.memmap(local, dtype=np.uint8, mode="c"))  # private: a write stays in memory
-            with fsspec.open(os.fspath(url), "rb") as file:
+            with fsspec.open(place_of(url).url, "rb") as file:
                 return cls.from_buffer(np.frombuffer(file.read(), np.uint8))
         except OSError as error:
             raise StorageError(f"the anchor cache could not be read from {os.fspath(url)}: {error}") from error
@@ -186,16 +188,16 @@ class AnchorCache:
 
 def _parsed(metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
-        seeds = json.loads(metadata["seeds"])
+        seeds = parse_json(metadata["seeds"])
         return {
-            "settings": MethodSettings.from_dict(json.loads(metadata["settings"])),
+            "settings": MethodSettings.from_dict(parse_json(metadata["settings"])),
             "fingerprint": metadata["model_fingerprint"],
-            "concepts": tuple(json.loads(metadata["concepts"])),
-            "prompts": tuple(json.loads(metadata["prompts"])),
+            "concepts": tuple(parse_json(metadata["concepts"])),
+            "prompts": tuple(parse_json(metadata["prompts"])),
             "seeds": None if seeds is None else tuple(seeds),
-            "grids": {level: tuple(grid) for level, grid in json.loads(metadata["grids"]).items()},
+            "grids": {level: tuple(grid) for level, grid in parse_json(metadata["grids"]).items()},
         }
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         problem = Problem("metadata", repr(error), "make the subject again with this version")
         raise CacheMismatchError("the anchor cache's metadata cannot be read", [problem]) from error
 
@@ -213,10 +215,8 @@ def _injected_name(step: int) -> str:
 
 
 def _local_path(url: str | os.PathLike[str]) -> Path | None:
-    text = os.fspath(url)
-    if text.startswith("file://"):
-        return Path(text.removeprefix("file://"))
-    return None if "://" in text or "::" in text else Path(text)
+    place = place_of(url)
+    return Path(place.path) if place.is_local else None
 
 
 def _write_atomically(path: Path, write: Callable[[Any], object]) -> None:

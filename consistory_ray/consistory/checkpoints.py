@@ -102,6 +102,7 @@ def check_architecture(pipe: Any) -> None:
         fix = "give a diffusers StableDiffusionXLPipeline"
         raise CheckpointError("this is not an SDXL pipeline", [Problem("pipe", type(pipe).__name__, fix)])
     unet = pipe.unet
+    refuse_compiled(unet)
     checks = (
         ("unet.config.addition_embed_type", unet.config.addition_embed_type, "text_time"),
         ("unet.config.class_embed_type", unet.config.class_embed_type, None),
@@ -114,3 +115,16 @@ def check_architecture(pipe: Any) -> None:
     if problems:
         raise CheckpointError("the model is not a text-to-image model of the SDXL architecture", problems)
     unet_layers(unet)
+
+
+def refuse_compiled(unet: Any) -> None:
+    """Refuse a UNet that ``torch.compile`` has wrapped, as a whole or in parts: the method calls its parts one by one.
+
+    Raises:
+        CheckpointError: naming the wrapped part.
+    """
+    wrapped = [name for name, module in unet.named_modules() if hasattr(module, "_orig_mod")]
+    if wrapped:
+        part = f"unet.{wrapped[0]}".rstrip(".")
+        fix = f"put the original back, pipe.{part} = pipe.{part}._orig_mod"
+        raise CheckpointError("the UNet was compiled with torch.compile", [Problem(part, "torch.compile", fix)])

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from consistory_ray.consistory.prompts import bounded_tokenizers
 from consistory_ray.consistory.unet import Conditioning
 
 OutputType = Literal["pil", "np", "latent"]
@@ -46,7 +47,7 @@ def encode_prompts(
         guided: whether there is an unconditional half.
         device: of the UNet.
     """
-    with evaluating(pipe.text_encoder, pipe.text_encoder_2):
+    with evaluating(pipe.text_encoder, pipe.text_encoder_2), bounded_tokenizers(pipe):
         text, negative_text, pooled, negative_pooled = pipe.encode_prompt(
             list(prompts), device=device, do_classifier_free_guidance=guided, negative_prompt=negative_prompt
         )

@@ -9,11 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from consistory_ray.consistory.layout import Grid, Level, level_grids
-from consistory_ray.consistory.prompts import concept_columns, concept_tokens
+from consistory_ray.consistory.prompts import concept_columns, concept_positions, text_tokens
 from consistory_ray.consistory.sampler import initial_latents
 from consistory_ray.consistory.steps import check_settings
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.settings import MethodSettings
+from consistory_ray.whole_numbers import whole_number
 
 
 @dataclass(frozen=True)
@@ -83,19 +84,51 @@ def make_batch(
     latents: Tensor | None,
     concepts: tuple[str, ...] | None,
     settings: MethodSettings,
+    *,
+    every: bool = False,
+    exact_suffices: bool = False,
 ) -> Batch:
     """Check a caller's prompts, seeds and latents, find the concepts and draw the noise.
+
+    Args:
+        every, exact_suffices: how concepts are found, see :func:`~consistory_ray.concept_matching.find_concepts`.
 
     Raises:
         InputError: they do not fit each other; :class:`PromptError` for concepts not in a prompt.
     """
     shape = latent_shape(pipe, settings)
+    seeds = whole_seeds(seeds)
     _check_lengths(prompts, seeds, latents, shape)
-    tokenizer = pipe.tokenizer or pipe.tokenizer_2
-    positions = [] if concepts is None else concept_tokens(tokenizer, prompts, concepts)
-    columns = concept_columns(positions, tokenizer.model_max_length) if positions else None
+    found = {"every": every, "exact_suffices": exact_suffices}
+    positions = [] if concepts is None else concept_positions(pipe, prompts, concepts, **found)
+    columns = concept_columns(positions, text_tokens(pipe)) if positions else None
     noise = initial_latents(seeds or (), shape) if latents is None else latents
     return Batch(tuple(prompts), noise, columns, positions)
+
+
+def whole_seeds(seeds: Any) -> tuple[int, ...] | None:
+    """Seeds as Python's own whole numbers: those of numpy and torch are taken, and 3.0 for 3.
+
+    Raises:
+        InputError: naming every one that is no whole number.
+    """
+    if seeds is None:
+        return None
+    try:
+        given = list(seeds)
+    except TypeError:
+        problem = Problem("seeds", repr(seeds)[:100], "give a list of whole numbers, one per prompt")
+        raise InputError("the seeds cannot be used", [problem]) from None
+    whole, problems = [], []
+    for index, seed in enumerate(given):
+        number = whole_number(seed)
+        if number is None:
+            problems.append(Problem(f"seeds[{index}]", repr(seed)[:100], "must be a whole number from 0 to 2**63 - 1"))
+        else:
+            whole.append(number)
+    if problems:
+        raise InputError("the seeds cannot be used", problems)
+    return tuple(whole)
 
 
 def _check_lengths(

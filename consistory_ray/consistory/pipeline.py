@@ -11,13 +11,14 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
+from consistory_ray.concept_matching import all_exact
 from consistory_ray.consistory.anchor_cache import AnchorCache, check_cache
 from consistory_ray.consistory.attention_kernel import chosen_kernel
 from consistory_ray.consistory.checkpoints import check_architecture, load_checkpoint
 from consistory_ray.consistory.companions import CachedAnchors, Companions, LiveAnchors
 from consistory_ray.consistory.decoding import OutputType, decode_latents, encode_prompts
 from consistory_ray.consistory.fingerprint import model_fingerprint
-from consistory_ray.consistory.inputs import Batch, make_batch, resolve_settings, token_grids
+from consistory_ray.consistory.inputs import Batch, make_batch, resolve_settings, token_grids, whole_seeds
 from consistory_ray.consistory.layout import Grid, Level
 from consistory_ray.consistory.masks import Masks
 from consistory_ray.consistory.sampler import PassResult, Sampler, ddim_scheduler
@@ -25,6 +26,7 @@ from consistory_ray.consistory.steps import StepPlan
 from consistory_ray.consistory.trace import Trace
 from consistory_ray.consistory.unet import SplitUNet, method_installed
 from consistory_ray.errors import AssetError, InputError, Problem
+from consistory_ray.half_precision import warn_of_half_on_cpu
 from consistory_ray.settings import FreeU, MethodSettings
 
 
@@ -106,6 +108,7 @@ class ConsiStoryPipeline:
         """
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = torch_dtype or (torch.float16 if place.type == "cuda" else torch.float32)
+        warn_of_half_on_cpu(place.type, str(dtype).removeprefix("torch."))
         pipe, settings = load_checkpoint(model, dtype, config)
         pipe.set_progress_bar_config(disable=True)
         return cls(pipe.to(place), settings)
@@ -181,7 +184,8 @@ class ConsiStoryPipeline:
         changes |= {key: value for key, value in given.items() if not isinstance(value, _ModelDefault)}
         resolved = resolve_settings(self.pipe, (settings or self.default_settings).replace(**changes), latents)
         concepts = (concepts,) if isinstance(concepts, str) else tuple(concepts)
-        batch = make_batch(self.pipe, prompts, seeds, latents, concepts, resolved)
+        seeds = whole_seeds(seeds)
+        batch = make_batch(self.pipe, prompts, seeds, latents, concepts, resolved, every=True)
         plan, grids = StepPlan.from_settings(resolved), token_grids(self.pipe, resolved)
         halves = 2 if resolved.guidance_scale > 1 else 1
         dropout_seeds = tuple(seeds) if seeds is not None else tuple(range(len(batch.prompts)))
@@ -234,7 +238,8 @@ class ConsiStoryPipeline:
         cache = subject.cache if isinstance(subject, SubjectResult) else subject
         check_cache(cache, self.fingerprint, settings)
         resolved = cache.settings
-        batch = make_batch(self.pipe, prompts, seeds, latents, cache.concepts, resolved)
+        as_written = all_exact(cache.prompts, cache.concepts)
+        batch = make_batch(self.pipe, prompts, seeds, latents, cache.concepts, resolved, exact_suffices=as_written)
         plan, grids = StepPlan.from_settings(resolved), token_grids(self.pipe, resolved)
 
         def companions() -> Companions:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 import warnings
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -17,7 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from consistory_ray.outside import Limits, parse_json
+
 _ALIGNMENT = 64
+_LIMITS = Limits(bytes=64 << 20, values=2_000_000, depth=4)
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _DTYPES |= {"I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
@@ -87,23 +91,40 @@ def deserialise(buffer: Buffer) -> tuple[dict[str, Tensor], dict[str, str]]:
     (length,) = struct.unpack("<Q", buffer[:8].tobytes())
     if length > buffer.nbytes - 8:
         raise ValueError("the header is longer than the file")
-    try:
-        header = json.loads(buffer[8 : 8 + length].tobytes())
-        metadata = {str(key): str(value) for key, value in header.pop("__metadata__", {}).items()}
-        entries = sorted(header.items(), key=lambda entry: entry[1]["data_offsets"])
-        data = _shared_tensor(buffer)[8 + length :]
-        end = max((entry["data_offsets"][1] for _, entry in entries), default=0)
-        if end != data.numel():
-            raise ValueError(f"the file holds {data.numel()} bytes of tensors where its header says {end}")
-        return {name: _tensor(data, entry) for name, entry in entries}, metadata
-    except (UnicodeDecodeError, AttributeError, KeyError, TypeError, IndexError, RuntimeError) as error:
-        raise ValueError(f"the header is not that of a safetensors file: {error!r}") from error
+    header = parse_json(buffer[8 : 8 + length].tobytes(), _LIMITS)
+    if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
+        raise ValueError("the header is not that of a safetensors file")
+    metadata = {str(key): str(value) for key, value in header.pop("__metadata__", {}).items()}
+    data = _shared_tensor(buffer)[8 + length :]
+    found, place = {}, 0
+    for name, entry in sorted(header.items(), key=lambda item: _offsets(*item)):
+        begin, end = _offsets(name, entry)
+        dtype, shape = _DTYPES.get(str(entry.get("dtype"))), entry.get("shape")
+        if dtype is None or not isinstance(shape, list) or not all(_is_count(side) for side in shape):
+            raise ValueError(f"{name!a} has a dtype or a shape that no such file has")
+        if begin != place or end > data.numel() or math.prod(shape) * dtype.itemsize != end - begin:
+            raise ValueError(f"{name!a} does not lie where its dtype, its shape and the tensors before it say")
+        found[name], place = _tensor(data[begin:end], dtype, shape), end
+    if place != data.numel():
+        raise ValueError(f"the file holds {data.numel()} bytes of tensors where its header says {place}")
+    return found, metadata
 
 
-def _tensor(data: Tensor, entry: Mapping[str, Any]) -> Tensor:
-    begin, end = entry["data_offsets"]
-    dtype, shape = _DTYPES[entry["dtype"]], entry["shape"]
-    piece = data[begin:end]
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
+def _offsets(name: str, entry: Mapping[str, Any]) -> tuple[int, int]:
+    """Where a tensor's bytes lie, checked to be two numbers in order."""
+    offsets = entry.get("data_offsets")
+    if isinstance(offsets, list) and len(offsets) == 2 and all(_is_count(place) for place in offsets):
+        begin, end = offsets
+        if begin <= end:
+            return begin, end
+    raise ValueError(f"{name!a} has no proper place in the file")
+
+
+def _tensor(piece: Tensor, dtype: torch.dtype, shape: list[int]) -> Tensor:
     if not piece.numel():
         return torch.empty(shape, dtype=dtype)
     if piece.storage_offset() % dtype.itemsize or piece.data_ptr() % dtype.itemsize:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from consistory_ray.engine.renderer import CacheBuffer
-from consistory_ray.output.storage import MissingFileError, OutputStore, open_output
+from consistory_ray.output.storage import MissingFileError, OutputStore, UnfitFileError, open_output
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,8 @@ def load_cache(store: OutputStore, path: str) -> StoredCache:
         data = store.read(path)
     except MissingFileError:
         return StoredCache(None, expected)
+    except UnfitFileError as error:
+        return StoredCache(None, expected, str(error))
     if not expected:  # its writer was killed before it was finished
         return StoredCache()
     if hashlib.sha256(data).hexdigest() != expected:
@@ -76,6 +78,8 @@ def stored_digest(store: OutputStore, path: str) -> str:
         words = store.read(checksum_path(path)).decode(errors="replace").split()
     except MissingFileError:
         return ""
+    except UnfitFileError:
+        return "unreadable"
     return words[0] if words else "unreadable"
 
 

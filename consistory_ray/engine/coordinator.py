@@ -30,6 +30,7 @@ from consistory_ray.engine.ledger import Ledger
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.outages import Outages
 from consistory_ray.engine.remaining import failed_with_anchors, subject_works, without_broken_sets
+from consistory_ray.engine.renaming import move_caches
 from consistory_ray.engine.retries import with_backoff
 from consistory_ray.engine.scheduler import Scheduler
 from consistory_ray.engine.stopping import StopRequest, stop_on_signals
@@ -43,10 +44,13 @@ from consistory_ray.errors import (
     StorageError,
 )
 from consistory_ray.forecast import expected_cache_bytes
+from consistory_ray.half_precision import half_on_cpu
+from consistory_ray.output.begun import plan_as_begun
 from consistory_ray.output.index import IndexWriter, current_index
 from consistory_ray.output.lease import Lease
+from consistory_ray.output.replaced import REPLACED
 from consistory_ray.output.resume import resume
-from consistory_ray.output.run_record import RunRecord, read_run_record, write_run_record
+from consistory_ray.output.run_record import RunRecord, look_for_record, read_run_record, write_run_record
 from consistory_ray.output.shards import write_dataset
 from consistory_ray.output.storage import OutputStore, open_output
 
@@ -194,6 +198,8 @@ class _Run:
         if not self._again and not self._options.only_failed:
             return
         there = self._patiently(lambda: read_run_record(self._store))
+        if there is None and look_for_record(self._store).problem:
+            return  # something ran there, which is all that has to be known
         if there is None and self._again:
             raise OutageError(f"{self._store.url} is empty: it is not the storage that the run was begun in")
         if there is None:
@@ -225,8 +231,11 @@ class _Run:
         return self._lease.lost if self._lease is not None else ""
 
     def _execute(self) -> RunSummary:
+        self._plan = self._patiently(lambda: plan_as_begun(self._plan, self._store, self._lost))
         paths = {asset.asset_id: asset.path for asset in self._plan.assets()}
         found = self._patiently(lambda: resume(self._store, paths, lost=self._lost))
+        if found.moved:
+            self._patiently(lambda: move_caches(self._store, self._plan, self._lost))
         done = without_broken_sets(self._plan, found.done)
         if self._options.keep_anchors == "none":
             done |= anchors_of_finished(self._plan, done)
@@ -248,9 +257,16 @@ class _Run:
             self._emit(Notice(f"a part of the index was damaged and moved away: {part}"))
         if found.moved:
             self._emit(Notice(f"{found.moved} pictures were moved to the places that the job now gives them"))
+        if found.replaced:
+            where = f"{self._store.url}/{REPLACED}"
+            self._emit(
+                Notice(f"{found.replaced} pictures that the job no longer has in their places are kept in {where}")
+            )
         with self._recording():
             self._stopped = self._history.stopped
-            if self._found < self._planned and not self._stopped:
+            if not self._stopped:
+                done = done | self._ledger.refused(self._plan, done)
+            if self._found + self._ledger.failed < self._planned and not self._stopped:
                 with self._joined_cluster():
                     self._stopped = self._dispatch(done)
                 if self._stopped and not self._stop:
@@ -302,6 +318,8 @@ class _Run:
 
         options, plan = self._options, self._plan
         shape = self._history.shape = self._history.shape or shape_workers(options)
+        if shape.device == "cpu" and options.device != "cpu" and (told := half_on_cpu(plan.torch_dtype)):
+            self._emit(Notice(f"warning: {told}"))
         batch_size = plan.batch_size if options.batch_size is None else options.batch_size
         scheduler = Scheduler(
             subject_works(plan, done, expected_cache_bytes(plan, shape.device)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ from consistory_ray.output.assets import asset_parameters
 from consistory_ray.output.index import IndexRow, IndexWriter
 
 if TYPE_CHECKING:
-    from consistory_ray.plan import Asset, SubjectPlan
+    from consistory_ray.plan import Asset, Plan, SubjectPlan
 
 
 class Ledger:
@@ -104,6 +104,24 @@ class Ledger:
         if len(self.failures) < MAX_LISTED_FAILURES:
             self.failures.append(AssetFailure(asset.asset_id, asset.path, error, fault.value))
         self.emit(AssetFailed(asset, error, fault.value, worker, attempt))
+
+    def refused(self, plan: Plan, done: Collection[str]) -> frozenset[str]:
+        """Take down the pictures that cannot be made, as the job accepts; no limit on failures counts them.
+
+        Returns:
+            Their ids, without those in ``done``.
+        """
+        ids = set()
+        for subject in plan.subjects:
+            assets = (
+                {asset.asset_id: asset for asset in (*subject.anchors, *subject.scenes)} if subject.impossible else {}
+            )
+            for asset_id, reason in subject.impossible:
+                if asset_id not in done:
+                    self.gave_up(assets[asset_id], subject, reason, Fault.BAD_ASSET, "", 1)
+                    self.given_up.discard(asset_id)
+                    ids.add(asset_id)
+        return frozenset(ids)
 
     def take_over(self, other: Ledger) -> None:
         """Go on with the numbers of failures of an earlier try, after which nothing more is tried."""

@@ -16,12 +16,15 @@ import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from PIL import Image, PngImagePlugin
+from pydantic import BaseModel, ConfigDict, Field
 
 from consistory_ray.errors import AssetError
 from consistory_ray.output.storage import OutputStore, as_store
+from consistory_ray.outside import Limits, parse_json
+from consistory_ray.redaction import redacted
 
 if TYPE_CHECKING:
     from consistory_ray.plan import Asset, SubjectPlan
@@ -30,8 +33,32 @@ PARAMETERS_KEY = "parameters"
 CONSISTORY_KEY = "consistory"
 METADATA_VERSION = 1
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PNG_START, _PNG_END = b"\x89PNG", b"\0\0\0\0IEND\xaeB`\x82"
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+_HEADER_BYTES = 33
+MAX_PICTURE_PIXELS = 8192 * 8192
+_METADATA_LIMITS = Limits(bytes=4 << 20, values=20_000, depth=16)
 PNG_COMPRESSION = 1  # at 1024 px a third of level 6's time for 17 % more bytes
+
+
+_Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+
+
+class _Parameters(BaseModel):
+    """The types of what a picture says of itself; it may say less, and more."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    asset_id: str = ""
+    kind: Literal["anchor", "scene"] = "scene"
+    subject: str = ""
+    scene: str = ""
+    prompt: str = ""
+    seed: _Whole = 0
+    anchor_seeds: list[_Whole] = []
+    settings_hash: str = ""
+    model: str = ""
+    model_fingerprint: str = ""
+    cache_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +97,7 @@ def asset_parameters(
         "concepts": list(subject.concepts),
         "settings": subject.settings.to_dict(),
         "settings_hash": subject.settings.digest(),
-        "model": model,
+        "model": redacted(model),
         "model_fingerprint": model_fingerprint,
         **origin,
     }
@@ -118,14 +145,40 @@ def write_asset(output: str | os.PathLike[str] | OutputStore, path: str, data: b
 
 
 def read_metadata(data: bytes) -> dict[str, Any] | None:
-    """The ``consistory`` JSON of a picture file, without decoding its pixels; None for any other file."""
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            text = image.info.get(CONSISTORY_KEY)
-        values = json.loads(text) if isinstance(text, str) else None
-    except (OSError, ValueError, SyntaxError):
+    """The ``consistory`` JSON of a picture file, without decoding its pixels.
+
+    Returns:
+        Values of which those that an index row takes are of the right types; None for any file that has no such.
+    """
+    found = _metadata_chunk(data)
+    if found is None:
         return None
-    return values if isinstance(values, dict) else None
+    _, text = found
+    try:
+        values = parse_json(text, _METADATA_LIMITS)
+        _Parameters.model_validate(values)
+    except ValueError:
+        return None
+    known: dict[str, Any] = values
+    return known
+
+
+def _metadata_chunk(data: bytes) -> tuple[int, bytes] | None:
+    """Where the picture's ``consistory`` chunk begins, and its text. Nothing is decompressed or decoded."""
+    place, beginning = len(_PNG_SIGNATURE), CONSISTORY_KEY.encode() + b"\0"
+    if not data.startswith(_PNG_SIGNATURE):
+        return None
+    while place + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, place)
+        kind, end = data[place + 4 : place + 8], place + 12 + length
+        if end > len(data) or kind in (b"IDAT", b"IEND"):
+            return None
+        if kind == b"tEXt" and data.startswith(beginning, place + 8):
+            text = data[place + 8 + len(beginning) : end - 4]
+            (checksum,) = struct.unpack_from(">I", data, end - 4)
+            return (place, text) if zlib.crc32(data[place + 4 : end - 4]) == checksum else None
+        place = end
+    return None
 
 
 def relabelled(data: bytes, changes: Mapping[str, Any]) -> bytes | None:
@@ -139,31 +192,55 @@ def relabelled(data: bytes, changes: Mapping[str, Any]) -> bytes | None:
         What :func:`encode_png` would make of the same picture with the changed parameters, as long as other tools are
         shown none of those; None for any other file.
     """
-    values, place, beginning = read_metadata(data), len(_PNG_SIGNATURE), CONSISTORY_KEY.encode() + b"\0"
-    while values is not None and place + 12 <= len(data):
-        (length,) = struct.unpack(">I", data[place : place + 4])
-        end = place + 12 + length
-        kind, body = data[place + 4 : place + 8], data[place + 8 : end - 4]
-        if kind == b"tEXt" and body.startswith(beginning):
-            text = beginning + json.dumps({**values, **changes}, sort_keys=True).encode("ascii")
-            chunk = struct.pack(">I", len(text)) + kind + text + struct.pack(">I", zlib.crc32(kind + text))
-            return data[:place] + chunk + data[end:]
-        place = end
-    return None
+    values, found = read_metadata(data), _metadata_chunk(data)
+    if values is None or found is None:
+        return None
+    place, old = found
+    head = CONSISTORY_KEY.encode() + b"\0"
+    text = head + json.dumps({**values, **changes}, sort_keys=True).encode("ascii")
+    chunk = struct.pack(">I", len(text)) + b"tEXt" + text + struct.pack(">I", zlib.crc32(b"tEXt" + text))
+    return data[:place] + chunk + data[place + 12 + len(head) + len(old) :]
 
 
 def picture_size(data: bytes) -> tuple[int, int] | None:
     """Width and height in pixels of a picture file that is whole (checksums, end) and can be decoded, or None."""
-    if data.startswith(_PNG_START) and not data.endswith(_PNG_END):
+    if not data.endswith(_PNG_END):
         return None
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_picture(data) as image:
             image.verify()
-        with Image.open(io.BytesIO(data)) as image:  # verify() leaves an image that cannot be loaded
+        with open_picture(data) as image:  # verify() leaves an image that cannot be loaded
             image.load()
             return image.width, image.height
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError):
+    except Exception:  # decoders have dozens of ways to fail on bytes that were made up
         return None
+
+
+def open_picture(data: bytes) -> Image.Image:
+    """A picture file of an output, its pixels not decoded yet.
+
+    Whoever decodes them has to expect every kind of exception from bytes that somebody made up.
+
+    Raises:
+        ValueError: it is no still PNG of at most 8192 x 8192 pixels; nothing of it was decoded.
+    """
+    if not data.startswith(_PNG_SIGNATURE) or data[12:16] != b"IHDR" or len(data) < _HEADER_BYTES:
+        raise ValueError("it is no PNG")
+    width, height = struct.unpack_from(">II", data, 16)
+    if not 0 < width * height <= MAX_PICTURE_PIXELS:
+        raise ValueError(f"it is {width} x {height} pixels, more than are looked at")
+    if _has_chunk(data, b"acTL"):
+        raise ValueError("it is an animation")
+    return Image.open(io.BytesIO(data), formats=["PNG"])
+
+
+def _has_chunk(data: bytes, wanted: bytes) -> bool:
+    """Whether there is a chunk of that kind before the pixels."""
+    place = len(_PNG_SIGNATURE)
+    while place + 12 <= len(data) and data[place + 4 : place + 8] not in (wanted, b"IDAT"):
+        (length,) = struct.unpack_from(">I", data, place)
+        place += 12 + length
+    return data[place + 4 : place + 8] == wanted
 
 
 def _web_ui_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str:

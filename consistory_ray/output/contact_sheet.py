@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageDraw, ImageFont
 
 from consistory_ray.errors import InputError, Problem
+from consistory_ray.output.assets import open_picture
 from consistory_ray.output.index import Output, current_index, read_index
-from consistory_ray.output.storage import MissingFileError, as_store
+from consistory_ray.output.storage import MissingFileError, UnfitFileError, as_store
 
 if TYPE_CHECKING:
     from consistory_ray.plan import Asset
@@ -131,9 +132,13 @@ def _load(read: Callable[[str], bytes], record: dict[str, Any], cell: int) -> Im
     if record["status"] != "ok":
         return None
     try:
-        with Image.open(io.BytesIO(read(record["path"]))) as image:
+        data = read(record["path"])
+    except (MissingFileError, UnfitFileError):
+        return None
+    try:
+        with open_picture(data) as image:
             return _fitted(image.convert("RGB"), cell)
-    except (MissingFileError, OSError, ValueError, SyntaxError):
+    except Exception:  # see open_picture
         return None
 
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from consistory_ray.output.fencing import Lost, refuse_if_lost
-from consistory_ray.output.index import part_problem
-from consistory_ray.output.storage import OutputStore
+from consistory_ray.output.index import part_problem, sound_rows, write_part
+from consistory_ray.output.storage import SET_ASIDE, OutputStore
 
-SET_ASIDE = "damaged"
-"""The folder that unreadable index parts are moved to."""
+__all__ = ["SET_ASIDE", "set_aside"]
 
 
 def set_aside(store: OutputStore, parts: Iterable[str], lost: Lost = str) -> dict[str, str]:
     """Move index parts to the folder ``damaged``, those that still cannot be read when they are looked at again.
 
-    A part is copied before it is deleted: a kill in between leaves both, and it is moved once more.
+    Those of its rows that can be used stay in the index, as another part. A part is copied before it is deleted: a
+    kill in between leaves both, and it is moved once more.
 
     Args:
         store: the output; the caller is its only writer.
@@ -36,9 +36,12 @@ def set_aside(store: OutputStore, parts: Iterable[str], lost: Lost = str) -> dic
     reasons = {path: part_problem(store, path) for path in parts}
     moved = {path: reason for path, reason in reasons.items() if reason}
     for path in moved:
+        sound = sound_rows(store, path)
         data = store.read(path)
         refuse_if_lost(lost, f"{store.url}/{path} was not moved away")
         store.write_atomic(f"{SET_ASIDE}/{path}", data)
+        if len(sound):
+            write_part(store, sound)
         refuse_if_lost(lost, f"{store.url}/{path} was not deleted")
         store.delete(path)
     return moved

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import jinja2
 
+from consistory_ray.errors import InputError
 from consistory_ray.output.fencing import delete_all
 from consistory_ray.output.gallery_rows import (
     Choice,
@@ -212,6 +213,10 @@ class _Previews:
                 yield row
 
     def _do(self, row: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        try:
+            self._store.join(row["path"])
+        except InputError:
+            return row, "its path leaves the output"
         if needs_thumbnail(row):
             return row, make_thumbnail(self._store, row)
         return row, "" if self._store.exists(row["path"]) else "the file is missing"

@@ -30,8 +30,9 @@ from consistory_ray.output.rows import (
     IndexRow,
     latest_rows,
     rows_to_table,
+    unsound_rows,
 )
-from consistory_ray.output.storage import MissingFileError, OutputStore, as_store
+from consistory_ray.output.storage import MissingFileError, OutputStore, UnfitFileError, as_store
 
 __all__ = [
     "SCHEMA",
@@ -46,6 +47,12 @@ __all__ = [
 
 INDEX_FOLDER = "index"
 ROW_GROUP_ROWS = 50_000
+_FEW_ROWS, _LEAST_ROW_BYTES = 200_000, 16
+"""Every row has an id of its own, which no compression makes smaller than that."""
+_MAX_GROUP_ROWS = 4 * ROW_GROUP_ROWS
+_MAX_GROUP_BYTES = 512 << 20
+_TEXTS = tuple(item.name for item in SCHEMA if pa.types.is_string(item.type))
+_NULLABLE_SCHEMA = pa.schema([item.with_nullable(True) for item in SCHEMA], SCHEMA.metadata)
 _READ_THREADS = 8
 _READ_TRIES = 5
 
@@ -138,12 +145,36 @@ def part_problem(store: OutputStore, path: str) -> str:
     return found if isinstance(found, str) else ""
 
 
-def _read_part(store: OutputStore, path: str, columns: Collection[str]) -> pa.Table | str:
-    """The part's rows, or why they cannot be read.
+def sound_rows(store: OutputStore, path: str) -> pa.Table:
+    """The rows of a part that can be used, whatever is wrong with others of it; none where it cannot be read at all.
 
-    A part is named by its content, so that every change is noticed, also in columns that are not read.
+    Raises:
+        InputError: it was written by a newer version.
+        StorageError: the storage failed.
     """
-    data = store.read(path)
+    try:
+        found = _decoded(store.read(path), path, COLUMNS, only_sound=True)
+    except UnfitFileError:
+        return SCHEMA.empty_table()
+    return SCHEMA.empty_table() if isinstance(found, str) else found
+
+
+def _read_part(store: OutputStore, path: str, columns: Collection[str]) -> pa.Table | str:
+    """The part's rows, or why they cannot be read."""
+    try:
+        data = store.read(path)
+    except UnfitFileError as error:
+        return str(error)
+    return _decoded(data, path, columns)
+
+
+def _decoded(data: bytes, path: str, columns: Collection[str], *, only_sound: bool = False) -> pa.Table | str:
+    """A part's rows, or why they cannot be used.
+
+    A part is named by its content, so that every change is noticed. Whoever may write to the output can name one, too:
+    so row groups are decoded one at a time, the columns that are not asked for are checked as well, and what would grow
+    beyond all measure is refused before it does.
+    """
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         version = int((file.schema_arrow.metadata or {}).get(VERSION_KEY, b"0"))
@@ -154,10 +185,49 @@ def _read_part(store: OutputStore, path: str, columns: Collection[str]) -> pa.Ta
             return "not a part of this index"
         if part_name(data) != path:
             return "its content is not what its name says"
+        if file.metadata.num_rows > max(_FEW_ROWS, len(data) // _LEAST_ROW_BYTES):
+            return f"it claims {file.metadata.num_rows} rows in {len(data)} bytes"
+        present = [name for name in COLUMNS if name in file.schema_arrow.names]
+        texts = [name for name in present if name in _TEXTS]
+        file = pq.ParquetFile(pa.BufferReader(data), metadata=file.metadata, read_dictionary=texts)
+        tables = []
+        for group in range(file.num_row_groups):
+            if size := _beyond(file.metadata.row_group(group)):
+                return size
+            table = file.read_row_group(group, columns=present)
+            grown = sum(_text_bytes(table[name]) for name in present)
+            if grown > _MAX_GROUP_BYTES:
+                return f"its texts would grow to {grown} bytes"
+            table = _completed(table, COLUMNS).cast(_NULLABLE_SCHEMA)
+            bad, reason = unsound_rows(table)
+            if reason and not only_sound:
+                return reason
+            if reason:
+                table = table.filter(pa.array(~bad))
+            tables.append(table.select(list(columns)))
         schema = pa.schema([SCHEMA.field(name) for name in columns], SCHEMA.metadata)
-        return _completed(file.read(columns=list(columns)), columns).cast(schema)
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        return pa.concat_tables(tables).cast(schema) if tables else schema.empty_table()
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'unreadable'}"
+
+
+def _beyond(group: pq.RowGroupMetaData) -> str:
+    """Why a row group is not even decoded; empty when it can be."""
+    if group.num_rows > _MAX_GROUP_ROWS:
+        return f"it has {group.num_rows} rows in one group"
+    sizes = sum(group.column(number).total_uncompressed_size for number in range(group.num_columns))
+    return f"it has {sizes} bytes in one group" if sizes > _MAX_GROUP_BYTES else ""
+
+
+def _text_bytes(column: pa.ChunkedArray) -> int:
+    """How many bytes a column of text has once every value is written out."""
+    if not pa.types.is_dictionary(column.type):
+        return int(column.nbytes)
+    total = 0
+    for chunk in column.chunks:
+        lengths = pc.binary_length(chunk.dictionary)
+        total += pc.sum(pc.cast(lengths.take(chunk.indices), pa.int64())).as_py() or 0
+    return total
 
 
 def _completed(table: pa.Table, columns: Collection[str]) -> pa.Table:

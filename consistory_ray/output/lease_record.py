@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from typing import Any
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from consistory_ray.errors import OutputBusyError, StorageError
 from consistory_ray.output.processes import Process
-from consistory_ray.output.storage import MissingFileError, OutputStore
+from consistory_ray.output.storage import MissingFileError, OutputStore, UnfitFileError
+from consistory_ray.outside import Limits, parse_json
 
 LEASE_FOLDER = "lease"
 MAX_TTL = 3600.0
 _NAME = re.compile(rf"^{LEASE_FOLDER}/(\d{{12}})\.json$")
 _TRIES = 10
+_LIMITS = Limits(bytes=64 << 10, values=1000, depth=4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +54,47 @@ class LeaseRecord:
     def decode(cls, data: bytes) -> LeaseRecord | None:
         """The inverse; None when these are no bytes of a lease."""
         try:
-            values: dict[str, Any] = json.loads(data)
-            times = {key: datetime.fromisoformat(values[key]).timestamp() for key in ("acquired_at", "renewed_at")}
-            record = cls(**(values | times | {"process": Process(**values["process"])}))
-            ttl = float(record.ttl_seconds)
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+            found = _Stored.model_validate(parse_json(data, _LIMITS))
+        except ValueError:
             return None
-        texts = (record.token, record.owner, record.process.host, record.process.machine, record.process.started)
-        typed = all(isinstance(text, str) for text in texts) and isinstance(record.process.pid, int)
-        return record if typed and math.isfinite(ttl) and 0 < ttl <= MAX_TTL else None
+        return cls(**{**dict(found), "process": Process(**dict(found.process))})
+
+
+def _seconds(text: str) -> float:
+    when = datetime.fromisoformat(text)
+    if not 1970 < when.year < 9999:
+        raise ValueError("no year in which there could be a lease")
+    return when.timestamp()
+
+
+_Time = Annotated[float, BeforeValidator(lambda text: _seconds(text) if isinstance(text, str) else None)]
+_Text = Annotated[str, Field(max_length=10_000)]
+
+
+class _StoredProcess(BaseModel):
+    """The fields of a process as a lease file has to hold them."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    host: _Text
+    machine: _Text
+    pid: Annotated[int, Field(ge=-(2**63), lt=2**63)]
+    started: _Text
+
+
+class _Stored(BaseModel):
+    """The fields of a lease as its file has to hold them."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    token: _Text
+    owner: _Text
+    process: _StoredProcess
+    acquired_at: _Time
+    renewed_at: _Time
+    ttl_seconds: Annotated[float, Field(gt=0, le=MAX_TTL)]
+    beat: int = 0
+    released: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +125,8 @@ def look(store: OutputStore) -> SeenLease:
             data = store.read(lease_path(generation))
         except MissingFileError:  # a later generation has come and tidied up
             continue
+        except UnfitFileError as error:  # far too large to be one, or no file any more: it cannot be understood
+            data = str(error).encode()
         return SeenLease(generation, data, LeaseRecord.decode(data))
     raise StorageError(f"the lease at {store.url}/{LEASE_FOLDER} keeps changing while it is read")
 

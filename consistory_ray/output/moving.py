@@ -26,7 +26,7 @@ from consistory_ray.output.fencing import Lost, delete_all, refuse_if_lost
 from consistory_ray.output.index import IndexWriter, compact, read_index
 from consistory_ray.output.parallel import bounded_map
 from consistory_ray.output.rows import IndexRow, table_to_rows
-from consistory_ray.output.storage import MissingFileError, OutputStore
+from consistory_ray.output.storage import MissingFileError, OutputStore, UnfitFileError
 
 _BATCH = 1000
 
@@ -104,7 +104,7 @@ def _copy(store: OutputStore, move: Move, row: IndexRow | None, lost: Lost) -> I
         return None
     try:
         data = store.read(move.old)
-    except MissingFileError:
+    except (MissingFileError, UnfitFileError):
         return None
     known = read_metadata(data)
     if hashlib.sha256(data).hexdigest() != row.sha256 or known is None or known.get("asset_id") != row.asset_id:

@@ -2,8 +2,9 @@
 
 Several things may be out of step after a kill, an edit of the job, or a careless ``rm``, and each is set right here:
 pictures that no row speaks of yet are indexed; rows whose file is gone or of another size are dropped; rows of files
-that this plan is about to overwrite with another asset are dropped *before* that happens, so that no row ever speaks of
-a file that holds something else; pictures that have another name by now are moved.
+in whose place this plan wants another asset are dropped *before* that one is rendered, so that no row ever speaks of a
+file that holds something else, and the pictures themselves are kept in a folder of their own; pictures that have
+another name by now are moved.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,8 +25,9 @@ from consistory_ray.output.fencing import Lost, refuse_if_lost
 from consistory_ray.output.index import CorruptIndexError, Output, compact, read_parts, write_part
 from consistory_ray.output.moving import Move, move_pictures
 from consistory_ray.output.parallel import bounded_map
+from consistory_ray.output.replaced import keep_replaced
 from consistory_ray.output.rows import IndexRow, latest_rows, rows_to_table
-from consistory_ray.output.storage import MissingFileError, OutputStore, StoredFile, as_store
+from consistory_ray.output.storage import MissingFileError, OutputStore, StoredFile, UnfitFileError, as_store
 
 PICTURE_FOLDERS = ("anchors", "images")
 _COLUMNS = ("asset_id", "subject", "kind", "scene", "path", "size", "status", "attempt", "created_at")
@@ -44,6 +47,7 @@ class Resumed:
         dropped: how many rows were dropped because their file is gone, changed, or about to be replaced.
         set_aside: index parts that cannot be read and were moved to the folder ``damaged``, each with the reason.
         moved: how many pictures were moved because their subject or scene has another name now.
+        replaced: how many pictures were kept in the folder ``replaced``, where another asset takes their place.
     """
 
     done: frozenset[str]
@@ -52,13 +56,15 @@ class Resumed:
     dropped: int
     set_aside: tuple[str, ...] = ()
     moved: int = 0
+    replaced: int = 0
 
 
 def resume(output: Output, plan_paths: Mapping[str, str], *, lost: Lost = str) -> Resumed:
     """Bring the index into step with the files, for a plan that is about to be rendered here.
 
     Parts of the index that cannot be read are moved away; the plan's pictures that they spoke of are found again.
-    Pictures of the plan that lie under another name are moved, see :mod:`consistory_ray.output.moving`.
+    Pictures of the plan that lie under another name are moved, see :mod:`consistory_ray.output.moving`; what lies where
+    the plan wants something else is kept, see :mod:`consistory_ray.output.replaced`.
 
     Files are compared by name and size, since a listing gives both at once; ``verify`` reads them. A million rows take
     about 0.7 GB beside the plan.
@@ -93,19 +99,23 @@ def resume(output: Output, plan_paths: Mapping[str, str], *, lost: Lost = str) -
     stale = claims.left()
     if stale:
         compact(store, drop=stale, lost=lost)
+    in_the_way = {asset_id: unindexed[asset_id] for asset_id in claims.found.values() if asset_id in unindexed}
+    replaced = _Replaced(store, lost)
+    for _ in scan_unindexed(store, in_the_way, replaced):
+        pass
     moved = _move(store, claims, plan_paths, lost)
     done |= moved
     for asset_id in moved:
         unindexed.pop(asset_id, None)
     recovered = 0
-    for rows in _chunks(scan_unindexed(store, unindexed)):
+    for rows in _chunks(scan_unindexed(store, unindexed, replaced)):
         refuse_if_lost(lost, f"{len(rows)} pictures that were found were not indexed")
         write_part(store, rows_to_table(rows))
         done.update(row.asset_id for row in rows)
         recovered += len(rows)
     last = {key: attempt for key, attempt in failed.items() if key in plan_paths and key not in done}
     dropped = len(stale) + len(claims.found) - len(moved)
-    return Resumed(frozenset(done), last, recovered, dropped, damaged, len(moved))
+    return Resumed(frozenset(done), last, recovered, dropped, damaged, len(moved), len(replaced.paths))
 
 
 def _move(store: OutputStore, claims: _Claims, plan_paths: Mapping[str, str], lost: Lost) -> set[str]:
@@ -191,27 +201,59 @@ def _chunks(rows: Iterator[IndexRow]) -> Iterator[list[IndexRow]]:
         yield chunk
 
 
-def scan_unindexed(store: OutputStore, plan_paths: Mapping[str, str]) -> Iterator[IndexRow]:
+class _Replaced:
+    """Keeps what is about to be overwritten.
+
+    Attributes:
+        paths: of the pictures that were kept.
+    """
+
+    def __init__(self, store: OutputStore, lost: Lost) -> None:
+        self._store = store
+        self._lost = lost
+        self.paths: set[str] = set()
+
+    def __call__(self, path: str, data: bytes, parameters: Mapping[str, Any] | None) -> None:
+        keep_replaced(self._store, path, data, parameters, self._lost)
+        self.paths.add(path)
+
+
+def scan_unindexed(
+    store: OutputStore,
+    plan_paths: Mapping[str, str],
+    on_other: Callable[[str, bytes, Mapping[str, Any] | None], None] | None = None,
+) -> Iterator[IndexRow]:
     """Rows for those of these assets whose pictures are there, recognised by the id inside them and wholly decodable.
 
     Args:
         store: the output.
         plan_paths: for each asset id its path; the caller leaves out those that are indexed.
+        on_other: is given path, content and parameters of each file that is another asset's, or none of ours.
 
     Yields:
         Rows in the order of ``plan_paths``. A file that is missing, broken, or another asset's gives no row.
     """
-    found = bounded_map(lambda item: _recognise(store, *item), plan_paths.items())
+    found = bounded_map(lambda item: _recognise(store, *item, on_other), plan_paths.items())
     return (row for row in found if row is not None)
 
 
-def _recognise(store: OutputStore, asset_id: str, path: str) -> IndexRow | None:
+def _recognise(
+    store: OutputStore,
+    asset_id: str,
+    path: str,
+    on_other: Callable[[str, bytes, Mapping[str, Any] | None], None] | None,
+) -> IndexRow | None:
     try:
         data = store.read(path)
     except MissingFileError:
         return None
+    except UnfitFileError as error:
+        _log.warning("%s; it will be rendered again", error)
+        return None
     parameters = read_metadata(data)
     if parameters is None or parameters.get("asset_id") != asset_id:
+        if on_other is not None:
+            on_other(path, data, parameters)
         return None
     cache = parameters.get("cache_sha256")
     size = picture_size(data)

@@ -14,10 +14,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from consistory_ray.output.assets import WrittenAsset
+from consistory_ray.redaction import redacted
 
 SCHEMA_VERSION = 1
 VERSION_KEY = b"consistory_index_version"
 _MAX_ERROR = 2000
+_WIDEST = 1 << 16
+
+_Integers = np.ndarray[Any, np.dtype[np.int64]]
+_Booleans = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def _features(fields: Iterable[pa.Field]) -> dict[str, Any]:
@@ -126,6 +131,9 @@ class IndexRow:
             raise ValueError(f"asset {self.asset_id}: status must be ok or failed, got {self.status!r}")
         if not all(-(2**63) <= seed < 2**63 for seed in (self.seed, *self.anchor_seeds)):
             raise ValueError(f"asset {self.asset_id}: seeds must fit 64 bits, got {self.seed}, {self.anchor_seeds}")
+        texts = (self.asset_id, self.kind, self.subject, self.scene, self.prompt, self.model, self.model_fingerprint)
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"asset {self.asset_id}: what names it must be text, got {texts}")
         if self.created_at.tzinfo is None:
             raise ValueError(f"asset {self.asset_id}: created_at needs a time zone, got {self.created_at}")
 
@@ -174,7 +182,7 @@ class IndexRow:
         attempt: int = 1,
     ) -> IndexRow:
         """The row of an asset that was given up; ``error`` is cut to 2,000 characters."""
-        error = error.strip() or "unknown error"
+        error = redacted(error.strip()) or "unknown error"
         error = error if len(error) <= _MAX_ERROR else error[: _MAX_ERROR - 1] + "…"
         identity = _identity(parameters)
         return cls(
@@ -203,6 +211,57 @@ def rows_to_table(rows: Iterable[IndexRow]) -> pa.Table:
 
 def _utf8(text: str | None) -> str | None:
     return text if text is None or text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+_LONGEST = {"prompt": 1 << 20, "error": 1 << 16}
+_LONG = 4096
+_EARLIEST, _LATEST = (datetime(year, 1, 1, tzinfo=timezone.utc) for year in (1970, 9999))
+_FACTS = ("path", "size", "sha256", "width", "height")
+
+
+def unsound_rows(table: pa.Table) -> tuple[_Booleans, str]:
+    """Which rows hold what no run has written, and the first thing that is wrong; empty when nothing is.
+
+    Args:
+        table: of :data:`SCHEMA`, read from an index that anybody may have written.
+    """
+    ok, failed = (pc.equal(table["status"], status) for status in ("ok", "failed"))
+    checks = [(f"{item.name} is null", pc.is_null(table[item.name])) for item in SCHEMA if not item.nullable]
+    for item in SCHEMA:
+        if pa.types.is_string(item.type):
+            long = pc.greater(pc.binary_length(table[item.name]), _LONGEST.get(item.name, _LONG))
+            checks.append((f"{item.name} is too long", long))
+    for name in _FACTS:
+        checks.append((f"status is ok and {name} is null", pc.and_(ok, pc.is_null(table[name]))))
+    for name in ("size", "width", "height", "attempt", "seconds"):
+        checks.append((f"{name} is negative", pc.less(table[name], 0)))
+    for name in ("width", "height"):
+        checks.append((f"{name} is beyond that of any picture", pc.greater(table[name], _WIDEST)))
+    finite = pc.fill_null(pc.is_finite(table["seconds"]), True)
+    created = table["created_at"]
+    in_time = pc.and_(
+        pc.greater_equal(created, pa.scalar(_EARLIEST, created.type)),
+        pc.less(created, pa.scalar(_LATEST, created.type)),
+    )
+    told = pc.and_(pc.is_valid(table["error"]), pc.is_null(table["path"]))
+    seeds = table["anchor_seeds"].combine_chunks()
+    checks += [
+        ("status is neither ok nor failed", pc.invert(pc.or_(ok, failed))),
+        ("status is failed and there is no error, or a path", pc.and_(failed, pc.invert(told))),
+        ("seconds is no number", pc.invert(finite)),
+        ("created_at is no year in which there could be a run", pc.invert(in_time)),
+    ]
+    bad, reason = np.zeros(len(table), np.bool_), ""
+    for name, mask in checks:
+        found = pc.fill_null(mask, False).to_numpy(zero_copy_only=False)
+        if found.any():
+            reason = reason or f"{int(found.sum())} of {len(table)} rows cannot be right: {name}"
+            bad |= found
+    if pc.list_flatten(seeds).null_count:
+        empty = pc.fill_null(pc.is_null(pc.list_flatten(seeds)), False).to_numpy(zero_copy_only=False)
+        bad[pc.list_parent_indices(seeds).to_numpy()[empty]] = True
+        reason = reason or "a row cannot be right: a seed in anchor_seeds is null"
+    return bad, reason
 
 
 def table_to_rows(table: pa.Table) -> list[IndexRow]:
@@ -241,10 +300,6 @@ def latest_rows(table: pa.Table) -> pa.Table:
     order = ("subject", "kind", "scene", "asset_id")
     sorted_there = pc.sort_indices(table.select(order).take(chosen), sort_keys=[(key, "ascending") for key in order])
     return table.take(chosen.take(sorted_there))  # the wide columns are copied once, which counts at a million rows
-
-
-_Integers = np.ndarray[Any, np.dtype[np.int64]]
-_Booleans = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def _codes(column: pa.ChunkedArray) -> _Integers:

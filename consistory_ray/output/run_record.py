@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib import metadata
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from consistory_ray.errors import StorageError
-from consistory_ray.output.storage import MissingFileError, OutputStore, as_store
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from consistory_ray.output.storage import MissingFileError, OutputStore, UnfitFileError, as_store
+from consistory_ray.outside import Limits, parse_json
+from consistory_ray.redaction import redacted
 
 RUN_RECORD = "run.json"
 RECORD_VERSION = 1
+_log = logging.getLogger(__name__)
 State = Literal["running", "complete", "failed", "interrupted"]
+_LIMITS = Limits(bytes=1 << 30, values=16_000_000, depth=32)
 _PACKAGES = ("consistory-ray", "torch", "diffusers", "transformers", "ray", "pyarrow", "pillow")
 
 
@@ -77,6 +83,49 @@ class RunRecord:
         return dataclasses.replace(self, **changes)
 
 
+def _time(text: str) -> str:
+    when = datetime.fromisoformat(text)
+    if when.tzinfo is None or not 1970 <= when.year < 9999:
+        raise ValueError("it has no time zone or no year that could be right")
+    return text
+
+
+_Time = Annotated[str, AfterValidator(_time)]
+_Text = Annotated[str, Field(max_length=100_000)]
+
+
+class _Stored(BaseModel):
+    """The fields of a run record as a file has to hold them."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+    name: _Text
+    model: _Text
+    job: dict[str, Any]
+    state: State = "running"
+    totals: dict[str, float] = {}
+    model_fingerprint: _Text | None = None
+    versions: dict[str, _Text] = {}
+    started_at: _Time
+    updated_at: _Time
+    finished_at: _Time | None = None
+    error: _Text | None = None
+    version: int = RECORD_VERSION
+
+
+@dataclass(frozen=True)
+class SeenRecord:
+    """What was found in the run record's place.
+
+    Attributes:
+        record: what it says; None where there is none or it cannot be understood.
+        problem: why it cannot be understood; empty where it can, and where there is none.
+    """
+
+    record: RunRecord | None = None
+    problem: str = ""
+
+
 def write_run_record(output: str | os.PathLike[str] | OutputStore, record: RunRecord) -> None:
     """Write ``run.json`` atomically.
 
@@ -84,25 +133,61 @@ def write_run_record(output: str | os.PathLike[str] | OutputStore, record: RunRe
         StorageError: the storage failed.
         TypeError: the job or the totals are not JSON-ready.
     """
-    text = json.dumps(dataclasses.asdict(record), indent=2, ensure_ascii=True)
+    values = {item.name: getattr(record, item.name) for item in dataclasses.fields(record)}
+    values |= {"model": redacted(record.model), "job": _without_secrets(record.job)}
+    values["error"] = None if record.error is None else redacted(record.error)
+    text = json.dumps(values, indent=2, ensure_ascii=True)
     as_store(output).write_atomic(RUN_RECORD, (text + "\n").encode())
 
 
-def read_run_record(output: str | os.PathLike[str] | OutputStore) -> RunRecord | None:
-    """The output's run record, or None when nothing ran there yet. Fields of newer versions are left out.
+def look_for_record(output: str | os.PathLike[str] | OutputStore) -> SeenRecord:
+    """The output's run record, and what is wrong with it. Fields of newer versions are left out.
 
     Raises:
-        StorageError: the storage failed, or the file is no run record.
+        StorageError: the storage failed.
     """
     store = as_store(output)
     try:
-        text = store.read(RUN_RECORD)
+        values = parse_json(store.read(RUN_RECORD), _LIMITS)
+        return SeenRecord(RunRecord(**dict(_Stored.model_validate(values))))
     except MissingFileError:
-        return None
-    known = {item.name for item in dataclasses.fields(RunRecord)}
-    try:
-        values = json.loads(text)
-        return RunRecord(**{key: value for key, value in values.items() if key in known})
-    except (ValueError, TypeError, AttributeError) as error:
-        message = f"{store.url}/{RUN_RECORD} is not a run record, move it away and run again: {error}"
-        raise StorageError(message) from error
+        return SeenRecord()
+    except UnfitFileError as error:
+        return SeenRecord(None, str(error.__cause__.strerror if isinstance(error.__cause__, OSError) else error))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        return SeenRecord(None, f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"[:300])
+    except ValueError as error:
+        return SeenRecord(None, str(error)[:300])
+
+
+def read_run_record(output: str | os.PathLike[str] | OutputStore) -> RunRecord | None:
+    """The output's run record; None when nothing ran there yet, or when it is damaged, which is logged.
+
+    Raises:
+        StorageError: the storage failed.
+    """
+    store = as_store(output)
+    seen = look_for_record(store)
+    if seen.problem:
+        _log.warning("%s/%s is damaged and is not taken into account: %s", store.url, RUN_RECORD, seen.problem)
+    return seen.record
+
+
+def _without_secrets(job: Mapping[str, Any]) -> dict[str, Any]:
+    """A job as given, with no passwords and signatures in the addresses that it names; its words stay as they are."""
+    told = dict(job)
+    if isinstance(told.get("model"), str):
+        told["model"] = redacted(told["model"])
+    if isinstance(told.get("subjects"), list | tuple):
+        told["subjects"] = [_subject_without_secrets(subject) for subject in told["subjects"]]
+    return told
+
+
+def _subject_without_secrets(subject: Any) -> Any:
+    source = subject.get("from") if isinstance(subject, Mapping) else None
+    if isinstance(source, str):
+        return {**subject, "from": redacted(source)}
+    if isinstance(source, Mapping) and isinstance(source.get("url"), str):
+        return {**subject, "from": {**source, "url": redacted(source["url"])}}
+    return subject

@@ -3,8 +3,9 @@
     datasets.load_dataset("parquet", data_files="out/dataset/*.parquet")  # PIL images in the column ``image``
 
 A shard is named ``train-00000-of-00012-1a2b3c4d.parquet`` after its place and the content of the whole dataset. All
-shards are written before ``manifest.json``, which lists them, and those of an earlier dataset are deleted after it: at
-any moment the manifest names whole shards of one dataset. A shard whose name is there need not be written again.
+shards are written before ``dataset.json``, which lies beside their folder and lists them, and those of an earlier
+dataset are deleted after it: at any moment the manifest names whole shards of one dataset. A shard whose name is there
+need not be written again.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from consistory_ray.output.fencing import Lost, delete_all, refuse_if_lost
 from consistory_ray.output.index import Output, read_index
 from consistory_ray.output.parallel import bounded_map
 from consistory_ray.output.rows import SCHEMA, described
-from consistory_ray.output.storage import MissingFileError, OutputStore, as_store
+from consistory_ray.output.storage import MissingFileError, OutputStore, UnfitFileError, as_store
 
 DATASET_FOLDER = "dataset"
-MANIFEST = f"{DATASET_FOLDER}/manifest.json"
+MANIFEST = f"{DATASET_FOLDER}.json"
+"""Beside the folder: readers of a folder take every file in it for a shard."""
+OLD_MANIFEST = f"{DATASET_FOLDER}/manifest.json"
+"""Where earlier versions wrote it; the next dataset takes its place."""
 FORMAT_VERSION = 1
 SHARD_BYTES = 100_000_000
 GROUP_ROWS = 256
@@ -117,7 +121,8 @@ def write_dataset(
     refuse_if_lost(lost, "the dataset was not published")
     _publish(store, names, spans, there, split)
     named = set(names)
-    delete_all(store, [path for path in there if path not in named and path.endswith(".parquet")], lost)
+    old = [OLD_MANIFEST] if OLD_MANIFEST in there else []
+    delete_all(store, [*old, *(path for path in there if path not in named and path.endswith(".parquet"))], lost)
     return Dataset(tuple(names), len(table), sum(there[name] for name in names), written)
 
 
@@ -184,6 +189,8 @@ def _picture(store: OutputStore, record: dict[str, Any]) -> bytes:
         data = store.read(record["path"])
     except MissingFileError as error:
         raise AssetError(f"{store.url}/{record['path']} is missing: {advice}") from error
+    except UnfitFileError as error:
+        raise AssetError(f"{error}: {advice}") from error
     if hashlib.sha256(data).hexdigest() != record["sha256"]:
         raise AssetError(f"{store.url}/{record['path']} is not the picture that was indexed: {advice}")
     return data

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import re
 import stat
@@ -16,16 +17,15 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
-import fsspec
-from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from consistory_ray.errors import ConsistoryError, DiskFullError, InputError, Problem, StorageError
 from consistory_ray.output.parallel import bounded_map
 from consistory_ray.output.uploads import payload
+from consistory_ray.outside import NotAFile, TooLarge, kind_of, open_regular, read_regular, refuse_size
+from consistory_ray.places import place_of
 
 Buffer = bytes | bytearray | memoryview
 _T = TypeVar("_T")
@@ -37,11 +37,30 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{32}\.tmp$")
 _LISTING_CACHED = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl")
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
+_MOST_BYTES = {"run.json": 1 << 30, "subject.json": 1 << 20, "sha256": 4 << 10, "png": 256 << 20, "json": 64 << 20}
+"""By a file's name, else by its ending. A job of a million scenes makes a run.json of a fifth of that."""
+FOLDERS = ("anchors", "dataset", "gallery", "images", "index", "lease")
+"""The folders of an output that only runs write to."""
+SET_ASIDE = "damaged"
+"""The folder that what cannot be used is moved to."""
+_log = logging.getLogger(__name__)
 _USER_INFO = re.compile(r"://[^/@\s]*@")
 
 
 class MissingFileError(StorageError):
     """The file asked for is not there."""
+
+
+class UnfitFileError(StorageError):
+    """What is in a file's place cannot be that file: a link, a pipe, a device, a folder, or far too large."""
+
+    lasting = True
+
+
+class LinkedFolderError(StorageError):
+    """A folder of the output is a link that leads out of it: nothing is read or written there."""
+
+    lasting = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +114,16 @@ class OutputStore:
 
         Raises:
             MissingFileError: there is no such file.
+            UnfitFileError: it is larger than a file of its name can be, see :func:`most_bytes`, or something else than
+                a file has its place.
+            LinkedFolderError: a link among its folders leads out of the output.
         """
-        full = self.join(path)
+        full, limit = self._place(path, "read"), most_bytes(path)
         with self._errors("read", path):
             if self.is_local:
-                return Path(full).read_bytes()
+                return read_regular(full, limit)
+            if limit is not None and (size := int(self.fs.info(full).get("size") or 0)) > limit:
+                refuse_size(size, limit)
             return bytes(self.fs.cat_file(full))
 
     def sha256(self, path: str) -> str:
@@ -108,19 +132,22 @@ class OutputStore:
         Raises:
             MissingFileError: there is no such file.
         """
-        full, digest = self.join(path), hashlib.sha256()
-        with self._errors("read", path), self.fs.open(full, "rb") as file:
+        full, digest = self._place(path, "read"), hashlib.sha256()
+        with (
+            self._errors("read", path),
+            open_regular(full) if self.is_local else self.fs.open(full, "rb") as file,
+        ):
             while block := file.read(_BLOCK):
                 digest.update(block)
         return digest.hexdigest()
 
     def exists(self, path: str) -> bool:
         """Whether there is a file of that name right now. A storage that fails is an error, not an absent file."""
-        full = self.join(path)
+        full = self._place(path, "look up")
         with self._errors("look up", path):
             try:
                 if self.is_local:
-                    return stat.S_ISREG(os.stat(full).st_mode)
+                    return stat.S_ISREG(os.lstat(full).st_mode)
                 return bool(self.fs.info(full)["type"] == "file")  # isfile takes every error for an absent file
             except (FileNotFoundError, NotADirectoryError):
                 return False
@@ -130,12 +157,10 @@ class OutputStore:
 
         When this returns, a local file is on the disk (synced, its folder too).
         """
-        full = self.join(path)
+        full = self._place(path, "write")
         with self._errors("write", path):
             if self.is_local:
-                with _local_temporary(full, data) as temporary:
-                    os.replace(temporary, full)
-                _sync_folder(os.path.dirname(full))
+                self._with_a_clear_way(path, lambda: _replace_local(full, data))
             elif self._puts_whole_objects():
                 self.fs.pipe_file(full, payload(self.fs, data))
             else:
@@ -148,11 +173,11 @@ class OutputStore:
             True when the file now holds ``data``, False when it holds something else. Two writers of *equal* bytes both
             get True (a retried request cannot be told from its own first try): a lease must hold a unique token.
         """
-        full = self.join(path)
+        full = self._place(path, "create")
         with self._errors("create", path):
             try:
                 if self.is_local:
-                    _create_local(full, data)
+                    self._with_a_clear_way(path, lambda: _create_local(full, data))
                 else:
                     self.fs.pipe_file(full, bytes(data), mode="create")
                 return True
@@ -166,13 +191,37 @@ class OutputStore:
                 except MissingFileError:
                     raise error from None
 
+    def copy(self, path: str, other: str) -> None:
+        """Give a file a second name: a hard link where there are such, else a copy on the storage's side.
+
+        What was there under the other name is replaced, whole; parents are made.
+        """
+        source, target = self.join(path), self.join(other)
+        with self._errors("copy", path):
+            if not self.is_local:
+                self.fs.cp_file(source, target)
+                return
+            folder, name = os.path.split(target)
+            temporary = os.path.join(folder, _temporary_name(name))
+            try:
+                _making_folder(folder, lambda: os.link(source, temporary))
+            except OSError as error:
+                if error.errno not in _NO_HARD_LINKS:
+                    raise
+                self.write_atomic(other, self.read(path))
+                return
+            os.replace(temporary, target)
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)  # rename does nothing where both are the same file
+            _sync_folder(folder)
+
     def list_files(self, prefix: str = "") -> list[StoredFile]:
         """All files below a folder, at any depth, sorted by path; none when the folder is missing."""
         return [file for file in self._walk(prefix) if not _TEMPORARY.match(file.path.rsplit("/", 1)[-1])]
 
     def iter_files(self, prefix: str) -> Iterator[StoredFile]:
         """:meth:`list_files` in no order, one folder below ``prefix`` after the other, so that memory stays bounded."""
-        start = self.join(prefix)
+        start = self._place(prefix, "list", and_itself=True)
         with self._errors("list", prefix):
             if self.is_local:
                 folders: list[str] = []
@@ -195,7 +244,7 @@ class OutputStore:
 
     def delete(self, path: str) -> None:
         """Remove a file; one that is already gone is no error."""
-        full = self.join(path)
+        full = self._place(path, "delete")
         with self._errors("delete", path), suppress(FileNotFoundError):
             os.unlink(full) if self.is_local else self.fs.rm_file(full)
 
@@ -215,6 +264,80 @@ class OutputStore:
                     swept += 1
         return swept
 
+    def strangers(self) -> dict[str, str]:
+        """What lies in a local output and is neither a file nor a folder, with what it is, by path.
+
+        A link is not followed; one to a folder of the same output is none. Object stores have none of these.
+        """
+        if not self.is_local:
+            return {}
+        found: dict[str, str] = {}
+        with self._errors("list", ""):
+            for _ in _walk_local(self.root, "", strangers=found):
+                pass
+        links = (path for path, kind in found.items() if kind == "a link")
+        folders = {path for path in links if os.path.isdir(self.join(path)) and self._leads_inside(self.join(path))}
+        return {path: kind for path, kind in found.items() if path not in folders}
+
+    def move_aside(self, path: str) -> str:
+        """Move whatever has a place, a file or not, to the folder ``damaged``; only in local outputs.
+
+        Returns:
+            Where it is now; empty when there was nothing.
+        """
+        full = self._place(path, "move")
+        aside = f"{SET_ASIDE}/{path}-{uuid.uuid4().hex[:8]}"
+        with self._errors("move", path), suppress(FileNotFoundError):
+            os.makedirs(os.path.dirname(self._place(aside, "write")), exist_ok=True)
+            os.rename(full, self.join(aside))
+            return aside
+        return ""
+
+    def _place(self, path: str, action: str, *, and_itself: bool = False) -> str:
+        """:meth:`join`, for a local output only if no folder on the way leads out of it."""
+        full = self.join(path)
+        if self.is_local:
+            with self._errors(action, path):
+                parts = path.split("/")
+                place = self.root.rstrip("/")
+                for part in parts if and_itself else parts[:-1]:
+                    place = f"{place}/{part}"
+                    try:
+                        is_link = stat.S_ISLNK(os.lstat(place).st_mode)
+                    except (FileNotFoundError, NotADirectoryError):
+                        break
+                    if is_link and not self._leads_inside(place):
+                        advice = "remove the link, or render into the place that it leads to"
+                        what = f"{place} is a link that leads out of the output"
+                        raise LinkedFolderError(f"could not {action} {self._name(path)}: {what}; {advice}")
+        return full
+
+    def _leads_inside(self, place: str) -> bool:
+        inside = os.path.realpath(self.root)
+        return os.path.commonpath([inside, os.path.realpath(place)]) == inside
+
+    def _with_a_clear_way(self, path: str, action: Callable[[], None]) -> None:
+        """Do something that writes a local file; what is no file in its place, and no folder before it, goes aside."""
+        try:
+            action()
+        except (FileExistsError, NotADirectoryError, IsADirectoryError):
+            parts = path.split("/")
+            ways = ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+            moved = [self.move_aside(way) for way in ways if self._is_in_the_way(way, is_folder=way != path)]
+            if not moved:
+                raise
+            _log.warning("%s was in the way of a file and was moved to %s", self._name(path), self._name(moved[-1]))
+            action()
+
+    def _is_in_the_way(self, path: str, *, is_folder: bool) -> bool:
+        try:
+            mode = os.lstat(self.join(path)).st_mode
+        except OSError:
+            return False
+        if not is_folder:
+            return bool(kind_of(mode))
+        return path.split("/")[0] in FOLDERS and kind_of(mode) not in ("a folder", "a link")
+
     def _puts_whole_objects(self) -> bool:
         protocol = self.fs.protocol
         names = {protocol} if isinstance(protocol, str) else set(protocol)
@@ -233,7 +356,7 @@ class OutputStore:
             raise
 
     def _walk(self, prefix: str) -> list[StoredFile]:
-        start = self.join(prefix) if prefix else self.root
+        start = self._place(prefix, "list", and_itself=True) if prefix else self.root
         with self._errors("list", prefix):
             if self.is_local:
                 return sorted(_walk_local(start, prefix), key=lambda file: file.path)
@@ -255,6 +378,8 @@ class OutputStore:
         except FileNotFoundError as error:
             kind = MissingFileError if action == "read" else StorageError
             raise kind(f"could not {action} {self._name(path)}: {_cause(error)}") from error
+        except (NotAFile, TooLarge) as error:
+            raise UnfitFileError(f"could not {action} {self._name(path)}: {error.strerror}") from error
         except Exception as error:  # drivers raise their own families: botocore, aiohttp, gcsfs, timeouts
             if isinstance(error, OSError) and error.errno in _NO_SPACE:
                 advice = "make room there, then the same command resumes"
@@ -263,6 +388,14 @@ class OutputStore:
 
     def _name(self, path: str) -> str:
         return f"{self.url.rstrip('/')}/{path}" if path else self.url
+
+
+def most_bytes(path: str) -> int | None:
+    """How large a file of an output can be, by its name; None where there is no limit, as for anchor caches."""
+    if path.startswith("lease/"):
+        return 64 << 10
+    name = path.rsplit("/", 1)[-1]
+    return _MOST_BYTES.get(name, _MOST_BYTES.get(name.rsplit(".", 1)[-1]))
 
 
 def open_output(url: str | os.PathLike[str], **storage_options: Any) -> OutputStore:
@@ -278,11 +411,12 @@ def open_output(url: str | os.PathLike[str], **storage_options: Any) -> OutputSt
     text = os.fspath(url)
     if not text.strip() or "\0" in text or "::" in text:
         raise _bad_url(text, "give a folder or an fsspec URL such as s3://bucket/run (chained URLs are not supported)")
-    protocol = fsspec.utils.get_protocol(text)
+    place = place_of(text, "output")
+    protocol = place.scheme
     if protocol in _LISTING_CACHED:  # a cached listing would hide what another process wrote
         storage_options.setdefault("use_listings_cache", False)
     try:
-        fs, root = url_to_fs(text, **storage_options)
+        fs, root = place.filesystem(**storage_options)
     except ImportError as error:
         raise _bad_url(text, f"install the driver for {protocol}:// ({error})") from error
     except ValueError as error:
@@ -339,6 +473,12 @@ def _making_folder(folder: str, action: Callable[[], _T]) -> _T:
         return action()
 
 
+def _replace_local(full: str, data: Buffer) -> None:
+    with _local_temporary(full, data) as temporary:
+        os.replace(temporary, full)
+    _sync_folder(os.path.dirname(full))
+
+
 def _create_local(full: str, data: Buffer) -> None:
     with _local_temporary(full, data) as temporary:
         try:
@@ -367,14 +507,19 @@ def _sync_folder(folder: str) -> None:
         os.close(descriptor)
 
 
-def _walk_local(start: str, prefix: str, below: list[str] | None = None) -> Iterator[StoredFile]:
-    """Files at any depth; with ``below`` only those right here, and the folders' paths are added to it."""
+def _walk_local(
+    start: str, prefix: str, below: list[str] | None = None, *, strangers: dict[str, str] | None = None
+) -> Iterator[StoredFile]:
+    """Files at any depth; with ``below`` only those right here, and the folders' paths are added to it.
+
+    Links, pipes and devices are none; with ``strangers`` what they are is added to it by their paths.
+    """
     folders = [(start, prefix)]
     while folders:
         folder, relative = folders.pop()
         try:
             entries = list(os.scandir(folder))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         for entry in entries:
             path = f"{relative}/{entry.name}" if relative else entry.name
@@ -384,5 +529,7 @@ def _walk_local(start: str, prefix: str, below: list[str] | None = None) -> Iter
                         folders.append((entry.path, path))
                     else:
                         below.append(path)
-                elif entry.is_file():
-                    yield StoredFile(path, entry.stat().st_size)
+                elif entry.is_file(follow_symlinks=False):
+                    yield StoredFile(path, entry.stat(follow_symlinks=False).st_size)
+                elif strangers is not None:
+                    strangers[path] = kind_of(entry.stat(follow_symlinks=False).st_mode)

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from consistory_ray.output.storage import MissingFileError, OutputStore
+from consistory_ray.output.assets import open_picture
+from consistory_ray.output.storage import MissingFileError, OutputStore, UnfitFileError
 
 THUMBNAIL_FOLDER = "gallery/thumbnails"
 THUMBNAIL_PIXELS = 448
@@ -48,13 +49,17 @@ def make_thumbnail(store: OutputStore, row: Mapping[str, Any]) -> str:
         StorageError: the storage failed in another way than by not having the picture.
     """
     try:
-        with Image.open(io.BytesIO(store.read(row["path"]))) as image:
+        data = store.read(row["path"])
+    except MissingFileError:
+        return "the file is missing"
+    except UnfitFileError as error:
+        return str(error)
+    try:
+        with open_picture(data) as image:
             image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
             buffer = io.BytesIO()
             image.convert("RGB").save(buffer, "WEBP", quality=82, method=4)
-    except MissingFileError:
-        return "the file is missing"
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # see open_picture
         return f"the file cannot be decoded: {error}"
     store.write_atomic(thumbnail_path(row["sha256"]), buffer.getvalue())
     return ""

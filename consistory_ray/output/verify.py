@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -27,8 +27,8 @@ from consistory_ray.output.lease import Lease
 from consistory_ray.output.parallel import THREADS, bounded_map
 from consistory_ray.output.resume import PICTURE_FOLDERS
 from consistory_ray.output.rows import latest_rows
-from consistory_ray.output.run_record import RUN_RECORD
-from consistory_ray.output.storage import MissingFileError, OutputStore, as_store
+from consistory_ray.output.run_record import RUN_RECORD, look_for_record
+from consistory_ray.output.storage import FOLDERS, SET_ASIDE, MissingFileError, OutputStore, UnfitFileError, as_store
 
 KINDS: Mapping[str, str] = {
     "missing": "no file at the row's path",
@@ -39,6 +39,8 @@ KINDS: Mapping[str, str] = {
     "bad-path": "the row's path is not below the output",
     "cache": "an anchor cache does not match its checksum",
     "index-part": "a part of the index cannot be read",
+    "run-record": "the run record cannot be understood",
+    "misplaced": "a link, a pipe or a device has the place of a file",
     "unreadable": "the storage failed; nothing is known",
 }
 """Every kind of damage."""
@@ -182,9 +184,18 @@ class _Check:
         if suspects:
             bad += self._look_again(suspects)
         bad += self._files(set(ok["path"].to_pylist()))
+        bad += self._strangers({item.path for item in bad})
         self.result.damage = Counter(item.kind for item in bad)
         self.result.listed = bad[:MAX_LISTED]
         return bad
+
+    def _strangers(self, told: Collection[str]) -> list[Damage]:
+        """A run record that cannot be understood, and what is no file where only files are written."""
+        problem = look_for_record(self._store).problem
+        found = [Damage("run-record", RUN_RECORD, problem)] if problem else []
+        places = self._store.strangers().items()
+        ours = {path: kind for path, kind in places if path.split("/")[0] in FOLDERS and path not in told}
+        return found + [Damage("misplaced", path, f"it is {kind}") for path, kind in ours.items()]
 
     def _index(self) -> tuple[pa.Table, list[Damage]]:
         try:
@@ -232,6 +243,8 @@ def check_picture(store: OutputStore, asset_id: str, path: str, size: int, sha25
         data = store.read(path)
     except MissingFileError:
         return 0, Damage("missing", path, "no such file", asset_id)
+    except UnfitFileError as error:
+        return 0, Damage("misplaced", path, str(error), asset_id)
     except InputError:
         return 0, Damage("bad-path", ascii(path), "leaves the output", asset_id)
     except StorageError as error:
@@ -256,6 +269,8 @@ def check_cache(store: OutputStore, path: str) -> Damage | None:
         found = store.sha256(path)
     except MissingFileError:
         return None
+    except UnfitFileError as error:
+        return Damage("misplaced", path, str(error))
     except StorageError as error:
         return Damage("unreadable", path, str(error))
     if expected[:1] == [found]:
@@ -274,9 +289,23 @@ def _repair(store: OutputStore, bad: list[Damage], result: Verified, lost: Lost)
     sums = [f"{damage.path}.sha256" for damage in useless if damage.kind == "cache"]
     delete_all(store, sums, lost)  # before the caches: one without a checksum is never loaded
     delete_all(store, [damage.path for damage in useless], lost)
+    for damage in bad:
+        if damage.kind in ("run-record", "misplaced"):
+            refuse_if_lost(lost, f"{store.url}/{damage.path} was not moved away")
+            _move_aside(store, damage.path)
     result.deleted_files = len(useless)
     result.dropped_rows = len(drop)
     result.repaired = not any(damage.kind == "unreadable" for damage in bad)
+
+
+def _move_aside(store: OutputStore, path: str) -> None:
+    """Away with what cannot be used; object stores hold nothing but files, of which it is a copy."""
+    if store.is_local:
+        store.move_aside(path)
+        return
+    with suppress(MissingFileError, UnfitFileError):
+        store.write_atomic(f"{SET_ASIDE}/{path}", store.read(path))
+    store.delete(path)
 
 
 def _ok_rows(table: pa.Table) -> pa.Table:

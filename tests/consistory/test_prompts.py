@@ -38,7 +38,7 @@ def test_positions(tokenizer: Any, prompt: str, concepts: list[str], positions: 
 def test_every_bad_prompt_is_named_at_once(tokenizer: Any) -> None:
     long = " ".join(["a"] * (MAX_LENGTH - 2)) + " cat"
     with pytest.raises(PromptError) as caught:
-        concept_tokens(tokenizer, ["a dog", "a cat", "the cats", long], ["cat"])
+        concept_tokens(tokenizer, ["a dog", "a cat", "the catfish", long], ["cat"])
     assert [problem.path for problem in caught.value.problems] == ["prompts[0]", "prompts[2]", "prompts[3]"]
     assert "must contain 'cat' as a word of its own" in str(caught.value)
     assert f"reads only the first {MAX_LENGTH - 2} tokens" in str(caught.value)

@@ -284,9 +284,40 @@ def big(draw: random.Random) -> Made:
     return written(draw, job)
 
 
+def model_named(draw: random.Random) -> Made:
+    """Models as people, and people who mean harm, name them."""
+    job = base_job(draw)
+    head = draw.choice(["", "", "/", "~/", "./", "file:", "file:///", "local:", "s3://", "https://", "hf://", "zip://"])
+    body = draw.choice(["", "x", "a/b", "a" * 256, "a/" * 300, "etc/shadow", "dev/zero", "proc/self/mem", "a--b", ".."])
+    job["model"] = head + body + draw.choice(["", "", ".ckpt", ".gguf", ".safetensors", ".git", "/", "\0"])
+    return written(draw, job)
+
+
+def odd_columns(draw: random.Random) -> Made:
+    """Parquet with types that no prompt, number or name has, and with values that Python has no types for."""
+    kinds = [pa.timestamp("s"), pa.timestamp("ns", "Nowhere/City"), pa.date64(), pa.duration("us"), pa.time64("ns")]
+    columns: dict[str, Any] = {"prompt": ["a cat", "a cat at home", "a cat at sea"], "concept": ["cat"] * 3}
+    for name in draw.sample(["seed", "count", "id", "style", "prompt", "concept", "subject_id", "notes"], 2):
+        number = draw.choice([0, 2**62, -(2**62), 1])
+        columns[name] = draw.choice(
+            [
+                pa.array([number] * 3, pa.int64()).view(draw.choice(kinds)),
+                pa.array([b"\xff\0", None, b"x"]),
+                pa.array([{"a": 1}, None, {"a": 2}]),
+                pa.array([[["x"]], None, []]),
+                pa.array([float("nan"), float("inf"), 1e300]),
+                pa.array(["x" * 5_000_000, "", None]),
+                pa.array([None] * 3),
+            ]
+        )
+    stream = io.BytesIO()
+    pq.write_table(pa.table(columns), stream)
+    return ".parquet", stream.getvalue()
+
+
 MAKERS: list[tuple[Callable[[random.Random], Made], float]] = [
     (mutated, 60), (benchmark_layout, 7), (csv_table, 10), (parquet_table, 8),
-    (damaged, 6), (garbage, 4), (bomb, 4), (big, 1),
+    (damaged, 6), (garbage, 4), (bomb, 4), (big, 1), (model_named, 3), (odd_columns, 4),
 ]  # fmt: skip
 
 

@@ -122,7 +122,7 @@ def test_a_dataset_killed_at_every_step(
     seen = set()
     for crash in crashes:
         store = open_output(crash)
-        listed = json.loads(store.read("dataset/manifest.json"))
+        listed = json.loads(store.read("dataset.json"))
         rows = [
             pq.read_table(io.BytesIO(store.read(f"dataset/{shard['file']}"))).num_rows for shard in listed["shards"]
         ]

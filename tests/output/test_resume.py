@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from consistory_ray.errors import JobError
 from consistory_ray.job import parse_job
 from consistory_ray.output.assets import asset_parameters, encode_png, read_metadata, write_asset
+from consistory_ray.output.begun import plan_as_begun
 from consistory_ray.output.index import IndexWriter, compact, current_index, list_parts, read_index
-from consistory_ray.output.resume import resume
+from consistory_ray.output.replaced import REPLACED, replaced_path
+from consistory_ray.output.resume import PICTURE_FOLDERS, resume
 from consistory_ray.output.rows import IndexRow
 from consistory_ray.output.storage import OutputStore, open_output
 from consistory_ray.output.verify import verify
@@ -172,6 +174,7 @@ def render(store: OutputStore, plan: Plan, budget: int, *, forget: bool, fails: 
     The attempts of those numbers fail, and are rows, too. Whoever failed before is tried again.
     """
     paths = {asset.asset_id: asset.path for asset in plan.assets()}
+    pictures = pictures_of(store)
     found = resume(store, paths)
     check_rows(store)
     assert found.done.isdisjoint(found.failed)
@@ -195,7 +198,15 @@ def render(store: OutputStore, plan: Plan, budget: int, *, forget: bool, fails: 
                 writer.add(IndexRow.rendered(values, write_asset(store, asset.path, data), SIZE))
             rendered += 1
     writer.close()
+    assert pictures <= pictures_of(store), "no picture is overwritten by another asset's"
     return rendered
+
+
+def pictures_of(store: OutputStore) -> set[str]:
+    """The ids inside all pictures that are there, in their places or replaced."""
+    files = [file for folder in (*PICTURE_FOLDERS, REPLACED) for file in store.list_files(folder)]
+    known = [read_metadata(store.read(file.path)) for file in files if file.path.endswith(".png")]
+    return {str(parameters["asset_id"]) for parameters in known if parameters is not None}
 
 
 def failed_rows(store: OutputStore) -> dict[str, int]:
@@ -274,6 +285,70 @@ def test_any_edits_between_runs_that_are_killed_anywhere(runs: list[Run]) -> Non
     finally:
         if store.fs.exists(store.root):
             store.fs.rm(store.root, recursive=True)
+
+
+def job_of(*subjects: dict[str, Any]) -> Plan:
+    given = [
+        {"concept": "cat", "style": "a cat", "anchors": ["at home"], "scenes": ["in space", "at sea"], **one}
+        for one in subjects
+    ]
+    return plan_of({"name": "cats", "model": "fake", "subjects": given})
+
+
+def test_a_neighbour_moves_a_subject_and_neither_overwrites_nor_renders_it_again() -> None:
+    ginger, black = {"style": "a photo of a ginger cat"}, {"style": "a photo of a black cat"}
+    store = open_output(f"memory://{uuid.uuid4().hex}")
+    alone, both = job_of(ginger), job_of(black, ginger)
+    assert render(store, alone, 100, forget=False) == 3
+    before = pictures_of(store)
+    assert render(store, both, 100, forget=False) == 3, "the black cat's"
+    check_complete(store, both)
+    assert before < pictures_of(store)
+    assert render(store, job_of(ginger, black), 100, forget=False) == 0, "the order makes no difference"
+    assert render(store, job_of(ginger), 100, forget=False) == 0
+
+
+def test_an_edit_keeps_what_it_replaces() -> None:
+    store = open_output(f"memory://{uuid.uuid4().hex}")
+    before = job_of({"id": "tom", "scenes": [{"id": "a", "prompt": "in space"}, {"id": "b", "prompt": "at sea"}]})
+    after = job_of({"id": "tom", "scenes": [{"id": "a", "prompt": "on the moon"}, {"id": "b", "prompt": "at sea"}]})
+    render(store, before, 100, forget=False)
+    replaced = before.subjects[0].scenes[0]
+    data = store.read(replaced.path)
+    found = resume(store, {asset.asset_id: asset.path for asset in after.assets()})
+    assert (found.replaced, found.dropped, found.moved) == (1, 1, 0)
+    assert render(store, after, 100, forget=False) == 1
+    assert store.read(replaced_path(replaced.path, replaced.asset_id)) == data
+    check_complete(store, after)
+    assert render(store, before, 100, forget=False) == 1
+    assert len(store.list_files(REPLACED)) == 2
+    check_complete(store, before)
+
+
+def test_a_file_that_is_not_ours_is_kept_as_well() -> None:
+    store = open_output(f"memory://{uuid.uuid4().hex}")
+    plan = job_of({"id": "tom"})
+    path = plan.subjects[0].scenes[0].path
+    store.write_atomic(path, b"a drawing of somebody else's")
+    render(store, plan, 100, forget=False)
+    (kept,) = store.list_files(REPLACED)
+    assert store.read(kept.path) == b"a drawing of somebody else's"
+    check_complete(store, plan)
+
+
+def test_an_output_of_the_numbering_version_goes_on_without_rendering_again() -> None:
+    """It gave the second of two subjects with one name an id with a 2, and seeds to go with it."""
+    first, second = {"style": "a photo of a ginger cat"}, {"style": "a photo of a black cat"}
+    old = job_of({"id": "cat", **first}, {"id": "cat-2", **second})
+    accented = job_of({"id": "ju-rgen-the-cat", "subject": "Jürgen the cat"})
+    for before, after in ((old, job_of(second, first)), (accented, job_of({"subject": "Jürgen the cat"}))):
+        store = open_output(f"memory://{uuid.uuid4().hex}")
+        written = render(store, before, 100, forget=False)
+        begun = plan_as_begun(after, store)
+        assert {subject.subject_id for subject in begun.subjects}.isdisjoint({"ju-rgen-the-cat", "cat", "cat-2"})
+        assert render(store, begun, 100, forget=False) == 0 < written
+        check_complete(store, begun)
+        assert plan_as_begun(after, store) == begun, "from then on, too"
 
 
 @pytest.mark.slow

@@ -6,8 +6,13 @@ import json
 
 import pytest
 
-from consistory_ray.errors import StorageError
-from consistory_ray.output.run_record import RunRecord, installed_versions, read_run_record, write_run_record
+from consistory_ray.output.run_record import (
+    RunRecord,
+    installed_versions,
+    look_for_record,
+    read_run_record,
+    write_run_record,
+)
 from consistory_ray.output.storage import OutputStore
 
 JOB = {"name": "quickstart", "subjects": [{"id": "été"}]}
@@ -44,10 +49,41 @@ def test_newer_fields_are_left_out(local: OutputStore) -> None:
 
 
 @pytest.mark.parametrize("text", NO_RECORDS)
-def test_what_is_no_record_is_named(local: OutputStore, text: bytes) -> None:
+def test_what_is_no_record_is_told_and_not_taken_into_account(
+    local: OutputStore, text: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     local.write_atomic("run.json", text)
-    with pytest.raises(StorageError, match=r"run\.json is not a run record"):
-        read_run_record(local)
+    assert look_for_record(local).problem
+    assert read_run_record(local) is None
+    assert "run.json is damaged" in caplog.text
+
+
+WRONG = {
+    "name": [1, None, ["x"], "x" * 200_000], "model": [3.5, {}], "job": [None, [], "x", 7],
+    "state": [None, 1, "done"], "totals": [[1], {"done": "many"}, {"done": float("1e999")}, {"done": None}],
+    "versions": [{"torch": 2}, []], "started_at": [1, "today", "0001-01-01T00:00:00", "2026-01-01T00:00:00"],
+    "updated_at": [None, "9999-12-31T23:59:59+00:00"], "finished_at": [0, ""], "error": [1, ["x"]], "version": ["1"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG.items() for value in values])
+def test_values_of_other_types_are_told(local: OutputStore, key: str, value: object) -> None:
+    write_run_record(local, RECORD)
+    changed = json.loads(local.read("run.json")) | {key: value}
+    local.write_atomic("run.json", json.dumps(changed).encode())
+    seen = look_for_record(local)
+    assert (seen.record is None and key in seen.problem) or "NaN" in seen.problem or "Infinity" in seen.problem
+
+
+def test_no_password_is_written(local: OutputStore) -> None:
+    stored = {"url": "https://ann:hunter2@host/a.safetensors?sig=s3cr3t&x=1", "sha256": "0" * 64}
+    words = "a poster that says token: swordfish"
+    job = {"name": "x", "model": "https://bob:pass@hub/m", "subjects": [{"from": stored, "scenes": [words]}]}
+    write_run_record(local, RunRecord("x", job["model"], job, error="GET https://ann:hunter2@host failed"))  # type: ignore[arg-type]
+    text = local.read("run.json").decode()
+    assert not any(secret in text for secret in ("hunter2", "s3cr3t", "bob:pass"))
+    read = read_run_record(local)
+    assert read is not None and read.job["subjects"][0]["scenes"] == [words], "what is drawn is no secret"
 
 
 def test_versions_name_python_and_packages() -> None:

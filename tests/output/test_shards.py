@@ -7,6 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import pandas as pd
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -18,7 +21,7 @@ from consistory_ray.output import shards
 from consistory_ray.output.index import IndexWriter, read_index
 from consistory_ray.output.rows import IndexRow
 from consistory_ray.output.run_record import RunRecord, write_run_record
-from consistory_ray.output.shards import DATASET_FOLDER, MANIFEST, write_dataset
+from consistory_ray.output.shards import DATASET_FOLDER, MANIFEST, OLD_MANIFEST, write_dataset
 from consistory_ray.output.storage import OutputStore
 
 
@@ -51,7 +54,7 @@ def test_shards_hold_pictures_and_what_is_known_of_them(store: OutputStore, rend
     manifest = json.loads(store.read(MANIFEST))
     assert [f"{DATASET_FOLDER}/{shard['file']}" for shard in manifest["shards"]] == list(made.paths)
     assert manifest["rows"] == 7 and manifest["shards"][0]["bytes"] == len(store.read(made.paths[0]))
-    assert sorted(files(store)) == sorted([*made.paths, MANIFEST])
+    assert sorted(files(store)) == sorted(made.paths)
 
 
 def test_the_same_pictures_make_the_same_shards_once(local: OutputStore, render: Any, parameters: Any) -> None:
@@ -81,7 +84,7 @@ def test_a_new_dataset_replaces_the_old_one_after_it_is_whole(
     assert named == [path.rsplit("/", 1)[1] for path in old.paths] and local.exists(old.paths[0])
     new = write_dataset(local)
     assert new.rows == 12 and new.written == 0
-    assert sorted(files(local)) == sorted([*new.paths, MANIFEST])
+    assert sorted(files(local)) == sorted(new.paths)
 
 
 def whole_dataset(store: OutputStore, old: shards.Dataset) -> bool:
@@ -102,7 +105,7 @@ def test_stopped_while_writing(local: OutputStore, render: Any, parameters: Any,
     assert next(asking) == asked + 1, "it stops when it is told to, not later"
     assert whole_dataset(local, old)
     new = write_dataset(local, [row["asset_id"] for row in read_index(local).to_pylist()[:3]], shard_bytes=900)
-    assert sorted(files(local)) == sorted([*new.paths, MANIFEST])
+    assert sorted(files(local)) == sorted(new.paths)
 
 
 @pytest.mark.parametrize("writes", [0, 1, 2, 3])
@@ -119,7 +122,7 @@ def test_nothing_is_written_once_the_output_is_lost(
         done.append(path)
 
     monkeypatch.setattr(OutputStore, "write_atomic", counting)
-    spans = 2  # of seven pictures, so that there are two shards and a manifest
+    spans = 2  # of seven pictures, so that there are two shards
     with pytest.raises(RunError, match="another run"):
         write_dataset(
             local,
@@ -149,6 +152,18 @@ def test_a_damaged_picture_is_not_exported(local: OutputStore, render: Any, para
     with pytest.raises(AssetError, match=r"scene-2\.png is missing"):
         write_dataset(local)
     assert not local.exists(MANIFEST)
+
+
+def test_the_folder_holds_nothing_but_shards_and_an_older_manifest_leaves_it(
+    local: OutputStore, render: Any, parameters: Any
+) -> None:
+    fill(local, render, parameters)
+    local.write_atomic(OLD_MANIFEST, b"{}")
+    made = write_dataset(local, shard_bytes=500)
+    assert sorted(files(local)) == sorted(made.paths) and MANIFEST == "dataset.json"
+    assert ds.dataset(f"{local.url}/{DATASET_FOLDER}").count_rows() == 7
+    assert pd.read_parquet(f"{local.url}/{DATASET_FOLDER}").shape[0] == 7
+    assert duckdb.sql(f"select count(*) from read_parquet('{local.url}/{DATASET_FOLDER}/*')").fetchall() == [(7,)]
 
 
 @pytest.mark.filterwarnings("ignore")

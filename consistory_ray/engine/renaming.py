@@ -1,0 +1,64 @@
+"""Anchor caches of subjects that have another name now go with their pictures.
+
+A cache's file name is a hash of what decides it, so that it is recognised in the folder of the old name.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from consistory_ray.engine.anchor_store import checksum_path
+from consistory_ray.output.fencing import Lost, delete_all, refuse_if_lost
+from consistory_ray.output.storage import MissingFileError, OutputStore
+from consistory_ray.stored_subjects import subject_file
+
+if TYPE_CHECKING:
+    from consistory_ray.plan import Plan, SubjectPlan
+
+
+def move_caches(store: OutputStore, plan: Plan, lost: Lost = str) -> int:
+    """Move finished caches to where the plan looks for them; the words about a subject are written anew with them.
+
+    The cache goes before its checksum, and both before the old ones are deleted: whatever a kill leaves is whole.
+
+    Args:
+        store: the output; the caller is its only writer.
+        plan: with the new names.
+        lost: why the output may no longer be written to; empty while it may.
+
+    Returns:
+        How many were moved.
+
+    Raises:
+        RunError: the output is lost.
+        StorageError: the storage failed.
+    """
+    there = {file.path for file in store.list_files("anchors") if file.path.endswith((".safetensors", ".sha256"))}
+    by_name = {path.rpartition("/")[2]: path for path in sorted(there) if checksum_path(path) in there}
+    wanted = {subject.cache_path for subject in plan.subjects}
+    moved = 0
+    for subject in plan.subjects:
+        new = subject.cache_path
+        old = by_name.get(new.rpartition("/")[2])
+        if old is None or old in wanted or checksum_path(new) in there or subject.source is not None:
+            continue
+        refuse_if_lost(lost, f"{store.url}/{old} was not moved")
+        store.copy(old, new)
+        store.copy(checksum_path(old), checksum_path(new))
+        _rewrite_words(store, old, subject)
+        delete_all(store, [checksum_path(old)], lost)  # a cache without a checksum is no cache
+        delete_all(store, [old], lost)
+        moved += 1
+    return moved
+
+
+def _rewrite_words(store: OutputStore, old: str, subject: SubjectPlan) -> None:
+    """``subject.json`` beside the cache, with the subject's new name; only ``from`` reads it."""
+    try:
+        words = json.loads(store.read(subject_file(old)))
+        words["subject_id"] = subject.subject_id
+    except (MissingFileError, ValueError, TypeError, RecursionError):
+        return
+    store.write_atomic(subject_file(subject.cache_path), json.dumps(words, indent=2, ensure_ascii=False).encode())
+    store.delete(subject_file(old))
