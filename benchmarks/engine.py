@@ -28,6 +28,8 @@ that were not run are missing:
     busy_64                    real if 64 workers were run (busy_64_source), else simulated
     real                       the runs with real workers; efficiency: pictures per second x 0.2 s / workers
     simulated                  efficiency, knee (largest number of workers with efficiency >= 0.95) and cache movement
+    chart_busy                 the share of the time that GPUs work in the chart's pods with its default cache memory,
+                               simulated, by GPUs in a pod, GPUs in all and scenes a subject
     moved_mb_per_picture       of anchor caches between nodes, 64 workers, SDXL: with stickiness and without
     miniature                  the bundled model on real workers: idle share between batches
 """
@@ -70,6 +72,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--million", type=int, help="pictures to plan and resume (1000000; 0: none)")
     parser.add_argument("--workers", type=_numbers, help="real workers at 200 ms (1,8; 0: none)")
     parser.add_argument("--simulate", type=_numbers, help=f"simulated workers ({','.join(map(str, ALL_WORKERS))})")
+    parser.add_argument(
+        "--chart-only", action="store_true", help="of the simulated clusters only the chart's pods; no plot"
+    )
     parser.add_argument("--miniature", type=_numbers, help="workers with the bundled model, expensive (none)")
     parser.add_argument("--miniature-scenes", type=int, default=8, help="scenes per worker")
     parser.add_argument("--miniature-steps", type=int, default=10, help="denoising steps")
@@ -112,7 +117,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         result["round_trip_ms"] / 2e3 if "round_trip_ms" in result else TYPICAL_LATENCY,
         QUICK_PICTURES_PER_WORKER if options.quick else None,
     )
-    result |= simulate(cases, options.simulate, runs, options.out / "engine.png")
+    if options.chart_only:
+        result |= simulate_pods(cases, options.simulate, result.get("simulated", []))
+    else:
+        result |= simulate(cases, options.simulate, runs, options.out / "engine.png")
     result |= busy_of_64(result)
     result |= miniature(options)
     line = json.dumps(result)
@@ -207,7 +215,23 @@ def simulate(
         shown = ", ".join(f"{outcome.workers}: {outcome.efficiency:.1%}" for outcome in results[case])
         say(f"{case.group}, {case.name}: knee at {found[-1]['knee_workers']} workers; {shown}")
     sweeps.plot(path, results, runs, SECONDS)
-    return {"simulated": found, "moved_mb_per_picture": _movement(found)}
+    return {"simulated": found, "chart_busy": _pods(found), "moved_mb_per_picture": _movement(found)}
+
+
+def simulate_pods(
+    cases: Sequence[sweeps.Case], workers: Sequence[int], known: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """The chart's pods, beside what is known of the other clusters."""
+    found = [sweeps.summary(case, list(sweeps.sweep(case, workers))) for case in cases if case.group == "chart"]
+    return {"simulated": [item for item in known if item["group"] != "chart"] + found, "chart_busy": _pods(found)}
+
+
+def _pods(found: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    return {
+        item["case"]: {str(row["workers"]): row["busy"] for row in item["outcomes"]}
+        for item in found
+        if item["group"] == "chart"
+    }
 
 
 def _movement(found: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -45,9 +45,9 @@ if not __package__:  # run as a script
 
 from benchmarks.engine_model.apart import apart
 from benchmarks.model_options import DTYPES
-from consistory_ray.engine.cluster import start_local_ray
 from consistory_ray.engine.coordinator import run_plan
 from consistory_ray.engine.events import BatchDone, Event, WorkerReady
+from consistory_ray.engine.local_ray import start_local_ray
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.renderer import consistory_renderer
 from consistory_ray.job import RenderJob

@@ -63,8 +63,8 @@ def check_allowed(field: str, url: str, environment: Mapping[str, str] | None = 
         raise _not_allowed(field, url, f"use a place under {' or '.join(prefixes) or 'none: all are closed'}")
 
 
-def check_allowed_model(model: str, environment: Mapping[str, str] | None = None) -> None:
-    """:func:`check_allowed` for a job's ``model``, which may be the bundled one, a path or a hub id.
+def check_allowed_model(model: str, environment: Mapping[str, str] | None = None, *, field: str = "model") -> None:
+    """:func:`check_allowed` for a job's ``model`` (or ``config``), which may be the bundled one, a path or a hub id.
 
     Raises:
         InputError: it is not allowed.
@@ -72,7 +72,7 @@ def check_allowed_model(model: str, environment: Mapping[str, str] | None = None
     if model == BUNDLED_MODEL:
         return
     hub = is_hub_id(model) and not os.path.exists(model)
-    check_allowed("model", f"hf://{model}" if hub else model, environment)
+    check_allowed(field, f"hf://{model}" if hub else model, environment)
 
 
 def _covers(prefix: Place, place: Place) -> bool:

@@ -29,6 +29,7 @@ from consistory_ray.cli_common import (
     AsJson,
     DeviceOption,
     Job,
+    KeepAnchorsOption,
     Output,
     Workers,
     build_gallery_of,
@@ -100,17 +101,21 @@ def plan_command(
     output: Output = None,
     workers: Workers = DEFAULTS.workers,
     device: DeviceOption = DEFAULTS.device,
+    keep_anchors: KeepAnchorsOption = DEFAULTS.keep_anchors,
     as_json: AsJson = False,
 ) -> None:
     """Show what a render would do: subjects, scenes, what is there already, time and space. Renders nothing."""
-    from consistory_ray.forecast import forecast
+    from consistory_ray.forecast import forecast, usual_device
+    from consistory_ray.machine import read_gpus
     from consistory_ray.output.begun import plan_as_begun
 
     loaded, plan = load(job)
     store = open_of(output, plan)
     plan = plan_as_begun(plan, store)
     notes = job_notes(loaded, plan, device)
-    result = forecast(plan, store, workers=workers or 1, device="cuda" if device == "cuda" else "cpu")
+    on = device if device != "auto" else usual_device(plan)
+    count = workers or (max(1, len(read_gpus())) if on == "cuda" else 1)
+    result = forecast(plan, store, workers=count, device=on, keep_anchors=keep_anchors)
     if as_json:
         print_json({**result.to_dict(), **notes.to_dict()})
     else:

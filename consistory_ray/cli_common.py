@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, ParamSpec
 import typer
 
 from consistory_ray.allowlist import check_allowed, check_allowed_model
-from consistory_ray.engine.options import Device, RunOptions
+from consistory_ray.engine.options import Device, KeepAnchors, RunOptions
 from consistory_ray.engine.stopping import EXIT_RESUME
 from consistory_ray.errors import AssetError, ConsistoryError, InputError, RunFailed, RunInterrupted
 from consistory_ray.job import RenderJob, load_job
@@ -54,6 +54,13 @@ Workers = Annotated[
     typer.Option(min=1, help="Number of workers; without it, one per GPU, on CPU one per machine."),
 ]
 DeviceOption = Annotated[Device, typer.Option(help="What workers render on.")]
+KeepAnchorsOption = Annotated[
+    KeepAnchors,
+    typer.Option(
+        help="What stays of a subject's anchors once all of its scenes are done; auto: all, while the caches of the "
+        "job take at most 100 GB together, else previews."
+    ),
+]
 
 
 def exits(command: Callable[P, None]) -> Callable[P, None]:
@@ -89,6 +96,8 @@ def load(source: str) -> tuple[RenderJob, Plan]:
     job = load_job(source)
     check_allowed_model(job.model)
     check_model_is_there(job.model)
+    if job.config is not None:
+        check_allowed_model(job.config, field="config")
     plan = make_plan(job)
     for subject in plan.subjects:
         if subject.source is not None:

@@ -17,6 +17,7 @@ from consistory_ray.cli_common import (
     EXIT_OF_STATE,
     DeviceOption,
     Job,
+    KeepAnchorsOption,
     Output,
     Workers,
     build_gallery_of,
@@ -28,7 +29,7 @@ from consistory_ray.cli_common import (
     print_json,
     url_of,
 )
-from consistory_ray.engine.options import KeepAnchors, RunOptions
+from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.stopping import EXIT_RESUME, StopRequest, stop_on_signals
 from consistory_ray.errors import ConsistoryError, InputError, Problem, StorageError
 from consistory_ray.job import RenderJob
@@ -76,7 +77,10 @@ def render(
     ] = None,
     cache_budget: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Bytes of anchor caches kept in memory; without it, half of Ray's object store."),
+        typer.Option(
+            min=1,
+            help="Bytes of anchor caches in memory at a time, at most; a machine takes what its object store holds.",
+        ),
     ] = DEFAULTS.cache_budget,
     grace: Annotated[float, typer.Option(min=0, help="Seconds that running batches get after Ctrl-C.")] = (
         DEFAULTS.grace_seconds
@@ -102,9 +106,7 @@ def render(
     only_failed: Annotated[
         bool, typer.Option("--only-failed", help="Render only what failed before; what retry does.")
     ] = DEFAULTS.only_failed,
-    keep_anchors: Annotated[
-        KeepAnchors, typer.Option(help="What stays of a subject's anchors once all of its scenes are done.")
-    ] = DEFAULTS.keep_anchors,
+    keep_anchors: KeepAnchorsOption = DEFAULTS.keep_anchors,
     embed_images: Annotated[
         bool, typer.Option("--embed-images", help="Also write Parquet shards with the pictures in them.")
     ] = DEFAULTS.embed_images,

@@ -10,9 +10,11 @@
     │   └── StorageError       a read or write of the output URL failed
     │       └── DiskFullError  no space left there: the same command resumes once there is some
     ├── AssetError             give up on this asset, go on with the rest
+    │   └── PictureError       some pictures of a call; the others are there
     └── RunError               stop the run
         ├── OutputBusyError    another run holds the output
         ├── OutageError        the output was out of reach for too long; the same command resumes once it is back
+        ├── ClusterLostError   Ray ended during the run; the same command resumes it
         ├── RunInterrupted     stopped on request; the same command resumes it
         └── RunFailed          the run ended with failed assets
 
@@ -21,8 +23,9 @@ Anything else that is raised is a bug, here or in a dependency.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,33 @@ class AssetError(ConsistoryError):
     """This asset cannot be rendered; the rest of the run goes on."""
 
 
+class PictureError(AssetError):
+    """Some pictures of a call could not be made.
+
+    Attributes:
+        failures: index of a picture in the call -> what is wrong with it.
+        result: what the call would have returned; in the place of such a picture is None in a list, NaN in an array.
+            None where the exception was sent to another process.
+    """
+
+    def __init__(self, message: str, failures: Mapping[int, str] | None = None, result: Any = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.failures = dict(failures or {})
+        self.result = result
+
+    @classmethod
+    def of(cls, failures: Mapping[int, str], total: int, result: Any = None) -> PictureError:
+        """The error of a call for ``total`` pictures; one reason for all of them is told once."""
+        reasons = list(dict.fromkeys(failures.values()))
+        if len(failures) == total and len(reasons) == 1:
+            return cls(reasons[0], failures, result)
+        return cls("; ".join(f"picture {index}: {reason}" for index, reason in failures.items()), failures, result)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.message, self.failures))
+
+
 class RunError(ConsistoryError):
     """The run stops."""
 
@@ -110,6 +140,23 @@ class OutputBusyError(RunError):
 
 class OutageError(RunError):
     """The output was out of reach for too long; everything finished is there, and the same command goes on."""
+
+
+class ClusterLostError(RunError):
+    """The Ray that a run used has ended; everything finished is there, and the same command goes on.
+
+    Attributes:
+        reason: what is known of it.
+        own: whether the run had started it itself.
+    """
+
+    def __init__(self, reason: str, own: bool = False) -> None:
+        super().__init__(f"{reason}; everything finished is there, and the same command goes on")
+        self.reason = reason
+        self.own = own
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.reason, self.own))
 
 
 class RunInterrupted(RunError):

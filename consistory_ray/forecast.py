@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 _MINIATURE_SECONDS_PER_STEP = 0.1  # a scene or anchor at 128 px, two cores, float32
 _SDXL_SECONDS_PER_STEP_AND_MEGAPIXEL = 0.25  # a scene or anchor, float16, one data-centre GPU
+_PICTURE_BYTES_PER_PIXEL = 1.8  # of a PNG as it is written here
 _MIN_SAMPLES = 3
+KEPT_CACHE_BYTES = 100_000_000_000
+"""Without a word about it, the anchor caches of a job are kept if all of them together are no larger than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,9 @@ class Forecast:
         subjects, anchors, scenes: how many the plan has.
         done, todo: how many pictures (anchors and scenes) are there, and are not.
         cache_bytes: of all anchor caches that are still to be made or loaded.
+        kept_cache_bytes: of all anchor caches that will lie at the output in the end.
+        picture_bytes: of all pictures that will lie there, roughly.
+        keep_anchors: what was asked for, see :class:`~consistory_ray.engine.options.RunOptions`.
         seconds: how long it may take.
         workers: the number of workers that this is for.
         measured: whether ``seconds`` comes from pictures of this output or is a rough figure.
@@ -61,6 +67,9 @@ class Forecast:
     done: int
     todo: int
     cache_bytes: int
+    kept_cache_bytes: int
+    picture_bytes: int
+    keep_anchors: str
     seconds: float
     workers: int
     measured: bool
@@ -71,7 +80,19 @@ class Forecast:
         return asdict(self)
 
 
-def forecast(plan: Plan, store: OutputStore, *, workers: int = 1, device: str = "cpu") -> Forecast:
+def keeps_caches(keep: str, nbytes: int) -> bool:
+    """Whether anchor caches of so many bytes in all stay at the output, by what ``keep_anchors`` says."""
+    return keep == "all" or (keep == "auto" and nbytes <= KEPT_CACHE_BYTES)
+
+
+def usual_device(plan: Plan) -> str:
+    """What a plan is rendered on where nobody says it: a GPU, unless its model is the bundled one."""
+    return "cpu" if plan.model == BUNDLED_MODEL else "cuda"
+
+
+def forecast(
+    plan: Plan, store: OutputStore, *, workers: int = 1, device: str = "cpu", keep_anchors: str = "auto"
+) -> Forecast:
     """Compare a plan with what its output holds; nothing is written.
 
     Args:
@@ -79,6 +100,7 @@ def forecast(plan: Plan, store: OutputStore, *, workers: int = 1, device: str = 
         store: its output, which need not exist yet.
         workers: how many will share the work.
         device: ``"cpu"`` or ``"cuda"``, which decides the precision and so the size of a cache.
+        keep_anchors: which caches will stay.
 
     Raises:
         StorageError: the output cannot be read.
@@ -89,6 +111,7 @@ def forecast(plan: Plan, store: OutputStore, *, workers: int = 1, device: str = 
     todo = sum(subject.todo for subject in by_subject)
     guess = max((_rough_seconds(plan.model, subject.settings) for subject in plan.subjects), default=0.0)
     each = statistics.median(seconds) if len(seconds) >= _MIN_SAMPLES else guess
+    everything = sum(sizes.values())
     return Forecast(
         name=plan.name,
         model=plan.model,
@@ -99,6 +122,9 @@ def forecast(plan: Plan, store: OutputStore, *, workers: int = 1, device: str = 
         done=sum(subject.done for subject in by_subject),
         todo=todo,
         cache_bytes=sum(subject.cache_bytes for subject in by_subject if subject.todo),
+        kept_cache_bytes=everything if keeps_caches(keep_anchors, everything) else 0,
+        picture_bytes=sum(_picture_bytes(plan.model, subject) for subject in plan.subjects),
+        keep_anchors=keep_anchors,
         seconds=round(each * todo / max(1, workers), 1),
         workers=workers,
         measured=len(seconds) >= _MIN_SAMPLES,
@@ -142,6 +168,12 @@ def _subject(subject: SubjectPlan, done: set[str], cache_bytes: int) -> SubjectF
     return SubjectForecast(
         subject.subject_id, len(subject.anchors), len(subject.scenes), there, len(assets) - there, cache_bytes
     )
+
+
+def _picture_bytes(model: str, subject: SubjectPlan) -> int:
+    side = 128 if model == BUNDLED_MODEL else 1024
+    pixels = (subject.settings.height or side) * (subject.settings.width or side)
+    return round((len(subject.anchors) + len(subject.scenes)) * pixels * _PICTURE_BYTES_PER_PIXEL)
 
 
 def _rough_seconds(model: str, settings: MethodSettings) -> float:

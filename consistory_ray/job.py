@@ -262,6 +262,9 @@ class RenderJob(BaseModel):
     """What the run is called in reports."""
     model: Annotated[Text, Field(max_length=1000), AfterValidator(_model)] = BUNDLED_MODEL
     """"miniature" (bundled), a Hugging Face id, a folder or a .safetensors file, of the SDXL architecture."""
+    config: Annotated[Text, Field(max_length=1000)] | None = None
+    """For a .safetensors file: a folder (or Hugging Face id) in diffusers' layout with the configurations and the
+    tokenizers that such a file lacks. Left out, they are looked up on the hub, which needs a network."""
     settings: RenderSettings = RenderSettings()
     """How to render."""
     on_missing_concept: OnMissingConcept = "fail"

@@ -104,6 +104,9 @@ def must_contain(who: str, concepts: Sequence[str], conjunction: str) -> str:
 
 def job_findings(job: Any) -> Iterator[Finding]:
     """Problems between subjects: equal ids, too many pictures."""
+    config = _string(job, "config")
+    if config and not _string(job, "model").lower().endswith(".safetensors"):
+        yield Finding(("config",), config, "leave it out, only a model that is a single .safetensors file needs one")
     first: dict[str, int] = {}
     pictures = 0
     for index, subject in _items(job, "subjects"):

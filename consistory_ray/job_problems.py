@@ -28,6 +28,7 @@ _TEXT = "write text, in quotes if it looks like a number or true or false"
 FIXES: Mapping[str, str] = {
     "name": "write a name of 1 to 200 characters, in quotes if it looks like a number",
     "model": 'write "miniature", a Hugging Face id, a folder or a .safetensors file',
+    "config": "write a folder or a Hugging Face id with the configurations of a .safetensors file",
     "settings": "write a mapping such as {num_inference_steps: 50, seed: 7}",
     "subjects": "write a list with at least one subject",
     "id": "write text, in quotes if it looks like a number",

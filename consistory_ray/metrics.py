@@ -74,6 +74,7 @@ PHASE = Label("phase", ("load", "anchors", "scenes", "pass1", "pass2", "decode",
 REASON = Label("reason", tuple(fault.value for fault in Fault))
 DEATH = Label("reason", tuple(fault.value for fault in Fault if fault.kills_worker))
 WORKER_STATE = Label("state", ("starting", "idle", "busy", "draining"))
+WAITS_FOR = Label("reason", ("placement", "cache-room"))
 OUTCOME = Label("outcome", get_args(RunState))
 DIRECTION = Label("direction", ("saved", "loaded", "transferred"))
 NODE = Label("node")
@@ -130,6 +131,13 @@ WORKERS = Metric(
     "workers",
     "Workers there are; draining: they finish a batch and leave.",
     (WORKER_STATE,),
+)
+WORKERS_WAITING = Metric(
+    "consistory_workers_waiting",
+    "gauge",
+    "workers",
+    "Workers that are starting and have no place on a machine yet, or are idle for want of room for a cache.",
+    (WAITS_FOR,),
 )
 WORKERS_LOST = Metric("consistory_workers_lost_total", "counter", "workers", "Workers that died.", (DEATH,))
 WORKER_IDLE = Metric(

@@ -210,6 +210,8 @@ class Observation:
         states = {"starting": event.requested, "idle": idle, "busy": busy, "draining": draining}
         for state, count in states.items():
             record.set(metrics.WORKERS, count, state=state)
+        record.set(metrics.WORKERS_WAITING, event.unplaced, reason="placement")
+        record.set(metrics.WORKERS_WAITING, event.short_of_room, reason="cache-room")
         record.set(metrics.QUEUE_DEPTH, event.queued)
         record.set(metrics.CACHE_BYTES, event.live_cache_bytes)
         record.set(metrics.STORE_USED, event.store_used)
@@ -329,6 +331,8 @@ class Observation:
         record = self._record
         for state in metrics.WORKER_STATE.values:
             record.set(metrics.WORKERS, 0, state=state)
+        for reason in metrics.WAITS_FOR.values:
+            record.set(metrics.WORKERS_WAITING, 0, reason=reason)
         record.set(metrics.QUEUE_DEPTH, 0)
         record.set(metrics.CACHE_BYTES, 0)
 

@@ -19,7 +19,7 @@ from consistory_ray.errors import JobError, Problem
 from consistory_ray.ids import Wanted, distinct_names, numbered, seed_scope, slug
 from consistory_ray.job import Anchor, RenderJob, Scene, Subject
 from consistory_ray.missing_concepts import impossible
-from consistory_ray.settings import MethodSettings, model_revision
+from consistory_ray.settings import MethodSettings, configuration_revision, model_revision
 
 PLAN_FORMAT = 1
 
@@ -104,6 +104,7 @@ class Plan:
     subjects: tuple[SubjectPlan, ...]
     batch_size: int | Literal["auto"]
     torch_dtype: str
+    config: str | None = None
 
     @property
     def anchor_count(self) -> int:
@@ -133,6 +134,8 @@ def make_plan(job: RenderJob) -> Plan:
     identity = {"format": PLAN_FORMAT, "model": job.model, "settings": settings.to_dict()}
     if (revision := model_revision(job.model)) is not None:
         identity["revision"] = revision
+    if job.config is not None:  # it decides the sampler's noise schedule and how words are read
+        identity["config"] = configuration_revision(job.config) or job.config
     if job.settings.torch_dtype != "auto":
         identity["torch_dtype"] = job.settings.torch_dtype
     former = _former_scopes(job)
@@ -141,7 +144,7 @@ def make_plan(job: RenderJob) -> Plan:
         for index, (subject, name) in enumerate(zip(job.subjects, _subject_ids(job), strict=True))
     )
     _refuse_twins(subjects)
-    return Plan(job.name, job.model, subjects, job.settings.batch_size, job.settings.torch_dtype)
+    return Plan(job.name, job.model, subjects, job.settings.batch_size, job.settings.torch_dtype, job.config)
 
 
 def as_begun(plan: Plan, made: Collection[str]) -> Plan:

@@ -28,6 +28,7 @@ from consistory_ray.engine.events import (
     WorkerReleased,
     WorkersRequested,
 )
+from consistory_ray.engine.units import duration, plural, size
 from consistory_ray.tally import Tally
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -192,38 +193,12 @@ def progress_line(tally: Tally) -> str:
     return f"{tally.done}/{tally.planned} pictures ({share} %), {_status(tally)}"
 
 
-def plural(count: int, noun: str) -> str:
-    """``1 worker``, ``2 workers``."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def pace(rate: float | None, seconds_left: float | None) -> list[str]:
     """Speed and time left, in words; nothing where they are not known."""
     if not rate or seconds_left is None:
         return []
     speed = f"{rate:.2f} pictures/s" if rate >= 0.1 else f"{1 / rate:.0f} s per picture"
     return [speed, f"about {duration(seconds_left)} left"]
-
-
-def duration(seconds: float) -> str:
-    """Seconds for a person: ``4.2 s``, ``3 min 10 s``, ``5 h 2 min``."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def size(count: float) -> str:
-    """Bytes for a person: ``512 B``, ``17.3 MB``, decimal units."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def _status(tally: Tally) -> str:
@@ -235,7 +210,13 @@ def _status(tally: Tally) -> str:
     if not tally.workers_wanted:
         return ", ".join([*parts, "connecting to Ray"])
     if not tally.workers_ready:
-        return ", ".join([*parts, f"loading the model on {plural(tally.workers_wanted, 'worker')}"])
+        if tally.unplaced >= tally.workers_wanted:
+            return ", ".join([*parts, f"{plural(tally.unplaced, 'worker')} waiting for placement"])
+        return ", ".join([*parts, f"loading the model on {plural(tally.workers_wanted - tally.unplaced, 'worker')}"])
     parts += pace(tally.rate, tally.seconds_left)
     parts.append(f"{tally.workers_ready} of {plural(tally.workers_wanted, 'worker')}")
+    if tally.unplaced:
+        parts.append(f"{tally.unplaced} waiting for placement")
+    if tally.short_of_room:
+        parts.append(f"{tally.short_of_room} waiting for cache room")
     return ", ".join(parts)

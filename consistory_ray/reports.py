@@ -10,8 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from consistory_ray.causes import FailureGroup, grouped
+from consistory_ray.engine.units import duration, plural, size
 from consistory_ray.errors import InputError
-from consistory_ray.progress import duration, pace, plural, size
+from consistory_ray.progress import pace
 from consistory_ray.redaction import redacted, visible
 from consistory_ray.watching import silence
 
@@ -62,8 +63,8 @@ def print_forecast(console: Console, plan: Forecast) -> None:
     if plan.todo:
         basis = "as long as the pictures there took" if plan.measured else "a rough figure"
         workers = plural(plan.workers, "worker")
-        caches = f"{size(plan.cache_bytes)} of anchor caches"
-        line(console, f"about {duration(plan.seconds)} on {workers} ({basis}), {caches}")
+        line(console, f"about {duration(plan.seconds)} on {workers} ({basis})")
+    line(console, _space(plan))
     line(console, f"output: {plan.output}")
 
 
@@ -106,9 +107,25 @@ def print_summary(console: Console, summary: RunSummary, gallery: str | None) ->
         console.print(table)
     failures = ((failure.path, failure.error, f"{failure.path}: {failure.error}") for failure in summary.failures)
     _print_failures(console, grouped(failures), summary.failed)
+    if summary.caches:
+        line(console, summary.caches)
     for name, place in (("pictures", "images"), ("index", "index/*.parquet"), ("gallery", gallery)):
         if place:
             line(console, f"{name + ':':10}{summary.url}/{place}")
+
+
+def _space(plan: Forecast) -> str:
+    """What will lie at the output."""
+    pictures = f"{size(plan.picture_bytes)} of pictures"
+    everything = plan.kept_cache_bytes or sum(item.cache_bytes for item in plan.by_subject)
+    share = f"{100 * everything / max(1, everything + plan.picture_bytes):.0f} % of its bytes"
+    caches = f"{size(everything)} of anchor caches"
+    if plan.kept_cache_bytes:
+        return f"{pictures}, {caches} will be kept at the output ({share}); --keep-anchors previews keeps none"
+    if plan.keep_anchors == "none":
+        return f"{pictures}, {caches} are never written to the output; a resume makes those that it needs again"
+    how = "--keep-anchors all keeps them at the output"
+    return f"{pictures}, {caches} only while the run needs them; {how} ({share}) for later jobs"
 
 
 def _kinds(status: Status) -> str:

@@ -114,6 +114,12 @@ def _step(steps: int, fraction: float) -> int:
     return int(steps * fraction + 1e-9)
 
 
+def model_path(model: str) -> str:
+    """A model's name as it is looked up: of ``file:///models/xl`` and ``~/xl`` the path, all others unchanged."""
+    name = model.removeprefix("file://")
+    return os.path.expanduser(name) if name.startswith("~") else name
+
+
 def model_defaults(model: str) -> MethodSettings:
     """The default settings of a model, without loading it.
 
@@ -129,7 +135,7 @@ def model_defaults(model: str) -> MethodSettings:
     if model == BUNDLED_MODEL:
         text = resources.files("consistory_ray.miniature").joinpath("weights", MODEL_SETTINGS_FILE).read_text()
         return _parse(text, MODEL_SETTINGS_FILE)
-    path = os.path.join(model, MODEL_SETTINGS_FILE)
+    path = os.path.join(model_path(model), MODEL_SETTINGS_FILE)
     if "\0" in model or not os.path.exists(path):
         return MethodSettings()
     try:
@@ -155,16 +161,23 @@ def model_revision(model: str) -> str | None:
     if model == BUNDLED_MODEL:
         with resources.as_file(resources.files("consistory_ray.miniature").joinpath("weights")) as folder:
             return _revision(folder)
-    return _revision(Path(model)) if os.path.exists(model) else None
+    path = model_path(model)
+    return _revision(Path(path)) if os.path.exists(path) else None
 
 
-def _revision(path: Path) -> str | None:
+def configuration_revision(config: str) -> str | None:
+    """Which configurations and tokenizers lie in a folder, wherever it lies; None for what is not on this machine."""
+    path = Path(model_path(config))
+    return _revision(path, (".json", ".txt")) if path.is_dir() else None
+
+
+def _revision(path: Path, suffixes: tuple[str, ...] = (".safetensors", ".json", ".txt")) -> str | None:
     files = [path] if path.is_file() else _files_below(path)
     if files is None:
         return None
     digest = hashlib.sha256()
     for file in files:
-        if file.suffix not in (".safetensors", ".json", ".txt"):
+        if file.suffix not in suffixes:
             continue
         with file.open("rb") as stream:
             digest.update(f"{file.relative_to(path).as_posix()}:{file.stat().st_size};".encode())

@@ -128,6 +128,7 @@ def _read(where: str, address: str) -> tuple[str, Mapping[str, Any]]:
         record: Any = parse_json(content)
     except FileNotFoundError:
         fix = f"give a folder of an earlier run such as out/run/anchors/my-subject, with {SUBJECT_FILE} in it"
+        fix += "; a large run keeps it only with --keep-anchors all"
         raise InputError("no stored subject", [Problem(where, shown, fix)]) from None
     except json.JSONDecodeError as error:
         raise InputError("damaged", [Problem(where, shown, f"{SUBJECT_FILE} there is no JSON: {error}")]) from error

@@ -12,6 +12,7 @@ from consistory_ray.engine.events import (
     AssetFailed,
     Event,
     Paused,
+    Pulse,
     RunStarted,
     WorkerLost,
     WorkerReady,
@@ -36,6 +37,7 @@ class Tally:
         self._begun: float | None = None
         self.planned = self.done = self.failed = 0
         self.workers_wanted = self.workers_ready = 0
+        self.unplaced = self.short_of_room = 0
         self.device = ""
         self.subjects: dict[str, list[int]] = {}
         self.recent: dict[str, None] = {}
@@ -52,8 +54,10 @@ class Tally:
             self._begun = self._begun if self._begun is not None else self._clock()
         elif isinstance(event, WorkerLost | WorkerReleased):
             self.workers_ready = max(0, self.workers_ready - 1)
+        elif isinstance(event, Pulse):
+            self.unplaced, self.short_of_room = event.unplaced, event.short_of_room
         elif isinstance(event, Paused):
-            self.workers_wanted = self.workers_ready = 0
+            self.workers_wanted = self.workers_ready = self.unplaced = self.short_of_room = 0
             self._times.clear()
             self._begun = None
         elif isinstance(event, AnchorsReady):

@@ -4,7 +4,9 @@
 #   CONSISTORY_PYTHON       the Python to use (3.10 to 3.13; otherwise the first found, 3.11 preferred)
 #   CONSISTORY_TORCH_INDEX  an extra package index for torch; empty for none
 
-export RAY_USAGE_STATS_ENABLED=0 RAY_AUTH_MODE=disabled HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
+export RAY_USAGE_STATS_ENABLED=0 HF_HUB_DISABLE_TELEMETRY=1 TOKENIZERS_PARALLELISM=false
+# Compute threads sleep while they wait for each other: spinning takes the core from the one that is waited for.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY-PASSIVE} KMP_BLOCKTIME=${KMP_BLOCKTIME-0}
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 find_python() {

@@ -22,9 +22,8 @@ settings.load_profile("default")
 def ray_cluster() -> Iterator[None]:
     """A local Ray with four CPUs (however many there are), started when the first test asks for it.
 
-    A process that has joined a cluster before the tests run keeps it.
+    A process that has joined a cluster before the tests run keeps it. What tests start has its token, to join it too.
     """
-    os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ.pop("RAY_ADDRESS", None)
     import ray
 
@@ -33,11 +32,14 @@ def ray_cluster() -> Iterator[None]:
         return
     from consistory_ray.engine.cluster import start_local_ray
 
-    start_local_ray(num_cpus=4, object_store_memory=100 << 20)
-    yield
+    local = start_local_ray(num_cpus=4, object_store_memory=100 << 20)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in local.environment.items():
+            patch.setenv(name, value)
+        yield
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # Ray does not wait for the processes it ends
-        ray.shutdown()
+        local.stop()
         gc.collect()
 
 

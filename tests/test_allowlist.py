@@ -138,3 +138,21 @@ def test_whatever_the_path_what_is_allowed_stays_below(parts: list[str]) -> None
     if allowed(f"https://example.org{path}", "https://example.org/data/team"):
         resolved = os.path.normpath(unquote(unquote(path)).replace("\\", "/"))
         assert resolved == "/data/team" or resolved.startswith("/data/team/")
+
+
+def test_the_configurations_of_a_single_file_are_a_place_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from consistory_ray.cli_common import load
+
+    (tmp_path / "open").mkdir()
+    (tmp_path / "closed").mkdir()
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "open"))
+    subject = '{concept: cat, subject: "a cat", anchors: [at home], scenes: [at sea]}'
+    for place, good in (("open", True), ("closed", False)):
+        path = tmp_path / "open" / f"{place}.yaml"
+        model = f"model: {tmp_path}/open/model.safetensors\nconfig: {tmp_path}/{place}\n"
+        path.write_text(f"name: test\n{model}subjects: [{subject}]\n")
+        if good:
+            assert load(str(path))[0].config == f"{tmp_path}/{place}"
+            continue
+        with pytest.raises(InputError, match="config: use a place under"):
+            load(str(path))

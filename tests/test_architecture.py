@@ -71,6 +71,7 @@ FORBIDDEN = {
     "redaction": (*MODELS, "ray", "consistory_ray"),
     "outside": (*MODELS, "ray", "consistory_ray"),
     "terminal": (*MODELS, "ray", "consistory_ray.cli"),
+    "pictures": (*MODELS, "ray", "consistory_ray"),
     "cli": ("ray",),
     "cli_common": (*MODELS, "ray"),
     "cli_render": (*MODELS, "ray"),

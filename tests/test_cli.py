@@ -22,6 +22,7 @@ from consistory_ray.job import RenderJob
 from consistory_ray.output.index import read_index
 from consistory_ray.output.run_record import read_run_record
 
+QUICKSTART = Path(__file__).parents[1] / "pipelines" / "quickstart.yaml"
 FAKE = "consistory_ray.testing:FakeRenderer"
 
 
@@ -71,6 +72,37 @@ def test_plan_counts_and_writes_nothing(job: Path, tmp_path: Path) -> None:
     assert told["cache_bytes"] > 0 and told["seconds"] > 0
     assert not (tmp_path / "out").exists()
     assert "cat-1" in call("plan", job, "-o", tmp_path / "out").stdout
+
+
+@pytest.mark.parametrize(
+    "keep, kept, words",
+    [
+        ("auto", 0, "of anchor caches only while the run needs them; --keep-anchors all keeps them at the output (9"),
+        ("all", 1, "of anchor caches will be kept at the output (9"),
+        ("previews", 0, "only while the run needs them"),
+        ("none", 0, "of anchor caches are never written to the output"),
+    ],
+)
+def test_plan_tells_what_caches_take(tmp_path: Path, keep: str, kept: bool, words: str) -> None:
+    """100 subjects with 50 scenes of an SDXL model that is not here: 9.5 GB of pictures, 550 GB of caches."""
+    scenes = [f"a cat {number}" for number in range(50)]
+    subjects = [
+        {"id": f"cat-{number}", "concept": "cat", "anchors": [f"a cat {number} here"], "scenes": scenes}
+        for number in range(100)
+    ]
+    job = tmp_path / "job.json"
+    job.write_text(json.dumps({"model": "some/sdxl", "subjects": subjects}))
+    told = json.loads(call("plan", job, "-o", tmp_path / "out", "--keep-anchors", keep, "--json").stdout)
+    assert told["cache_bytes"] > 200e9 and 8e9 < told["picture_bytes"] < 12e9
+    assert told["kept_cache_bytes"] == (told["cache_bytes"] if kept else 0)
+    shown = " ".join(call("plan", job, "-o", tmp_path / "out", "--keep-anchors", keep).stdout.split())
+    assert words in shown, shown
+
+
+def test_plan_keeps_the_caches_of_the_bundled_model(tmp_path: Path) -> None:
+    told = json.loads(call("plan", QUICKSTART, "-o", tmp_path / "out", "--json").stdout)
+    assert told["kept_cache_bytes"] == told["cache_bytes"] > 0
+    assert "--keep-anchors previews keeps none" in " ".join(call("plan", QUICKSTART, "-o", tmp_path).stdout.split())
 
 
 @pytest.mark.parametrize("command", ["validate", "plan", "status", "schema"])
@@ -217,7 +249,7 @@ def test_each_kind_of_error_has_its_exit_code() -> None:
         for kind in descendants(errors.ConsistoryError)
         if kind.__module__ == errors.__name__
     }
-    assert {name for name, code in found.items() if code == 1} == {"AssetError", "RunFailed"}
+    assert {name for name, code in found.items() if code == 1} == {"AssetError", "PictureError", "RunFailed"}
     assert {name for name, code in found.items() if code == 75} == {"RunInterrupted"}
     inputs = {"InputError", "JobError", "PromptError", "CacheMismatchError", "CheckpointError"}
     assert {name for name, code in found.items() if code == 2} == inputs

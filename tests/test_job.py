@@ -152,10 +152,17 @@ def test_every_problem_of_a_file_is_told_at_once() -> None:
     assert found["subjects[0].id"].endswith('for example "moss-dragon"')
 
 
+def test_configurations_are_for_single_files() -> None:
+    assert parse_job(job(model="model.safetensors", config="configs/sdxl")).config == "configs/sdxl"
+    for model in ("acme/xl", "miniature", "models/xl"):
+        assert "leave it out" in problems(job(model=model, config="configs/sdxl"))["config"]
+    assert problems(job(model="model.safetensors", config=3))["config"]
+    assert problems(job(model="model.safetensors", config=" "))["config"]
+
+
 def test_a_key_far_from_all_known_ones_lists_them() -> None:
-    assert (
-        problems(job(zzz=1))["zzz"] == "remove this key, known are name, model, settings, on_missing_concept, subjects"
-    )
+    known = "name, model, config, settings, on_missing_concept, subjects"
+    assert problems(job(zzz=1))["zzz"] == f"remove this key, known are {known}"
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from consistory_ray.errors import JobError
 from consistory_ray.ids import id_problem
 from consistory_ray.job import RenderJob, parse_job
 from consistory_ray.plan import Asset, Plan, as_begun, make_plan
+from consistory_ray.settings import model_revision
 
 
 def job(*subjects: dict[str, Any], **changes: Any) -> RenderJob:
@@ -104,6 +105,34 @@ def test_what_changes_pictures_changes_all_ids(changes: dict[str, Any]) -> None:
 )
 def test_what_changes_no_picture_changes_no_id(changes: dict[str, Any]) -> None:
     assert make_plan(job(dragon())).subjects == make_plan(job(dragon(), **changes)).subjects
+
+
+def test_models_are_looked_up_as_people_name_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model's own settings and the revision of its files count however its folder is written."""
+    (tmp_path / "xl").mkdir()
+    (tmp_path / "xl" / "consistory.json").write_text('{"num_inference_steps": 7}')
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for model in ("~/xl", f"file://{tmp_path}/xl", f"{tmp_path}/xl"):
+        assert make_plan(job(dragon(), model=model)).subjects[0].settings.num_inference_steps == 7
+        assert model_revision(model) == model_revision(str(tmp_path / "xl")) is not None
+
+
+def test_configurations_of_a_single_file_count_by_their_content(tmp_path: Path) -> None:
+    """Where they lie makes no difference, nor do weights that lie beside them."""
+    for place in ("here", "there", "edited"):
+        (tmp_path / place / "scheduler").mkdir(parents=True)
+        text = "v_prediction" if place == "edited" else "epsilon"
+        (tmp_path / place / "scheduler" / "scheduler_config.json").write_text(f'{{"prediction_type": "{text}"}}')
+    (tmp_path / "there" / "weights.safetensors").write_bytes(b"1234")
+    plans = {
+        place: make_plan(job(dragon(), model="model.safetensors", config=str(tmp_path / place)))
+        for place in ("here", "there", "edited")
+    }
+    plain = make_plan(job(dragon(), model="model.safetensors"))
+    assert plans["here"].subjects == plans["there"].subjects
+    assert len({plan.subjects[0].subject_key for plan in (plain, plans["here"], plans["edited"])}) == 3
+    assert plans["here"].config == str(tmp_path / "here") and plain.config is None
+    assert make_plan(job(dragon(), model="model.safetensors", config=None)).subjects == plain.subjects
 
 
 def test_a_default_that_is_written_out_is_the_same_job() -> None:

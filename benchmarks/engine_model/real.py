@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.engine_model.apart import Meter
-from consistory_ray.engine.cluster import start_local_ray
 from consistory_ray.engine.coordinator import run_plan
 from consistory_ray.engine.events import AssetDone, Event, WorkerReady
+from consistory_ray.engine.local_ray import start_local_ray
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.job import load_job
 from consistory_ray.plan import make_plan

@@ -7,14 +7,17 @@ Every decision (which worker gets which scenes of which subject when) is made by
   loop does. A report costs ``call_ms`` and each of its pictures ``picture_ms`` of it; both are measured on the real
   engine. With ``charge_scheduler`` the CPU time that the scheduler takes here is added, so that a decision among 1,024
   workers costs what it really costs.
-* **Worker**: one device that works off its calls in order, ``picture_seconds`` each plus ``call_seconds`` for a batch.
-  Encoding and writing follow on other threads (``write_threads`` pictures at a time) while the device goes on; a report
-  leaves when the last picture is written. Cores for that are assumed to be there.
+* **Worker**: one device that works off its calls in order, ``picture_seconds`` each (``anchor_seconds`` for anchors)
+  plus ``call_seconds`` for a batch. Encoding and writing follow on other threads (``write_threads`` pictures at a time)
+  while the device goes on, and so does what a new cache needs: it is copied into one piece (``join_gbyte``), hashed
+  (``digest_gbyte``) and put into the object store (``put_gbyte``), one after the other. A report leaves when all of
+  that is over. Cores for that are assumed to be there.
 * **Node**: up to ``workers_per_node`` workers share one copy of an anchor cache in the object store and one full-duplex
   link of ``link_gbit``.
 * **Network**: a cache comes from that node with a copy whose link is free first, at the link's full rate, after what
   both links have already accepted (first come, first served; no sharing of a link, no loss, a switch without limits).
   New caches and pictures are sent to the storage over the same links; the storage itself has no limit.
+* A new cache stays in the scheduler's account, as in the engine, until it has been sent to the storage.
 * A message takes ``latency`` seconds each way. Nothing fails; all workers are there from the start.
 
 *Efficiency* is the time devices spent on pictures over workers times duration, start and end included; *busy* leaves
@@ -40,18 +43,21 @@ class Costs:
     """What things cost; times in seconds unless the name says milliseconds, sizes in bytes.
 
     Attributes:
-        picture_seconds: device time of a scene, and of an anchor.
+        picture_seconds: device time of a scene, and of an anchor if ``anchor_seconds`` says nothing else.
+        anchor_seconds: device time of an anchor.
         call_seconds: device time of a call besides its pictures.
         write_seconds: encoding and writing of a picture, on one thread.
         picture_bytes, cache_bytes: sizes of a picture file and of an anchor cache.
         call_ms, picture_ms: CPU time of the coordinator per call and per picture.
         latency: of a message.
         link_gbit: bandwidth of a node's link, each way.
-        put_gbyte: gigabytes per second at which a worker puts a new cache into its node's object store.
+        join_gbyte, digest_gbyte, put_gbyte: gigabytes per second at which a worker copies a new cache into one piece,
+            hashes it, and puts it into its node's object store.
         write_threads: of a worker.
     """
 
     picture_seconds: float = 0.2
+    anchor_seconds: float | None = None
     call_seconds: float = 0.0
     write_seconds: float = 0.005
     picture_bytes: float = 2e3
@@ -60,6 +66,8 @@ class Costs:
     picture_ms: float = 0.2
     latency: float = 0.001
     link_gbit: float = 10.0
+    join_gbyte: float = 2.75
+    digest_gbyte: float = 1.8
     put_gbyte: float = 2.0
     write_threads: int = 4
 
@@ -73,7 +81,7 @@ class Setup:
         pictures_per_worker: scenes in all, over workers.
         scenes, anchors: of each subject.
         batch_size, max_in_flight: see :class:`~consistory_ray.engine.options.RunOptions`.
-        budget_per_node: bytes of anchor caches alive at a time, per node of the cluster; None is no limit.
+        budget_per_node: bytes of anchor caches on each node at a time; None is no limit.
         sticky: whether workers stay with a subject, as they do; if not, every batch is of a random one.
     """
 
@@ -136,6 +144,7 @@ class _Node:
     out_free: float = 0.0
     in_free: float = 0.0
     caches: dict[str, float] = field(default_factory=dict)  # subject: when its copy is complete
+    saved: dict[str, float] = field(default_factory=dict)  # subject: when its cache is at the storage
 
 
 @dataclass(slots=True)
@@ -164,9 +173,10 @@ class Simulation:
         self._unassigned = sum(len(work.scenes) for work in works)
         self._pictures = self._unassigned + sum(len(work.anchors) for work in works)
         kind = Scheduler if setup.sticky else RestlessScheduler
-        budget = None if setup.budget_per_node is None else int(setup.budget_per_node * len(self._nodes))
+        room = setup.budget_per_node
+        limits = {} if room is None else {f"node-{i}": int(room) for i in range(len(self._nodes))}
         self._scheduler = kind(
-            works, batch_size=setup.batch_size, max_in_flight=setup.max_in_flight, cache_budget=budget
+            works, batch_size=setup.batch_size, max_in_flight=setup.max_in_flight, cache_limits=limits
         )
         if isinstance(self._scheduler, RestlessScheduler):
             self._scheduler.random = random.Random(seed)
@@ -231,6 +241,10 @@ class Simulation:
         reports, self._inbox = self._inbox, []
         for call in reports:
             size = int(costs.cache_bytes) if call.kind == "anchors" else None
+            if size is not None:
+                self._scheduler.caches.pin(call.subject_id, size)
+                saved = self._nodes[self._workers[call.worker].node].saved.pop(call.subject_id)
+                self._at(max(now, saved), self._saved, call.subject_id)
             self._scheduler.done(call, None, size)
             now += (costs.call_ms + costs.picture_ms * len(call.assets)) / 1e3
         for subject in self._scheduler.take_released():
@@ -249,6 +263,11 @@ class Simulation:
             self._busy = worked / (len(self._workers) * now)
         self._coordinator += now - started
         self._at(now, self._rest)
+
+    def _saved(self, now: float, subject: str) -> None:
+        self._scheduler.saved(subject)
+        if not self._working:
+            self._turn(now)
 
     def _rest(self, now: float) -> None:
         self._working = False
@@ -278,9 +297,11 @@ class Simulation:
 
     def _render(self, now: float, call: Call) -> None:
         costs, worker = self._costs, self._workers[call.worker]
-        seconds = costs.call_seconds + costs.picture_seconds * len(call.assets)
-        worker.device_free = max(now, worker.device_free) + seconds
-        worker.worked += costs.picture_seconds * len(call.assets)
+        each = costs.picture_seconds
+        if call.kind == "anchors" and costs.anchor_seconds is not None:
+            each = costs.anchor_seconds
+        worker.device_free = max(now, worker.device_free) + costs.call_seconds + each * len(call.assets)
+        worker.worked += each * len(call.assets)
         self._at(worker.device_free, self._rendered, call)
 
     def _rendered(self, now: float, call: Call) -> None:
@@ -289,10 +310,13 @@ class Simulation:
         now += -(-len(call.assets) // costs.write_threads) * costs.write_seconds
         sent = len(call.assets) * costs.picture_bytes
         if call.kind == "anchors":
-            now += costs.cache_bytes / (costs.put_gbyte * 1e9)
+            rates = (costs.join_gbyte, costs.digest_gbyte, costs.put_gbyte)
+            now += sum(costs.cache_bytes / (rate * 1e9) for rate in rates)
             node.caches[call.subject_id] = now
             sent += costs.cache_bytes
         node.out_free = max(now, node.out_free) + self._sending(sent)
+        if call.kind == "anchors":
+            node.saved[call.subject_id] = node.out_free
         self._at(now + costs.latency, self._report, call)
 
     def _sending(self, size: float) -> float:

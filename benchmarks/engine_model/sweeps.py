@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.engine_model.simulation import Costs, Outcome, Setup, Simulation
+from consistory_ray.engine.placement import CACHE_SHARE
 
 BAR = 0.95
 
@@ -16,7 +17,11 @@ FAKE, FAKE_SETUP = Costs(), Setup(pictures_per_worker=1000)
 SDXL = Costs(picture_seconds=8.0, write_seconds=0.416, picture_bytes=1.8e6, cache_bytes=5.5e9)
 """SDXL at 1024 px: 8 s a scene is an assumption; PNG and cache are measured (``cost.py``, the encoder)."""
 SDXL_SETUP = Setup(pictures_per_worker=500, budget_per_node=150e9)
-"""A weekend's worth, on nodes with a terabyte of memory: half of an object store of 30 % may hold caches."""
+"""A weekend's worth, on nodes with a terabyte of memory: Ray takes 200 GB of it, caches three quarters of that."""
+POD = replace(SDXL, picture_seconds=7.0, anchor_seconds=14.0)
+"""SDXL in pods: batches of four take 28 s, and so do two anchors."""
+CACHE_GIB = 16
+"""The chart's default ``cacheMemory``, for each GPU."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,10 @@ def cases(call_ms: float, picture_ms: float, latency: float, pictures_per_worker
         setup if pictures_per_worker is None else replace(setup, pictures_per_worker=pictures_per_worker)
         for setup in (FAKE_SETUP, SDXL_SETUP)
     )
+    pods, one_each = (
+        replace(large, workers_per_node=gpus, budget_per_node=pods_of(CACHE_GIB, gpus)) for gpus in (8, 1)
+    )
+    pod = replace(POD, call_ms=call_ms, picture_ms=picture_ms, latency=latency)
     dear = replace(fake, call_ms=2 * call_ms, picture_ms=2 * picture_ms)
     cheap = replace(fake, call_ms=call_ms / 2, picture_ms=picture_ms / 2)
     return [
@@ -58,7 +67,17 @@ def cases(call_ms: float, picture_ms: float, latency: float, pictures_per_worker
         Case("sdxl", "links of 1 Gbit", large, replace(sdxl, link_gbit=1.0)),
         Case("sdxl", "1 s a picture", large, replace(sdxl, picture_seconds=1.0)),
         Case("sdxl", "no stickiness", replace(large, sticky=False), sdxl),
+        Case("chart", "pods of 8 GPUs, 50 scenes a subject", pods, pod),
+        Case("chart", "pods of 8 GPUs, 10 scenes a subject", replace(pods, scenes=10), pod),
+        Case("chart", "pods of 8 GPUs, 4 scenes a subject", replace(pods, scenes=4), pod),
+        Case("chart", "pods of 1 GPU, 50 scenes a subject", one_each, pod),
+        Case("chart", "pods of 1 GPU, 10 scenes a subject", replace(one_each, scenes=10), pod),
     ]
+
+
+def pods_of(gibibytes: float, gpus: int = 8) -> float:
+    """What caches may take in a pod with so much cache memory for each GPU."""
+    return CACHE_SHARE * gpus * gibibytes * 2**30
 
 
 def sweep(case: Case, workers: Sequence[int]) -> Iterator[Outcome]:

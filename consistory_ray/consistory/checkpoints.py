@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,70 +12,181 @@ from typing import Any
 import diffusers
 import torch
 from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from consistory_ray.consistory.component_files import DTYPE_ARGUMENT, load_networks, refuse_unloaded
+from consistory_ray.consistory.model_checks import check_folder, check_pipeline, read_config
+from consistory_ray.consistory.single_file import own_scheduler, read_single_file
 from consistory_ray.consistory.unet import unet_layers
-from consistory_ray.errors import CheckpointError, Problem
-from consistory_ray.settings import BUNDLED_MODEL, MethodSettings, model_defaults
+from consistory_ray.errors import CheckpointError, InputError, Problem
+from consistory_ray.settings import BUNDLED_MODEL, MethodSettings, model_defaults, model_path
 
 _PIPELINE: Any = diffusers.StableDiffusionXLPipeline  # untyped itself
 _LIBRARIES = ("diffusers", "transformers")
-_PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
+_PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl", ".pickle")
+_OTHER_FORMATS = (".gguf", ".onnx", ".msgpack", ".h5", ".sft", ".zip", ".tar", ".gz")
+_CONFIGURATIONS = (
+    "unet/config.json",
+    "text_encoder/config.json",
+    "text_encoder_2/config.json",
+    "scheduler/scheduler_config.json",
+)
+_WINDOWS_DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 
 def load_checkpoint(
-    model: str | Path, torch_dtype: torch.dtype, config: str | Path | None = None
+    model: str | Path,
+    dtype: torch.dtype,
+    config: str | Path | None = None,
+    tell: Callable[[str], object] = str,
 ) -> tuple[Any, MethodSettings]:
     """Load a model of the SDXL architecture and its default settings.
 
-    Only safetensors weights are read, never pickles, and no code that comes with a model is ever run.
+    Only safetensors weights are read, never pickles, and no code that comes with a model is ever run. What can be told
+    from configurations or from a file's header is refused before any weights are read or fetched. For float16 the
+    files of the ``fp16`` variant are taken where there are some, which are half as large; others only where there are
+    no plain ones. A single file with the marker keys ``v_pred`` and ``ztsnr``, or with the metadata
+    ``modelspec.prediction_type``, is sampled accordingly.
 
     Args:
         model: ``"miniature"`` (bundled), a folder in diffusers' layout, a ``.safetensors`` file in the original layout,
             or a Hugging Face hub id.
-        torch_dtype: of the weights.
+        dtype: of the weights.
         config: for a single file, the folder or hub id with the configurations and tokenizers that such a file lacks.
             Without it diffusers looks them up on the hub, so it must be a local folder when offline.
+        tell: is told what somebody should know about the model, in whole sentences.
 
     Raises:
         CheckpointError: the model cannot be found, loaded or used.
     """
-    name = str(model)
-    if name.endswith(_PICKLES):
-        fix = "convert it to safetensors: pickled weights can run code and are never loaded"
-        raise CheckpointError("the checkpoint is a pickle", [Problem("model", name, fix)])
-    settings = model_defaults(name)
+    name = model_location("model", model)
+    single = name.lower().endswith(".safetensors")
+    if config is not None and not single:
+        fix = "leave it out: only a single .safetensors file needs one"
+        raise CheckpointError("the model brings its own configurations", [Problem("config", str(config), fix)])
+    notices: list[str] = []
     try:
+        settings = model_defaults(name)
         if name == BUNDLED_MODEL:
             with resources.as_file(resources.files("consistory_ray.miniature").joinpath("weights")) as folder:
-                pipe = _from_folder(folder, torch_dtype)
-        elif name.endswith(".safetensors"):
-            if not Path(name).is_file():
-                raise CheckpointError("the checkpoint is missing", [Problem("model", name, "give an existing file")])
-            given = {} if config is None else {"config": str(config)}
-            pipe = _PIPELINE.from_single_file(name, torch_dtype=torch_dtype, **given)
+                pipe, notices = _from_folder(folder, dtype)
+        elif single:
+            pipe = _from_single_file(Path(name), dtype, config)
         elif Path(name).is_dir():
-            pipe = _from_folder(Path(name), torch_dtype)
+            pipe, notices = _from_folder(Path(name), dtype)
         else:
-            index = hf_hub_download(name, "model_index.json")  # alone, before anything else is fetched
-            _refuse_code(json.loads(Path(index).read_text()))
-            pipe = _PIPELINE.from_pretrained(name, torch_dtype=torch_dtype, use_safetensors=True)
-    except CheckpointError:
+            pipe, notices = _from_folder(_fetched(name, dtype), dtype)
+        refuse_unloaded(pipe, name)
+        check_architecture(pipe)
+    except InputError:
         raise
     except Exception as error:  # diffusers, transformers and the hub raise all kinds: none of them is a bug here
         fix = "give 'miniature', a folder with model_index.json and safetensors weights, a .safetensors file"
         fix += " (offline with config=a folder of its configurations) or a hub id that is reachable or cached"
         reason = f"the model could not be loaded: {type(error).__name__}: {error}"
         raise CheckpointError(reason, [Problem("model", name, fix)]) from error
-    check_architecture(pipe)
+    for notice in notices:
+        tell(notice)
     return pipe, settings
 
 
-def _from_folder(folder: Path, torch_dtype: torch.dtype) -> Any:
-    if not (folder / "model_index.json").is_file():
+def model_location(where: str, given: str | Path) -> str:
+    """What a model's name stands for, as far as it can be told without a network: a path that exists, or a hub id.
+
+    Args:
+        where: the field that it was given in, for messages.
+        given: as somebody wrote it: ``~`` and ``file://`` are understood.
+
+    Raises:
+        CheckpointError: it is a path of nothing, a URL, or a file in a format that is not read.
+    """
+    name = model_path(str(given))
+    if "://" in name:
+        fix = "copy it to this machine and give the folder or file"
+        fix = "give the hub id, as in owner/name" if "huggingface.co/" in name else fix
+        raise CheckpointError("models are not read from URLs", [Problem(where, name, fix)])
+    if name.lower().endswith(_PICKLES):
+        fix = "convert it to safetensors: pickled weights can run code and are never loaded"
+        raise CheckpointError("the checkpoint is a pickle", [Problem(where, name, fix)])
+    if name.lower().endswith(_OTHER_FORMATS):
+        fix = "give a .safetensors file, a folder in diffusers' layout or a hub id"
+        raise CheckpointError("the checkpoint has a format that is not read", [Problem(where, name, fix)])
+    if name == BUNDLED_MODEL or os.path.isdir(name):
+        return name
+    if name.lower().endswith(".safetensors"):
+        if not os.path.isfile(name):
+            raise CheckpointError("the checkpoint is missing", [Problem(where, name, "give an existing file")])
+        return name
+    if os.path.exists(name):
+        fix = "give a .safetensors file, a folder in diffusers' layout or a hub id"
+        raise CheckpointError("the checkpoint has a format that is not read", [Problem(where, name, fix)])
+    is_path = name.startswith((".", "/", "\\")) or name.endswith("/") or "\\" in name or name.count("/") > 1
+    if not is_path and not _WINDOWS_DRIVE.match(name):
+        try:
+            validate_repo_id(name)
+            return name
+        except HFValidationError:
+            pass
+    fix = "give an existing folder or .safetensors file, 'miniature', or a hub id such as owner/name"
+    raise CheckpointError("the model could not be loaded: there is no such folder", [Problem(where, name, fix)])
+
+
+def _from_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, list[str]]:
+    index = read_config(folder / "model_index.json")
+    if index is None:
         fix = "give a folder in diffusers' layout, with a model_index.json"
         raise CheckpointError("the folder is not a model", [Problem("model", str(folder), fix)])
-    _refuse_code(json.loads((folder / "model_index.json").read_text()))
-    return _PIPELINE.from_pretrained(folder, torch_dtype=torch_dtype, use_safetensors=True, local_files_only=True)
+    _refuse_code(index)
+    check_folder(folder)
+    networks, notices = load_networks(folder, dict(index), dtype)
+    given: dict[str, Any] = {DTYPE_ARGUMENT: dtype, **networks}
+    return _PIPELINE.from_pretrained(folder, use_safetensors=True, local_files_only=True, **given), notices
+
+
+def _from_single_file(path: Path, dtype: torch.dtype, config: str | Path | None) -> Any:
+    found = read_single_file(path)
+    given: dict[str, Any] = {DTYPE_ARGUMENT: dtype}
+    if config is not None:
+        place = model_location("config", config)
+        if not Path(place).is_dir():
+            _check_hub_model(place)
+        else:
+            index = read_config(Path(place) / "model_index.json")
+            if index is None:
+                fix = "give a folder in diffusers' layout, with a model_index.json"
+                raise CheckpointError("there are no configurations", [Problem("config", place, fix)])
+            _refuse_code(index)
+            check_folder(Path(place))
+        given["config"] = place
+    pipe = _PIPELINE.from_single_file(str(path), **given)
+    pipe.scheduler = own_scheduler(pipe.scheduler, found)
+    return pipe
+
+
+def _fetched(name: str, dtype: torch.dtype) -> Path:
+    """The folder that a hub model was downloaded to, or had been before; without files that the dtype does not need."""
+    _check_hub_model(name)
+    first, second = ("fp16", None) if dtype == torch.float16 else (None, "fp16")
+    try:
+        return Path(_PIPELINE.download(name, variant=first, use_safetensors=True))
+    except Exception as error:
+        try:
+            return Path(_PIPELINE.download(name, variant=second, use_safetensors=True))
+        except Exception:
+            raise error from None
+
+
+def _check_hub_model(name: str) -> None:
+    """Refuse a hub model by its configurations, which are fetched alone, before anything that is large."""
+    index = Path(hf_hub_download(name, "model_index.json"))
+    _refuse_code(read_config(index) or {})
+    for file in _CONFIGURATIONS:
+        try:
+            hf_hub_download(name, file)
+        except Exception:  # not there, or not cached: what is needed of it will be missed later
+            continue
+    check_folder(index.parent)
 
 
 def _refuse_code(index: Mapping[str, Any]) -> None:
@@ -101,20 +213,9 @@ def check_architecture(pipe: Any) -> None:
     if not hasattr(pipe, "unet") or not hasattr(pipe, "tokenizer_2"):
         fix = "give a diffusers StableDiffusionXLPipeline"
         raise CheckpointError("this is not an SDXL pipeline", [Problem("pipe", type(pipe).__name__, fix)])
-    unet = pipe.unet
-    refuse_compiled(unet)
-    checks = (
-        ("unet.config.addition_embed_type", unet.config.addition_embed_type, "text_time"),
-        ("unet.config.class_embed_type", unet.config.class_embed_type, None),
-        ("unet.config.encoder_hid_dim_type", unet.config.encoder_hid_dim_type, None),
-        ("unet.config.in_channels", unet.config.in_channels, unet.config.out_channels),
-        ("requires_aesthetics_score", pipe.config.get("requires_aesthetics_score", False), False),
-        ("unet offloading hook", hasattr(unet, "_hf_hook"), False),
-    )
-    problems = [Problem(name, repr(value), f"must be {wanted!r}") for name, value, wanted in checks if value != wanted]
-    if problems:
-        raise CheckpointError("the model is not a text-to-image model of the SDXL architecture", problems)
-    unet_layers(unet)
+    refuse_compiled(pipe.unet)
+    check_pipeline(pipe)
+    unet_layers(pipe.unet)
 
 
 def refuse_compiled(unet: Any) -> None:

@@ -27,9 +27,11 @@ class Companions:
 
     Attributes:
         needs_masks: whether the images' own masks are needed during the passes, not only at the end of pass 1.
+        all_or_nothing: whether images are of no use without the others of their batch.
     """
 
     needs_masks = False
+    all_or_nothing = False
 
     def sharing(self, pass_number: int, step: int, masks: Masks | None) -> Sharing | None:
         """What the images attend to besides themselves at a step, given their masks in force."""
@@ -64,6 +66,8 @@ class LiveAnchors(Companions):
         halves: 2 with classifier-free guidance, else 1.
         dropout_seeds: one per anchor; they decide which mask tokens it shares, whatever else is rendered.
     """
+
+    all_or_nothing = True
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from consistory_ray.consistory.layout import Grid
-from consistory_ray.consistory.masks import otsu_threshold
+from consistory_ray.consistory.masks import otsu_below
 
 _ROWS_AT_ONCE = 4096  # bounds the similarity matrix: 4096 x sources
 
@@ -63,4 +63,4 @@ def match(targets: Tensor, target_masks: Tensor, sources: Tensor) -> Matches:
     found = [(rows[start : start + _ROWS_AT_ONCE] @ sources.T).max(dim=1) for start in starts]
     distance = (1 - torch.cat([best.values for best in found])).view(images, tokens)
     index = torch.cat([best.indices for best in found]).view(images, tokens)
-    return Matches(index, distance, target_masks & (distance < otsu_threshold(distance)[:, None]))
+    return Matches(index, distance, target_masks & otsu_below(distance))

@@ -8,10 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from consistory_ray.consistory.prompts import bounded_tokenizers
 from consistory_ray.consistory.unet import Conditioning
+from consistory_ray.pictures import NOT_FINITE, picture_fault
 
 OutputType = Literal["pil", "np", "latent"]
 
@@ -58,17 +60,56 @@ def encode_prompts(
     return Conditioning(text.to(device, dtype), pooled.to(device, dtype), time_ids, 2 if guided else 1)
 
 
-def decode_latents(pipe: Any, latents: Tensor, output_type: OutputType) -> Any:
-    """Pictures of [images, channels, height, width] latents: PIL images, float arrays in 0..1, or the latents."""
+def decode_latents(pipe: Any, latents: Tensor, output_type: OutputType) -> tuple[Any, dict[int, str]]:
+    """Pictures of [images, channels, height, width] latents.
+
+    A VAE in half precision decodes in float32 where its configuration or its dtype ask for it, and once more single
+    pictures that came out not finite or of one colour (:func:`~consistory_ray.pictures.picture_fault`).
+
+    Returns:
+        PIL images, float arrays in 0..1, or the latents; and for each picture that is none, by its index, the reason:
+        in its place is None, or NaN. Latents are only looked at for numbers that are not finite.
+    """
+    finite = latents.isfinite().flatten(1).all(dim=1).tolist()
+    faults = {index: NOT_FINITE for index, fine in enumerate(finite) if not fine}
     if output_type == "latent":
-        return latents.cpu()
-    vae = pipe.vae
-    with evaluating(vae), _vae_dtype(vae) as dtype:
-        latents = _unscaled(vae, latents).to(dtype)
+        return latents.cpu(), faults
+    found: dict[int, NDArray[np.float32]] = {}
+    with evaluating(pipe.vae):
         # One by one: memory stays bounded and a picture does not depend on its neighbours.
-        decoded = torch.cat([vae.decode(one, return_dict=False)[0].float().cpu() for one in latents[:, None]])
-    pictures = pipe.image_processor.postprocess(decoded, output_type="np")
-    return pictures if output_type == "np" else pipe.image_processor.numpy_to_pil(np.asarray(pictures))
+        for dtype in (decoding_dtype(pipe.vae), torch.float32):
+            missing = [index for index in range(len(latents)) if index not in found and finite[index]]
+            if missing:
+                with _vae_in(pipe.vae, dtype):
+                    decoded = {index: _picture(pipe, latents[index : index + 1]) for index in missing}
+                faults |= {index: fault for index, picture in decoded.items() if (fault := picture_fault(picture))}
+                found |= {index: picture for index, picture in decoded.items() if not picture_fault(picture)}
+            if dtype == torch.float32:
+                break
+    faults = {index: fault for index, fault in sorted(faults.items()) if index not in found}
+    if output_type == "np":
+        scale = pipe.vae_scale_factor
+        lacking = np.full((latents.shape[2] * scale, latents.shape[3] * scale, 3), np.nan, np.float32)
+        return np.stack([found.get(index, lacking) for index in range(len(latents))]), faults
+    images = {index: pipe.image_processor.numpy_to_pil(picture[None])[0] for index, picture in found.items()}
+    return [images.get(index) for index in range(len(latents))], faults
+
+
+def decoding_dtype(vae: Any) -> torch.dtype:
+    """In what a VAE decodes: float32 where float16 would overflow, and instead of bfloat16, which has bands."""
+    dtype: torch.dtype = vae.dtype
+    upcast = dtype == torch.bfloat16 or (dtype == torch.float16 and getattr(vae.config, "force_upcast", False))
+    return torch.float32 if upcast else dtype
+
+
+def _picture(pipe: Any, latents: Tensor) -> NDArray[np.float32]:
+    """[height, width, channels] in 0..1, or with NaN, of one picture's latents."""
+    vae = pipe.vae
+    decoded = vae.decode(_unscaled(vae, latents).to(vae.dtype), return_dict=False)[0].float().cpu()
+    if not bool(decoded.isfinite().all()):
+        decoded = torch.full_like(decoded, torch.nan)  # also where it is infinite, which clamping would hide
+    picture: NDArray[np.float32] = pipe.image_processor.postprocess(decoded, output_type="np")[0]
+    return picture
 
 
 def _unscaled(vae: Any, latents: Tensor) -> Tensor:
@@ -80,12 +121,13 @@ def _unscaled(vae: Any, latents: Tensor) -> Tensor:
 
 
 @contextmanager
-def _vae_dtype(vae: Any) -> Iterator[torch.dtype]:
-    """Decode in float32 where the VAE would overflow in float16; its weights are put back as they were."""
-    dtype = vae.dtype
-    upcast = dtype == torch.float16 and vae.config.force_upcast
+def _vae_in(vae: Any, dtype: torch.dtype) -> Iterator[None]:
+    """The VAE in another dtype; its weights are put back as they were."""
+    before = vae.dtype
     try:
-        yield vae.to(torch.float32).dtype if upcast else dtype
-    finally:
-        if upcast:
+        if dtype != before:
             vae.to(dtype)
+        yield
+    finally:
+        if dtype != before:
+            vae.to(before)

@@ -4,37 +4,117 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 _SAMPLES = 256  # per weight tensor
+_NETWORKS = ("unet", "text_encoder", "text_encoder_2", "vae")
+_ADAPTER_STATE = ("active_adapters", "merged_adapters", "disable_adapters", "scaling", "fan_in_fan_out", "cast_input")
+"""What adapter layers of PEFT do with their weights, beside what a class lists in ``other_param_names``."""
+_NO_EFFECT = frozenset({"lora_dropout", "kwargs", "ephemeral_gpu_offload"})
 
 
 def model_fingerprint(pipe: Any) -> str:
     """SHA-256 over configurations and every weight's name, shape and the signs of evenly spaced entries.
 
     Rounding to another dtype changes values but no sign, so that float16 and float32 workers agree; a fine-tuned model
-    flips many signs among the hundreds of thousands that are looked at. Reads about 1 MB of a full-size model.
+    flips many signs among the hundreds of thousands that are looked at. Reads about 1 MB of a full-size model. Where
+    there are adapters (LoRA and the other kinds of PEFT), what their layers do with their weights is part of it too,
+    and how large these are: some adapters are all positive, and others differ in strength alone.
     """
     digest = hashlib.sha256()
     for name in ("unet", "vae", "scheduler"):
         digest.update(json.dumps(_public(getattr(pipe, name).config), sort_keys=True, default=str).encode())
+    if not pipe.config.get("force_zeros_for_empty_prompt", True):
+        digest.update(b"the empty prompt is encoded;")
     signs: list[Tensor] = []
-    for name in ("unet", "text_encoder", "text_encoder_2", "vae"):
+    kinds = {kind for _, layer in _adapter_layers(pipe) for kind in layer.adapter_layer_names}
+    sizes: dict[str, list[Tensor]] = {}
+    for name in _NETWORKS:
         module = getattr(pipe, name)
-        for key, tensor in (module.state_dict() if module is not None else {}).items():
+        for key, tensor in _weights(module) if module is not None else ():
             if not tensor.is_floating_point():
                 continue
             key = key.removeprefix("text_model.")  # there or not, depending on the version of transformers
             digest.update(f"{name}.{key}:{tuple(tensor.shape)};".encode())
             flat = tensor.detach().flatten()
-            signs.append(torch.signbit(flat[:: max(1, flat.numel() // _SAMPLES)][:_SAMPLES]))
+            samples = flat[:: max(1, flat.numel() // _SAMPLES)][:_SAMPLES]
+            signs.append(torch.signbit(samples))
+            for kind in kinds.intersection(key.split(".")):
+                sizes.setdefault(kind, []).append(samples)
     if signs:
         digest.update(torch.cat([sign.to(signs[0].device) for sign in signs]).cpu().numpy().tobytes())
+    if adapters := adapter_state(pipe):
+        digest.update(f"{adapters}{_adapter_size(sizes)}".encode())
     return digest.hexdigest()
+
+
+def adapter_state(pipe: Any) -> str:
+    """What the adapters of a pipeline do: which are active, merged or switched off, and their scales. Empty for none.
+
+    Looks at no weights; a few milliseconds.
+    """
+    found = {name: _layer_state(layer) for name, layer in _adapter_layers(pipe)}
+    return json.dumps(found, sort_keys=True) if found else ""
+
+
+def _adapter_layers(pipe: Any) -> Iterator[tuple[str, Any]]:
+    for network in _NETWORKS:
+        module = getattr(pipe, network)
+        for name, layer in module.named_modules() if module is not None else ():
+            if hasattr(layer, "adapter_layer_names") and hasattr(layer, "merged_adapters"):
+                yield f"{network}.{name}", layer
+
+
+def _adapter_size(sizes: Mapping[str, list[Tensor]]) -> str:
+    """Mean size of the adapters' weights, for each of their kinds, to three digits: rounding hardly reaches those."""
+    means = {
+        kind: torch.cat([each.to(found[0].device, torch.float32) for each in found]).abs().mean()
+        for kind, found in sizes.items()
+    }
+    return ",".join(f"{kind}:{float(mean):.2e}" for kind, mean in sorted(means.items()))
+
+
+def _layer_state(layer: Any) -> dict[str, Any]:
+    names = {
+        *_ADAPTER_STATE,
+        *getattr(layer, "other_param_names", ()),
+        *(n for n in vars(layer) if n.startswith("use_")),
+    }
+    state = {name: _plain(getattr(layer, name, None)) for name in sorted(names - _NO_EFFECT)}
+    variants = getattr(layer, "lora_variant", None) or {}
+    return {
+        "kind": type(layer).__name__,
+        **state,
+        "variants": {key: type(each).__name__ for key, each in variants.items()},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A value of an adapter layer as JSON has it; of what has no such form only its kind counts."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(each) for each in (sorted(map(str, value)) if isinstance(value, (set, frozenset)) else value)]
+    if isinstance(value, Tensor):
+        return value.float().cpu().tolist() if value.numel() <= _SAMPLES and not value.is_meta else tuple(value.shape)
+    return value if value is None or isinstance(value, (bool, int, float, str)) else type(value).__name__
+
+
+def _weights(module: Any) -> Iterator[tuple[str, Tensor]]:
+    """A network's tensors, those included that sequential offloading has put away."""
+    stored: dict[str, Tensor] = {}
+    for name, part in module.named_modules():
+        weights = getattr(getattr(part, "_hf_hook", None), "weights_map", None)
+        if weights is not None:
+            prefix = f"{name}." if name else ""
+            direct = [*part._parameters, *part._buffers]
+            stored |= {f"{prefix}{key}": weights[key] for key in direct if key in weights}
+    for key, tensor in module.state_dict().items():
+        yield key, stored[key] if tensor.is_meta and key in stored else tensor
 
 
 def _public(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,9 +25,10 @@ def otsu_threshold(values: Tensor) -> Tensor:
 
     Returns:
         [...] float64, the centre of the bin after which splitting gives the largest between-class variance (the
-        first such bin); a constant row's own value. What lies strictly above is the foreground.
+        first such bin); a constant row's own value. What lies strictly above is the foreground. It is on the CPU where
+        the device has no float64.
     """
-    rows = values.reshape(-1, values.shape[-1]).double()
+    rows = values.reshape(-1, values.shape[-1]).to(_float64_device(values.device), torch.float64)
     low, high = rows.aminmax(dim=1, keepdim=True)
     span = high - low
     bins = ((rows - low) / span.clamp_min(torch.finfo(torch.float64).tiny) * _BINS).long().clamp_(0, _BINS - 1)
@@ -40,6 +41,23 @@ def otsu_threshold(values: Tensor) -> Tensor:
     between = below * above * (below_moment / below.clamp_min(1) - above_moment / above.clamp_min(1)) ** 2
     best = between.argmax(dim=1, keepdim=True)
     return (low + (best + 0.5) / _BINS * span).reshape(values.shape[:-1])
+
+
+def otsu_above(values: Tensor) -> Tensor:
+    """Which of the values [..., N] lie strictly above their row's threshold: bool, on the values' device."""
+    threshold = otsu_threshold(values)[..., None]
+    return (values.to(threshold.device) > threshold).to(values.device)
+
+
+def otsu_below(values: Tensor) -> Tensor:
+    """Which of the values [..., N] lie strictly below their row's threshold: bool, on the values' device."""
+    threshold = otsu_threshold(values)[..., None]
+    return (values.to(threshold.device) < threshold).to(values.device)
+
+
+def _float64_device(device: torch.device) -> torch.device:
+    """Where float64 is computed for a device: Apple's GPUs, and not only they, have none."""
+    return device if device.type in ("cpu", "cuda") else torch.device("cpu")
 
 
 class AttentionMaps:
@@ -102,7 +120,7 @@ class AttentionMaps:
                 size = (grid.height, grid.width)
                 resized = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
             flat = resized.flatten(2)
-            masks[level] = (flat > otsu_threshold(flat)[..., None]).any(dim=1)
+            masks[level] = otsu_above(flat).any(dim=1)
         return masks
 
     def fork(self) -> AttentionMaps:

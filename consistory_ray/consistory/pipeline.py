@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +18,17 @@ from consistory_ray.consistory.attention_kernel import chosen_kernel
 from consistory_ray.consistory.checkpoints import check_architecture, load_checkpoint
 from consistory_ray.consistory.companions import CachedAnchors, Companions, LiveAnchors
 from consistory_ray.consistory.decoding import OutputType, decode_latents, encode_prompts
-from consistory_ray.consistory.fingerprint import model_fingerprint
+from consistory_ray.consistory.fingerprint import adapter_state, model_fingerprint
+from consistory_ray.consistory.hooks import UNetHooks, execution_device, offloaded_again
 from consistory_ray.consistory.inputs import Batch, make_batch, resolve_settings, token_grids, whole_seeds
 from consistory_ray.consistory.layout import Grid, Level
 from consistory_ray.consistory.masks import Masks
-from consistory_ray.consistory.sampler import PassResult, Sampler, ddim_scheduler
+from consistory_ray.consistory.sampler import PassResult, Sampler
+from consistory_ray.consistory.schedules import ddim_scheduler, scheduler_notice
 from consistory_ray.consistory.steps import StepPlan
 from consistory_ray.consistory.trace import Trace
 from consistory_ray.consistory.unet import SplitUNet, method_installed
-from consistory_ray.errors import AssetError, InputError, Problem
+from consistory_ray.errors import AssetError, InputError, PictureError, Problem
 from consistory_ray.half_precision import warn_of_half_on_cpu
 from consistory_ray.settings import FreeU, MethodSettings
 
@@ -49,6 +52,7 @@ class RenderResult:
 
     Attributes:
         images: list of PIL images, float array [B, height, width, 3] in 0..1, or latents [B, 4, h, w] float32.
+            (Where a :class:`~consistory_ray.errors.PictureError` brings the result, what failed is None or NaN in it.)
         masks: level ("coarse", "fine") -> final subject masks, bool [B, rows, columns]; empty where none were made.
     """
 
@@ -70,26 +74,41 @@ class SubjectResult(RenderResult):
 class ConsiStoryPipeline:
     """Consistent subjects with a model of the SDXL architecture, without training (arXiv 2402.03286).
 
+    Pictures are always sampled by DDIM, on the noise schedule and the prediction type that the configuration of
+    ``pipe.scheduler`` names; the scheduler itself is not used, and other samplers do not work yet. A ``UserWarning``
+    says so, once, where that one would go other ways. Adapters (``pipe.load_lora_weights``, ``set_adapters``) and
+    offloading (``pipe.enable_model_cpu_offload()`` and the other kinds) work as they do in diffusers, also when they
+    are changed between calls; VAE tiling and slicing too.
+
     Args:
         pipe: a loaded pipeline. It is left as found after every call, also after a failed one.
         default_settings: of the model; the paper's constants when None.
 
+    Attributes:
+        pipe: the pipeline.
+        default_settings: used where a call is given none.
+        notices: what somebody should know about the model, in whole sentences.
+
     Raises:
-        CheckpointError: the pipeline's model is not of the SDXL architecture.
+        CheckpointError: the pipeline's model is not of the SDXL architecture. Every call raises it too, for a pipeline
+            that was changed meanwhile so that it cannot be used any more.
         InputError: the environment names an attention kernel that does not exist.
     """
 
     def __init__(self, pipe: StableDiffusionXLPipeline, default_settings: MethodSettings | None = None) -> None:
-        check_architecture(pipe)
         chosen_kernel()  # a wrong environment is refused here, not in the middle of a picture
         self.pipe: Any = pipe
         self.default_settings = default_settings or MethodSettings()
+        self.notices: list[str] = []
+        self._held: tuple[str, str] | None = None
+        self._check(stacklevel=3)
 
     @classmethod
     def from_pretrained(
         cls,
         model: str | Path = "miniature",
         *,
+        dtype: torch.dtype | None = None,
         torch_dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
         config: str | Path | None = None,
@@ -98,7 +117,8 @@ class ConsiStoryPipeline:
 
         Args:
             model: ``"miniature"`` (bundled), a hub id, a folder, or a ``.safetensors`` file.
-            torch_dtype: of the weights; float16 on CUDA and float32 elsewhere when None.
+            dtype: of the weights; float16 on CUDA and float32 elsewhere when None.
+            torch_dtype: the older name of ``dtype``.
             device: CUDA when there is one, else the CPU, when None.
             config: for a single file, where its configurations and tokenizers are; see
                 :func:`~consistory_ray.consistory.checkpoints.load_checkpoint`.
@@ -106,23 +126,50 @@ class ConsiStoryPipeline:
         Raises:
             CheckpointError: the model cannot be found, loaded or used.
         """
+        if dtype is not None and torch_dtype not in (None, dtype):
+            fix = f"leave it out, dtype={dtype} is given too"
+            raise InputError("the arguments do not fit each other", [Problem("torch_dtype", str(torch_dtype), fix)])
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        dtype = torch_dtype or (torch.float16 if place.type == "cuda" else torch.float32)
+        dtype = dtype or torch_dtype or (torch.float16 if place.type == "cuda" else torch.float32)
         warn_of_half_on_cpu(place.type, str(dtype).removeprefix("torch."))
-        pipe, settings = load_checkpoint(model, dtype, config)
+        notices: list[str] = []
+        pipe, settings = load_checkpoint(model, dtype, config, notices.append)
         pipe.set_progress_bar_config(disable=True)
-        return cls(pipe.to(place), settings)
+        pipeline = cls(pipe.to(place), settings)
+        pipeline.notices[:0] = notices
+        return pipeline
 
     @property
     def device(self) -> torch.device:
         """Where the UNet computes."""
-        device: torch.device = self.pipe.unet.device
-        return device
+        return execution_device(self.pipe)
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the weights and configurations, whatever their dtype and device; 64 hexadecimal digits."""
-        return model_fingerprint(self.pipe)
+        """Identifies weights, configurations and what adapters do, whatever dtype and device; 64 hexadecimal digits."""
+        adapters = adapter_state(self.pipe)
+        if self._held is not None and self._held[0] == adapters:
+            return self._held[1]
+        found = model_fingerprint(self.pipe)
+        if self._held is not None:
+            self._held = adapters, found
+        return found
+
+    def hold_fingerprint(self) -> None:
+        """Promise that nobody changes the weights from now on, so that not every call has to look at them again.
+
+        Adapters may still be switched and scaled: that is looked at in every call.
+        """
+        self._held = adapter_state(self.pipe), model_fingerprint(self.pipe)
+
+    def _check(self, stacklevel: int = 4) -> None:
+        """Refuse a pipeline that cannot be used as it is at the moment, and tell what is not used of it."""
+        check_architecture(self.pipe)
+        UNetHooks(self.pipe.unet)
+        notice = scheduler_notice(self.pipe.scheduler)
+        if notice and notice not in self.notices:
+            self.notices.append(notice)
+            warnings.warn(notice, UserWarning, stacklevel=stacklevel)
 
     @torch.no_grad()
     def create_subject(
@@ -164,8 +211,9 @@ class ConsiStoryPipeline:
 
         Raises:
             InputError: arguments that do not fit each other; :class:`PromptError` for concepts not in a prompt.
-            AssetError: the model produced numbers that are not finite.
+            AssetError: the model produced numbers that are not finite, or an anchor of one colour.
         """
+        self._check()
         given = {
             "height": height,
             "width": width,
@@ -190,9 +238,13 @@ class ConsiStoryPipeline:
         halves = 2 if resolved.guidance_scale > 1 else 1
         dropout_seeds = tuple(seeds) if seeds is not None else tuple(range(len(batch.prompts)))
         anchors = LiveAnchors(resolved, plan, grids, halves, dropout_seeds)
-        with method_installed(self.pipe.unet, resolved.freeu) as unet:
-            tick = _ticker(progress, _steps(plan))
-            result = self._sample(unet, batch, resolved, plan, grids, anchors, tick, trace)
+        with offloaded_again(self.pipe):
+            with method_installed(self.pipe.unet, resolved.freeu) as unet:
+                tick = _ticker(progress, _steps(plan))
+                result = self._sample(unet, batch, resolved, plan, grids, anchors, tick, trace)
+            images, faults = decode_latents(self.pipe, result.latents, output_type)
+        if faults:  # scenes cannot do without any of them
+            raise AssetError(PictureError.of(faults, len(batch.prompts)).message)
         masks = _final_masks(result)
         cache = AnchorCache(
             settings=resolved,
@@ -203,7 +255,7 @@ class ConsiStoryPipeline:
             grids={level: (grid.height, grid.width) for level, grid in grids.items()},
             tensors=anchors.recorded(masks, self.pipe.unet.dtype),
         )
-        return SubjectResult(decode_latents(self.pipe, result.latents, output_type), _shaped(masks, grids), cache)
+        return SubjectResult(images, _shaped(masks, grids), cache)
 
     @torch.no_grad()
     def render(
@@ -233,8 +285,10 @@ class ConsiStoryPipeline:
         Raises:
             CacheMismatchError: the cache belongs to another model or other settings.
             InputError: arguments that do not fit each other; :class:`PromptError` for concepts not in a prompt.
-            AssetError: the model produced numbers that are not finite.
+            PictureError: the model produced numbers that are not finite, or pictures of one colour. It names them, and
+                its ``result`` has the others.
         """
+        self._check()
         cache = subject.cache if isinstance(subject, SubjectResult) else subject
         check_cache(cache, self.fingerprint, settings)
         resolved = cache.settings
@@ -270,8 +324,9 @@ class ConsiStoryPipeline:
 
         Raises:
             InputError: arguments that do not fit each other.
-            AssetError: the model produced numbers that are not finite.
+            PictureError: as :meth:`render`.
         """
+        self._check()
         off = (settings or self.default_settings).replace(sdsa=False, query_blending=False, injection=False)
         resolved = resolve_settings(self.pipe, off, latents)
         concepts = (concepts,) if isinstance(concepts, str) else concepts
@@ -297,14 +352,22 @@ class ConsiStoryPipeline:
         starts = range(0, len(batch.prompts), size)
         tick = _ticker(progress, _steps(plan) * len(starts))
         results = []
-        with method_installed(self.pipe.unet, settings.freeu) as unet:
-            for start in starts:
-                part = batch.part(start, start + size)
-                results.append(self._sample(unet, part, settings, plan, grids, companions(), tick, trace))
-        latents = torch.cat([result.latents for result in results])
+        with offloaded_again(self.pipe):
+            with method_installed(self.pipe.unet, settings.freeu) as unet:
+                for start in starts:
+                    part = batch.part(start, start + size)
+                    try:
+                        results.append(self._sample(unet, part, settings, plan, grids, companions(), tick, trace))
+                    except AssetError:  # this part only
+                        results.append(PassResult.given_up(part.latents, grids, masked=part.columns is not None))
+            latents = torch.cat([result.latents.cpu() for result in results])
+            images, faults = decode_latents(self.pipe, latents.to(self.device), output_type)
         found = [result.masks for result in results if result.masks is not None]
-        masks = {level: torch.cat([part[level] for part in found]) for level in grids} if found else {}
-        return RenderResult(decode_latents(self.pipe, latents, output_type), _shaped(masks, grids))
+        masks = {level: torch.cat([part[level].cpu() for part in found]) for level in grids} if found else {}
+        rendered = RenderResult(images, _shaped(masks, grids))
+        if faults:
+            raise PictureError.of(faults, len(batch.prompts), rendered)
+        return rendered
 
     def _sample(
         self,
@@ -328,10 +391,7 @@ class ConsiStoryPipeline:
         sampler = Sampler(unet, scheduler, settings, plan, grids, conditioning, companions, tick, trace)
         latents = batch.latents.to(self.device, torch.float32) * scheduler.init_noise_sigma
         columns = None if batch.columns is None else batch.columns.to(self.device)
-        result = sampler.sample(latents, columns)
-        if not bool(torch.isfinite(result.latents).all()):
-            raise AssetError("the model produced numbers that are not finite; bfloat16 or float32 may help")
-        return result
+        return sampler.sample(latents, columns)
 
 
 def _steps(plan: StepPlan) -> int:

@@ -17,6 +17,8 @@ from consistory_ray.consistory.masks import AttentionMaps, Masks
 from consistory_ray.consistory.steps import StepPlan, nearest_step
 from consistory_ray.consistory.trace import Trace
 from consistory_ray.consistory.unet import Conditioning, SplitUNet
+from consistory_ray.errors import AssetError
+from consistory_ray.pictures import NOT_FINITE
 from consistory_ray.settings import MethodSettings
 
 
@@ -56,6 +58,12 @@ class PassResult:
     masks: Masks | None
     features: Tensor | None = None
     fork: PassState | None = None
+
+    @classmethod
+    def given_up(cls, latents: Tensor, grids: Mapping[Level, Grid], *, masked: bool) -> PassResult:
+        """Of images that came to nothing: latents that are not finite, and empty masks where masks were wanted."""
+        masks = {level: torch.zeros(len(latents), grid.tokens, dtype=torch.bool) for level, grid in grids.items()}
+        return cls(torch.full_like(latents, torch.nan), masks if masked else None)
 
 
 class Sampler:
@@ -97,6 +105,7 @@ class Sampler:
         self.timesteps: Sequence[int] = [int(timestep) for timestep in scheduler.timesteps.tolist()]
         self.dift_step = nearest_step(self.timesteps, settings.dift_timestep) if plan.injected else None
         self.text_keys: TextKeys = {}
+        self._looked_at = max(1, plan.steps // 10) if plan.fork is None else plan.fork
         self._every_step = companions.needs_masks or (trace is not None and trace.all_masks)
 
     def sample(self, latents: Tensor, columns: Tensor | None) -> PassResult:
@@ -108,6 +117,9 @@ class Sampler:
 
         Returns:
             The last pass's latents, and pass 1's final masks.
+
+        Raises:
+            AssetError: early on, no image (of anchors: not every image) has finite numbers.
         """
         maps = None if columns is None else AttentionMaps(columns, self.plan.window)
         first = self._run(1, 0, PassState(latents, maps))
@@ -122,6 +134,8 @@ class Sampler:
         tapped: list[Tensor] = []
         for step in range(first_step, self.plan.steps):
             forks = pass_number == 1 and step == self.plan.fork
+            if pass_number == 1 and step == self._looked_at:
+                self._refuse_broken(state.latents)
             if forks:
                 result.fork = state.fork()
             sharing = self.companions.sharing(pass_number, step, state.masks)
@@ -146,6 +160,12 @@ class Sampler:
         if self.trace is not None and result.features is not None:
             self.trace.dift = result.features.cpu()
         return result
+
+    def _refuse_broken(self, latents: Tensor) -> None:
+        """Stop where the rest would be in vain: overflows show in the first steps. One wait for the device."""
+        finite = latents.isfinite().flatten(1).all(dim=1)
+        if not bool(finite.all() if self.companions.all_or_nothing else finite.any()):
+            raise AssetError(NOT_FINITE)
 
     def _recorded(self, pass_number: int, step: int) -> bool:
         return self._every_step or (pass_number == 1 and step in self.plan.masked)
@@ -207,16 +227,3 @@ class Sampler:
 def initial_latents(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
     """Noise that depends on the seed alone: [images, channels, height, width] float32, drawn on the CPU."""
     return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
-
-
-def ddim_scheduler(config: Mapping[str, object], steps: int, device: torch.device) -> DDIMScheduler:
-    """DDIM on the noise schedule and prediction type of a model's own scheduler.
-
-    Latents are never clipped unless the model's configuration says so: schedulers other than DDIM leave that out.
-    """
-    unset = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "leading"}
-    scheduler: DDIMScheduler = DDIMScheduler.from_config(
-        config, **{key: value for key, value in unset.items() if key not in config}
-    )
-    scheduler.set_timesteps(steps, device=device)
-    return scheduler

@@ -23,6 +23,7 @@ from consistory_ray.consistory.attention import (
     SelfAttentionProcessor,
     TextKeys,
 )
+from consistory_ray.consistory.hooks import UNetHooks
 from consistory_ray.consistory.layout import Layer, read_layers
 from consistory_ray.settings import FreeU
 
@@ -59,10 +60,12 @@ class SplitUNet:
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
         self.unet = unet
+        self._hooks = UNetHooks(unet)
 
     def trunk(self, sample: Tensor, timestep: Tensor, conditioning: Conditioning, call: AttentionCall) -> Trunk:
         """Run the ``down`` and ``mid`` parts on [rows, channels, height, width] latents."""
         unet = self.unet
+        sample = self._hooks.before(sample)
         added = {"text_embeds": conditioning.pooled, "time_ids": conditioning.time_ids}
         embedding = unet.time_embedding(unet.get_time_embed(sample=sample, timestep=timestep))
         embedding = embedding + unet.get_aug_embed(
@@ -107,8 +110,7 @@ class SplitUNet:
                 tap(sample)
         if unet.conv_norm_out is not None:
             sample = unet.conv_act(unet.conv_norm_out(sample))
-        prediction: Tensor = unet.conv_out(sample)
-        return prediction
+        return self._hooks.after(unet.conv_out(sample))
 
     def vanilla_queries(self, trunk: Trunk, text_keys: TextKeys, *, reuse: bool = False) -> Queries:
         """The ``up`` queries without the method, at the cost of the ``up`` part up to the last of them."""
@@ -142,13 +144,18 @@ def unet_layers(unet: UNet2DConditionModel) -> tuple[Layer, ...]:
 
 @contextmanager
 def method_installed(unet: UNet2DConditionModel, freeu: FreeU | None) -> Iterator[SplitUNet]:
-    """Give the UNet the method's attention processors and FreeU; leave it as found, whatever happens."""
+    """Give the UNet the method's attention processors and FreeU; leave it as found, whatever happens.
+
+    Raises:
+        CheckpointError: the UNet is not of the SDXL architecture, or has hooks that would be bypassed.
+    """
     modules: dict[str, Any] = dict(attention_modules(unet))
     processors = {name: module.processor for name, module in modules.items()}
     freeu_before = [
         {key: getattr(block, key) for key in _FREEU_KEYS if hasattr(block, key)} for block in unet.up_blocks
     ]
     training = {module: module.training for module in unet.modules()}
+    split = SplitUNet(unet)
     try:
         for layer in unet_layers(unet):
             processor = SelfAttentionProcessor(layer) if layer.is_self else CrossAttentionProcessor(layer)
@@ -157,7 +164,7 @@ def method_installed(unet: UNet2DConditionModel, freeu: FreeU | None) -> Iterato
             for key, value in zip(_FREEU_KEYS, freeu or (None,) * 4, strict=True):
                 setattr(block, key, value)
         unet.eval()
-        yield SplitUNet(unet)
+        yield split
     finally:
         for name, module in modules.items():
             module.set_processor(processors[name])

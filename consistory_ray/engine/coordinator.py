@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pyarrow.compute as pc
 
-from consistory_ray.engine.cluster import WorkerShape, default_cache_budget, joined_cluster, shape_workers
+from consistory_ray.engine.address import check_address
+from consistory_ray.engine.cluster import joined_cluster
+from consistory_ray.engine.cluster_watch import ClusterWatch
 from consistory_ray.engine.events import (
     Event,
     Notice,
@@ -25,16 +27,32 @@ from consistory_ray.engine.events import (
     SubjectProgress,
 )
 from consistory_ray.engine.faults import is_lasting
-from consistory_ray.engine.keeping import anchors_of_finished, clear_anchors, clear_cache
+from consistory_ray.engine.keeping import (
+    CachePolicy,
+    anchors_of_finished,
+    clear_anchors,
+    clear_cache,
+    missing_pictures,
+)
 from consistory_ray.engine.ledger import Ledger
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.outages import Outages
+from consistory_ray.engine.placement import (
+    WorkerShape,
+    cache_limits,
+    check_shape,
+    places,
+    shape_workers,
+    starts_own_ray,
+)
 from consistory_ray.engine.remaining import failed_with_anchors, subject_works, without_broken_sets
 from consistory_ray.engine.renaming import move_caches
 from consistory_ray.engine.retries import with_backoff
 from consistory_ray.engine.scheduler import Scheduler
 from consistory_ray.engine.stopping import StopRequest, stop_on_signals
+from consistory_ray.engine.units import size
 from consistory_ray.errors import (
+    ClusterLostError,
     ConsistoryError,
     InputError,
     OutageError,
@@ -46,11 +64,19 @@ from consistory_ray.errors import (
 from consistory_ray.forecast import expected_cache_bytes
 from consistory_ray.half_precision import half_on_cpu
 from consistory_ray.output.begun import plan_as_begun
+from consistory_ray.output.comparison import named
 from consistory_ray.output.index import IndexWriter, current_index
 from consistory_ray.output.lease import Lease
+from consistory_ray.output.lease_record import LEASE_FOLDER
 from consistory_ray.output.replaced import REPLACED
 from consistory_ray.output.resume import resume
-from consistory_ray.output.run_record import RunRecord, look_for_record, read_run_record, write_run_record
+from consistory_ray.output.run_record import (
+    RUN_RECORD,
+    RunRecord,
+    look_for_record,
+    read_run_record,
+    write_run_record,
+)
 from consistory_ray.output.shards import write_dataset
 from consistory_ray.output.storage import OutputStore, open_output
 
@@ -108,6 +134,10 @@ def run_plan(
             try:
                 return run.execute()
             except ConsistoryError as error:
+                if isinstance(error, ClusterLostError) and history.recorded and run.begins_again(error):
+                    history.lost_ray = error.reason
+                    emit(Notice(f"{error.reason}; it is started again, once"))
+                    continue
                 outage = history.recorded and run.met_outage(error)
                 try:
                     if outage and outages.outlast(error, run.seconds):
@@ -134,6 +164,7 @@ class _History:
         shape: what it asked the cluster for: fewer machines may be left after an outage, and come back.
         stopped: why there is nothing more to try, only to finish.
         books: of the try that was stopped.
+        lost_ray: how the Ray that the run had started ended, if it did.
     """
 
     record: RunRecord
@@ -145,6 +176,7 @@ class _History:
     shape: WorkerShape | None = None
     stopped: str = ""
     books: Ledger | None = None
+    lost_ray: str = ""
 
 
 class _Run:
@@ -160,28 +192,34 @@ class _Run:
         self._history = history
         self._again = history.recorded
         self._plan = plan
-        self._store = store
+        self._store = store.begun(LEASE_FOLDER)  # whoever writes here does so under a lease
         self._options = options
         self._stop = stop
         self._emit = emit
         self._planned = plan.anchor_count + plan.scene_count
+        self._expected: dict[str, str] = {}
         self._found = 0
         self._stopped = ""
         self._finished = False
         self._begun: float | None = None
+        self._grows = True
+        self._policy: CachePolicy | None = None
         self._owner = f"the run of {plan.name}"
         self._lease: Lease | None = None
-        writer = IndexWriter(store, seconds_per_part=SECONDS_PER_PART, lost=self._lost)
+        writer = IndexWriter(self._store, seconds_per_part=SECONDS_PER_PART, lost=self._lost)
         self._ledger = Ledger(plan.model, writer, emit, history.fingerprint, history.given_up)
         if history.books is not None:
             self._ledger.take_over(history.books)
         self._record = history.record
 
     def execute(self) -> RunSummary:
+        if not self._again:
+            check_address(self._options.address)
         self._look_for_record()
+        store = self._store.begun(RUN_RECORD if self._again else "")
         lease = self._patiently(
             lambda: Lease.acquire(
-                self._store, self._owner, ttl_seconds=self._options.lease_seconds, on_wait=self._waiting_for_lease
+                store, self._owner, ttl_seconds=self._options.lease_seconds, on_wait=self._waiting_for_lease
             )
         )
         with lease:
@@ -205,6 +243,11 @@ class _Run:
         if there is None:
             fix = "give the output of an earlier run, or render: a retry makes only what failed before"
             raise InputError("there is nothing to retry", [Problem("output", self._store.url, fix)])
+        if self._again and there.started_at < self._record.started_at:
+            raise OutageError(
+                f"{self._store.url} is as it was before this run: it is not the storage that the run was begun in, "
+                f"its last run began at {there.started_at}"
+            )
         if self._again and there.started_at != self._record.started_at:
             raise RunError(f"another run, of {there.started_at}, has been at {self._store.url} meanwhile")
 
@@ -224,8 +267,14 @@ class _Run:
             return not is_lasting(error)
         if isinstance(error, RunInterrupted):
             return False
-        expired = isinstance(error, RunError) and self._lease is not None and self._lease.expired
-        return expired or isinstance(error, OutageError)
+        lease = self._lease if isinstance(error, RunError) else None
+        gone = lease is not None and (lease.expired or lease.vanished)
+        return gone or isinstance(error, OutageError)
+
+    def begins_again(self, error: BaseException) -> bool:
+        """Whether it was the Ray of our own that ended, which is started again once."""
+        own = isinstance(error, ClusterLostError) and error.own
+        return own and not self._history.lost_ray and not self._stop
 
     def _lost(self) -> str:
         return self._lease.lost if self._lease is not None else ""
@@ -241,10 +290,12 @@ class _Run:
             done |= anchors_of_finished(self._plan, done)
         if self._options.only_failed:
             chosen = failed_with_anchors(self._plan, found.failed, done)
-            self._planned = len(chosen | done)
+            self._expected = {asset_id: paths[asset_id] for asset_id in chosen | done}
+            self._planned = len(self._expected)
             done = frozenset(paths) - chosen
             self._found = self._planned - len(chosen)
         else:
+            self._expected = paths
             self._found = len(done)
         if not self._again:
             self._history.found = self._found
@@ -267,8 +318,8 @@ class _Run:
             if not self._stopped:
                 done = done | self._ledger.refused(self._plan, done)
             if self._found + self._ledger.failed < self._planned and not self._stopped:
-                with self._joined_cluster():
-                    self._stopped = self._dispatch(done)
+                with self._joined_cluster() as watch:
+                    self._stopped = self._dispatch(done, watch)
                 if self._stopped and not self._stop:
                     self._history.stopped, self._history.books = self._stopped, self._ledger
             self._finish()
@@ -285,6 +336,8 @@ class _Run:
         if not self._stop:
             self._clear_anchors()
         self._ledger.close(merge=not self._stop)
+        if not self._left and not self._stopped:
+            self._compare()
         if self._options.embed_images and self._found + self._ledger.rendered:
             if not self._stop:
                 self._emit(Notice("writing the pictures into Parquet shards"))
@@ -294,6 +347,40 @@ class _Run:
                 should_stop=lambda: bool(self._stop),
                 lost=self._lost,
             )
+        self._confirm_lease()
+
+    def _compare(self) -> None:
+        """See whether what was delivered is there, whatever the books say.
+
+        What only has no row, or an old one, is set right at once. What is gone is made again like after an outage.
+
+        Raises:
+            OutageError: pictures are missing.
+        """
+        missing = self._missing()
+        if not missing:
+            return
+        self._confirm_lease()
+        self._patiently(lambda: resume(self._store, self._expected, lost=self._lost))
+        if missing := self._missing():
+            raise OutageError(
+                f"{len(missing)} of {self._planned} pictures that were delivered are not at {self._store.url} any "
+                f"more, or without their rows: {named(missing.values())}"
+            )
+
+    def _missing(self) -> dict[str, str]:
+        given_up, keep = self._ledger.given_up, self._options.keep_anchors
+        return self._patiently(lambda: missing_pictures(self._store, self._plan, self._expected, given_up, keep))
+
+    def _confirm_lease(self) -> None:
+        if self._lease is not None:
+            lease = self._lease
+            with_backoff(lambda: lease.confirm("the run cannot be brought to its end"))
+
+    @property
+    def _left(self) -> int:
+        """Pictures of which nothing is known yet."""
+        return self._planned - self._found - self._ledger.rendered - self._ledger.failed
 
     def _waiting_for_lease(self, message: str) -> None:
         self._emit(Notice(message))
@@ -301,37 +388,41 @@ class _Run:
             raise RunInterrupted("stopped while another run still held the output")
 
     @contextmanager
-    def _joined_cluster(self) -> Iterator[None]:
+    def _joined_cluster(self) -> Iterator[ClusterWatch]:
         """:func:`joined_cluster`; what was out of reach with the output may take longer than that to come back."""
         with ExitStack() as stack:
+            self._grows = not starts_own_ray(self._options)
             try:
-                stack.enter_context(joined_cluster(self._options))
+                watch = stack.enter_context(joined_cluster(self._options))
             except (InputError, RunError) as error:
-                if not self._again or isinstance(error, RunInterrupted):
+                if not self._again or self._history.lost_ray or isinstance(error, RunInterrupted):
                     raise
                 raise OutageError(f"Ray cannot be joined again: {error}") from error
-            yield
+            yield watch
 
-    def _dispatch(self, done: frozenset[str]) -> str:
+    def _dispatch(self, done: frozenset[str], watch: ClusterWatch) -> str:
         from consistory_ray.engine.dispatch import Dispatch, NoWorkerLeft  # imports Ray
         from consistory_ray.engine.pool import WorkerPool
 
         options, plan = self._options, self._plan
-        shape = self._history.shape = self._history.shape or shape_workers(options)
+        shape = self._history.shape = self._history.shape or self._shape()
         if shape.device == "cpu" and options.device != "cpu" and (told := half_on_cpu(plan.torch_dtype)):
             self._emit(Notice(f"warning: {told}"))
         batch_size = plan.batch_size if options.batch_size is None else options.batch_size
+        sizes = expected_cache_bytes(plan, shape.device)
+        self._policy = CachePolicy(options.keep_anchors, sum(sizes.values()))
         scheduler = Scheduler(
-            subject_works(plan, done, expected_cache_bytes(plan, shape.device)),
+            subject_works(plan, done, sizes),
             batch_size=AUTO_BATCH_SIZE if batch_size == "auto" else batch_size,
             max_in_flight=options.max_in_flight,
-            cache_budget=options.cache_budget or default_cache_budget(),
+            cache_budget=options.cache_budget,
+            cache_limits=cache_limits(),
             caps=options.caps,
         )
         subjects = {subject.subject_id: subject for subject in plan.subjects}
         assets = {asset.asset_id: asset for asset in plan.assets() if asset.asset_id not in done}
-        sizes = {(subject.settings.height, subject.settings.width) for subject in plan.subjects}
-        pool = WorkerPool(shape, plan.model, plan.torch_dtype, self._store, options, sizes)
+        formats = {(subject.settings.height, subject.settings.width) for subject in plan.subjects}
+        pool = WorkerPool(shape, plan.model, plan.torch_dtype, self._store, options, formats, config=plan.config)
         dispatch = Dispatch(
             subjects,
             assets,
@@ -344,6 +435,8 @@ class _Run:
             self._lost,
             batch_size == "auto",
             None if options.keep_anchors == "all" or options.only_failed else self._clear_cache,
+            self._policy,
+            watch,
         )
         try:
             return dispatch.run()
@@ -351,9 +444,24 @@ class _Run:
             if self._again and self._ledger.last_delivery is None:  # they may need what is not back yet, as a model hub
                 raise OutageError(str(error)) from error
             raise
+        except ClusterLostError as error:
+            dispatch.abandon(error.reason)
+            raise
+        except ConnectionError as error:  # of a Ray client
+            dispatch.abandon(str(error))
+            raise ClusterLostError(f"the connection to Ray is gone, {str(error).partition('. ')[0]}") from error
         finally:
             self._history.fingerprint = self._ledger.fingerprint
             pool.close()
+
+    def _shape(self) -> WorkerShape:
+        shape = shape_workers(self._options)
+        check_shape(self._options, shape, self._plan.model, grows=self._grows)
+        there = places(self._options, shape)
+        if there < shape.count:
+            rest = "the others wait for nodes to start" if self._grows else "the others never find one"
+            self._emit(Notice(f"the nodes that are up have places for {there} of {shape.count} workers: {rest}"))
+        return shape
 
     def _clear_cache(self, subject: SubjectPlan) -> None:
         if not self._lost():
@@ -361,7 +469,7 @@ class _Run:
 
     def _clear_anchors(self) -> None:
         """What ``keep_anchors`` asks for, once everything of a subject that was to be made is there."""
-        if self._options.keep_anchors == "all":
+        if self._options.keep_anchors in ("all", "auto"):  # auto takes away only what this run has written itself
             return
         ok = current_index(self._store, {asset.asset_id for asset in self._plan.assets()})
         made = set(ok.filter(pc.equal(ok["status"], "ok"))["asset_id"].to_pylist())
@@ -383,7 +491,7 @@ class _Run:
             self._ledger.rescue()
             if self._lost():  # the record is another run's by now
                 raise
-            waits = isinstance(error, ConsistoryError) and self.met_outage(error)
+            waits = isinstance(error, ConsistoryError) and (self.met_outage(error) or self.begins_again(error))
             with suppress(StorageError):
                 self._write_record(state="running" if waits else "failed", error=_told(error))
             raise
@@ -394,7 +502,8 @@ class _Run:
         def refuse(message: str) -> None:
             raise RunError(message)
 
-        with suppress(ConsistoryError), Lease.acquire(self._store, self._owner, on_wait=refuse):
+        store = self._store.begun(RUN_RECORD)  # nothing is left where the output has vanished
+        with suppress(ConsistoryError), Lease.acquire(store, self._owner, on_wait=refuse):
             there = read_run_record(self._store)
             if there is not None and (there.started_at, there.state) == (self._record.started_at, "running"):
                 write_run_record(self._store, there.update(state=state, error=_told(error)))
@@ -402,7 +511,7 @@ class _Run:
     @property
     def _rendered(self) -> int:
         """Pictures made since the first try; what the tries before this one made was found by it."""
-        return self._found - self._history.found + self._ledger.rendered
+        return max(0, self._found - self._history.found + self._ledger.rendered)
 
     def _write_record(self, **changes: Any) -> None:
         if reason := self._lost():
@@ -421,11 +530,10 @@ class _Run:
 
     def _summary(self) -> RunSummary:
         ledger = self._ledger
-        left = self._planned - self._found - ledger.rendered - ledger.failed
         state: RunState = "complete"
         if ledger.failed or self._stopped:
             state = "failed"
-        if (left and not self._stopped) or not self._finished:
+        if (self._left and not self._stopped) or not self._finished:
             state = "interrupted"
         return RunSummary(
             name=self._plan.name,
@@ -439,6 +547,15 @@ class _Run:
             failures=tuple(ledger.failures),
             failures_by_kind=dict(ledger.failures_by_kind),
             stopped=self._stopped,
+            caches=self._caches_told(),
+        )
+
+    def _caches_told(self) -> str:
+        if self._policy is None or self._options.keep_anchors != "auto" or self._policy.keeps:
+            return ""
+        return (
+            f"anchor caches were not kept, they would take {size(self._policy.nbytes)}: for added scenes the anchors "
+            "are made again; --keep-anchors all keeps them for later jobs"
         )
 
 

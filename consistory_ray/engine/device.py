@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from consistory_ray.engine.renderer import CacheBuffer, MadeSubject, Renderer, RendererFactory, RendererSpec
-from consistory_ray.errors import RunInterrupted
+from consistory_ray.errors import AssetError, RunInterrupted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -79,14 +79,16 @@ class Device:
         """Raise what the renderer has against a cache."""
         self._run(lambda renderer, phases: (renderer.load_cache(buffer), 0))
 
-    def render(self, subject_key: str, scenes: Sequence[Asset], buffer: CacheBuffer) -> tuple[list[Image], DeviceTime]:
+    def render(
+        self, subject_key: str, scenes: Sequence[Asset], buffer: CacheBuffer
+    ) -> tuple[Sequence[Image | AssetError], DeviceTime]:
         """Render scenes from a subject's anchor cache, of which the last few are kept.
 
         Raises:
             RunInterrupted: the device is being drained.
         """
 
-        def act(renderer: Renderer, phases: dict[str, float]) -> tuple[list[Image], int]:
+        def act(renderer: Renderer, phases: dict[str, float]) -> tuple[Sequence[Image | AssetError], int]:
             started = time.perf_counter()
             cache, loaded = self._caches.pop(subject_key, None), 0
             if cache is None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import ray
 
+from consistory_ray.engine.cluster_watch import ClusterWatch
 from consistory_ray.engine.events import (
     AnchorsReady,
     BatchDone,
@@ -24,15 +27,25 @@ from consistory_ray.engine.events import (
 )
 from consistory_ray.engine.faults import Failure, Fault
 from consistory_ray.engine.housekeeping import Housekeeping
+from consistory_ray.engine.keeping import CachePolicy
 from consistory_ray.engine.ledger import Ledger, died_with
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.pool import WorkerPool
 from consistory_ray.engine.saving import CacheSaver
 from consistory_ray.engine.scheduler import Scheduler
 from consistory_ray.engine.stopping import StopRequest
+from consistory_ray.engine.units import size
 from consistory_ray.engine.work import Call
 from consistory_ray.engine.worker import Hello, Report
-from consistory_ray.errors import CheckpointError, InputError, OutageError, Problem, RunError, RunInterrupted
+from consistory_ray.errors import (
+    CheckpointError,
+    ClusterLostError,
+    InputError,
+    OutageError,
+    Problem,
+    RunError,
+    RunInterrupted,
+)
 
 if TYPE_CHECKING:
     from consistory_ray.plan import Asset, SubjectPlan
@@ -45,6 +58,16 @@ FETCH_SECONDS = 60.0
 """A report of a few hundred bytes that takes longer to arrive is lost."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Unsaved:
+    """A cache that is saved at a time if it is still needed then."""
+
+    due: float
+    digest: str
+    nbytes: int
+    worker: str
 
 
 class NoWorkerLeft(RunError):
@@ -66,6 +89,8 @@ class Dispatch:
         lost: tells why the output may no longer be written to, empty while it may.
         adapts: whether workers may take as many scenes at a time as they say fit into their memory.
         clear: deletes the cache of a subject of which every scene is there; None keeps them.
+        policy: which caches are saved when, and whether they stay.
+        watch: whether Ray is still there.
     """
 
     def __init__(
@@ -81,7 +106,10 @@ class Dispatch:
         lost: Callable[[], str] = str,
         adapts: bool = False,
         clear: Callable[[SubjectPlan], None] | None = None,
+        policy: CachePolicy | None = None,
+        watch: ClusterWatch | None = None,
     ) -> None:
+        self._watch = watch or ClusterWatch()
         self._url = url
         self._subjects = subjects
         self._assets = assets
@@ -93,7 +121,9 @@ class Dispatch:
         self._lost = lost
         self._adapts = adapts
         self._clear = clear
-        self._keeper = Housekeeping(options, scheduler, pool, ledger.emit)
+        self._policy = policy or CachePolicy("all", 0)
+        self._unsaved: dict[str, _Unsaved] = {}
+        self._keeper = Housekeeping(options, scheduler, pool, ledger.emit, self._watch)
         self._saver = CacheSaver(pool, scheduler, options, ledger.emit)
         self._calls: dict[Any, Call] = {}
         self._buffers: dict[Any, Any] = {}  # of anchors calls: the reference of the cache that comes with the report
@@ -102,6 +132,7 @@ class Dispatch:
         self._read: dict[int, str] = {}  # of scenes calls: the checksum of the cache that they were given
         self._lacking: set[str] = set()  # subjects of which something was given up
         self._leaving: set[str] = set()
+        self._told: set[str] = set()  # what workers have said about the model
         self._served: dict[str, set[str]] = {}
         self._ready: set[str] = set()
         self._draining = False
@@ -109,6 +140,7 @@ class Dispatch:
         self._stopped_by: Failure | None = None  # what made going on pointless
         self._cut_off: Failure | None = None  # the last worker to come up without reaching the output
         self._refused: CheckpointError | InputError | None = None  # what the first workers had against the job
+        self._nice = False  # whether it was told that workers let others go first
         self._failed_in_a_row: Counter[str] = Counter()  # by subject, since the last success
         self._something_out = time.monotonic()
 
@@ -122,6 +154,7 @@ class Dispatch:
             InputError: the model cannot be loaded, or the workers do not see the output.
             OutageError: the output is out of the workers' reach.
             NoWorkerLeft: they died too often.
+            ClusterLostError: Ray is gone.
             RunError: nothing can go on: no worker is left, the output is lost, the disk is full.
         """
         self._keep_house()
@@ -249,9 +282,28 @@ class Dispatch:
         if report.notice:
             self._ledger.emit(Notice(report.notice))
         self._ledger.emit(AnchorsReady(call.subject_id, report.made, report.seconds, report.cache_bytes))
-        if report.made or report.import_cache:
-            subject = self._bare(call.subject_id)
-            self._saver.add(subject, buffer, report.cache_sha256, report.cache_bytes, call.worker)
+        if self._policy.learn(self._scheduler.expected_cache_bytes(call.subject_id), report.cache_bytes):
+            self._tell_of_caches()
+        if self._policy.saves and (report.made or report.import_cache):
+            due = time.monotonic() + self._policy.delay
+            self._unsaved[call.subject_id] = _Unsaved(due, report.cache_sha256, report.cache_bytes, call.worker)
+            self._save_what_is_due()
+
+    def _tell_of_caches(self) -> None:
+        if self._options.keep_anchors == "auto" and not self._policy.keeps:
+            what = f"the anchor caches of all subjects would take {size(self._policy.nbytes)}"
+            self._ledger.emit(
+                Notice(f"{what}: each is kept until its scenes are there (--keep-anchors all keeps them)")
+            )
+
+    def _save_what_is_due(self) -> None:
+        now = time.monotonic()
+        for subject_id in [subject_id for subject_id, there in self._unsaved.items() if there.due <= now]:
+            self._save(subject_id)
+
+    def _save(self, subject_id: str) -> None:
+        there, buffer = self._unsaved.pop(subject_id), self._caches[subject_id]
+        self._saver.add(self._bare(subject_id), buffer, there.digest, there.nbytes, there.worker)
 
     def _greeted(self, name: str, outcome: Hello | Failure) -> None:
         refusal = self._refusal(outcome)
@@ -268,9 +320,17 @@ class Dispatch:
         self._pool.held = False
         self._pool.greeted(name, outcome.node)
         self._ready.add(name)
+        self._keeper.joined(outcome.node)
         batches = outcome.batches if self._adapts else None
         self._scheduler.add_worker(name, outcome.node, batches, shaken=self._pool.deaths(name) > 0)
         self._ledger.emit(WorkerReady(name, outcome.place, outcome.seconds))
+        for notice in set(outcome.notices) - self._told:
+            self._told.add(notice)
+            self._ledger.emit(Notice(notice))
+        if outcome.niceness > os.nice(0) and not self._nice:
+            self._nice = True
+            what = f"{outcome.place} runs at nice {outcome.niceness}: beside any other busy process it gets little done"
+            self._ledger.emit(Notice(f"{what}; start that Ray with RAY_worker_niceness=0 in its nodes' environment"))
 
     def _refusal(self, outcome: Hello | Failure) -> CheckpointError | InputError | None:
         """What a worker that has come up has against the job, or the job against it."""
@@ -305,6 +365,7 @@ class Dispatch:
     def _worker_lost(self, name: str, failure: Failure) -> None:
         if self._draining:
             return
+        self._watch.wait()  # another worker cannot be asked for meanwhile, only waited for without end
         if failure.fault is not Fault.STORAGE:
             self._cut_off = None
         calls = self._scheduler.calls_of(name)
@@ -349,6 +410,9 @@ class Dispatch:
 
     def _release(self) -> None:
         for subject_id in self._scheduler.take_released():
+            if subject_id in self._unsaved and subject_id in self._lacking and self._scheduler.is_over(subject_id):
+                self._save(subject_id)  # somebody will want to try the rest again
+            self._unsaved.pop(subject_id, None)
             self._caches.pop(subject_id, None)
             self._digests.pop(subject_id, None)
             key = self._subjects[subject_id].subject_key
@@ -358,7 +422,7 @@ class Dispatch:
 
     def _clear_finished(self, subject_id: str) -> None:
         """Delete a subject's cache if that is wanted, every scene is there, and nobody is writing it."""
-        if self._clear is None or not subject_id or subject_id in self._lacking:
+        if self._clear is None or self._policy.keeps or not subject_id or subject_id in self._lacking:
             return
         if self._scheduler.is_over(subject_id) and self._saver.drop(subject_id):
             self._clear(self._subjects[subject_id])
@@ -386,7 +450,7 @@ class Dispatch:
     def _keep_house(self) -> None:
         """What has to be looked after now and then: stuck and idle workers, machines that go, how many to ask for."""
         now = time.monotonic()
-        if not self._keeper.is_due(now):
+        if not self._keeper.is_due(now) or not self._watch.answers():
             return
         for name, failure in self._keeper.stuck(now):
             self._worker_lost(name, failure)
@@ -395,6 +459,7 @@ class Dispatch:
         for name in self._pool.overdue(self._options.first_call_seconds):
             reason = f"the model was not loaded within {self._options.first_call_seconds:.0f} s"
             self._worker_lost(name, Failure(Fault.STUCK, "Stuck", reason))
+        self._save_what_is_due()
         self._saver.check(now)
         saving = self._saver.workers
         for name in [name for name in self._leaving if not self._scheduler.calls_of(name) and name not in saving]:
@@ -435,6 +500,18 @@ class Dispatch:
             self._settle(self._wait())
             self._saver.abandon()
             self._ledger.tick()
+            if not self._is_there():
+                return
+
+    def _is_there(self) -> bool:
+        with suppress(ClusterLostError):
+            return self._watch.answers() or True
+        return False
+
+    def abandon(self, reason: str) -> None:
+        """Ray is gone, and all workers with it."""
+        for name in sorted(self._ready):
+            self._ledger.emit(WorkerLost(name, reason, False, Fault.NODE_DIED.value))
 
 
 def _fetch(reference: Any) -> Any:

@@ -171,6 +171,8 @@ class Pulse:
         requested: workers asked for that are not ready.
         live_cache_bytes: size of the anchor caches being made or used.
         store_used, store_capacity: bytes of Ray's object store, of the whole cluster; 0 if not known.
+        unplaced: those of the requested ones that wait for a place on a machine.
+        short_of_room: those of the ready ones that have nothing to do because there is no room for a cache.
     """
 
     queued: int
@@ -180,6 +182,8 @@ class Pulse:
     live_cache_bytes: int
     store_used: int = 0
     store_capacity: int = 0
+    unplaced: int = 0
+    short_of_room: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +234,7 @@ class RunSummary:
         failures: what failed and why, the first 1,000; the index has them all.
         failures_by_kind: how many failed in this run, by :class:`~consistory_ray.engine.faults.Fault` value.
         stopped: why the run ended before everything was tried; empty if it did not.
+        caches: what became of the anchor caches, where that is worth a word.
     """
 
     name: str
@@ -243,6 +248,7 @@ class RunSummary:
     failures: tuple[AssetFailure, ...] = field(default=())
     failures_by_kind: Mapping[str, int] = field(default_factory=dict)
     stopped: str = ""
+    caches: str = ""
 
     def raise_for_state(self) -> None:
         """Raise RunInterrupted or RunFailed unless the run is complete."""

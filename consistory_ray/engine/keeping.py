@@ -1,17 +1,69 @@
-"""What stays of a subject's anchors once all of its scenes are there."""
+"""Which anchor caches are written, what has to be there at the end of a run, what stays of a subject's anchors."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from consistory_ray.engine.anchor_store import checksum_path
+from consistory_ray.forecast import keeps_caches
+from consistory_ray.output.comparison import lacking
 from consistory_ray.output.fencing import Lost, delete_all
 from consistory_ray.output.index import compact
 from consistory_ray.output.storage import OutputStore
 
 if TYPE_CHECKING:
+    from consistory_ray.engine.options import KeepAnchors
     from consistory_ray.plan import Plan, SubjectPlan
+
+SAVE_AFTER_SECONDS = 300.0
+"""A cache that will not be kept is written to the output only if its subject is not finished by then: making a few
+again in a resume costs less than writing all of them."""
+
+
+class CachePolicy:
+    """What becomes of the caches that a run makes. No clock and no files.
+
+    Args:
+        keep: what was asked for.
+        expected: bytes of all caches of the plan, as expected.
+    """
+
+    def __init__(self, keep: KeepAnchors, expected: int) -> None:
+        self._keep = keep
+        self._expected = expected
+        self._scale: float | None = None
+
+    @property
+    def saves(self) -> bool:
+        """Whether a cache is ever written to the output."""
+        return self._keep != "none"
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the caches of finished subjects stay there."""
+        return keeps_caches(self._keep, self.nbytes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all caches of the plan, as they are expected since the first one was made."""
+        return round(self._expected * (1.0 if self._scale is None else self._scale))
+
+    @property
+    def delay(self) -> float:
+        """After how many seconds a new cache is saved, if it is needed for so long."""
+        return 0.0 if self.keeps else SAVE_AFTER_SECONDS
+
+    def learn(self, expected: int, size: int) -> bool:
+        """A cache is there. Only the first one decides: all of a run's caches are treated alike.
+
+        Returns:
+            Whether it was the first.
+        """
+        first = self._scale is None
+        if first:
+            self._scale = size / expected if expected else 1.0
+        return first
 
 
 def finished_subjects(plan: Plan, done: Collection[str]) -> list[SubjectPlan]:
@@ -23,6 +75,29 @@ def finished_subjects(plan: Plan, done: Collection[str]) -> list[SubjectPlan]:
 def anchors_of_finished(plan: Plan, done: Collection[str]) -> frozenset[str]:
     """The anchors that nobody needs any more, whether they are there or not."""
     return frozenset(anchor.asset_id for subject in finished_subjects(plan, done) for anchor in subject.anchors)
+
+
+def missing_pictures(
+    store: OutputStore, plan: Plan, expected: Mapping[str, str], given_up: Collection[str], keep: KeepAnchors
+) -> dict[str, str]:
+    """Pictures of a run that is over which are neither there, by index and listing, nor known to have failed.
+
+    Args:
+        store: the output.
+        plan: what was to be rendered.
+        expected: for each asset id that has to be there by now its path.
+        given_up: ids of the assets that the run has given up, each with a row that says so.
+        keep: what stays of anchors; those that nobody needs any more are not missed.
+
+    Raises:
+        CorruptIndexError, InputError, StorageError: the index cannot be read.
+    """
+    found = lacking(store, expected)
+    missing = found.missing(given_up)
+    if missing and keep == "none":
+        spared = anchors_of_finished(plan, expected.keys() - found.paths.keys())
+        missing = {asset_id: path for asset_id, path in missing.items() if asset_id not in spared}
+    return missing
 
 
 def clear_anchors(store: OutputStore, plan: Plan, done: Collection[str], *, previews: bool, lost: Lost = str) -> int:

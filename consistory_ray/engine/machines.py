@@ -26,6 +26,16 @@ def own_node() -> str:
     return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
 
 
+def own_node_is_dead() -> bool:
+    """Whether Ray takes the machine that this process is connected to for dead: nothing comes through it any more."""
+    try:
+        own = own_node()
+        return any(node["NodeID"] == own and not node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+    except Exception as error:
+        _log.debug("Ray does not tell its nodes: %s", error)
+        return False
+
+
 def store_usage() -> tuple[int, int]:
     """Bytes of the cluster's object stores that are in use, and that there are; zeros if Ray does not tell."""
     try:

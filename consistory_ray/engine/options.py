@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from consistory_ray.engine.faults import Caps
 from consistory_ray.engine.renderer import RendererFactory, consistory_renderer
 from consistory_ray.errors import InputError, Problem
 
 Device = Literal["auto", "cpu", "cuda"]
-KeepAnchors = Literal["all", "previews", "none"]
+KeepAnchors = Literal["auto", "all", "previews", "none"]
+
+_SHARE_FIX = "give a number above 0 up to 1, or a whole number"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +38,15 @@ class RunOptions:
         label_selector: only on nodes with these labels, as Ray takes it: ``{"pool": "spot"}``, ``{"pool": "in(a,b)"}``.
         batch_size: scenes per call; None is what the job says.
         max_in_flight: calls that are with a worker at a time.
-        cache_budget: bytes of anchor caches alive at a time; None is half of the cluster's object store.
+        cache_budget: bytes of anchor caches alive at a time in the whole cluster, at most; each machine's share of its
+            own object store, three quarters, is kept to in any case.
         grace_seconds: how long running batches may take to finish once the run was asked to stop.
         max_failures: stop once more pictures than that have failed; None never stops, 0 stops at the first.
         only_failed: render only what failed in earlier runs.
         keep_anchors: what stays of a subject's anchors once all of its scenes are done: ``"all"``, only the pictures
-            (``"previews"``), or nothing. Without its cache a subject's anchors are made again if scenes are added.
+            (``"previews"``), or nothing (``"none"``, with which caches are never written to the output at all).
+            ``"auto"`` is all where the caches of the whole job take at most 100 GB, and previews above that. Without
+            its cache a subject's anchors are made again if scenes are added, and another job cannot take it up.
         embed_images: write the pictures into Parquet shards too, at the end of a run that was not interrupted.
         stuck_factor, stuck_seconds: a worker is killed and replaced once it has shown no progress for so many times
             the median of what its call should take, and for at least so many seconds.
@@ -68,7 +73,7 @@ class RunOptions:
     grace_seconds: float = 120.0
     max_failures: int | None = None
     only_failed: bool = False
-    keep_anchors: KeepAnchors = "all"
+    keep_anchors: KeepAnchors = "auto"
     embed_images: bool = False
     stuck_factor: float = 20.0
     stuck_seconds: float = 300.0
@@ -84,14 +89,14 @@ class RunOptions:
             ("workers", self.workers is None or self.workers >= 1, "give a number from 1"),
             ("min_workers", 1 <= self.min_workers <= (self.workers or self.min_workers), "give 1 up to the workers"),
             ("idle_seconds", self.idle_seconds >= 0, "give a number of seconds from 0"),
-            ("cpus_per_worker", self.cpus_per_worker is None or self.cpus_per_worker > 0, "give a number above 0"),
-            ("gpus_per_worker", self.gpus_per_worker > 0, "give a number above 0"),
+            ("cpus_per_worker", self.cpus_per_worker is None or _share(self.cpus_per_worker), _SHARE_FIX),
+            ("gpus_per_worker", _share(self.gpus_per_worker), _SHARE_FIX),
             ("batch_size", self.batch_size in (None, "auto") or _from_one(self.batch_size), "give a number from 1"),
             ("max_in_flight", self.max_in_flight >= 1, "give a number from 1"),
             ("cache_budget", self.cache_budget is None or self.cache_budget > 0, "give a number of bytes above 0"),
             ("grace_seconds", self.grace_seconds >= 0, "give a number of seconds from 0"),
             ("max_failures", self.max_failures is None or self.max_failures >= 0, "give a number from 0"),
-            ("keep_anchors", self.keep_anchors in ("all", "previews", "none"), "choose all, previews or none"),
+            ("keep_anchors", self.keep_anchors in get_args(KeepAnchors), "choose auto, all, previews or none"),
             ("stuck_factor", self.stuck_factor > 1, "give a number above 1"),
             ("stuck_seconds", self.stuck_seconds > 0, "give a number of seconds above 0"),
             ("first_call_seconds", self.first_call_seconds > 0, "give a number of seconds above 0"),
@@ -101,6 +106,11 @@ class RunOptions:
         problems = [Problem(name, repr(getattr(self, name)), fix) for name, good, fix in checks if not good]
         if problems:
             raise InputError("these options cannot be used", problems)
+
+
+def _share(value: float) -> bool:
+    """Whether Ray can count it: in ten-thousandths up to 1, above that in whole numbers."""
+    return 1e-4 <= value <= 1 or (1 < value < math.inf and value == int(value))
 
 
 def _from_one(value: object) -> bool:

@@ -11,9 +11,9 @@ from typing import Any
 
 import ray
 
-from consistory_ray.engine.cluster import WorkerShape
 from consistory_ray.engine.faults import Failure, Fault
 from consistory_ray.engine.options import RunOptions
+from consistory_ray.engine.placement import WorkerShape
 from consistory_ray.engine.renderer import RendererSpec
 from consistory_ray.engine.worker import CONCURRENT_CALLS, PictureSize, RenderWorker
 from consistory_ray.output.storage import OutputStore
@@ -42,6 +42,7 @@ class WorkerPool:
         options: the run's options.
         sizes: picture sizes of the plan.
         clock: seconds that only go forward.
+        config: for the renderers.
 
     Attributes:
         last_failure: of the worker that was lost last.
@@ -57,9 +58,11 @@ class WorkerPool:
         options: RunOptions,
         sizes: Collection[PictureSize] = (),
         clock: Callable[[], float] = time.monotonic,
+        config: str | None = None,
     ) -> None:
         self.shape = shape
-        self._spec = RendererSpec(model, shape.device, torch_dtype, shape.threads)
+        share = min(1.0, shape.num_gpus) or 1.0
+        self._spec = RendererSpec(model, shape.device, torch_dtype, shape.threads, config=config, gpu_share=share)
         self._store = store
         self._options = options
         self._sizes = tuple(sizes)
@@ -84,6 +87,11 @@ class WorkerPool:
         return {slot.hello: name for name, slot in self._slots.items() if slot.hello is not None}
 
     @property
+    def unplaced(self) -> int:
+        """How many workers were asked for and have no process yet; as :meth:`overdue` has last seen it."""
+        return sum(slot.hello is not None and slot.loading_since is None for slot in self._slots.values())
+
+    @property
     def names(self) -> list[str]:
         """Of the workers, those included that are still to come up."""
         return list(self._slots)
@@ -91,6 +99,10 @@ class WorkerPool:
     def actor(self, name: str) -> Any:
         """The actor handle of a worker."""
         return self._slots[name].actor
+
+    def node_of(self, name: str) -> str:
+        """The machine of a worker that is ready."""
+        return self._slots[name].node
 
     def on_nodes(self, nodes: Collection[str]) -> list[str]:
         """The workers on these machines."""

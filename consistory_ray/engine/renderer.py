@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from consistory_ray.errors import AssetError, PictureError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,37 +40,71 @@ class RendererSpec:
         device: ``"cpu"`` or ``"cuda"``.
         torch_dtype: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         threads: CPU threads the renderer may use.
+        config: as the job names it: where the configurations of a single-file model are, None for elsewhere.
+        gpu_share: the part of its GPU that is the renderer's own, where several share one.
     """
 
     model: str
     device: str
     torch_dtype: str
     threads: int
+    config: str | None = None
+    gpu_share: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
 class MadeSubject:
     """A subject's anchors.
 
-    Attributes:
+    What its scenes need is several gigabytes in many pieces. A renderer may leave it to whoever asks for the bytes to
+    put them together: the worker does that beside its device, which goes on with the next call meanwhile.
+
+    Args:
         images: one picture per anchor.
-        cache_buffer: what its scenes need; a flat uint8 array that the caller owns.
+        cache_buffer: what its scenes need, a flat uint8 array that the caller owns; None where ``pack`` makes it.
         seconds: how long it took.
         sha256: of ``cache_buffer``, 64 hexadecimal digits, where the renderer knows it; else empty.
+        pack: makes both of them, when first asked for either.
     """
 
-    images: list[Image]
-    cache_buffer: CacheBuffer
-    seconds: float
-    sha256: str = ""
+    __slots__ = ("_buffer", "_pack", "_sha256", "images", "seconds")
+
+    def __init__(
+        self,
+        images: list[Image],
+        cache_buffer: CacheBuffer | None,
+        seconds: float,
+        sha256: str = "",
+        *,
+        pack: Callable[[], tuple[CacheBuffer, str]] | None = None,
+    ) -> None:
+        self.images = images
+        self.seconds = seconds
+        self._buffer, self._sha256, self._pack = cache_buffer, sha256, pack
+
+    @property
+    def cache_buffer(self) -> CacheBuffer:
+        """What its scenes need."""
+        return self._packed()[0]
+
+    @property
+    def sha256(self) -> str:
+        """Of that; empty if the renderer does not know it."""
+        return self._packed()[1]
+
+    def _packed(self) -> tuple[CacheBuffer, str]:
+        if self._buffer is None:
+            assert self._pack is not None, "a subject without a cache"
+            (self._buffer, self._sha256), self._pack = self._pack(), None
+        return self._buffer, self._sha256
 
 
 class Renderer(Protocol):
     """One loaded model on one device. All methods are called from one thread.
 
     A renderer may also have ``phases``, a mapping from phase to seconds that splits what its last call took,
-    ``peak_memory``, the most bytes of device memory in use so far, and ``fitting_batch(height, width)``, how many
-    scenes of that size (None is the model's own) fit into the memory that is free.
+    ``peak_memory``, the most bytes of device memory in use so far, ``fitting_batch(height, width)``, how many
+    scenes of that size (None is the model's own) fit into the memory that is free, and ``notices``, sentences about the
+    model that somebody should read.
     """
 
     @property
@@ -84,12 +121,26 @@ class Renderer(Protocol):
             CacheMismatchError: it belongs to another model, other settings or another format.
         """
 
-    def render(self, scenes: Sequence[Asset], cache: Any) -> list[Image]:
-        """One picture per scene, in order. A picture does not depend on which others are rendered with it."""
+    def render(self, scenes: Sequence[Asset], cache: Any) -> Sequence[Image | AssetError]:
+        """One picture per scene, in order, or what is wrong with it.
+
+        A picture does not depend on which others are rendered with it.
+        """
 
 
 RendererFactory: TypeAlias = Callable[[RendererSpec], Renderer]
 """Called once in each worker; must be picklable."""
+
+
+def own_memory(free: int, total: int, reserved: int, share: float) -> int:
+    """Bytes of a device that a worker may still take: what is free, and no more than what is left of its share.
+
+    Args:
+        free, total: of the device.
+        reserved: what this worker has taken, its model for the most part.
+        share: the part of the device that is its own. Workers beside it have loaded their models or are about to.
+    """
+    return max(0, min(free, int(total * share) - reserved)) if share < 1 else free
 
 
 class PhaseClock:
@@ -130,8 +181,15 @@ class ConsiStoryRenderer:
 
         torch.set_num_threads(spec.threads)
         self.phases: dict[str, float] = {}
+        self._share = spec.gpu_share
         dtype = None if spec.torch_dtype == "auto" else getattr(torch, spec.torch_dtype)
-        self._pipeline = ConsiStoryPipeline.from_pretrained(spec.model, torch_dtype=dtype, device=spec.device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # told as notices
+            self._pipeline = ConsiStoryPipeline.from_pretrained(
+                spec.model, dtype=dtype, device=spec.device, config=spec.config
+            )
+        self.notices = tuple(self._pipeline.notices)
+        self._pipeline.hold_fingerprint()
         self._fingerprint = self._pipeline.fingerprint
 
     @property
@@ -150,8 +208,7 @@ class ConsiStoryRenderer:
                 settings=subject.settings,
                 progress=clock.tick,
             )
-        buffer, digest = made.cache.into_buffer()
-        return MadeSubject(list(made.images), buffer, time.perf_counter() - started, digest)
+        return MadeSubject(list(made.images), None, time.perf_counter() - started, pack=made.cache.into_buffer)
 
     def load_cache(self, buffer: CacheBuffer) -> Any:
         """See :class:`Renderer`."""
@@ -161,16 +218,20 @@ class ConsiStoryRenderer:
         check_cache(cache, self._fingerprint, None)
         return cache
 
-    def render(self, scenes: Sequence[Asset], cache: Any) -> list[Image]:
+    def render(self, scenes: Sequence[Asset], cache: Any) -> Sequence[Image | AssetError]:
         """See :class:`Renderer`."""
         with self._clocked(cache.settings.num_inference_steps) as clock:
-            result = self._pipeline.render(
-                prompts=[scene.prompt for scene in scenes],
-                subject=cache,
-                seeds=[scene.seed for scene in scenes],
-                batch_size=len(scenes),
-                progress=clock.tick,
-            )
+            try:
+                result = self._pipeline.render(
+                    prompts=[scene.prompt for scene in scenes],
+                    subject=cache,
+                    seeds=[scene.seed for scene in scenes],
+                    batch_size=len(scenes),
+                    progress=clock.tick,
+                )
+            except PictureError as error:
+                result, failures = error.result, error.failures
+                return [AssetError(failures[i]) if i in failures else image for i, image in enumerate(result.images)]
         return list(result.images)
 
     @property
@@ -182,13 +243,14 @@ class ConsiStoryRenderer:
         return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None
 
     def fitting_batch(self, height: int | None, width: int | None) -> int | None:
-        """Scenes that fit into the device's free memory; None on a CPU, where nobody can tell."""
+        """Scenes that fit into this worker's part of the device's memory; None on a CPU, where nobody can tell."""
         import torch
 
         device = self._pipeline.device
         if device.type != "cuda":
             return None
-        free, _ = torch.cuda.mem_get_info(device)
+        free, total = torch.cuda.mem_get_info(device)
+        free = own_memory(free, total, torch.cuda.memory_reserved(device), self._share)
         pipe = self._pipeline.pipe
         side = pipe.unet.config.sample_size * pipe.vae_scale_factor
         latents = (height or side) * (width or side) / pipe.vae_scale_factor**2

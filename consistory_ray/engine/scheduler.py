@@ -8,7 +8,11 @@ What it promises, whatever the order of events:
 * a worker leaves its subject only when nothing of it is left to take, and steals from others only when it is idle:
   a subject whose cache its machine has already, or else the one with the most left;
 * an anchor cache is begun only if, as far as its size is known, all that are alive then stay within ``cache_budget``
-  bytes (one is always allowed);
+  bytes, and those on its machine within the machine's limit (one is always allowed);
+* a cache is copied to a further machine only if there is room, too, unless it is there to try again what went wrong
+  elsewhere, or nobody is left where it lies;
+* while there are more subjects than workers, a worker makes the next one's anchors before its own one's last batch, and
+  two in a row if need be, so that its device need not wait while a cache is hashed and stored;
 * an asset that was with a worker when it died is tried again with nothing else on that worker, so that an asset that
   kills processes takes no other down with it;
 * a subject all of whose scenes kill or fail does not get to try each of them.
@@ -16,7 +20,7 @@ What it promises, whatever the order of events:
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 
 from consistory_ray.engine.attempts import Attempts, anchors_key
@@ -24,6 +28,10 @@ from consistory_ray.engine.cache_account import CacheAccount
 from consistory_ray.engine.faults import Caps, Fault
 from consistory_ray.engine.homes import Homes, largest_first
 from consistory_ray.engine.work import BatchLimit, Call, CallKind, KnownWorker, OpenSubject, State, SubjectWork
+
+AHEAD_BATCHES = 1
+"""How many batches before a subject's end the next one's anchors are made. What is then done beside the device takes
+about eight seconds for SDXL; more batches only keep more caches alive."""
 
 
 class Scheduler:
@@ -35,6 +43,7 @@ class Scheduler:
             size, where the device runs out of memory.
         max_in_flight: calls per worker, so that a worker never waits for the coordinator between two calls.
         cache_budget: bytes of anchor caches that may be alive at a time; None is no limit.
+        cache_limits: bytes of anchor caches that may lie on each machine; one that is not named has no limit.
         caps: when to give up.
 
     Attributes:
@@ -49,6 +58,7 @@ class Scheduler:
         batch_size: int,
         max_in_flight: int = 2,
         cache_budget: int | None = None,
+        cache_limits: Mapping[str, int] | None = None,
         caps: Caps | None = None,
     ) -> None:
         self._subjects = {work.subject_id: OpenSubject(work, deque(work.scenes)) for work in works}
@@ -56,6 +66,7 @@ class Scheduler:
         self._homes = Homes()
         self._suspected: dict[str, OpenSubject] = {}
         self._workers: dict[str, KnownWorker] = {}
+        self._staying: Counter[str] = Counter()  # workers on each machine that are not leaving
         self._freed: dict[str, None] = {}  # workers that finished a call since the last assignment
         self._news = False  # whether anything happened since then that may concern all workers
         self._released: list[str] = []
@@ -64,7 +75,8 @@ class Scheduler:
         self._batch_size = batch_size
         self._limits: dict[tuple[str, tuple[int | None, int | None]], BatchLimit] = {}
         self._max_in_flight = max_in_flight
-        self.caches = CacheAccount(cache_budget)
+        self.caches = CacheAccount(cache_budget, cache_limits)
+        self._short: dict[str, int] = {}  # workers that wait for room for a cache, and the size of what they wait for
         self._acquitted: set[str] = set()
         self._next_id = 0
         self._unassigned = sum(len(subject.pending) for subject in self._subjects.values())
@@ -92,6 +104,15 @@ class Scheduler:
     def busy(self) -> int:
         """How many workers have a call."""
         return sum(bool(worker.calls) for worker in self._workers.values())
+
+    @property
+    def short_of_room(self) -> dict[str, int]:
+        """The workers that have nothing to do because there is no room for a cache, and how large it would be."""
+        return {
+            name: size
+            for name, size in self._short.items()
+            if (worker := self._workers.get(name)) is not None and not worker.calls and not worker.leaving
+        }
 
     def calls_of(self, name: str) -> tuple[Call, ...]:
         """The calls that a worker has."""
@@ -121,6 +142,16 @@ class Scheduler:
         self.caches.unpin(subject_id)
         self._news = True
 
+    def limit_caches(self, limits: Mapping[str, int]) -> None:
+        """How many bytes of caches may lie on each machine from now on; there may be room now."""
+        if limits != self.caches.limits:
+            self.caches.limits = dict(limits)
+            self._news = True
+
+    def expected_cache_bytes(self, subject_id: str) -> int:
+        """What was expected of a subject's cache before any was made."""
+        return self._subjects[subject_id].work.cache_bytes
+
     def is_over(self, subject_id: str) -> bool:
         """Whether nothing of a subject is left to do, or whatever is left fails."""
         return self._subjects[subject_id].state is State.OVER
@@ -149,17 +180,22 @@ class Scheduler:
             shaken: whether it takes the place of one that died; it then gets a suspect only after other work.
         """
         self._workers[name] = KnownWorker(name, node, batches or {}, shaken=shaken)
+        self._staying[node] += 1
         self._news = True
 
     def retire_worker(self, name: str) -> None:
         """A worker gets no more calls; those it has go on."""
-        self._workers[name].leaving = True
+        worker = self._workers[name]
+        self._staying[worker.node] -= not worker.leaving
+        worker.leaving = True
 
     def remove_worker(self, name: str, fault: Fault = Fault.NODE_DIED) -> tuple[str, ...]:
         """A worker is gone; its calls come back. If its process died, the assets it had are suspects."""
         worker = self._workers.pop(name, None)
+        self._short.pop(name, None)
         if worker is None:
             return ()
+        self._staying[worker.node] -= not worker.leaving
         self._freed.pop(name, None)
         self._news = True
         self._homes.move(worker, None)
@@ -219,6 +255,9 @@ class Scheduler:
             self._from_ownerless,
             self._open_subject,
         ]
+        self._short.pop(worker.name, None)
+        if self._nears_the_end(worker):
+            choices.insert(0, choices.pop())
         if not worker.calls:
             choices.append(self._steal)
             choices.insert(len(choices) if worker.shaken else 0, self._suspect)
@@ -227,12 +266,29 @@ class Scheduler:
                 return call
         return None
 
+    def _nears_the_end(self, worker: KnownWorker) -> bool:
+        """Whether a worker that has a call had better make the next subject's anchors before its own one's last scenes.
+
+        Their cache is then hashed and stored while those are rendered. Only with subjects enough for everybody.
+        """
+        home = worker.home
+        if home is None or not worker.calls or len(self._waiting) <= len(self._workers):
+            return False
+        return 0 < home.takeable <= AHEAD_BATCHES * self._fitting(worker, home) * len(home.homes)
+
+    def _fitting(self, worker: KnownWorker, subject: OpenSubject) -> int:
+        """How many scenes of a subject the worker has room for at a time."""
+        fitting = worker.batches.get(subject.work.size, self._batch_size)
+        limit = self._limits.get((worker.name, subject.work.size))
+        return fitting if limit is None else min(limit.count, fitting)
+
     def _suspect(self, worker: KnownWorker) -> Call | None:
         for subject in self._suspected.values():
             if subject.state is not State.READY:
                 continue
             for asset in subject.suspects:
                 if self._may_try(asset, worker):
+                    self._reaches(worker, subject, needed=True)
                     subject.suspects.remove(asset)
                     if not subject.suspects:
                         del self._suspected[subject.work.subject_id]
@@ -261,19 +317,28 @@ class Scheduler:
             return None
         for asset in subject.singles:
             if self._may_try(asset, worker):
+                self._reaches(worker, subject, needed=True)
                 subject.singles.remove(asset)
                 return self._scenes_call(worker, subject, (asset,))
-        if not subject.pending:
+        if not subject.pending or not self._reaches(worker, subject):
             return None
-        fitting = worker.batches.get(subject.work.size, self._batch_size)
-        limit = self._limits.get((worker.name, subject.work.size))
-        count = min(fitting if limit is None else limit.count, fitting, len(subject.pending))
+        count = min(self._fitting(worker, subject), len(subject.pending))
         if self._unassigned < count * len(self._workers):
             # at the end of a run everybody gets a piece: the idle share what is left, the busy do not take it all
             idle = sum(not other.calls for other in self._workers.values())
             rivals = len(self._workers) if worker.calls else idle
             count = min(count, -(-self._unassigned // rivals))
         return self._scenes_call(worker, subject, tuple(subject.pending.popleft() for _ in range(count)))
+
+    def _reaches(self, worker: KnownWorker, subject: OpenSubject, *, needed: bool = False) -> bool:
+        """Whether the worker's machine has the subject's cache, or gets a copy of it."""
+        own = subject.work.subject_id
+        if self.caches.copies(own, worker.node, needed=needed):
+            return True
+        if any(self._staying[node] for node in subject.nodes):
+            self._short[worker.name] = self.caches.expected(subject.work.cache_bytes)
+            return False
+        return self.caches.copies(own, worker.node, needed=True)  # nobody else could ever take it
 
     def _scenes_call(
         self, worker: KnownWorker, subject: OpenSubject, assets: tuple[str, ...], alone: bool = False
@@ -283,8 +348,13 @@ class Scheduler:
         return self._call(worker, "scenes", subject, assets, self._attempts.number(assets[0]), alone)
 
     def _open_subject(self, worker: KnownWorker) -> Call | None:
-        """Take up the next subject, unless this worker is still making another one's anchors."""
-        if any(call.kind == "anchors" for call in worker.calls.values()):
+        """Take up the next subject, unless this worker is still making another one's anchors.
+
+        While there are many more subjects than workers it may make two in a row: the first ones' cache is hashed and
+        stored meanwhile. With fewer, the second one is somebody else's.
+        """
+        making = sum(call.kind == "anchors" for call in worker.calls.values())
+        if making and (making < len(worker.calls) or making > 1 or len(self._waiting) <= len(self._workers)):
             return None
         for index, subject in enumerate(self._waiting):
             if subject.anchors_made and not (subject.takeable or subject.suspects):
@@ -293,7 +363,8 @@ class Scheduler:
             alone = self._attempts.alone(key)
             if (alone and worker.calls) or not self._may_try(key, worker):
                 continue
-            if not self.caches.opens(subject.work.subject_id, subject.work.cache_bytes):
+            if not self.caches.opens(subject.work.subject_id, subject.work.cache_bytes, worker.node):
+                self._short[worker.name] = self.caches.expected(subject.work.cache_bytes)
                 return None
             del self._waiting[index]
             subject.state = State.MAKING
@@ -315,6 +386,10 @@ class Scheduler:
         subject.nodes.add(worker.node)
         own = subject.work.subject_id
         return Call(self._next_id, worker.name, kind, own, assets, attempt, alone, subject.generation)
+
+    def _node(self, name: str) -> str:
+        worker = self._workers.get(name)
+        return worker.node if worker is not None else ""
 
     def _may_try(self, key: str, worker: KnownWorker) -> bool:
         staying = (name for name, other in self._workers.items() if not other.leaving)
@@ -361,7 +436,7 @@ class Scheduler:
         self._news = True
         key = anchors_key(call.subject_id)
         if fault is Fault.STORE_FULL:
-            self.caches.full()
+            self.caches.full(self._node(call.worker))
             subject.losses += 1
             if subject.losses > self._caps.cache_losses:
                 return self._fail_subject(subject)

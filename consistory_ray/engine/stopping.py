@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from consistory_ray.errors import RunInterrupted
+
 EXIT_RESUME = 75
 """Exit code of an interrupted run (EX_TEMPFAIL): run the same command again."""
 
@@ -45,6 +47,19 @@ def keeping_signal_handlers() -> Iterator[None]:
             for number, handler in before.items():
                 if handler is not None:  # else it was not set from Python
                     signal.signal(number, handler)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """While it runs ``ray.init`` has a handler of its own for SIGTERM, which cleans up and leaves by SystemExit.
+
+    Raises:
+        RunInterrupted: in place of that.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        raise RunInterrupted("SIGTERM") from error
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -27,6 +28,7 @@ from consistory_ray.engine.anchor_store import (
 )
 from consistory_ray.engine.device import Device, DeviceTime
 from consistory_ray.engine.faults import Failure
+from consistory_ray.engine.local_ray import PASSIVE
 from consistory_ray.engine.renderer import CacheBuffer, RendererFactory, RendererSpec
 from consistory_ray.engine.retries import with_backoff
 from consistory_ray.errors import AssetError, InputError, RunInterrupted
@@ -34,6 +36,7 @@ from consistory_ray.machine import MachineReading, MachineWatch, watched_folders
 from consistory_ray.output.assets import WrittenAsset, asset_parameters, encode_png, write_asset
 from consistory_ray.output.run_record import RUN_RECORD
 from consistory_ray.output.storage import OutputStore
+from consistory_ray.pictures import picture_fault
 from consistory_ray.stored_subjects import describe_subject, subject_file
 
 if TYPE_CHECKING:
@@ -59,6 +62,8 @@ class Hello:
         sees_output: whether it finds the run record where the coordinator has put it.
         node: id of its machine.
         batches: for each picture size how many scenes fit into its device's memory, where it can tell.
+        notices: what somebody should know about the model.
+        niceness: of its process; above 0 others come first.
     """
 
     place: str
@@ -67,6 +72,8 @@ class Hello:
     sees_output: bool
     node: str = ""
     batches: dict[PictureSize, int] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+    niceness: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +136,9 @@ class RenderWorker:
     """
 
     def __init__(self, factory: RendererFactory, spec: RendererSpec, store: OutputStore) -> None:
+        if "torch" not in sys.modules:  # which reads them once
+            for name, value in PASSIVE.items():
+                os.environ.setdefault(name, value)
         self._spec = spec
         self._store = store
         self._writers = ThreadPoolExecutor(WRITE_THREADS, "write")
@@ -152,7 +162,8 @@ class RenderWorker:
             batches = {size: count for size in sizes if fitting is not None and (count := fitting(*size)) is not None}
             seen = with_backoff(lambda: self._store.exists(RUN_RECORD))
             spent = time.perf_counter() - self._started
-            return Hello(place, renderer.fingerprint, spent, seen, own_node(), batches)
+            notices = tuple(getattr(renderer, "notices", ()))
+            return Hello(place, renderer.fingerprint, spent, seen, own_node(), batches, notices, os.nice(0))
         except Exception as error:
             return Failure.of(error)
 
@@ -170,14 +181,14 @@ class RenderWorker:
                 )
                 return Report(cache_bytes=size, cache_sha256=found.sha256, import_cache=imported), found.buffer
             if subject.source is not None:
-                why = found.problem or "it is missing, or its checksum is"
+                why = found.problem or "it is missing, or its checksum is (--keep-anchors all keeps them)"
                 raise InputError(f"the stored subject at {subject.source.url} cannot be used: {why}")
             made, spent = self._device.make_subject(subject)
             report = self._deliver(subject, subject.anchors, made.images, spent)
             if report.failures:
                 return next(iter(report.failures.values())), None
-            digest = made.sha256 or cache_digest(made.cache_buffer)
-            return self._made(report, found, made.cache_buffer, digest), made.cache_buffer
+            buffer = made.cache_buffer  # put together here, while the device goes on
+            return self._made(report, found, buffer, made.sha256 or cache_digest(buffer)), buffer
         except Exception as error:
             return Failure.of(error), None
 
@@ -249,7 +260,7 @@ class RenderWorker:
         self,
         subject: SubjectPlan,
         assets: Sequence[Asset],
-        images: Sequence[Image],
+        images: Sequence[Image | AssetError],
         spent: DeviceTime,
         cache_sha256: str | None = None,
     ) -> Report:
@@ -258,8 +269,12 @@ class RenderWorker:
         share = spent.seconds / max(1, len(assets))
         clock = {"encode": 0.0, "write": 0.0}
 
-        def deliver(asset: Asset, image: Image) -> Delivered | Failure:
+        def deliver(asset: Asset, image: Image | AssetError) -> Delivered | Failure:
             try:
+                if isinstance(image, AssetError):
+                    raise image
+                if fault := picture_fault(image):
+                    raise AssetError(fault)
                 return self._write(subject, asset, image, share, clock, cache_sha256)
             except Exception as error:
                 return Failure.of(error)

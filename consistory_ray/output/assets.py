@@ -58,7 +58,7 @@ class _Parameters(BaseModel):
     settings_hash: str = ""
     model: str = ""
     model_fingerprint: str = ""
-    cache_sha256: str | None = None
+    cache_sha256: Any = None  # whoever needs it looks at it: a picture can do without
 
 
 @dataclass(frozen=True, slots=True)

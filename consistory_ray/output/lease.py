@@ -11,7 +11,15 @@ The holder rewrites its file every quarter of the ttl. Two rules keep it from be
 * A taker must have seen the very same bytes for a ttl and a quarter, read once more at the end.
 
 Both use their own steady clocks, so no two machines' wall clocks need to agree. Two shortcuts spare the waiting: a
-holder on this machine whose process is gone, and a renewal that is older than three ttls by the wall clock.
+holder on this machine whose process is gone, and a renewal that is older than three ttls by the wall clock, by a
+holder that is not of this start of this machine (whose processes can be looked at, and whose clock may have been set).
+
+The file is also how the holder knows its output again. Before each renewal it is read: if it is gone, or holds other
+bytes than were last written, the output was deleted, moved, unmounted, or put back to an earlier state, and the lease
+is lost. It is never written to a place where it is not.
+
+All this needs a storage that creates exclusively. Some drivers drop the condition without a word and let both writers
+win, so each holder begins by trying to create its own generation once more, with other bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +33,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
 
-from consistory_ray.errors import InputError, Problem, StorageError
+from consistory_ray.errors import InputError, Problem, RunError, StorageError
 from consistory_ray.output.index import Output
 from consistory_ray.output.lease_record import (
     MAX_TTL,
@@ -33,12 +41,13 @@ from consistory_ray.output.lease_record import (
     SeenLease,
     busy,
     describe,
+    generation_after,
     generations,
     lease_path,
     look,
 )
-from consistory_ray.output.processes import Process, is_gone, is_running, this_process
-from consistory_ray.output.storage import OutputStore, as_store
+from consistory_ray.output.processes import Process, is_gone, is_running, shares_boot, this_process
+from consistory_ray.output.storage import MissingFileError, OutputStore, as_store
 
 TTL_SECONDS = 60.0
 RENEWALS_PER_TTL = 4
@@ -85,7 +94,7 @@ def current_lease(output: Output) -> LeaseRecord | None:
 
 
 def is_silent(record: LeaseRecord, now: float | None = None, *, waits: bool = False) -> bool:
-    """Whether the holder of a lease is gone as far as an onlooker can tell, who trusts wall clocks.
+    """Whether the holder of a lease is gone as far as an onlooker can tell, who trusts other machines' wall clocks.
 
     Args:
         record: the lease.
@@ -93,7 +102,8 @@ def is_silent(record: LeaseRecord, now: float | None = None, *, waits: bool = Fa
         waits: it has said that it would come back, so a lease that was released is no sign of its end.
     """
     age = (time.time() if now is None else now) - record.renewed_at
-    return (record.released and not waits) or is_gone(record.process) or age > STALE_TTLS * record.ttl_seconds
+    is_stale = age > STALE_TTLS * record.ttl_seconds and not is_running(record.process)
+    return (record.released and not waits) or is_gone(record.process) or is_stale
 
 
 class Lease:
@@ -107,10 +117,11 @@ class Lease:
         self._store = store
         self._generation = generation
         self._record = record
+        self._written = [record.encode()]
         self._clock = clock
         self._good_since = began
         self._lost = ""
-        self._expired = False
+        self._expired = self._vanished = False
         self._failure = ""
         self._released = False
         self._lock = threading.Lock()
@@ -142,7 +153,7 @@ class Lease:
 
         Raises:
             OutputBusyError: another run holds the output.
-            InputError: the ttl is out of range.
+            InputError: the ttl is out of range, or the storage does not create exclusively.
             StorageError: the storage failed.
         """
         if not 0 < ttl_seconds <= MAX_TTL:
@@ -152,9 +163,16 @@ class Lease:
         seen = look(store)
         if not seen.is_free:
             _Judge(store, clock, process, on_wait, trust_wall_clock, ttl_seconds).wait_until_free(seen)
+        generation = generation_after(store, seen.generation)
+        if not generation:  # nobody ever got that far: put there by hand, it may not lock the output for ever
+            store.delete(lease_path(seen.generation))
+            return cls.acquire(
+                store, owner, ttl_seconds=ttl_seconds, clock=clock, on_wait=on_wait,
+                trust_wall_clock=trust_wall_clock, process=process,
+            )  # fmt: skip
         now, began = clock.wall(), clock.steady()
         record = LeaseRecord(uuid.uuid4().hex, owner, process, now, now, float(ttl_seconds))
-        lease = cls(store, seen.generation + 1, record, began, clock)
+        lease = cls(store, generation, record, began, clock)
         lease._create()
         return lease
 
@@ -174,12 +192,17 @@ class Lease:
         return self._expired
 
     @property
+    def vanished(self) -> bool:
+        """Whether it was lost because its file is not as it was left, and no other run was seen to have come."""
+        return self._vanished
+
+    @property
     def record(self) -> LeaseRecord:
         """What the lease file said after the last renewal."""
         return self._record
 
     def renew(self) -> bool:
-        """Renew the lease now; False when it is lost.
+        """Renew the lease now; False when it is lost. The output itself is looked at too: see the module.
 
         Raises:
             StorageError: the storage failed. The lease is good until its ttl is over: try again.
@@ -188,15 +211,28 @@ class Lease:
             if self._released or self.lost:
                 return False
             began = self._clock.steady()
+            if not self._is_as_it_was_left():
+                return False
             record = replace(self._record, renewed_at=self._clock.wall(), beat=self._record.beat + 1)
-            self._store.write_atomic(lease_path(self._generation), record.encode())
+            self._write(record)
             highest = max(generations(self._store), default=0)
             if highest > self._generation:
                 self._lost = self._superseded(highest)
             if self.lost:  # a renewal counts only if it was complete before the last one's time was over
                 return False
             self._record, self._good_since, self._failure = record, began, ""
+            self._written = self._written[-1:]
             return True
+
+    def confirm(self, what: str) -> None:
+        """Go on only if the output is still this holder's, and the one that it took.
+
+        Raises:
+            RunError: it is not; the message begins with ``what`` cannot be done and ends with the reason.
+            StorageError: the storage failed.
+        """
+        if not self.renew():
+            raise RunError(f"{what}: {self.lost}")
 
     def release(self) -> None:
         """Give the lease back, so that the next run need not wait. A storage that fails now only makes it wait."""
@@ -206,15 +242,14 @@ class Lease:
             thread.join(self._record.ttl_seconds / RENEWALS_PER_TTL)
         held = not self._released and not self.lost
         self._released = True
-        self._lost = self._lost or "the lease was released"
         _LIVE.discard(self._record.token)
-        if not held:
-            return
-        record = replace(self._record, renewed_at=self._clock.wall(), beat=self._record.beat + 1, released=True)
         try:
-            self._store.write_atomic(lease_path(self._generation), record.encode())
+            if held and self._is_as_it_was_left():
+                record = replace(self._record, renewed_at=self._clock.wall(), beat=self._record.beat + 1, released=True)
+                self._write(record)
         except StorageError as error:
             _log.warning("the lease on %s could not be released and runs out by itself: %s", self._store.url, error)
+        self._lost = self._lost or "the lease was released"
 
     def __enter__(self) -> Lease:
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -235,11 +270,38 @@ class Lease:
                 self._failure = f"{type(error).__name__}: {error}"
                 _log.warning("the lease on %s could not be renewed: %s", self._store.url, error)
 
+    def _is_as_it_was_left(self) -> bool:
+        """Whether the file holds what was last written. If not, the lease is lost from now on."""
+        path = lease_path(self._generation)
+        try:
+            found = self._store.read(path)
+        except MissingFileError:
+            found = b""
+        if found in self._written:
+            return True
+        highest = max(generations(self._store), default=0)
+        if highest > self._generation:
+            self._lost = self._superseded(highest)
+            return False
+        self._vanished = True
+        why = "does not hold what was last written" if found else "is gone"
+        self._lost = (
+            f"the lease on {self._store.url} was not renewed, its file {path} {why}: "
+            "the output was deleted, moved or replaced, or is not mounted any more"
+        )
+        return False
+
+    def _write(self, record: LeaseRecord) -> None:
+        data = record.encode()
+        self._written.append(data)  # before: a write that fails may have been carried out
+        self._store.begun(lease_path(self._generation)).write_atomic(lease_path(self._generation), data)
+
     def _create(self) -> None:
         """Become the holder.
 
         Raises:
             OutputBusyError: another one was faster.
+            InputError: the storage does not create exclusively.
             StorageError: the storage failed; the next try of this process is not held up by what this one left.
         """
         path, token = lease_path(self._generation), self._record.token
@@ -251,6 +313,7 @@ class Lease:
                 if created:  # long overtaken
                     self._store.delete(path)
                 raise busy(self._store, look(self._store).record)
+            self._probe(path)
             for generation in there:
                 if generation < self._generation:
                     with suppress(StorageError):  # the next holder tidies up as well
@@ -258,6 +321,38 @@ class Lease:
         except BaseException:
             _LIVE.discard(token)
             raise
+
+    def _probe(self, path: str) -> None:
+        """Try to create what is there, with other bytes: who is told that this worked would be one of two holders.
+
+        Raises:
+            OutputBusyError: this one was long overtaken, and its file was tidied up.
+            InputError: the storage overwrites, or says that it has.
+            StorageError: the storage failed.
+        """
+        for _ in range(2):  # the first time it may have been gone; then it is there now, and whole
+            other = replace(self._record, token=uuid.uuid4().hex, released=True)
+            created = self._store.create_exclusive(path, other.encode())
+            if not created:
+                break
+            if max(generations(self._store), default=0) > self._generation:
+                self._store.delete(path)
+                raise busy(self._store, look(self._store).record)
+        kept = self._store.read(path)
+        if not created and kept in self._written:
+            return
+        with suppress(StorageError):
+            self._store.delete(path)
+        if not created:
+            raise StorageError(f"{self._store.url}/{path} was deleted or replaced as soon as it was there")
+        winner = "the first bytes stayed" if kept in self._written else "the last bytes won"
+        fix = (
+            "use a storage that creates exclusively (S3: If-None-Match: *), with fsspec, s3fs, gcsfs and adlfs of "
+            f"2024.12 or later and botocore after 1.35.20; here one file was created twice, and {winner}"
+        )
+        raise InputError(
+            "the output cannot be used: two runs could hold it at once", [Problem("output", self._store.url, fix)]
+        )
 
     def _is_overdue(self) -> bool:
         return self._clock.steady() - self._good_since > self._record.ttl_seconds
@@ -316,8 +411,11 @@ class _Judge:
     def _is_dead(self, record: LeaseRecord) -> bool:
         if record.process == self.process and self.process == this_process() and record.token not in _LIVE:
             return True
-        age = self.clock.wall() - record.renewed_at
-        return is_gone(record.process) or (self.trust_wall_clock and age > STALE_TTLS * record.ttl_seconds)
+        if is_gone(record.process):
+            return True
+        # a clock that was set says nothing, and all of this start of the machine have this one
+        trusted = self.trust_wall_clock and not shares_boot(record.process, self.process)
+        return trusted and self.clock.wall() - record.renewed_at > STALE_TTLS * record.ttl_seconds
 
     def _is_alive(self, record: LeaseRecord) -> bool:
         """Certainly alive: a running process of this machine whose last renewal is recent by the same clock."""

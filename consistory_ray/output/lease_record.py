@@ -17,7 +17,8 @@ from consistory_ray.outside import Limits, parse_json
 
 LEASE_FOLDER = "lease"
 MAX_TTL = 3600.0
-_NAME = re.compile(rf"^{LEASE_FOLDER}/(\d{{12}})\.json$")
+LAST_GENERATION = 10**12 - 1
+_NAME = re.compile(rf"{LEASE_FOLDER}/([0-9]{{12}})\.json")
 _TRIES = 10
 _LIMITS = Limits(bytes=64 << 10, values=1000, depth=4)
 
@@ -132,9 +133,20 @@ def look(store: OutputStore) -> SeenLease:
 
 
 def generations(store: OutputStore) -> list[int]:
-    """The generations there are files of, in no order."""
-    names = (_NAME.match(file.path) for file in store.list_files(LEASE_FOLDER))
-    return [int(name[1]) for name in names if name]
+    """The generations there are files of, in no order. Whatever else lies in the folder counts for nothing."""
+    names = (_NAME.fullmatch(file.path) for file in store.list_files(LEASE_FOLDER))
+    return [int(name[1]) for name in names if name and not store.is_obstructed(name[0])]
+
+
+def generation_after(store: OutputStore, generation: int) -> int:
+    """The next generation whose name is free for a file; 0 when there is none, since the last name is taken.
+
+    Something that is no file may lie in a lease's place. It is passed over, not touched.
+    """
+    following = generation + 1
+    while following <= LAST_GENERATION and store.is_obstructed(lease_path(following)):
+        following += 1
+    return following if following <= LAST_GENERATION else 0
 
 
 def lease_path(generation: int) -> str:

@@ -50,6 +50,12 @@ def is_running(process: Process) -> bool:
     return _is_known(process) and _started(process.pid) == process.started
 
 
+def shares_boot(one: Process, other: Process) -> bool:
+    """Whether both are of the same start of the same machine, perhaps in different containers: they have one clock."""
+    boots = [process.machine.partition("/")[0] for process in (one, other)]
+    return bool(boots[0]) and boots[0] == boots[1]
+
+
 def _is_known(process: Process) -> bool:
     return bool(process.machine and process.started) and process.machine == this_process().machine and process.pid > 0
 

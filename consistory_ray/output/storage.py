@@ -16,16 +16,17 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from fsspec.dircache import DirCache
 from fsspec.implementations.local import LocalFileSystem
 
 from consistory_ray.errors import ConsistoryError, DiskFullError, InputError, Problem, StorageError
 from consistory_ray.output.parallel import bounded_map
 from consistory_ray.output.uploads import payload
 from consistory_ray.outside import NotAFile, TooLarge, kind_of, open_regular, read_regular, refuse_size
-from consistory_ray.places import place_of
+from consistory_ray.places import Place, place_of
 
 Buffer = bytes | bytearray | memoryview
 _T = TypeVar("_T")
@@ -35,7 +36,6 @@ _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.
 _BLOCK = 8 << 20
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{32}\.tmp$")
-_LISTING_CACHED = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl")
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
 _MOST_BYTES = {"run.json": 1 << 30, "subject.json": 1 << 20, "sha256": 4 << 10, "png": 256 << 20, "json": 64 << 20}
 """By a file's name, else by its ending. A job of a million scenes makes a run.json of a fifth of that."""
@@ -63,6 +63,10 @@ class LinkedFolderError(StorageError):
     lasting = True
 
 
+class VanishedError(StorageError):
+    """The output that was begun is not there any more: it was deleted, moved, or its file system unmounted."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredFile:
     """One file under an output: its path relative to the root, and its size in bytes."""
@@ -81,10 +85,20 @@ class OutputStore:
     Attributes:
         fs: the fsspec file system.
         root: the output's folder as ``fs`` names it, without a trailing slash; absolute for local files.
+        marker: a path below the root without which no folder is made: where an output has begun, see :meth:`begun`.
     """
 
     fs: Any
     root: str
+    marker: str = field(default="", kw_only=True)
+
+    def begun(self, marker: str) -> OutputStore:
+        """The same store, of which ``marker`` is known to be there: once it is gone, so is the output.
+
+        Where there are folders, one that is missing is then made only beside the marker. So whoever goes on writing
+        after a deletion or ``umount`` is told, and leaves nothing in a bare mount point.
+        """
+        return replace(self, marker=marker)
 
     @property
     def is_local(self) -> bool:
@@ -160,7 +174,7 @@ class OutputStore:
         full = self._place(path, "write")
         with self._errors("write", path):
             if self.is_local:
-                self._with_a_clear_way(path, lambda: _replace_local(full, data))
+                self._with_a_clear_way(path, lambda: _replace_local(full, data, self._make_folder))
             elif self._puts_whole_objects():
                 self.fs.pipe_file(full, payload(self.fs, data))
             else:
@@ -177,7 +191,7 @@ class OutputStore:
         with self._errors("create", path):
             try:
                 if self.is_local:
-                    self._with_a_clear_way(path, lambda: _create_local(full, data))
+                    self._with_a_clear_way(path, lambda: _create_local(full, data, self._make_folder))
                 else:
                     self.fs.pipe_file(full, bytes(data), mode="create")
                 return True
@@ -196,7 +210,7 @@ class OutputStore:
 
         What was there under the other name is replaced, whole; parents are made.
         """
-        source, target = self.join(path), self.join(other)
+        source, target = self._place(path, "copy"), self._place(other, "write")
         with self._errors("copy", path):
             if not self.is_local:
                 self.fs.cp_file(source, target)
@@ -204,7 +218,7 @@ class OutputStore:
             folder, name = os.path.split(target)
             temporary = os.path.join(folder, _temporary_name(name))
             try:
-                _making_folder(folder, lambda: os.link(source, temporary))
+                _making_folder(folder, lambda: os.link(source, temporary), self._make_folder)
             except OSError as error:
                 if error.errno not in _NO_HARD_LINKS:
                     raise
@@ -214,6 +228,15 @@ class OutputStore:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)  # rename does nothing where both are the same file
             _sync_folder(folder)
+
+    def is_obstructed(self, path: str) -> bool:
+        """Whether something that is no file of its own has that name: a folder, a link, a pipe, a device."""
+        if not self.is_local:  # object stores have nothing else; elsewhere it shows when the file is made
+            return False
+        try:
+            return not stat.S_ISREG(os.lstat(self.join(path)).st_mode)
+        except OSError:
+            return False
 
     def list_files(self, prefix: str = "") -> list[StoredFile]:
         """All files below a folder, at any depth, sorted by path; none when the folder is missing."""
@@ -346,7 +369,7 @@ class OutputStore:
     def _write_by_move(self, full: str, data: Buffer) -> None:
         folder, name = full.rsplit("/", 1)
         temporary = f"{folder}/{_temporary_name(name)}"
-        self.fs.makedirs(folder, exist_ok=True)
+        self._make_folder(folder)
         try:
             self.fs.pipe_file(temporary, bytes(data))
             self.fs.mv(temporary, full)
@@ -354,6 +377,19 @@ class OutputStore:
             with suppress(Exception):
                 self.fs.rm_file(temporary)
             raise
+
+    def _make_folder(self, folder: str) -> None:
+        """Make a folder, if this output is still the one that was begun.
+
+        Raises:
+            VanishedError: its marker is gone.
+        """
+        if self.marker:
+            marker = self.join(self.marker)
+            if not (os.path.lexists(marker) if self.is_local else self.fs.exists(marker)):
+                why = "it was deleted, moved, or is not mounted any more"
+                raise VanishedError(f"{self.url} is not the output that was begun, there is no {self.marker}: {why}")
+        os.makedirs(folder, exist_ok=True) if self.is_local else self.fs.makedirs(folder, exist_ok=True)
 
     def _walk(self, prefix: str) -> list[StoredFile]:
         start = self._place(prefix, "list", and_itself=True) if prefix else self.root
@@ -413,10 +449,8 @@ def open_output(url: str | os.PathLike[str], **storage_options: Any) -> OutputSt
         raise _bad_url(text, "give a folder or an fsspec URL such as s3://bucket/run (chained URLs are not supported)")
     place = place_of(text, "output")
     protocol = place.scheme
-    if protocol in _LISTING_CACHED:  # a cached listing would hide what another process wrote
-        storage_options.setdefault("use_listings_cache", False)
     try:
-        fs, root = place.filesystem(**storage_options)
+        fs, root = _file_system(place, storage_options)
     except ImportError as error:
         raise _bad_url(text, f"install the driver for {protocol}:// ({error})") from error
     except ValueError as error:
@@ -424,6 +458,19 @@ def open_output(url: str | os.PathLike[str], **storage_options: Any) -> OutputSt
     root = str(root)
     fs.invalidate_cache()  # file systems are shared within a process: whatever an earlier output made them remember
     return OutputStore(fs, root.rstrip("/") or root)
+
+
+def _file_system(place: Place, options: dict[str, Any]) -> tuple[Any, str]:
+    """The file system of an address, told to remember no listings: they would hide what another process wrote."""
+    if place.is_local:
+        return place.filesystem(**options)
+    try:
+        fs, root = place.filesystem(**{"use_listings_cache": False, **options})
+    except TypeError:  # one that does not know the option, or hands it on to its client
+        fs, root = place.filesystem(**options)
+    if getattr(getattr(fs, "dircache", None), "use_listings_cache", False):
+        fs.dircache = DirCache(use_listings_cache=False)
+    return fs, root
 
 
 def as_store(output: str | os.PathLike[str] | OutputStore) -> OutputStore:
@@ -449,12 +496,12 @@ def _temporary_name(name: str) -> str:
 
 
 @contextmanager
-def _local_temporary(full: str, data: Buffer) -> Iterator[str]:
+def _local_temporary(full: str, data: Buffer, make_folder: Callable[[str], None]) -> Iterator[str]:
     """A synced temporary file with ``data`` beside ``full``; removed at the end if it is still there."""
     folder, name = os.path.split(full)
     temporary = os.path.join(folder, _temporary_name(name))
     try:
-        with _making_folder(folder, lambda: open(temporary, "xb")) as file:
+        with _making_folder(folder, lambda: open(temporary, "xb"), make_folder) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -464,23 +511,23 @@ def _local_temporary(full: str, data: Buffer) -> Iterator[str]:
             os.unlink(temporary)
 
 
-def _making_folder(folder: str, action: Callable[[], _T]) -> _T:
+def _making_folder(folder: str, action: Callable[[], _T], make_folder: Callable[[str], None]) -> _T:
     """Run ``action``, making its folder only when it turns out to be missing: one system call less per file."""
     try:
         return action()
     except FileNotFoundError:
-        os.makedirs(folder, exist_ok=True)
+        make_folder(folder)
         return action()
 
 
-def _replace_local(full: str, data: Buffer) -> None:
-    with _local_temporary(full, data) as temporary:
+def _replace_local(full: str, data: Buffer, make_folder: Callable[[str], None]) -> None:
+    with _local_temporary(full, data, make_folder) as temporary:
         os.replace(temporary, full)
     _sync_folder(os.path.dirname(full))
 
 
-def _create_local(full: str, data: Buffer) -> None:
-    with _local_temporary(full, data) as temporary:
+def _create_local(full: str, data: Buffer, make_folder: Callable[[str], None]) -> None:
+    with _local_temporary(full, data, make_folder) as temporary:
         try:
             os.link(temporary, full)
         except OSError as error:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmarks.engine import main
 from benchmarks.engine_model import books, real, sweeps
@@ -74,6 +75,28 @@ def test_a_cache_goes_to_every_further_node_once() -> None:
     assert simulate(Setup(workers=8, scenes=10**6, workers_per_node=8), costs).moved_bytes == 0
     slower = simulate(Setup(workers=32, scenes=10**6, workers_per_node=8), replace(costs, link_gbit=1.0))
     assert slower.seconds > outcome.seconds + 5
+
+
+@pytest.mark.parametrize("scenes", [4, 10, 50])
+@pytest.mark.parametrize("gpus, pods", [(8, 1), (8, 4), (1, 8)])
+def test_pods_with_the_charts_default_memory_are_busy(gpus: int, pods: int, scenes: int) -> None:
+    """Costs of SDXL, with what comes between an anchor's last step and its subject's first scene."""
+    setup = Setup(
+        workers=gpus * pods,
+        workers_per_node=gpus,
+        pictures_per_worker=200,
+        scenes=scenes,
+        budget_per_node=sweeps.pods_of(sweeps.CACHE_GIB, gpus),
+    )
+    outcome = simulate(setup, sweeps.POD)
+    assert outcome.busy >= 0.97 and outcome.efficiency >= 0.97, outcome
+    starved = simulate(replace(setup, budget_per_node=sweeps.pods_of(2, gpus)), sweeps.POD)
+    assert starved.busy < outcome.busy, "memory for caches makes no difference: the simulation does not see it"
+
+
+def test_the_simulation_knows_the_charts_default() -> None:
+    values = yaml.safe_load((Path(__file__).parents[2] / "helm/consistory-ray/values.yaml").read_text())
+    assert values["worker"]["cacheMemory"] == f"{sweeps.CACHE_GIB}Gi"
 
 
 def test_stickiness_saves_transfers() -> None:

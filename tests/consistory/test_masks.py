@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import traceback
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from consistory_ray.consistory import ConsiStoryPipeline, masks
 from consistory_ray.consistory.layout import level_grids
 from consistory_ray.consistory.masks import AttentionMaps, otsu_threshold
 
@@ -113,3 +118,39 @@ def test_a_fork_goes_its_own_way() -> None:
 def test_masks_before_any_map_are_a_bug() -> None:
     with pytest.raises(RuntimeError, match="no attention map"):
         AttentionMaps(columns(), 1).masks(level_grids(16, 16))
+
+
+class NoFloat64(TorchDispatchMode):
+    """As on Apple's GPUs: numbers in float64 are met only while a threshold is found, which is done on the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thresholds = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.dtype == torch.float64:
+            callers = {frame.name for frame in traceback.extract_stack(limit=12)}
+            assert callers & {"otsu_threshold", "otsu_above", "otsu_below"}, f"{func} gives float64"
+            self.thresholds += 1
+        return result
+
+
+def test_float64_is_used_for_thresholds_only(pipe: ConsiStoryPipeline) -> None:
+    with NoFloat64() as met:
+        subject = pipe.create_subject(["a cat", "a cat at night"], "cat", [1, 2], num_inference_steps=5)
+        pipe.render(["a cat"], subject, [3])
+    assert met.thresholds
+
+
+@pytest.mark.parametrize("kind", ["mps", "xpu", "privateuseone"])
+def test_devices_without_float64_leave_thresholds_to_the_cpu(kind: str) -> None:
+    assert masks._float64_device(torch.device(kind)) == torch.device("cpu")
+    assert masks._float64_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
+
+
+def test_what_lies_above_and_below_a_threshold() -> None:
+    values = torch.rand(3, 50, generator=torch.Generator().manual_seed(1))
+    threshold = otsu_threshold(values)[..., None]
+    assert torch.equal(masks.otsu_above(values), values > threshold)
+    assert torch.equal(masks.otsu_below(values), values < threshold)

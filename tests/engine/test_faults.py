@@ -14,6 +14,7 @@ from consistory_ray.errors import (
     CacheMismatchError,
     CheckpointError,
     DiskFullError,
+    PictureError,
     PromptError,
     StorageError,
 )
@@ -34,6 +35,7 @@ def test_every_name_in_the_table_is_an_exception(name: str) -> None:
         (RuntimeError("CUDA error: an illegal memory access was encountered"), Fault.BROKEN),
         (MemoryError(), Fault.OUT_OF_MEMORY),
         (AssetError("not finite"), Fault.BAD_ASSET),
+        (PictureError("picture 1: not finite", {1: "not finite"}, "the rest"), Fault.BAD_ASSET),
         (PromptError("no cat in it"), Fault.BAD_ASSET),
         (CacheMismatchError("other model"), Fault.BAD_ASSET),
         (CheckpointError("no such model"), Fault.BAD_MODEL),
@@ -67,6 +69,14 @@ def test_ray_errors() -> None:
     wrapped = exceptions.RayTaskError("scenes", "traceback", MemoryError("too much"))
     assert Failure.of(wrapped).fault is Fault.OUT_OF_MEMORY
     assert Failure.of(wrapped.as_instanceof_cause()).kind == "MemoryError"
+
+
+def test_what_failed_of_a_call_can_be_sent_and_the_rest_stays_behind() -> None:
+    error = PictureError.of({1: "not finite", 3: "black"}, 4, result=object())
+    again = pickle.loads(pickle.dumps(error))
+    assert str(again) == str(error) == "picture 1: not finite; picture 3: black"
+    assert again.failures == {1: "not finite", 3: "black"} and again.result is None
+    assert str(PictureError.of({0: "black", 1: "black"}, 2)) == "black"
 
 
 def test_a_failure_can_be_sent_whatever_the_exception_holds() -> None:

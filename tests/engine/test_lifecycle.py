@@ -14,6 +14,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from consistory_ray import forecast
+from consistory_ray.engine import keeping
 from consistory_ray.engine.coordinator import run_plan
 from consistory_ray.engine.events import (
     AnchorsReady,
@@ -29,6 +31,7 @@ from consistory_ray.engine.events import (
 )
 from consistory_ray.engine.faults import Caps
 from consistory_ray.engine.options import RunOptions
+from consistory_ray.engine.stopping import StopRequest
 from consistory_ray.errors import CheckpointError, InputError, JobError, OutputBusyError, RunError, RunFailed
 from consistory_ray.job import RenderJob, parse_job
 from consistory_ray.output.assets import read_metadata
@@ -169,7 +172,8 @@ def test_anchors_are_kept_as_asked(make_job: MakeJob, tmp_path: Path, keep: str)
     assert summary.state == "failed"
     first, second = plan.subjects
     assert not (tmp_path / first.cache_path).exists()
-    assert (tmp_path / second.cache_path).exists(), "a subject that is not finished keeps its cache"
+    kept = (tmp_path / second.cache_path).exists()
+    assert kept == (keep == "previews"), "a subject that is not finished keeps its cache, if any is ever written"
     assert (tmp_path / first.anchors[0].path).exists() == (keep == "previews")
     assert (first.anchors[0].path in rows(tmp_path)) == (keep == "previews")
 
@@ -411,6 +415,50 @@ def test_caches_of_finished_subjects_go_while_the_run_goes_on(make_job: MakeJob,
     assert len(list(tmp_path.glob("anchors/*/*.png"))) == 8
 
 
+@pytest.mark.parametrize(
+    "keep, most, kept", [("auto", 10**9, True), ("auto", 9000, False), ("all", 9000, True), ("none", 10**9, False)]
+)
+def test_caches_are_kept_where_they_are_small_or_asked_for(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str, most: int, kept: bool
+) -> None:
+    """Three caches of 4 kB, as the first of them shows; much more was expected of this model."""
+    monkeypatch.setattr(forecast, "KEPT_CACHE_BYTES", most)
+    written: set[str] = set()
+
+    def listen(event: Event) -> None:
+        events.append(event)
+        written.update(path.name for path in tmp_path.glob("anchors/*/*.safetensors*"))
+
+    plan, events = make_plan(make_job(subjects=3, scenes=2)), []  # type: ignore[var-annotated]
+    factory = FakeRenderer.factory(seconds=0.05, cache_bytes=4096)
+    options = RunOptions(workers=2, cpus_per_worker=1, keep_anchors=keep, renderer=factory)  # type: ignore[arg-type]
+    summary = run_plan(plan, str(tmp_path), options, listen)
+    assert summary.state == "complete"
+    assert all((tmp_path / subject.cache_path).exists() == kept for subject in plan.subjects)
+    assert bool(written) == kept, "what is not kept was never uploaded: its subject was done before that was worth it"
+    told = [event.message for event in heard(events, Notice) if "--keep-anchors all" in event.message]
+    assert bool(told) == ("--keep-anchors all" in summary.caches) == (keep == "auto" and not kept)
+    assert run_plan(plan, str(tmp_path), options).found == summary.planned
+    assert all((tmp_path / subject.cache_path).exists() == kept for subject in plan.subjects), "nor by a later look"
+
+
+def test_a_cache_that_is_not_kept_is_saved_once_its_subject_has_taken_long(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "SAVE_AFTER_SECONDS", 0.5)
+    plan, seen = make_plan(make_job(subjects=1, scenes=8)), []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, AssetDone) and event.asset.kind == "scene":
+            seen.append((tmp_path / f"{plan.subjects[0].cache_path}.sha256").exists())
+
+    factory = FakeRenderer.factory(seconds=0.5)
+    options = RunOptions(workers=1, cpus_per_worker=1, batch_size=1, keep_anchors="previews", renderer=factory)
+    assert run_plan(plan, str(tmp_path), options, listen).state == "complete"
+    assert (seen[0], any(seen)) == (False, True), seen
+    assert not list(tmp_path.glob("anchors/*/*.safetensors*"))
+
+
 def test_scenes_tell_the_cache_that_they_were_rendered_from(make_job: MakeJob, tmp_path: Path) -> None:
     plan = make_plan(make_job(subjects=2, scenes=3))
     run(plan, tmp_path)
@@ -420,3 +468,31 @@ def test_scenes_tell_the_cache_that_they_were_rendered_from(make_job: MakeJob, t
             assert rows(tmp_path)[scene.path]["cache_sha256"] == digest
             embedded = read_metadata((tmp_path / scene.path).read_bytes())
             assert embedded is not None and embedded["cache_sha256"] == digest
+
+
+def test_none_resumes_without_a_cache_at_the_output(make_job: MakeJob, tmp_path: Path) -> None:
+    """A run that is stopped halfway leaves no cache; the next one makes again what it needs, and nothing else."""
+    plan, stop = make_plan(make_job(subjects=2, scenes=8)), StopRequest()
+    events: list[Event] = []
+
+    def listen(event: Event) -> None:
+        events.append(event)
+        assert not list(tmp_path.glob("anchors/*/*.safetensors*"))
+        if len([done for done in heard(events, AssetDone) if done.asset.kind == "scene"]) == 3:
+            stop.ask("enough")
+
+    def options(**fake: Any) -> RunOptions:
+        factory = FakeRenderer.factory(seconds=0.1, **fake)
+        return RunOptions(workers=1, cpus_per_worker=1, batch_size=1, keep_anchors="none", renderer=factory)
+
+    assert run_plan(plan, str(tmp_path), options(), listen, stop=stop).state == "interrupted"
+    before = set(rows(tmp_path))
+    events.clear()
+    stop = StopRequest()
+    summary = run_plan(plan, str(tmp_path), options(), events.append, stop=stop)
+    assert (summary.state, summary.found) == ("complete", len(before))
+    scenes = [event.asset.path for event in heard(events, AssetDone) if event.asset.kind == "scene"]
+    assert len(scenes) == len(set(scenes)) and not before.intersection(scenes), "no scene is rendered twice"
+    assert not list(tmp_path.glob("anchors/*/*.safetensors*"))
+    assert set(rows(tmp_path)) == {scene.path for subject in plan.subjects for scene in subject.scenes}
+    assert len({row["cache_sha256"] for row in rows(tmp_path).values()}) == 2

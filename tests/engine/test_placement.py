@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +15,10 @@ from typing import Any
 import pytest
 import ray
 
-from consistory_ray.engine.cluster import WorkerShape, shape_workers
+from consistory_ray.engine import placement
 from consistory_ray.engine.faults import Failure, Fault
 from consistory_ray.engine.options import RunOptions
+from consistory_ray.engine.placement import CACHE_SHARE, WorkerShape, cache_limits, check_shape, places, shape_workers
 from consistory_ray.engine.pool import WorkerPool
 from consistory_ray.errors import InputError
 from consistory_ray.output.storage import open_output
@@ -24,10 +26,18 @@ from consistory_ray.output.storage import open_output
 Nodes = list[dict[str, Any]]
 
 
-def nodes(*resources: Mapping[str, float], dead: int = 0) -> Nodes:
+def nodes(*resources: Mapping[str, float], dead: int = 0, labels: Sequence[Mapping[str, str]] = ()) -> Nodes:
     """As ``ray.nodes()`` tells them; the last ``dead`` ones are not alive."""
     alive = len(resources) - dead
-    return [{"Alive": number < alive, "Resources": dict(given)} for number, given in enumerate(resources)]
+    return [
+        {
+            "NodeID": f"node-{number}",
+            "Alive": number < alive,
+            "Resources": dict(given),
+            "Labels": dict(labels[number]) if labels else {},
+        }
+        for number, given in enumerate(resources)
+    ]
 
 
 HEAD = {"object_store_memory": 1e9}
@@ -47,7 +57,6 @@ GPU = nodes(HEAD, {"CPU": 16.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 8
         pytest.param(GPU, {}, WorkerShape(5, "cuda", 1.0, 1.0, 1), id="one for each GPU of living nodes"),
         pytest.param(GPU, {"gpus_per_worker": 0.5}, WorkerShape(10, "cuda", 1.0, 0.5, 1), id="two on each GPU"),
         pytest.param(GPU, {"gpus_per_worker": 2.0}, WorkerShape(2, "cuda", 1.0, 2.0, 1), id="two GPUs each"),
-        pytest.param(GPU, {"gpus_per_worker": 8.0}, WorkerShape(1, "cuda", 1.0, 8.0, 1), id="one is always asked for"),
         pytest.param(GPU, {"workers": 2, "cpus_per_worker": 4.0}, WorkerShape(2, "cuda", 4.0, 1.0, 4), id="as told"),
         pytest.param(
             GPU, {"device": "cpu", "workers": 3}, WorkerShape(3, "cpu", 8.0, 0.0, 8), id="CPUs although there are GPUs"
@@ -71,10 +80,136 @@ def test_workers_of_unequal_machines_all_fit(monkeypatch: pytest.MonkeyPatch) ->
     assert shape.count == 2 and places >= shape.count
 
 
+EIGHT = nodes(HEAD | {"CPU": 0.0}, {"CPU": 96.0, "GPU": 8.0})
+THREES = nodes(HEAD, {"CPU": 32.0, "GPU": 3.0}, {"CPU": 32.0, "GPU": 3.0})
+MIXED = nodes(
+    HEAD | {"CPU": 0.0},
+    {"CPU": 64.0, "GPU": 8.0, "accelerator_type:H100": 1.0},
+    {"CPU": 64.0, "GPU": 8.0, "accelerator_type:L4": 1.0},
+    {"CPU": 16.0},
+    labels=[{}, {"pool": "base", "zone": "a"}, {"pool": "spot", "zone": "b"}, {"pool": "cpu"}],
+)
+FEW_CPUS = nodes(HEAD, {"CPU": 4.0, "GPU": 8.0})
+
+
+@pytest.mark.parametrize(
+    "there, options, count, cpus",
+    [
+        (EIGHT, {"gpus_per_worker": 0.3}, 24, 1.0),
+        (EIGHT, {"gpus_per_worker": 0.4}, 16, 1.0),
+        (EIGHT, {"gpus_per_worker": 0.7}, 8, 1.0),
+        (EIGHT, {"gpus_per_worker": 0.1}, 80, 1.0),
+        (nodes({"CPU": 8.0, "GPU": 1.5}), {"gpus_per_worker": 0.5}, 3, 1.0),
+        (THREES, {"gpus_per_worker": 2.0}, 2, 1.0),
+        (THREES, {"gpus_per_worker": 3.0}, 2, 1.0),
+        (MIXED, {}, 16, 1.0),
+        (MIXED, {"accelerator_type": "H100"}, 8, 1.0),
+        (MIXED, {"label_selector": {"pool": "spot"}}, 8, 1.0),
+        (MIXED, {"label_selector": {"pool": "in(base, spot)"}}, 16, 1.0),
+        (MIXED, {"label_selector": {"pool": "!spot"}}, 8, 1.0),
+        (MIXED, {"label_selector": {"pool": "!in(base,spot)"}, "device": "cpu"}, 1, 16.0),
+        (MIXED, {"label_selector": {"pool": "cpu"}}, 1, 16.0),
+        (MIXED, {"label_selector": {"zone": "a", "pool": "base"}, "gpus_per_worker": 4.0}, 2, 1.0),
+        (EIGHT, {"cpus_per_worker": 16.0}, 6, 16.0),
+        (FEW_CPUS, {}, 8, 0.5),
+        (nodes({"CPU": 0.0, "GPU": 2.0}), {}, 2, 0.0),
+        (nodes({"CPU": 8.0}, {"CPU": 4.0}), {"cpus_per_worker": 6.0}, 1, 6.0),
+    ],
+)
+def test_no_more_workers_are_asked_for_than_find_a_place(
+    monkeypatch: pytest.MonkeyPatch, there: Nodes, options: dict[str, Any], count: int, cpus: float
+) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: there)
+    shape = shape_workers(RunOptions(**options))
+    assert (shape.count, shape.num_cpus) == (count, cpus)
+    assert places(RunOptions(**options), shape) >= count
+
+
+@pytest.mark.parametrize(
+    "there, options, field, value, known",
+    [
+        (GPU, {"gpus_per_worker": 8.0}, "gpus_per_worker", "8", "more than 4 GPUs"),
+        (THREES, {"gpus_per_worker": 4.0}, "gpus_per_worker", "4", "more than 3 GPUs"),
+        (MIXED, {"accelerator_type": "A100"}, "accelerator_type", "A100", "H100, L4"),
+        (EIGHT, {"accelerator_type": "H100"}, "accelerator_type", "H100", "without a name"),
+        (MIXED, {"label_selector": {"pool": "dear"}}, "label_selector", "pool=dear", "pool=base, pool=cpu, pool=spot"),
+        (EIGHT, {"label_selector": {"pool": "spot"}}, "label_selector", "pool=spot", "no such labels"),
+        (
+            MIXED,
+            {"accelerator_type": "H100", "label_selector": {"pool": "spot"}},
+            "label_selector",
+            "pool=spot",
+            "pool=base",
+        ),
+        (MIXED, {"device": "cuda", "label_selector": {"pool": "cpu"}}, "device", "cuda", "more than 0 GPUs"),
+        (EIGHT, {"cpus_per_worker": 128.0}, "cpus_per_worker", "128", "more than 96 CPUs"),
+        (CPU, {"cpus_per_worker": 16.0}, "cpus_per_worker", "16", "more than 8 CPUs"),
+        (nodes(HEAD | {"CPU": 0.0}), {"device": "cpu"}, "device", "cpu", "num-cpus is 0"),
+        (nodes(HEAD | {"CPU": 0.0}), {"device": "cuda"}, "device", "cuda", "--device cpu"),
+    ],
+)
+def test_workers_without_a_place_are_refused_unless_nodes_will_start(
+    monkeypatch: pytest.MonkeyPatch, there: Nodes, options: dict[str, Any], field: str, value: str, known: str
+) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: there)
+    with pytest.raises(InputError) as refused:
+        shape_workers(RunOptions(**options))
+    (problem,) = refused.value.problems
+    assert (problem.path, problem.value) == (field, value)
+    assert known in problem.fix and "--workers" in problem.fix, problem.fix
+    given = RunOptions(**options, workers=3)
+    shape = shape_workers(given)
+    assert shape.count == 3 and places(given, shape) == 0
+    with pytest.raises(InputError) as refused:
+        check_shape(given, shape, "miniature", grows=False)  # a Ray of its own: no machine ever comes
+    assert "--workers" not in refused.value.problems[0].fix
+
+
+def test_a_label_selector_that_ray_would_not_take_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: MIXED)
+    with pytest.raises(InputError, match="label selector"):
+        shape_workers(RunOptions(label_selector={"pool": "in(spot"}))
+
+
+@pytest.mark.parametrize(
+    "address, variable", [("auto", ""), ("head:6379", ""), ("ray://head:10001", ""), (None, "head:6379")]
+)
+def test_an_open_device_is_no_cpu_where_gpu_nodes_may_still_start(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, variable: str
+) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: nodes(HEAD | {"CPU": 4.0}))
+    monkeypatch.setenv("RAY_ADDRESS", variable)
+    model = "stabilityai/stable-diffusion-xl-base-1.0"
+    open_device = RunOptions(address=address)
+    shape = shape_workers(open_device)
+    with pytest.raises(InputError) as refused:
+        check_shape(open_device, shape, model, grows=True)
+    assert "--device cuda --workers N" in str(refused.value.problems[0].fix)
+    check_shape(open_device, shape, "miniature", grows=True)
+    for given in (RunOptions(address=address, device="cpu"), RunOptions(address=address, device="cuda", workers=2)):
+        check_shape(given, shape_workers(given), model, grows=True)
+    check_shape(RunOptions(address="local"), shape, model, grows=False)
+
+
+def test_each_machine_has_room_for_its_own_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        ray, "nodes", lambda: nodes(HEAD, {"CPU": 8.0, "object_store_memory": 16e9}, {"CPU": 8.0}, HEAD, dead=1)
+    )
+    known = {"node-0": int(CACHE_SHARE * 1e9), "node-1": int(CACHE_SHARE * 16e9), "node-2": placement.UNKNOWN_STORE}
+    assert cache_limits() == known
+
+
 def test_gpus_that_nobody_has_and_nobody_may_start_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "nodes", lambda: CPU)
     with pytest.raises(InputError, match="no GPU"):
         shape_workers(RunOptions(device="cuda"))
+
+
+@pytest.mark.parametrize("wrong", [{"gpus_per_worker": 1.5}, {"gpus_per_worker": 1e-5}, {"cpus_per_worker": 2.5}])
+def test_shares_that_ray_cannot_count_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError) as refused:
+        RunOptions(**wrong)
+    assert "whole number" in refused.value.problems[0].fix
 
 
 class Actor:
@@ -178,6 +313,7 @@ import json, os, sys
 import ray
 from consistory_ray.engine.coordinator import run_plan
 from consistory_ray.engine.options import RunOptions
+from consistory_ray.engine.placement import CACHE_SHARE, WorkerShape, cache_limits, check_shape, places, shape_workers
 from consistory_ray.job import parse_job
 from consistory_ray.plan import make_plan
 from consistory_ray.testing import FakeRenderer
@@ -207,7 +343,7 @@ for number, options in enumerate(json.loads(sys.stdin.read())):
 def test_real_workers_run_where_they_may(tmp_path: Path) -> None:
     """A node with an L4, labelled pool=spot, and one with two GPUs of no name, labelled pool=base."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     runs: list[dict[str, Any]] = [
         {"label_selector": {"pool": "base"}, "gpus_per_worker": 0.5, "workers": 4},

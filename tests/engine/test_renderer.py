@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from consistory_ray.engine.anchor_store import cache_digest
-from consistory_ray.engine.renderer import ConsiStoryRenderer, RendererSpec
+from consistory_ray.engine.renderer import ConsiStoryRenderer, MadeSubject, RendererSpec, own_memory
 from consistory_ray.errors import CacheMismatchError
 from consistory_ray.job import parse_job
 from consistory_ray.plan import make_plan
@@ -42,3 +42,27 @@ def test_a_subject_is_made_and_rendered_and_its_time_is_split(renderer: ConsiSto
     damaged[:8] = 255
     with pytest.raises(CacheMismatchError):
         renderer.load_cache(damaged)
+
+
+def test_a_cache_is_put_together_once_and_only_when_somebody_asks() -> None:
+    asked: list[str] = []
+
+    def pack() -> tuple[np.ndarray, str]:
+        asked.append("now")
+        return np.arange(4, dtype=np.uint8), "digest"
+
+    made = MadeSubject([], None, 1.0, pack=pack)
+    assert not asked
+    assert made.cache_buffer.nbytes == 4 and made.sha256 == "digest" and made.cache_buffer[1] == 1
+    assert asked == ["now"]
+    assert MadeSubject([], np.zeros(3, np.uint8), 1.0).sha256 == ""
+
+
+def test_workers_on_one_gpu_plan_with_their_share_of_it() -> None:
+    total, model = 80, 8
+    assert own_memory(total - model, total, model, 1.0) == 72
+    first = own_memory(total - model, total, model, 0.5)  # before the other one has loaded its model
+    second = own_memory(total - 2 * model, total, model, 0.5)
+    assert first == second == 32
+    assert own_memory(10, total, model, 0.5) == 10, "never more than is free"
+    assert own_memory(30, total, 45, 0.5) == 0

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from consistory_ray.engine.cache_account import CacheAccount
 from consistory_ray.engine.faults import Caps, Fault
 from consistory_ray.engine.scheduler import Scheduler
 from consistory_ray.engine.work import Call, SubjectWork
@@ -45,6 +46,23 @@ def run_to_the_end(scheduler: Scheduler) -> list[Call]:
     return calls
 
 
+class Audited(CacheAccount):
+    """An account that looks again, whenever a cache is begun or copied, at what the machine then holds."""
+
+    def opens(self, subject_id: str, expected: int, node: str = "") -> bool:
+        return self.audit(super().opens(subject_id, expected, node), node)
+
+    def copies(self, subject_id: str, node: str, *, needed: bool = False) -> bool:
+        new = subject_id not in self._held.get(node, ())
+        return self.audit(super().copies(subject_id, node, needed=needed), node, exempt=needed or not new)
+
+    def audit(self, given: bool, node: str, exempt: bool = False) -> bool:
+        limit = self.limit(node)
+        if given and not exempt and limit is not None:
+            assert self.held(node) <= limit or len(self._held[node]) == 1, "a machine got more than it has room for"
+        return given
+
+
 class World(RuleBasedStateMachine):
     """A run in which calls succeed, fail, and take their workers down; a subject may have a poison scene."""
 
@@ -52,11 +70,13 @@ class World(RuleBasedStateMachine):
         sizes=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2)), min_size=1, max_size=5),
         workers=st.integers(1, 4),
         budget=st.sampled_from([None, 10, LARGEST + 1]),
+        limits=st.sampled_from([{}, {"node-0": 10, "node-1": 10}, {"node-0": 2 * SIZE}, {"node-1": LARGEST + SIZE}]),
     )
-    def start(self, sizes: list[tuple[int, int]], workers: int, budget: int | None) -> None:
+    def start(self, sizes: list[tuple[int, int]], workers: int, budget: int | None, limits: dict[str, int]) -> None:
         works = [work(f"s{index}", scenes, anchors, SMALLEST + index) for index, (scenes, anchors) in enumerate(sizes)]
         works = [item for item in works if item.scenes or item.anchors]
         self.scheduler = Scheduler(works, batch_size=BATCH, max_in_flight=MAX_IN_FLIGHT, cache_budget=budget, caps=CAPS)
+        self.scheduler.caches = Audited(budget, limits)
         self.budget = budget
         self.planned = [asset for item in works for asset in (*item.anchors, *item.scenes)]
         self.out: dict[int, Call] = {}
@@ -136,6 +156,10 @@ class World(RuleBasedStateMachine):
         if any(asset.startswith(name) for asset in self.planned):
             _ = self.scheduler.caches.pin(name, 0) if pinned else self.scheduler.saved(name)
 
+    @rule(limits=st.sampled_from([{}, {"node-0": SIZE}, {"node-0": 3 * SIZE, "node-1": SIZE}]))
+    def reread(self, limits: dict[str, int]) -> None:
+        self.scheduler.limit_caches(limits)
+
     @precondition(lambda self: self.live)
     @rule(
         data=st.data(),
@@ -192,6 +216,7 @@ class World(RuleBasedStateMachine):
         assert self.ended == Counter(self.planned)
         assert self.scheduler.finished
         assert self.scheduler.caches.total == 0
+        assert not any(self.scheduler.caches.held(node) for node in ("node-0", "node-1"))
 
 
 World.TestCase.settings = settings(
@@ -568,3 +593,89 @@ def test_a_cache_that_is_being_saved_counts() -> None:
     assert scheduler.assign() == [] and scheduler.caches.total == 10
     scheduler.saved("one")
     assert [call.subject_id for call in scheduler.assign()] == ["two"]
+
+
+def test_a_machine_that_is_full_keeps_only_its_own_workers_waiting() -> None:
+    works = [work(f"s{index}", 8, cache_bytes=10) for index in range(6)]
+    scheduler = Scheduler(works, batch_size=4, max_in_flight=1, cache_limits={"small": 10, "large": 40})
+    for name, node in (("a", "small"), ("b", "small"), ("c", "large"), ("d", "large"), ("e", "unknown")):
+        scheduler.add_worker(name, node)
+    assert sorted(call.worker for call in scheduler.assign()) == ["a", "c", "d", "e"]
+    assert scheduler.caches.held("small") == 10 and scheduler.caches.held("large") == 20
+    assert scheduler.short_of_room == {"b": 10}
+    scheduler.limit_caches({"small": 20, "large": 40})
+    assert [call.worker for call in scheduler.assign()] == ["b"]
+    assert scheduler.short_of_room == {}
+
+
+def test_a_copy_of_a_cache_needs_room_on_the_machine_that_gets_it() -> None:
+    works = [work("near", 4, cache_bytes=10), work("far", 40, cache_bytes=10)]
+    scheduler = Scheduler(works, batch_size=4, max_in_flight=1, cache_limits={"left": 10, "right": 10})
+    scheduler.add_worker("a", "left")
+    scheduler.add_worker("b", "right")
+    for call in scheduler.assign():
+        scheduler.done(call, cache_bytes=10)
+    near = next(call for call in scheduler.assign() if call.subject_id == "near")
+    assert scheduler.caches.held("left") == scheduler.caches.held("right") == 10
+    scheduler.done(near)  # with its subject over there is room, and a copy of the other one comes
+    (stolen,) = scheduler.assign()
+    assert (stolen.worker, stolen.subject_id) == (near.worker, "far")
+    assert scheduler.caches.held("left") == scheduler.caches.held("right") == 10
+    run = [stolen, *scheduler.calls_of("a"), *scheduler.calls_of("b")]
+    for call in {call.call_id: call for call in run}.values():
+        scheduler.done(call)
+    run_to_the_end(scheduler)
+    assert not scheduler.caches.held("left") and not scheduler.caches.held("right")
+
+
+def test_nobody_waits_for_room_where_a_cache_is_the_only_way_to_go_on() -> None:
+    """Its own machine has nobody left, or the scene failed there: then a full machine takes one more."""
+    works = [work("one", 8, cache_bytes=10), work("two", 8, cache_bytes=10)]
+    scheduler = Scheduler(works, batch_size=4, max_in_flight=1, cache_limits={"left": 10, "right": 10})
+    scheduler.add_worker("a", "left")
+    scheduler.add_worker("b", "right")
+    for call in scheduler.assign():
+        scheduler.done(call, cache_bytes=10)
+    scheduler.retire_worker("a")
+    calls = {call.worker: call for call in scheduler.assign()}
+    assert list(calls) == ["b"]
+    scheduler.remove_worker("a")
+    while not scheduler.finished:
+        for call in [*scheduler.calls_of("b")] or scheduler.assign():
+            scheduler.done(call)
+
+
+def test_two_anchors_in_a_row_only_while_there_are_subjects_for_everybody() -> None:
+    def kinds(subjects: int) -> Counter[str]:
+        scheduler = Scheduler([work(f"s{index}", 4) for index in range(subjects)], batch_size=4)
+        for name in "ab":
+            scheduler.add_worker(name)
+        return Counter(call.worker for call in scheduler.assign())
+
+    assert kinds(2) == kinds(4) == {"a": 1, "b": 1}
+    assert kinds(6) == {"a": 2, "b": 2}
+
+
+def test_the_usual_caps_leave_a_worker_alive_that_an_asset_is_to_blame_for() -> None:
+    caps = Caps()
+    assert caps.worker_deaths > caps.crashes, "an asset that kills is found before its worker's place is given up"
+    assert caps.worker_errors > caps.attempts, "a scene that fails everywhere does not make its workers broken"
+    assert caps.failures_in_a_row > caps.failing * caps.failing_subjects, "subjects are given up before the run is"
+    assert caps.failing > caps.killers
+
+
+def test_the_next_anchors_are_made_before_the_last_batch() -> None:
+    """While there are subjects for everybody; the order of one worker's calls."""
+    scheduler = Scheduler([work(f"s{index}", 12) for index in range(4)], batch_size=4)
+    scheduler.add_worker("w")
+    first, second = scheduler.assign()
+    assert (first.kind, second.kind) == ("anchors", "anchors")
+    order = []
+    out = [first, second]
+    while len(order) < 7:
+        call = out.pop(0)
+        order.append((call.kind, call.subject_id))
+        scheduler.done(call, cache_bytes=10)
+        out += scheduler.assign()
+    scenes = [number for number, entry in enumerate(order) if entry == ("scenes", "s0")]
+    assert len(scenes) == 3 and ("anchors", "s2") in order[: scenes[-1]], order

@@ -2,119 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from consistory_ray.job import RenderJob
-from consistory_ray.output.index import read_index, read_parts
+from consistory_ray.output.index import read_index
 from consistory_ray.output.lease import Lease, current_lease
 from consistory_ray.output.processes import Process
 from consistory_ray.output.run_record import read_run_record
-from consistory_ray.output.storage import open_output
-from consistory_ray.testing import read_trace
-
-FAKE = "consistory_ray.testing:FakeRenderer"
-ASSETS, SCENES = 24, 20
-PATIENCE = 120.0
-SOON = 30.0
-"""Seconds in which a batch that takes less than one is in, the index committed and Ray left, on a busy machine."""
-
-
-class Render:
-    """A running ``consistory-ray render``.
-
-    Args:
-        job: the job file.
-        out: the output.
-        folder: scratch, with the renderer's trace.
-        arguments: further ones.
-        fake: options of the fake renderer.
-    """
-
-    def __init__(self, job: Path, out: Path, folder: Path, *arguments: str, **fake: Any) -> None:
-        (folder / "trace").mkdir(parents=True, exist_ok=True)
-        self.out, self.trace, self._log = out, folder / "trace", folder / "render.log"
-        options = json.dumps({"trace": str(self.trace)} | fake)
-        command = [sys.executable, "-m", "consistory_ray.cli", "render", str(job), "-o", str(out), "--no-gallery"]
-        command += ["--workers", "1", "--cpus-per-worker", "1", "--batch-size", "2"]
-        command += ["--renderer", FAKE, "--renderer-options", options, *arguments]
-        paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-        inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-        environment = inherited | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "RAY_AUTH_MODE": "disabled"}
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
-            )
-
-    def text(self) -> str:
-        """What it has printed so far."""
-        return self._log.read_text(errors="replace")
-
-    def wait_until(self, there: Callable[[], bool]) -> None:
-        """Wait for something that it does."""
-        deadline = time.monotonic() + PATIENCE
-        while not there():
-            assert self.process.poll() is None, f"it ended with {self.process.returncode}:\n{self.text()}"
-            assert time.monotonic() < deadline, f"it took too long:\n{self.text()}"
-            time.sleep(0.05)
-
-    def batches(self) -> int:
-        """How many batches of scenes are finished."""
-        return sum(span.kind == "scenes" for span in read_trace(self.trace))
-
-    def made(self) -> dict[str, int]:
-        """How many pictures of each kind were rendered, by whichever process."""
-        spans = [span for span in read_trace(self.trace) if span.kind != "load"]
-        return {kind: sum(span.assets for span in spans if span.kind == kind) for kind in ("anchors", "scenes")}
-
-    def terminate(self) -> int:
-        """Send SIGTERM to the process, as ``kill`` and Kubernetes do; returns its exit code."""
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(SOON)
-
-    def end(self) -> None:
-        """Whatever is left of it and of a Ray that it has started."""
-        for process in psutil.process_iter():
-            with suppress(psutil.Error):
-                if os.getsid(process.pid) == self.process.pid:
-                    process.kill()
-        self.process.kill()
-        self.process.wait()
-
-
-StartRender = Callable[..., Render]
-
-
-@pytest.fixture
-def start(make_job: Callable[..., RenderJob], tmp_path: Path) -> Iterator[StartRender]:
-    """``start("--address", "local", seconds=0.3)``: a render of 2 subjects with 2 anchors and 10 scenes each."""
-    job = tmp_path / "job.json"
-    job.write_text(make_job(subjects=2, scenes=SCENES // 2).model_dump_json(exclude_unset=True))
-    started: list[Render] = []
-
-    def begin(*arguments: str, **fake: Any) -> Render:
-        started.append(Render(job, tmp_path / "out", tmp_path, *arguments, **fake))
-        return started[-1]
-
-    yield begin
-    for render in started:
-        render.end()
-
-
-def pictures(out: Path) -> set[str]:
-    """Paths of all picture files, relative to the output."""
-    return {str(path.relative_to(out)) for folder in ("anchors", "images") for path in (out / folder).rglob("*.png")}
+from tests.engine.renders import ASSETS, SOON, Render, StartRender, check_resumed, pictures
 
 
 def check_interrupted(render: Render) -> int:
@@ -129,16 +29,6 @@ def check_interrupted(render: Render) -> int:
     lease = current_lease(str(render.out))
     assert lease is not None and lease.released
     return len(rows)
-
-
-def check_resumed(render: Render) -> None:
-    """All is there, and no picture was rendered twice."""
-    assert render.process.wait(PATIENCE) == 0, render.text()
-    rows = read_parts(open_output(str(render.out)))[0].to_pylist()
-    assert len(rows) == ASSETS and {row["path"] for row in rows} == pictures(render.out)
-    assert render.made() == {"anchors": ASSETS - SCENES, "scenes": SCENES}
-    record = read_run_record(str(render.out))
-    assert record is not None and record.state == "complete"
 
 
 @pytest.fixture

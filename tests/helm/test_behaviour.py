@@ -175,15 +175,26 @@ def test_the_run_asks_for_what_the_groups_can_give(changes: Values, workers: int
     assert command[command.index("--device") + 1] == device
 
 
-def test_half_of_the_workers_object_stores_is_the_cache_budget() -> None:
-    groups = [
-        {"name": "a", "maxReplicas": 3, "cacheMemory": "8Gi"},
-        {"name": "b", "maxReplicas": 1, "cacheMemory": "512Mi"},
-    ]
-    command = render(minimal(workerGroups=groups)).command
-    assert int(command[command.index("--cache-budget") + 1]) == (3 * 8 * GIB + GIB // 2) // 2
-    command = render(minimal(**merged(MIXED, {"worker": {"cacheMemory": "2Gi"}}))).command
-    assert int(command[command.index("--cache-budget") + 1]) == 2 * 2 * GIB // 2
+@pytest.mark.parametrize(
+    ("changes", "store", "memory"),
+    [
+        ({}, 16, "48Gi"),
+        ({"gpus": 8}, 8 * 16, "384Gi"),
+        ({"gpus": 4, "cacheMemory": "24Gi"}, 4 * 24, "224Gi"),
+        ({"gpus": 0}, 16, "48Gi"),
+        ({"gpus": 2, "cacheMemory": "512Mi"}, 1, "65Gi"),
+        ({"gpus": 8, "resources": {"limits": {"memory": "512Gi"}}}, 8 * 16, "512Gi"),
+    ],
+)
+def test_cache_memory_and_the_limit_are_for_each_gpu(changes: Values, store: int, memory: str) -> None:
+    rendered = render(minimal(worker=changes))
+    (group,) = rendered.cluster_spec["workerGroupSpecs"]
+    assert int(group["rayStartParams"]["object-store-memory"]) == store * GIB
+    (volume,) = [volume for volume in group["template"]["spec"]["volumes"] if volume["name"] == "shm"]
+    assert int(volume["emptyDir"]["sizeLimit"].removesuffix("Mi")) * 1024**2 > store * GIB
+    resources = group["template"]["spec"]["containers"][0]["resources"]
+    assert resources["limits"]["memory"] == resources["requests"]["memory"] == memory
+    assert "--cache-budget" not in rendered.command, "the run reads it from the pods that are up"
 
 
 def test_without_autoscaling_every_group_starts_complete() -> None:

@@ -48,10 +48,15 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"workerGroups": [{"name": "a", "replicas": 9}]}, "workerGroups[a]: replicas (9) is not between"),
     ({"workerGroups": [{"name": "a"}, {"name": "a"}]}, "workerGroups[a]: the name is used twice"),
     (
-        {"worker": {"cacheMemory": "64Gi"}},
-        "workerGroups[gpu]: resources.limits.memory (48Gi) has to hold cacheMemory (64Gi)",
+        {"worker": {"cacheMemory": "64Gi", "resources": {"limits": {"memory": "48Gi"}}}},
+        "workerGroups[gpu]: resources.limits.memory (48Gi) has to hold cacheMemory (64Gi) and at least 12Gi besides: "
+        "give 80Gi, or leave it out",
     ),
-    ({"worker": {"resources": {"limits": {"memory": None}}}}, "resources.limits.memory: give one"),
+    (
+        {"worker": {"gpus": 8, "resources": {"limits": {"memory": "48Gi"}}}},
+        "workerGroups[gpu]: resources.limits.memory (48Gi) has to hold cacheMemory (16Gi for each of 8 GPUs) and at "
+        "least 96Gi besides: give 231Gi, or leave it out",
+    ),
     ({"worker": {"gpus": 0}, "run": {"device": "cuda"}}, "workerGroups[gpu]: has no gpus, and the run renders on cuda"),
     ({"worker": {"gpus": 0}, "run": {"device": "cuda"}, "mode": "cluster"}, "no pod would ever render on cuda"),
     ({"run": {"device": "cpu"}}, "workerGroups[gpu]: has 1 gpus, and the run renders on cpu"),

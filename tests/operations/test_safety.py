@@ -7,10 +7,9 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -19,11 +18,10 @@ from typer.testing import CliRunner, Result
 from consistory_ray.allowlist import VARIABLE
 from consistory_ray.cli import app
 from consistory_ray.job import RenderJob
-from tests.operations.prometheus import free_port
+from tests.operations.heads import ray_head, without_ray
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "cluster" / "compose.yaml").read_text())
-START_TRIES = 3
 SECURITY = (ROOT / "docs" / "security.md").read_text()
 
 
@@ -143,39 +141,8 @@ def test_metrics_are_for_this_machine_unless_said_otherwise() -> None:
 @pytest.fixture(scope="module")
 def guarded_head() -> Iterator[tuple[str, str]]:
     """A real Ray head with token authentication; its address and its token."""
-    token = "0123456789abcdef" * 4
-    with tempfile.TemporaryDirectory(prefix="ray") as home:
-        for _ in range(START_TRIES):
-            port = free_port()
-            environment = {**_without_ray(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "HOME": home}
-            command = [Path(sys.executable).with_name("ray"), "start", "--head", f"--port={port}", "--num-cpus=1"]
-            command += ["--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={home}/r", "--block"]
-            command += ["--object-store-memory=80000000"]
-            log = Path(home, "log")
-            with log.open("w") as output:
-                process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-            try:
-                if _has_started(process, log):
-                    yield f"127.0.0.1:{port}", token
-                    return
-            finally:
-                process.terminate()
-                process.wait(timeout=60)
-        pytest.fail(f"Ray did not start: {log.read_text()[-2000:]}")
-
-
-def _has_started(process: subprocess.Popen[bytes], log: Path) -> bool:
-    """Wait for the head; False if it gave up, as it does on a busy machine."""
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if "Ray runtime started" in log.read_text():
-            return True
-        time.sleep(0.5)
-    return False
-
-
-def _without_ray() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    with ray_head() as head:
+        yield head.address, head.token
 
 
 def _join(address: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -186,7 +153,7 @@ ray.init(address={address!r}, log_to_driver=False)
 print("joined", ray.cluster_resources()["CPU"])
 """
     command = [sys.executable, "-c", code]
-    environment = {**_without_ray(), "HOME": str(home), **environment}
+    environment = {**without_ray(), "HOME": str(home), **environment}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
 
 
@@ -199,3 +166,109 @@ def test_a_client_without_the_token_is_refused(guarded_head: tuple[str, str], tm
         assert "Failed to connect to Ray cluster" in stranger.stderr, stranger.stderr
     welcome = _join(address, tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token)
     assert "joined 1.0" in welcome.stdout, welcome.stdout + welcome.stderr  # so the head was there all the time
+
+
+# A Ray that we start
+
+STRANGER = """
+import json, sys, urllib.error, urllib.request
+import grpc
+from ray._raylet import GcsClient
+
+host, gcs, ports, methods = json.loads(sys.stdin.read())
+found = {"gcs": "", "http": {}, "grpc": {}}
+try:
+    client = GcsClient(address=f"{host}:{gcs}")
+    client.internal_kv_put(b"stranger", b"1", True, b"fun")
+    found["gcs"] = f"{len(client.internal_kv_keys(b'', b'fun'))} keys"
+except Exception as error:
+    found["gcs"] = type(error).__name__
+for port in ports:
+    channel = grpc.insecure_channel(f"{host}:{port}")
+    try:
+        grpc.channel_ready_future(channel).result(timeout=2)
+    except grpc.FutureTimeoutError:
+        for path in ("api/job_agent/jobs/", "api/jobs/", "get_or_create_runtime_env"):
+            request = urllib.request.Request(f"http://{host}:{port}/{path}", data=b'{"entrypoint": "id"}')
+            request.add_header("Content-Type", "application/json")
+            try:
+                status = urllib.request.urlopen(request, timeout=5).status
+            except urllib.error.HTTPError as error:
+                status = error.code
+            except OSError as error:
+                status = type(error).__name__
+            found["http"].setdefault(port, []).append(status)
+        continue
+    for method in methods:
+        try:
+            channel.unary_unary(f"/ray.rpc.{method}")(b"", timeout=5)
+            code = "OK"
+        except grpc.RpcError as error:
+            code = error.code().name
+        found["grpc"].setdefault(port, []).append(code)
+print(json.dumps(found))
+"""
+METHODS = [
+    "NodeManagerService/RequestWorkerLease",
+    "NodeManagerService/GetNodeStats",
+    "ObjectManagerService/Push",
+    "CoreWorkerService/PushTask",
+    "CoreWorkerService/GetCoreWorkerStats",
+    "InternalKVGcsService/InternalKVKeys",
+    "InternalKVGcsService/InternalKVPut",
+    "JobInfoGcsService/GetAllJobInfo",
+    "ReporterService/GetTraceback",
+]
+
+
+def _listening() -> dict[int, str]:
+    """Ports on which this process's Ray is open to other machines, and whose they are."""
+    import psutil  # type: ignore[import-untyped]
+
+    found = {}
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        for connection in process.net_connections("tcp"):
+            if connection.status == "LISTEN" and not connection.laddr.ip.startswith("127."):
+                found[connection.laddr.port] = f"{process.name()} {' '.join(process.cmdline())}"
+    return found
+
+
+def _ask(host: str, gcs: int, ports: list[int], **environment: str) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGER],
+        input=json.dumps([host, gcs, ports, METHODS]),
+        env=without_ray() | environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_ray_that_we_start_refuses_strangers_on_every_port() -> None:
+    """Over the machine's outer address: its key store, its nodes, its workers, its job interface; metrics are open."""
+    import ray
+
+    host, _, port = str(ray.get_runtime_context().gcs_address).rpartition(":")
+    listening = _listening()
+    assert int(port) in listening
+    token = os.environ["RAY_AUTH_TOKEN"]  # for what the tests start, see the fixture
+    for environment in (
+        {},
+        {"RAY_AUTH_MODE": "disabled"},
+        {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64},
+    ):
+        found = _ask(host, int(port), list(listening) if not environment else [], **environment)
+        assert found["gcs"] == "AuthenticationError", environment
+        for number, codes in found["grpc"].items():
+            assert "UNAUTHENTICATED" in codes, (listening[int(number)], codes)
+            assert set(codes) <= {"UNAUTHENTICATED", "UNIMPLEMENTED"}, (listening[int(number)], codes)
+        for number, statuses in found["http"].items():
+            assert set(statuses) <= {401, 405}, (listening[int(number)], statuses)  # 405: metrics, which are read only
+        if not environment:
+            assert len(found["grpc"]) >= 4 and found["http"], found
+    assert _ask(host, int(port), [], RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token)["gcs"].endswith(" keys")
+    assert not any(token in words for words in listening.values())

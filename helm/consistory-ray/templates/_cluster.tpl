@@ -101,7 +101,7 @@ workerGroupSpecs:
       {{- toYaml . | nindent 6 }}
     {{- end }}
     rayStartParams:
-      object-store-memory: {{ include "consistory-ray.objectStoreBytes" $group.cacheMemory | quote }}
+      object-store-memory: {{ include "consistory-ray.objectStoreBytes" $group.store | quote }}
     template:
       metadata:
         {{- include "consistory-ray.podMetadata" (dict "root" $ "component" "worker" "annotations" $group.podAnnotations) | nindent 8 }}
@@ -149,7 +149,7 @@ workerGroupSpecs:
                       ray drain-node --reason DRAIN_NODE_REASON_PREEMPTION --reason-message "pod is stopping"
                       --deadline-remaining-seconds {{ int $group.drainSeconds }} & sleep {{ int $group.drainSeconds }}
         volumes:
-          {{- include "consistory-ray.volumes" (dict "root" $ "role" "worker" "objectStore" $group.cacheMemory) | nindent 10 }}
+          {{- include "consistory-ray.volumes" (dict "root" $ "role" "worker" "objectStore" $group.store) | nindent 10 }}
   {{- end }}
 {{- end }}
 

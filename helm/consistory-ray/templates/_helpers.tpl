@@ -110,7 +110,9 @@ annotations:
 {{- end }}
 
 {{/* The worker groups, defaults filled in, as JSON. A group's key replaces the default as a whole; `set` rather than a
-merge, because merging would take 0 and false for "not given". */}}
+merge, because merging would take 0 and false for "not given". `store` is the object store of one pod: the cache memory
+of all of its GPUs. Memory that is not given is as much as the caches and the workers of a pod need: 32Gi for each GPU
+besides `cacheMemory`. */}}
 {{- define "consistory-ray.groups" -}}
 {{- $groups := list -}}
 {{- range .Values.workerGroups -}}
@@ -118,6 +120,18 @@ merge, because merging would take 0 and false for "not given". */}}
 {{- range $key, $value := . }}{{ $_ := set $group $key $value }}{{ end -}}
 {{- if kindIs "invalid" $group.replicas }}{{ $_ := set $group "replicas" (ternary $group.minReplicas $group.maxReplicas $.Values.ray.autoscaling.enabled) }}{{ end -}}
 {{- if kindIs "invalid" $group.idleTimeoutSeconds }}{{ $_ := set $group "idleTimeoutSeconds" $.Values.ray.autoscaling.idleTimeoutSeconds }}{{ end -}}
+{{- $workers := max 1 (int $group.gpus) -}}
+{{- $cache := include "consistory-ray.mebibytes" $group.cacheMemory | int64 -}}
+{{- $_ := set $group "store" (printf "%dMi" (mul $workers $cache)) -}}
+{{- $resources := deepCopy (default (dict) $group.resources) -}}
+{{- $limits := default (dict) $resources.limits -}}
+{{- $requests := default (dict) $resources.requests -}}
+{{- if not $limits.memory -}}
+{{- $need := mul $workers (add $cache 32768) -}}
+{{- $_ := set $limits "memory" (ternary (printf "%dGi" (div $need 1024)) (printf "%dMi" $need) (eq (int (mod $need 1024)) 0)) -}}
+{{- end -}}
+{{- if not $requests.memory }}{{ $_ := set $requests "memory" $limits.memory }}{{ end -}}
+{{- $_ := set $group "resources" (merge (dict "limits" $limits "requests" $requests) $resources) -}}
 {{- $groups = append $groups $group -}}
 {{- end -}}
 {{ toJson $groups }}
@@ -169,26 +183,25 @@ mounted into the head, every new job would be a new head. */}}
 {{- if eq .Values.run.device "auto" }}{{ ternary "cuda" "cpu" (gt (int $gpus) 0) }}{{ else }}{{ .Values.run.device }}{{ end -}}
 {{- end }}
 
-{{/* What the groups of the run's device can grow to, as JSON: workers, and memory of their object stores in Mi. */}}
+{{/* How many workers the groups of the run's device can grow to. */}}
 {{- define "consistory-ray.capacity" -}}
 {{- $cuda := eq (include "consistory-ray.device" .) "cuda" -}}
 {{- $workers := 0 -}}
-{{- $store := 0 -}}
 {{- range include "consistory-ray.groups" . | fromJsonArray -}}
 {{- if eq $cuda (gt (int .gpus) 0) -}}
 {{- $most := int (ternary .maxReplicas .replicas $.Values.ray.autoscaling.enabled) -}}
 {{- $workers = add $workers (mul $most (max 1 (int .gpus))) -}}
-{{- $store = add $store (mul $most (include "consistory-ray.mebibytes" .cacheMemory | int64)) -}}
 {{- end -}}
 {{- end -}}
-{{ dict "workers" $workers "store" $store | toJson }}
+{{ $workers }}
 {{- end }}
 
 {{/* The run's command line. The schema allows only characters that mean nothing to a shell: KubeRay hands this to one.
-Workers, device and cache budget are given because the run cannot see them: it starts before the pods it will get. */}}
+Workers and device are given because the run cannot see them: it starts before the pods it will get. How much memory
+caches may take it reads from the pods that are up. */}}
 {{- define "consistory-ray.command" -}}
-{{- $capacity := include "consistory-ray.capacity" . | fromJson -}}
-consistory-ray render {{ include "consistory-ray.jobPath" . }} -o {{ .Values.output.url }} --address auto --workers {{ int (default $capacity.workers .Values.run.workers) }} --device {{ include "consistory-ray.device" . }} --cache-budget {{ mul (int64 $capacity.store) 524288 }} --grace {{ int .Values.run.graceSeconds }}
+{{- $capacity := include "consistory-ray.capacity" . | int -}}
+consistory-ray render {{ include "consistory-ray.jobPath" . }} -o {{ .Values.output.url }} --address auto --workers {{ int (default $capacity .Values.run.workers) }} --device {{ include "consistory-ray.device" . }} --grace {{ int .Values.run.graceSeconds }}
 {{- range .Values.run.extraArgs }} {{ . }}{{ end }}
 {{- end }}
 

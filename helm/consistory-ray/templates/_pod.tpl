@@ -9,6 +9,8 @@
 - {name: XDG_CACHE_HOME, value: /tmp/.cache}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
 {{- if ne .role "submitter" }}
+# Ray would start workers at nice 15: beside anything else on the node they would get next to nothing.
+- {name: RAY_worker_niceness, value: "0"}
 {{- if and (eq .role "head") $v.monitoring.port }}
 # The coordinator is started on the head and inherits this.
 - {name: CONSISTORY_METRICS_HOST, value: 0.0.0.0}

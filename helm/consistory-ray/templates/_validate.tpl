@@ -43,15 +43,13 @@
 {{- if and (eq $v.mode "job") (ne (eq $device "cuda") (gt (int .gpus) 0)) }}{{ $problems = append $problems (printf "%s: has %s gpus, and the run renders on %s: it would never render; leave it out, or set run.device" $where (ternary "no" (toString (int .gpus)) (eq (int .gpus) 0)) $device) }}{{ end -}}
 {{- if gt (int .minReplicas) (int .maxReplicas) }}{{ $problems = append $problems (printf "%s: minReplicas (%v) is more than maxReplicas (%v)" $where .minReplicas .maxReplicas) }}{{ end -}}
 {{- if or (lt (int .replicas) (int .minReplicas)) (gt (int .replicas) (int .maxReplicas)) }}{{ $problems = append $problems (printf "%s: replicas (%v) is not between minReplicas (%v) and maxReplicas (%v)" $where .replicas .minReplicas .maxReplicas) }}{{ end -}}
-{{- $limit := dig "limits" "memory" "" .resources | toString -}}
-{{- if not $limit }}{{ $problems = append $problems (printf "%s: resources.limits.memory: give one, Ray takes its size from it" $where) }}
-{{- else -}}
+{{- $limit := .resources.limits.memory | toString -}}
 {{- $have := include "consistory-ray.mebibytes" $limit | int64 -}}
-{{- $need := add (include "consistory-ray.shmMebibytes" .cacheMemory | int64) 2048 -}}
-{{- if and (gt $have 0) (lt $have $need) }}{{ $problems = append $problems (printf "%s: resources.limits.memory (%s) has to hold cacheMemory (%s) and at least 2Gi besides" $where $limit .cacheMemory) }}{{ end -}}
+{{- $besides := ternary 2048 (mul 12288 (int .gpus)) (eq (int .gpus) 0) | int64 -}}
+{{- $need := add (include "consistory-ray.shmMebibytes" .store | int64) $besides -}}
+{{- if and (gt $have 0) (lt $have $need) }}{{ $problems = append $problems (printf "%s: resources.limits.memory (%s) has to hold cacheMemory (%s%s) and at least %dGi besides: give %dGi, or leave it out" $where $limit .cacheMemory (ternary (printf " for each of %d GPUs" (int .gpus)) "" (gt (int .gpus) 1)) (div $besides 1024) (div (add $need 1023) 1024)) }}{{ end -}}
 {{- end -}}
-{{- end -}}
-{{- if eq (int (include "consistory-ray.capacity" . | fromJson).workers) 0 }}{{ $problems = append $problems (printf "workerGroups: no pod would ever render on %s; give a group%s replicas" $device (ternary " with gpus" "" (eq $device "cuda"))) }}{{ end -}}
+{{- if eq (include "consistory-ray.capacity" . | int) 0 }}{{ $problems = append $problems (printf "workerGroups: no pod would ever render on %s; give a group%s replicas" $device (ternary " with gpus" "" (eq $device "cuda"))) }}{{ end -}}
 {{- if has "--grace" $v.run.extraArgs }}{{ $problems = append $problems "run.extraArgs: give the grace as run.graceSeconds, the pods' own times follow from it" }}{{ end -}}
 {{- $headLimit := include "consistory-ray.mebibytes" (dig "limits" "memory" "" $v.head.resources | toString) | int64 -}}
 {{- if and (gt $headLimit 0) (lt $headLimit (add (include "consistory-ray.shmMebibytes" $v.head.objectStoreMemory | int64) 1024)) }}{{ $problems = append $problems "head.resources.limits.memory: has to hold head.objectStoreMemory and at least 1Gi besides" }}{{ end -}}
