@@ -5,7 +5,8 @@
 
 Every variant is the model's own settings with some of them changed, measured as benchmarks/consistency.py does, on the
 same subjects, prompts and seeds. Without --set: the method whole and without each of its parts. A table goes to stderr
-as it grows; the last line of stdout is JSON, variant -> numbers. An interrupted run goes on from --cache.
+as it grows; the last line of stdout is JSON, variant -> numbers, and under ``on`` the device and dtype. An interrupted
+run goes on from --cache.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
+if not __package__:  # run as a script
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from consistory_ray.consistory import ConsiStoryPipeline
+from benchmarks.model_options import add_model_options, described_pipeline, load_pipeline
 from consistory_ray.evaluation.consistency import compare, score_subject
 from consistory_ray.evaluation.pictures import PictureStore
 from consistory_ray.evaluation.prompts import consistency_subjects
@@ -57,18 +59,15 @@ def parse_variant(text: str) -> dict[str, Any]:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="miniature", help="'miniature' or a pipeline folder")
+    add_model_options(parser)
     parser.add_argument("--subjects", type=int, default=16)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--set", action="append", metavar="'NAME=JSON ...'", help="a variant; may be repeated")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    dtype = getattr(torch, options.dtype)
-    pipeline = ConsiStoryPipeline.from_pretrained(options.model, torch_dtype=dtype, device="cpu")
+    pipeline = load_pipeline(options)
+    print(described_pipeline(pipeline), file=sys.stderr, flush=True)
     judge, subjects = Judge.load(), consistency_subjects(options.subjects)
     store = PictureStore(options.cache, pipeline.fingerprint)
     base: MethodSettings = pipeline.default_settings
@@ -94,7 +93,7 @@ def main() -> None:
         numbers = compare(*scores)
         results[name] = {column: round(float(str(numbers[column])), 4) for column in COLUMNS}
         print(name, results[name], file=sys.stderr, flush=True)
-    print(json.dumps(results))
+    print(json.dumps({**results, "on": described_pipeline(pipeline)}))
 
 
 if __name__ == "__main__":

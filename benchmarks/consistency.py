@@ -19,6 +19,7 @@ distance from perfect, 1 - similarity. The last line of stdout is JSON:
     layout_diversity_ratio   spread (standard deviation) of centre x, centre y and size over a subject's scenes
     subject_accuracy         pictures showing the prompt's kind
     ..._vanilla, ..._interval  without the method; 95 % bootstrap intervals over subjects
+    device, dtype            what it ran on, and in
 
 Progress goes to stderr; an interrupted run goes on from --cache. The settings are the model's own unless changed here.
 """
@@ -32,9 +33,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
+if not __package__:  # run as a script
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from consistory_ray.consistory import ConsiStoryPipeline
+from benchmarks.model_options import add_model_options, described_pipeline, load_pipeline
 from consistory_ray.evaluation.consistency import compare, score_subject
 from consistory_ray.evaluation.pictures import PictureStore
 from consistory_ray.evaluation.prompts import consistency_subjects
@@ -47,13 +49,11 @@ from consistory_ray.settings import MethodSettings
 def parse_arguments() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="miniature", help="'miniature' or a pipeline folder")
+    add_model_options(parser)
     parser.add_argument("--subjects", type=int, default=32)
     parser.add_argument("--scenes", type=int, default=6)
     parser.add_argument("--anchors", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cache", type=Path, help="folder to keep pictures in, for going on after an interruption")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--sheet-subjects", type=int, default=8, help="subjects on the contact sheet, the first ones")
@@ -100,10 +100,7 @@ def rounded(value: object) -> object:
 def main() -> None:
     """Command line."""
     options = parse_arguments()
-    torch.set_num_threads(options.threads)
-    pipeline = ConsiStoryPipeline.from_pretrained(
-        options.model, torch_dtype=getattr(torch, options.dtype), device="cpu"
-    )
+    pipeline = load_pipeline(options)
     settings = settings_from(options, pipeline.default_settings)
     judge = Judge.load()
     subjects = consistency_subjects(options.subjects, options.scenes, options.anchors)
@@ -128,7 +125,7 @@ def main() -> None:
     )
     sheet.save(options.out / "consistency.png", optimize=True)
     plot_plane(numbers, options.out / "consistency_plane.png")
-    report = {"numbers": numbers, "dtype": options.dtype, "settings": settings.to_dict()}
+    report: dict[str, Any] = {"numbers": numbers, **described_pipeline(pipeline), "settings": settings.to_dict()}
     report["model_fingerprint"] = pipeline.fingerprint
     report["subjects"] = [
         {"kind": subject.kind, "consistory": dataclasses.asdict(mine), "vanilla": dataclasses.asdict(plain)}
@@ -136,7 +133,7 @@ def main() -> None:
     ]
     (options.out / "consistency.json").write_text(json.dumps(report, indent=1) + "\n")
     print(f"contact sheet and plot: {options.out}", file=sys.stderr)
-    print(json.dumps(numbers))
+    print(json.dumps(numbers | described_pipeline(pipeline)))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ The last line of stdout is JSON:
                           which computes text keys and values once and not at every step
     naive_flops_ratio     the same for the naive way
     anchors_flops_ratio   two anchors over a vanilla batch of two
+    device, dtype         of what is timed (--device, --dtype); counts are the same on all of them
     wall_ratio            seconds of a scene over seconds of a vanilla picture; scene_decodes: autoencoder calls
     sdxl_cache_gb         10^9 bytes of a two-anchor cache; sdxl_cache_estimate_gb: the package's forecast
 """
@@ -53,6 +54,7 @@ if not __package__:  # run as a script
     sys.path.insert(0, str(__import__("pathlib").Path(__file__).resolve().parents[1]))
 
 from benchmarks.hollow_tensors import HollowExecution, count_flops, hollow_out
+from benchmarks.model_options import add_device_options, chosen_device, chosen_dtype, described, synchronise
 from benchmarks.random_sdxl import QUICK, SDXL, Topology, build_pipeline, build_unet
 from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, estimate_cache_bytes
 from consistory_ray.consistory.layout import Grid, Level
@@ -74,6 +76,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--full-steps", type=int, default=2, help="denoising steps of --full")
     parser.add_argument("--repeats", type=int, help="pairs of pictures that are timed (3; 1 with --quick)")
     parser.add_argument("--wall-model", help="a pipeline folder to time, in place of the miniature")
+    add_device_options(parser)
     return parser.parse_args(arguments)
 
 
@@ -90,7 +93,8 @@ def masks_of_a_quarter() -> Iterator[None]:
         maps.mean()  # fails, as the real thing does, where no maps were recorded
         found: dict[Level, Tensor] = {}
         for level, grid in grids.items():
-            mask = torch.zeros(maps.columns.shape[0], grid.height, grid.width, dtype=torch.bool)
+            shape = maps.columns.shape[0], grid.height, grid.width
+            mask = torch.zeros(shape, dtype=torch.bool, device=maps.columns.device)
             mask[:, grid.height // 4 : -(grid.height // 4), grid.width // 4 : -(grid.width // 4)] = True
             found[level] = mask.flatten(1)
         return found
@@ -212,19 +216,22 @@ def flops_and_bytes(topology: Topology, settings: MethodSettings) -> dict[str, f
 # Wall clock -----------------------------------------------------------------------------------------------------------
 
 
-def wall_pipeline(model: str | None, quick: bool) -> tuple[str, ConsiStoryPipeline]:
+def wall_pipeline(
+    model: str | None, quick: bool, device: torch.device, dtype: torch.dtype
+) -> tuple[str, ConsiStoryPipeline]:
     """What is timed, with its name."""
     if not quick or model:
         from consistory_ray.errors import CheckpointError
 
         try:
-            return model or "miniature", ConsiStoryPipeline.from_pretrained(model or "miniature", device="cpu")
+            name = model or "miniature"
+            return name, ConsiStoryPipeline.from_pretrained(name, torch_dtype=dtype, device=device)
         except (CheckpointError, FileNotFoundError):
             if model:
                 raise
             say("the miniature is not installed: timing a random model")
     torch.manual_seed(0)
-    return "random", ConsiStoryPipeline(build_pipeline(QUICK, build_unet(QUICK), torch.float32))
+    return "random", ConsiStoryPipeline(build_pipeline(QUICK, build_unet(QUICK).to(dtype), dtype).to(device))
 
 
 def wall_clock(name: str, pipe: ConsiStoryPipeline, steps: int, repeats: int) -> dict[str, Any]:
@@ -241,11 +248,13 @@ def wall_clock(name: str, pipe: ConsiStoryPipeline, steps: int, repeats: int) ->
     for repeat in range(repeats + 1):
         start = time.perf_counter()
         pipe.render_vanilla(scene, [repeat], settings=settings, output_type="np")
+        synchronise(pipe.device)
         middle = time.perf_counter()
         with mock.patch.object(pipe.pipe.vae, "decode", wraps=pipe.pipe.vae.decode) as decode:
             images = pipe.render(scene, subject.cache, [repeat], output_type="np").images
         if not 0 <= images.min() <= images.max() <= 1:
             raise RuntimeError("the timed scene is not a picture")
+        synchronise(pipe.device)
         if repeat:
             seconds["vanilla"].append(middle - start)
             seconds["scene"].append(time.perf_counter() - middle)
@@ -269,7 +278,7 @@ def bytes_by_kind(cache: AnchorCache) -> tuple[Counter[str], Counter[str]]:
     return size, count
 
 
-def measured_cache(topology: Topology, settings: MethodSettings, steps: int) -> dict[str, float]:
+def measured_cache(topology: Topology, settings: MethodSettings, steps: int, device: torch.device) -> dict[str, float]:
     """Anchors of the real topology with random bfloat16 weights, extrapolated from ``steps`` to the settings' steps."""
     say(f"building {topology.channels} with random weights")
     default = torch.get_default_dtype()
@@ -278,7 +287,7 @@ def measured_cache(topology: Topology, settings: MethodSettings, steps: int) -> 
         unet = build_unet(topology)
     finally:
         torch.set_default_dtype(default)
-    pipe = ConsiStoryPipeline(build_pipeline(topology, unet, torch.bfloat16))
+    pipe = ConsiStoryPipeline(build_pipeline(topology, unet, torch.bfloat16).to(device))
     few = settings.replace(num_inference_steps=steps)
     with masks_of_a_quarter():
         start = time.perf_counter()
@@ -300,10 +309,12 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     settings = MethodSettings(num_inference_steps=options.steps or (10 if options.quick else 50))
     result: dict[str, Any] = {"topology": "quick" if options.quick else "sdxl", "steps": settings.num_inference_steps}
     result |= flops_and_bytes(topology, settings)
-    name, pipe = wall_pipeline(options.wall_model, options.quick)
+    device, dtype = chosen_device(options), chosen_dtype(options)
+    name, pipe = wall_pipeline(options.wall_model, options.quick, device, dtype)
+    result |= described(device, dtype)
     result |= wall_clock(name, pipe, settings.num_inference_steps, options.repeats or (1 if options.quick else 3))
     if options.full:
-        result |= measured_cache(topology, settings, options.full_steps)
+        result |= measured_cache(topology, settings, options.full_steps, device)
     print(json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in result.items()}))
     return result
 

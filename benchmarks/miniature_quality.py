@@ -12,13 +12,14 @@ stderr; an interrupted run goes on from --cache. The last line of stdout is JSON
     mask_iou                 Otsu mask of the subject's word at the coarse level against the judge's segmentation
     mask_iou_of_bound        the same as a share of the best IoU that any mask of that many tokens can have
     mask_iou_fine...         the same at the fine level
-    seconds_per_image        one picture alone, on --threads threads: only meaningful on an idle machine
+    seconds_per_image        one picture alone, on --device or --threads threads: only meaningful on an idle machine
     judge_...                the judge on held-out drawings after the autoencoder, where the truth is known
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import sys
@@ -27,6 +28,10 @@ from pathlib import Path
 
 import torch
 
+if not __package__:  # run as a script
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.model_options import add_model_options, described_pipeline, load_pipeline, synchronise
 from consistory_ray.consistory import ConsiStoryPipeline
 from consistory_ray.evaluation.pictures import PictureStore
 from consistory_ray.evaluation.prompts import held_out_prompts
@@ -46,6 +51,7 @@ def seconds_per_image(pipeline: ConsiStoryPipeline, settings: MethodSettings, pi
     for index in range(pictures + 1):
         started = time.perf_counter()
         pipeline.render_vanilla(["a drawing of a dragon in the forest"], [index], settings=settings)
+        synchronise(pipeline.device)
         times.append(time.perf_counter() - started)
     return sorted(times[1:])[pictures // 2]
 
@@ -53,14 +59,12 @@ def seconds_per_image(pipeline: ConsiStoryPipeline, settings: MethodSettings, pi
 def parse_arguments() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="miniature", help="'miniature' or a pipeline folder")
+    add_model_options(parser)
     parser.add_argument("--n", type=int, default=500, help="pictures")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
     parser.add_argument("--no-freeu", action="store_true")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--calibration", type=int, default=600, help="held-out drawings for the judge; 0: skip")
     parser.add_argument("--timed", type=int, default=5, help="pictures for seconds_per_image; 0: skip")
     parser.add_argument("--cache", type=Path, help="folder to keep pictures in, for going on after an interruption")
@@ -71,10 +75,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Command line."""
     options = parse_arguments()
-    torch.set_num_threads(options.threads)
-    pipeline = ConsiStoryPipeline.from_pretrained(
-        options.model, torch_dtype=getattr(torch, options.dtype), device="cpu"
-    )
+    pipeline = load_pipeline(options)
     changes = {"num_inference_steps": options.steps, "guidance_scale": options.guidance}
     settings = pipeline.default_settings.replace(**{key: value for key, value in changes.items() if value is not None})
     if options.no_freeu:
@@ -89,13 +90,14 @@ def main() -> None:
     verdicts = judge_pictures(judge, stacked(rendered), [dict(picture.masks) for picture in rendered], prompts)
     numbers |= summarise(verdicts)
     if options.calibration:
-        numbers |= calibrate(judge, pipeline.pipe.vae, options.calibration)
+        vae = copy.deepcopy(pipeline.pipe.vae).to("cpu", torch.float32)  # the judge's truth is a CPU's
+        numbers |= calibrate(judge, vae, options.calibration)
     options.out.mkdir(parents=True, exist_ok=True)
     shown = slice(0, SHEET_PICTURES)
     sheet = grid_sheet([picture.image for picture in rendered[shown]], [prompt.text for prompt in prompts[shown]])
     sheet.save(options.out / "miniature_quality.png", optimize=True)
     known = {key: round(value, 4) for key, value in numbers.items() if not math.isnan(value)}
-    line = json.dumps(known | {"dtype": options.dtype, "settings": settings.to_dict()})
+    line = json.dumps(known | described_pipeline(pipeline) | {"settings": settings.to_dict()})
     (options.out / "miniature_quality.json").write_text(line + "\n")
     print(f"contact sheet: {options.out / 'miniature_quality.png'}", file=sys.stderr)
     print(line)

@@ -31,6 +31,8 @@ class Topology:
 
 
 SDXL = Topology((320, 640, 1280), (5, 10, 20), 2, (1, 2, 10), (768, 1280), 256, 32, 128)
+DEEP = Topology((64, 128, 256), (1, 2, 4), 2, (1, 2, 10), (64, 64), 32, 32, 32)
+"""All 70 transformer blocks of SDXL with its heads of 64 channels, a fifth as wide: 0.1 instead of 2.6 B parameters."""
 QUICK = Topology((32, 64, 128), (1, 1, 2), 2, (1, 1, 3), (32, 32), 8, 8, 32)
 
 

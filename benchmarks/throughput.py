@@ -44,6 +44,7 @@ if not __package__:  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.engine_model.apart import apart
+from benchmarks.model_options import DTYPES
 from consistory_ray.engine.coordinator import run_plan
 from consistory_ray.engine.events import BatchDone, Event, WorkerReady
 from consistory_ray.engine.local_ray import start_local_ray
@@ -65,6 +66,7 @@ class Settings:
 
     model: str = "miniature"
     device: str = "auto"
+    dtype: str = "auto"
     subjects: int = 2
     scenes: int = 16
     steps: int | None = None
@@ -90,7 +92,8 @@ class Settings:
             for number in range(workers * self.subjects)
         ]
         chosen = {"num_inference_steps": self.steps, "height": self.size, "width": self.size}
-        settings = {key: value for key, value in chosen.items() if value is not None}
+        settings: dict[str, Any] = {key: value for key, value in chosen.items() if value is not None}
+        settings["torch_dtype"] = self.dtype
         job = {"name": "throughput", "model": self.model, "settings": settings, "subjects": subjects}
         return make_plan(RenderJob.model_validate(job))
 
@@ -207,6 +210,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     default = Settings()
     parser.add_argument("--model", default=default.model, help="'miniature', a hub id or a pipeline folder")
     parser.add_argument("--device", default=default.device, choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--dtype", default=default.dtype, choices=DTYPES, help="auto: float16 on GPUs, else float32")
     parser.add_argument("--workers", help="numbers of workers, such as 1,2,4,8 (powers of two up to the GPUs here)")
     parser.add_argument("--subjects", type=int, default=default.subjects, help="for each worker")
     parser.add_argument("--scenes", type=int, default=default.scenes, help="of each subject")
@@ -233,6 +237,13 @@ def gpus_here() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
+def gpu_name() -> str | None:
+    """What the first GPU of this machine is called; None where there is none."""
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+
+
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Measure each number of workers, print it, and keep it in ``--out``."""
     options = parse_arguments(arguments)
@@ -247,8 +258,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             f"{run['workers']} worker(s): {run['pictures_per_second']} pictures/s, efficiency {run['efficiency']:.1%}, "
             f"idle {run['idle_share']:.1%}; seconds per picture: {run['split']}"
         )
-    chosen = {name: getattr(settings, name) for name in ("model", "device", "subjects", "scenes", "steps", "size")}
-    found = {**chosen, "runs": runs}
+    chosen = {
+        name: getattr(settings, name) for name in ("model", "device", "dtype", "subjects", "scenes", "steps", "size")
+    }
+    found = {**chosen, "gpu": gpu_name() if settings.device != "cpu" else None, "runs": runs}
     line = json.dumps(found)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "throughput.json").write_text(line + "\n")

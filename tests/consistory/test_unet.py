@@ -57,6 +57,30 @@ def test_both_halves_give_the_stock_forward(
     assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("size", [(16, 16), (18, 13)])
+@pytest.mark.parametrize("freeu", [None, FREEU])
+@torch.no_grad()
+def test_with_the_same_processors_it_is_the_stock_forward_bit_for_bit(
+    unet: UNet2DConditionModel, freeu: tuple[float, float, float, float] | None, size: tuple[int, int]
+) -> None:
+    sample, given = noise(2, *size), conditioning()
+    added = {"text_embeds": given.pooled, "time_ids": given.time_ids}
+    with method_installed(unet, freeu) as split:
+        found = split_forward(split, sample, given, AttentionCall())
+    with method_installed(unet, None):  # for the processors; FreeU is diffusers' own
+        if freeu is not None:
+            unet.enable_freeu(*freeu)
+        expected = unet(
+            sample,
+            torch.tensor(261),
+            given.text,
+            added_cond_kwargs=added,
+            cross_attention_kwargs={"call": AttentionCall()},
+        ).sample
+        unet.disable_freeu()
+    assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("freeu", [None, FREEU])
 @torch.no_grad()
 def test_a_reused_trunk_is_not_spoilt(unet: UNet2DConditionModel, freeu: tuple[float, float, float, float]) -> None:

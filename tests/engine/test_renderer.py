@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from consistory_ray.engine.anchor_store import cache_digest
 from consistory_ray.engine.renderer import ConsiStoryRenderer, MadeSubject, RendererSpec, own_memory
 from consistory_ray.errors import CacheMismatchError
 from consistory_ray.job import parse_job
@@ -28,6 +29,7 @@ def test_a_subject_is_made_and_rendered_and_its_time_is_split(renderer: ConsiSto
     made = renderer.make_subject(plan)
     assert len(made.images) == 1 and made.cache_buffer.dtype == np.uint8
     assert {"pass1", "decode"} <= set(renderer.phases) and all(seconds > 0 for seconds in renderer.phases.values())
+    assert made.sha256 == cache_digest(made.cache_buffer), "hashed while it was packed, and not again"
     cache = renderer.load_cache(made.cache_buffer)
     together = renderer.render(plan.scenes, cache)
     assert "pass1" in renderer.phases

@@ -1,0 +1,79 @@
+"""The options that say which model a benchmark runs on what, the same for all of them, and what results tell of it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+
+from consistory_ray.consistory import ConsiStoryPipeline
+from consistory_ray.errors import InputError, Problem
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """``--device`` and ``--dtype``."""
+    parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1, mps")
+    parser.add_argument("--dtype", default="auto", choices=DTYPES, help="auto: float16 on a GPU, float32 on a CPU")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """``--model``, ``--device``, ``--dtype`` and ``--threads``."""
+    parser.add_argument("--model", default="miniature", help="'miniature', a hub id, or a pipeline folder")
+    add_device_options(parser)
+    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
+
+
+def chosen_device(options: argparse.Namespace) -> torch.device:
+    """The device that is meant.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    name = options.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        fix = f"use auto, or a device that is here ({str(error).splitlines()[0]})"
+        raise InputError("the device cannot be used", [Problem("--device", repr(name), fix)]) from error
+    return device
+
+
+def chosen_dtype(options: argparse.Namespace) -> torch.dtype:
+    """The dtype that is meant, on the device that is."""
+    name = options.dtype
+    if name == "auto":
+        name = "float16" if chosen_device(options).type == "cuda" else "float32"
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def load_pipeline(options: argparse.Namespace) -> ConsiStoryPipeline:
+    """The model of :func:`add_model_options`, where and as it is wanted."""
+    torch.set_num_threads(options.threads)
+    return ConsiStoryPipeline.from_pretrained(
+        options.model, torch_dtype=chosen_dtype(options), device=chosen_device(options)
+    )
+
+
+def described(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+    """What results say about where they come from: ``device`` (a GPU by its name), ``dtype`` and ``torch``."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    return {"device": name, "dtype": str(dtype).removeprefix("torch."), "torch": torch.__version__}
+
+
+def described_pipeline(pipeline: ConsiStoryPipeline) -> dict[str, str]:
+    """The same of a loaded model."""
+    unet: Any = pipeline.pipe.unet
+    return described(pipeline.device, unet.dtype)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for what was begun on a device; clocks are read after this."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
