@@ -329,6 +329,9 @@ class OutputStore:
                         is_link = stat.S_ISLNK(os.lstat(place).st_mode)
                     except (FileNotFoundError, NotADirectoryError):
                         break
+                    if is_link and not os.path.exists(place):  # as a mount that is gone, and may come back
+                        what = f"{place} is a link to a place that is not there"
+                        raise StorageError(f"could not {action} {self._name(path)}: {what}")
                     if is_link and not self._leads_inside(place):
                         advice = "remove the link, or render into the place that it leads to"
                         what = f"{place} is a link that leads out of the output"

@@ -250,8 +250,8 @@ def test_workers_that_never_reached_the_output_are_no_outage(
     def listen(event: Event) -> None:
         events.append(event)
         if isinstance(event, WorkersRequested):
-            (out / "run.json").unlink()
-            (out / "run.json").symlink_to("run.json")  # cannot be looked at, which is not the same as missing
+            out.rename(tmp_path / "aside")
+            out.symlink_to("out")  # nothing in it can be looked at, which is not the same as missing
 
     with pytest.raises(InputError, match=r"the workers cannot reach the output[^$]*Too many levels of symbolic links"):
         run_plan(plan, str(out), options(), listen)
@@ -260,7 +260,7 @@ def test_workers_that_never_reached_the_output_are_no_outage(
 
 @pytest.mark.usefixtures("short_pauses")
 def test_what_does_not_go_away_by_itself_is_not_waited_for(make_job: Callable[..., RenderJob], tmp_path: Path) -> None:
-    """Workers meet a file where their folder should be, as they would meet missing permissions."""
+    """Workers meet a link out of the output where their folder should be, as they would meet missing permissions."""
     plan, out = make_plan(make_job(subjects=1, scenes=12)), tmp_path / "out"
     events: list[Event] = []
 
@@ -268,9 +268,10 @@ def test_what_does_not_go_away_by_itself_is_not_waited_for(make_job: Callable[..
         events.append(event)
         if scene(3)(event):
             (out / "images").rename(out / "images-aside")
-            (out / "images").touch()
+            (tmp_path / "elsewhere").mkdir()
+            (out / "images").symlink_to(tmp_path / "elsewhere")
 
-    with pytest.raises(RunError, match="Not a directory") as caught:
+    with pytest.raises(RunError, match="leads out of the output") as caught:
         run_plan(plan, str(out), options(), listen)
     assert not isinstance(caught.value, OutageError)
     assert not [event for event in events if isinstance(event, Paused)]
@@ -382,7 +383,7 @@ def test_a_stop_while_it_waits(make_job: Callable[..., RenderJob], tmp_path: Pat
 
 def test_an_output_that_was_never_in_reach_is_no_outage(make_job: Callable[..., RenderJob], tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "lease").touch()
+    (tmp_path / "out" / "lease").symlink_to("/nowhere/at/all")
     events: list[Event] = []
     with pytest.raises(StorageError):
         run_plan(make_plan(make_job(subjects=1, scenes=1)), str(tmp_path / "out"), options(), events.append)

@@ -67,6 +67,7 @@ def test_a_picture_that_cannot_be_written_fails_alone(subject: SubjectPlan, tmp_
     _, buffer = own.anchors(subject, True)
     assert buffer is not None
     (tmp_path / subject.scenes[1].path).mkdir(parents=True)
+    (tmp_path / "damaged").touch()  # what is in the way cannot be moved there
     report = own.scenes(subject, subject.scenes, buffer)
     assert isinstance(report, Report)
     assert [failure.fault for failure in report.failures.values()] == [Fault.STORAGE]
