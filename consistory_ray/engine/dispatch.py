@@ -495,10 +495,14 @@ class Dispatch:
         for name in self._ready:
             self._pool.actor(name).drain.remote()
         deadline = time.monotonic() + self._options.grace_seconds
-        self._saver.abandon()
-        while (self._calls or self._saver) and not self._stop.at_once and time.monotonic() < deadline:
+        while True:
+            for subject_id in list(self._unsaved):
+                if not self._scheduler.is_over(subject_id):
+                    self._save(subject_id)
+            self._saver.hurry(self._ready)
+            if not (self._calls or self._saver) or self._stop.at_once or time.monotonic() >= deadline:
+                return
             self._settle(self._wait())
-            self._saver.abandon()
             self._ledger.tick()
             if not self._is_there():
                 return

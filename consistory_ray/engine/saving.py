@@ -141,11 +141,12 @@ class CacheSaver:
             self._forget(save)
         return all(save.subject.subject_id != subject_id for save in self._running.values())
 
-    def abandon(self) -> None:
-        """The run is being stopped: what has not begun is not saved."""
-        for save in self._waiting:
+    def hurry(self, ready: Collection[str]) -> None:
+        """The run is being stopped: what was made in vain otherwise is saved, with one try each and nobody's help."""
+        self.start(ready)
+        for save in [save for save in self._waiting if save.tries or save.worker not in ready]:
+            self._waiting.remove(save)
             self._forget(save)
-        self._waiting.clear()
 
     def _forget(self, save: _Save) -> str:
         self._scheduler.saved(save.subject.subject_id)
