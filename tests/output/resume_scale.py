@@ -1,4 +1,4 @@
-"""How long resuming takes and how much memory it needs, with an index of many rows and a listing that is made up.
+"""How long resuming and the comparison at the end of a run take, with many rows and a listing that is made up.
 
     python tests/output/resume_scale.py --rows 1000000
 
@@ -17,6 +17,7 @@ from datetime import datetime, timezone
 
 import pyarrow as pa
 
+from consistory_ray.output.comparison import lacking
 from consistory_ray.output.index import write_part
 from consistory_ray.output.resume import resume
 from consistory_ray.output.rows import SCHEMA
@@ -96,11 +97,15 @@ def measure(folder: str, rows: int) -> dict[str, float]:
     found = resume(listed, plan_paths)
     seconds = time.perf_counter() - began
     assert (len(found.done), found.recovered, found.dropped) == (rows, 0, 0)
+    peak = gigabytes()
+    began = time.perf_counter()
+    assert not lacking(listed, plan_paths).paths
     return {
         "rows": rows,
         "resume_seconds": round(seconds, 2),
+        "comparison_seconds": round(time.perf_counter() - began, 2),
         "gb_before": round(before, 3),
-        "gb_peak": round(gigabytes(), 3),
+        "gb_peak": round(peak, 3),
     }
 
 
