@@ -116,6 +116,13 @@ def render(
     outage_seconds: Annotated[
         float, typer.Option(min=0, help="How long a run that has begun waits for an output that is out of reach.")
     ] = DEFAULTS.outage_seconds,
+    submission: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="ID",
+            help="For schedulers that repeat whatever fails: a run of this id that ended with 1 or 2 is not repeated.",
+        ),
+    ] = DEFAULTS.submission,
     gallery: Annotated[bool, typer.Option(help="Build the gallery at the end.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     verbose: Annotated[
@@ -170,6 +177,7 @@ def render(
                 embed_images=embed_images,
                 stuck_seconds=stuck_seconds,
                 outage_seconds=outage_seconds,
+                submission=submission,
                 renderer=logging_renderer(factory, style=log_format, level=level, run=plan.name),
             )
             url = url_of(output, plan)

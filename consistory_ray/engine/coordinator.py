@@ -58,6 +58,7 @@ from consistory_ray.errors import (
     OutageError,
     Problem,
     RunError,
+    RunFailed,
     RunInterrupted,
     StorageError,
 )
@@ -73,6 +74,7 @@ from consistory_ray.output.resume import resume
 from consistory_ray.output.run_record import (
     RUN_RECORD,
     RunRecord,
+    ended_the_same,
     look_for_record,
     read_run_record,
     write_run_record,
@@ -127,7 +129,7 @@ def run_plan(
     stop = stop if stop is not None else StopRequest()
     options, emit = options or RunOptions(), on_event or _ignore
     outages = Outages(options.outage_seconds, stop, emit)
-    history = _History(RunRecord(plan.name, plan.model, dict(job or {})))
+    history = _History(RunRecord(plan.name, plan.model, dict(job or {}), submission=options.submission))
     with stop_on_signals(stop):
         while True:
             run = _Run(plan, open_output(url), options, emit, stop, history)
@@ -214,6 +216,7 @@ class _Run:
 
     def execute(self) -> RunSummary:
         if not self._again:
+            self._refuse_repetition()
             check_address(self._options.address)
         self._look_for_record()
         store = self._store.begun(RUN_RECORD if self._again else "")
@@ -226,6 +229,26 @@ class _Run:
             self._lease = lease
             self._look_for_record()
             return self._execute()
+
+    def _refuse_repetition(self) -> None:
+        """A scheduler that repeats whatever has failed is told at once what would come out again.
+
+        Raises:
+            RunFailed, InputError: as the run did that it repeats.
+        """
+        if self._options.submission is None or self._options.only_failed:
+            return
+        there = self._patiently(lambda: read_run_record(self._store))
+        code = ended_the_same(self._record, there)
+        if code is None or there is None:
+            return
+        failed = int(there.totals.get("failed", 0))
+        why = there.error or f"{failed} pictures failed, see consistory-ray status {self._store.url}"
+        told = f"this submission has run already and would end the same way: {why}"
+        if code == 1:
+            raise RunFailed(told)
+        fix = "change the job, or submit it anew (consistory-ray retry tries again what failed)"
+        raise InputError(told, [Problem("--submission", str(self._options.submission), fix)])
 
     def _look_for_record(self) -> None:
         """The record of an earlier run, or of an earlier try of this one, if there has to be one.
@@ -325,7 +348,7 @@ class _Run:
             self._finish()
             self._finished = True
         summary = self._summary()
-        self._write_record(state=summary.state)
+        self._write_record(state=summary.state, exit_code=1 if summary.state == "failed" else None)
         self._emit(RunFinished(summary))
         return summary
 
@@ -492,8 +515,9 @@ class _Run:
             if self._lost():  # the record is another run's by now
                 raise
             waits = isinstance(error, ConsistoryError) and (self.met_outage(error) or self.begins_again(error))
+            code = 2 if isinstance(error, InputError) and not waits else None
             with suppress(StorageError):
-                self._write_record(state="running" if waits else "failed", error=_told(error))
+                self._write_record(state="running" if waits else "failed", error=_told(error), exit_code=code)
             raise
 
     def record_end(self, state: Literal["failed", "interrupted"], error: ConsistoryError) -> None:

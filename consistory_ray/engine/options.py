@@ -80,6 +80,7 @@ class RunOptions:
     first_call_seconds: float = 3600.0
     lease_seconds: float = 60.0
     outage_seconds: float = 1800.0
+    submission: str | None = None
     renderer: RendererFactory = consistory_renderer
     caps: Caps = field(default_factory=Caps)
 
@@ -101,6 +102,7 @@ class RunOptions:
             ("stuck_seconds", self.stuck_seconds > 0, "give a number of seconds above 0"),
             ("first_call_seconds", self.first_call_seconds > 0, "give a number of seconds above 0"),
             ("outage_seconds", 0 <= self.outage_seconds < math.inf, "give a number of seconds from 0"),
+            ("submission", self.submission is None or 0 < len(self.submission) <= 200, "give 1 to 200 characters"),
             ("lease_seconds", 0 < self.lease_seconds <= 3600, "give a number of seconds up to 3600"),
         ]
         problems = [Problem(name, repr(getattr(self, name)), fix) for name, good, fix in checks if not good]

@@ -55,6 +55,8 @@ class RunRecord:
         versions: packages, see :func:`installed_versions`.
         started_at, updated_at, finished_at: UTC, ISO 8601; finished_at is None while running.
         error: why the run stopped early, if it did; while it is running, why it waits for its output.
+        submission: what a scheduler calls this run and its own repetitions of it; None for a run of a person.
+        exit_code: of a run that would end the same way again, 1 or 2; None for all others.
     """
 
     name: str
@@ -68,6 +70,8 @@ class RunRecord:
     updated_at: str = field(default_factory=_now)
     finished_at: str | None = None
     error: str | None = None
+    submission: str | None = None
+    exit_code: int | None = None
     version: int = RECORD_VERSION
 
     def __post_init__(self) -> None:
@@ -110,6 +114,8 @@ class _Stored(BaseModel):
     updated_at: _Time
     finished_at: _Time | None = None
     error: _Text | None = None
+    submission: _Text | None = None
+    exit_code: int | None = None
     version: int = RECORD_VERSION
 
 
@@ -172,6 +178,23 @@ def read_run_record(output: str | os.PathLike[str] | OutputStore) -> RunRecord |
     if seen.problem:
         _log.warning("%s/%s is damaged and is not taken into account: %s", store.url, RUN_RECORD, seen.problem)
     return seen.record
+
+
+def ended_the_same(record: RunRecord, there: RunRecord | None) -> int | None:
+    """The exit code of an earlier try of the same submission, if this one would only end in the same way.
+
+    Args:
+        record: of the run that is about to begin.
+        there: what the output has.
+
+    Returns:
+        1 or 2; None where it has to be tried: nobody calls it a repetition, or job or packages have changed.
+    """
+    if record.submission is None or there is None or there.submission != record.submission:
+        return None
+    job = json.loads(json.dumps(_without_secrets(record.job)))
+    same = (there.job, there.versions) == (job, record.versions)
+    return there.exit_code if same and there.exit_code in (1, 2) else None
 
 
 def _without_secrets(job: Mapping[str, Any]) -> dict[str, Any]:

@@ -171,7 +171,7 @@ kueue.x-k8s.io/elastic-job: "true"
 
 {{/* Spec of the RayJob. */}}
 {{- define "consistory-ray.rayJobSpec" -}}
-entrypoint: {{ include "consistory-ray.command" . | quote }}
+entrypoint: {{ printf "%s --submission RAYJOB-NAME" (include "consistory-ray.command" .) | quote }}
 submissionMode: K8sJobMode
 submitterConfig:
   backoffLimit: {{ int .Values.submitter.backoffLimit }}
