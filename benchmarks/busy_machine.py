@@ -2,11 +2,11 @@
 
     python benchmarks/busy_machine.py
 
-Renders a few pictures with the bundled model on a quiet machine, and again beside busy loops of nice 0. What bounds it is
-the scheduler of the operating system: with fair shares and as many busy loops as cores a worker of one thread gets half a
-core, so that 2x is what there is to be had. Workers at Ray's default niceness of 15 got about a twentieth.
+Renders a few pictures with the bundled model on a quiet machine, and again beside busy loops of nice 0. What bounds it
+is the scheduler of the operating system: with fair shares and as many busy loops as cores a worker of one thread gets
+half a core, so that 2x is what there is to be had. Workers at Ray's default niceness of 15 got about a twentieth.
 
-The last line is JSON: seconds per picture quiet and busy (of the workers' own clocks, without Ray's start), and their ratio.
+The last line is JSON: seconds per picture quiet and busy (by the worker's own clock, without Ray's start), their ratio.
 """
 
 from __future__ import annotations
