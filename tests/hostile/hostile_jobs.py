@@ -295,7 +295,7 @@ def model_named(draw: random.Random) -> Made:
 
 def odd_columns(draw: random.Random) -> Made:
     """Parquet with types that no prompt, number or name has, and with values that Python has no types for."""
-    kinds = [pa.timestamp("s"), pa.timestamp("ns", "Nowhere/City"), pa.date64(), pa.duration("us"), pa.time64("ns")]
+    kinds = [pa.timestamp("ms"), pa.timestamp("ns", "Nowhere/City"), pa.date64(), pa.duration("us"), pa.time64("ns")]
     columns: dict[str, Any] = {"prompt": ["a cat", "a cat at home", "a cat at sea"], "concept": ["cat"] * 3}
     for name in draw.sample(["seed", "count", "id", "style", "prompt", "concept", "subject_id", "notes"], 2):
         number = draw.choice([0, 2**62, -(2**62), 1])
