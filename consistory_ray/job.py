@@ -36,7 +36,18 @@ from consistory_ray.job_problems import FIXES, explain, fault
 from consistory_ray.job_readers import Document, read_document
 from consistory_ray.job_validation import Budget, bounded_entry, bounded_subject, checked, handed_down, invalid
 from consistory_ray.model_names import model_name
-from consistory_ray.setting_ranges import FreeUFactor, Number, Pixels, Share, Switch, Text, Whole, Window
+from consistory_ray.setting_ranges import (
+    FreeUFactor,
+    Guidance,
+    Pixels,
+    Share,
+    Steps,
+    Switch,
+    Text,
+    Timestep,
+    Whole,
+    Window,
+)
 from consistory_ray.settings import BUNDLED_MODEL, MethodSettings, model_defaults
 from consistory_ray.stored_subjects import resolve_stored
 from consistory_ray.whole_numbers import whole_number
@@ -99,9 +110,9 @@ class RenderSettings(BaseModel):
     """Precision of the networks; auto is float16 on CUDA and float32 on CPU."""
     batch_size: Annotated[int, Strict(), Field(ge=1, le=256)] | Literal["auto"] = "auto"
     """Scenes rendered together by a worker; changes no picture."""
-    num_inference_steps: Annotated[Whole, Field(ge=1, le=1000)] | None = None
+    num_inference_steps: Steps | None = None
     """Denoising steps."""
-    guidance_scale: Annotated[Number, Field(ge=0, le=100)] | None = None
+    guidance_scale: Guidance | None = None
     """Classifier-free guidance; 1 or less renders without the unconditional half."""
     height: Pixels | None = None
     """Picture height in pixels, a multiple of 8; null is the model's own."""
@@ -127,9 +138,9 @@ class RenderSettings(BaseModel):
     """First and last step of feature injection, as shares of all steps."""
     injection_alpha: Share | None = None
     """Share of the anchor's feature in an injected token."""
-    map_steps: Annotated[Whole, Field(ge=1, le=1000)] | None = None
+    map_steps: Steps | None = None
     """How many of the last steps' attention maps make the subject mask."""
-    dift_timestep: Annotated[Whole, Field(ge=0, le=999)] | None = None
+    dift_timestep: Timestep | None = None
     """Timestep whose features give the correspondences."""
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from consistory_ray.engine.events import (
     BatchDone,
     Committed,
     Event,
+    Notice,
     Paused,
     Pulse,
     Retried,
@@ -266,6 +267,31 @@ def test_one_worker_whose_machine_goes_is_draining(plan: Plan, record: metrics.P
     observation(Pulse(queued=8, workers=2, busy=1, requested=1, live_cache_bytes=0))
     states = {state: value(record, metrics.WORKERS, state=state) for state in metrics.WORKER_STATE.values}
     assert states == {"starting": 1, "idle": 1, "busy": 1, "draining": 0}
+
+
+def test_workers_that_let_others_go_first_are_told_of_once() -> None:
+    dispatch = pytest.importorskip("consistory_ray.engine.dispatch")
+    import os
+
+    from consistory_ray.engine.options import RunOptions
+    from consistory_ray.engine.stopping import StopRequest
+    from consistory_ray.engine.worker import Hello
+
+    events: list[Event] = []
+    engine = dispatch.Dispatch(
+        {},
+        {},
+        SimpleNamespace(add_worker=lambda *given, **more: None),
+        SimpleNamespace(deaths=lambda name: 0, ready=lambda name: None),
+        SimpleNamespace(emit=events.append, fingerprint="f"),
+        StopRequest(),
+        RunOptions(),
+        "/out",
+    )
+    for number, niceness in enumerate((os.nice(0), 15, 15)):
+        engine._tell(Hello(f"node-{number}/17", "f", 1.0, True, niceness=niceness))
+    (told,) = (event.message for event in events if isinstance(event, Notice))
+    assert "node-1/17 runs at nice 15" in told and "RAY_worker_niceness=0" in told
 
 
 def test_machines_of_workers_are_read_until_their_last_worker_is_gone(

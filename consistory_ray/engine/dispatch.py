@@ -324,6 +324,10 @@ class Dispatch:
         batches = outcome.batches if self._adapts else None
         self._scheduler.add_worker(name, outcome.node, batches, shaken=self._pool.deaths(name) > 0)
         self._ledger.emit(WorkerReady(name, outcome.place, outcome.seconds))
+        self._tell(outcome)
+
+    def _tell(self, outcome: Hello) -> None:
+        """What a worker that has come up makes somebody need to know, once a run."""
         for notice in set(outcome.notices) - self._told:
             self._told.add(notice)
             self._ledger.emit(Notice(notice))

@@ -8,6 +8,7 @@ back can go meanwhile.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 
@@ -17,6 +18,8 @@ from consistory_ray.errors import ConsistoryError, RunInterrupted
 
 FIRST_DELAY = 5.0
 LONGEST_DELAY = 60.0
+JITTER = 0.25
+"""By up to this share a delay is shortened: runs that lost one storage together do not come back in step."""
 _MOST_DOUBLINGS = 10
 _POLL_SECONDS = 0.25
 """How long a stop request may go unnoticed."""
@@ -32,6 +35,7 @@ class Outages:
         emit: where events go.
         clock: seconds, monotonic.
         sleep: waits so many seconds.
+        draw: a random number from 0 to 1.
     """
 
     def __init__(
@@ -41,12 +45,14 @@ class Outages:
         emit: Callable[[Event], None],
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        draw: Callable[[], float] = random.random,
     ) -> None:
         self._patience = patience
         self._stop = stop
         self._emit = emit
         self._clock = clock
         self._sleep = sleep
+        self._draw = draw
         self._since = 0.0
         self._tries = 0
         self._met = False
@@ -72,7 +78,8 @@ class Outages:
         left = self._since + self._patience - now
         if left <= 0:
             return False
-        delay = min(FIRST_DELAY * 2 ** min(self._tries, _MOST_DOUBLINGS), LONGEST_DELAY, left)
+        longest = min(FIRST_DELAY * 2 ** min(self._tries, _MOST_DOUBLINGS), LONGEST_DELAY)
+        delay = min(longest * (1 - JITTER * self._draw()), left)
         self._tries += 1
         self._emit(Paused(str(error), delay, left))
         while (rest := now + delay - self._clock()) > 0:

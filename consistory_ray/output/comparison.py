@@ -2,8 +2,8 @@
 
 A run has its own books, and they say nothing of what happened to the output meanwhile: a deletion, an unmounted file
 system, a careless ``mv``. So before a run calls itself complete the index is read once more and compared with a
-listing, by name and size. That reads no pictures: it takes about a third of the time of a resume
-(``tests/output/resume_scale.py``), and on an object store one request for each thousand of them and for each subject.
+listing, by name and size. That reads no pictures: it takes 0.3 s for 100,000 of them and 3.2 s for a million, where a
+resume takes 0.9 s and 4.6 s (``tests/output/resume_scale.py``), beside the requests for the listing itself.
 """
 
 from __future__ import annotations

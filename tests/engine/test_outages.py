@@ -29,7 +29,7 @@ from consistory_ray.engine.events import (
 )
 from consistory_ray.engine.faults import Caps
 from consistory_ray.engine.options import RunOptions
-from consistory_ray.engine.outages import FIRST_DELAY, LONGEST_DELAY, Outages
+from consistory_ray.engine.outages import FIRST_DELAY, JITTER, LONGEST_DELAY, Outages
 from consistory_ray.engine.stopping import StopRequest
 from consistory_ray.errors import InputError, OutageError, OutputBusyError, RunError, RunInterrupted, StorageError
 from consistory_ray.job import RenderJob
@@ -59,7 +59,7 @@ class Time:
 
 
 def policy(patience: float, clock: Time, events: list[Event], stop: StopRequest | None = None) -> Outages:
-    return Outages(patience, stop or StopRequest(), events.append, clock, clock.sleep)
+    return Outages(patience, stop or StopRequest(), events.append, clock, clock.sleep, draw=lambda: 0.0)
 
 
 @given(st.integers(0, 10_000), st.lists(st.integers(0, 3_000), max_size=60))
@@ -85,6 +85,17 @@ def test_it_waits_longer_each_time_and_never_longer_than_its_patience(patience: 
         expected = FIRST_DELAY if anew else min(2 * delay, LONGEST_DELAY)
         assert told.seconds == pytest.approx(min(expected, told.left))
         delay = expected
+
+
+def test_runs_that_lost_one_storage_do_not_come_back_in_step() -> None:
+    delays = []
+    for _ in range(20):
+        clock, events = Time(), list[Event]()
+        assert Outages(1800, StopRequest(), events.append, clock, clock.sleep).outlast(ERROR, 0.0)
+        (paused,) = events
+        assert isinstance(paused, Paused)
+        delays.append(paused.seconds)
+    assert len(set(delays)) > 15 and all(FIRST_DELAY * (1 - JITTER) <= delay <= FIRST_DELAY for delay in delays)
 
 
 def test_an_outage_without_end_is_given_up_when_patience_is_over() -> None:
@@ -120,6 +131,7 @@ def test_a_stop_request_ends_the_waiting() -> None:
 def short_pauses(monkeypatch: pytest.MonkeyPatch, ray_cluster: object) -> None:
     """Half a second in place of five."""
     monkeypatch.setattr("consistory_ray.engine.outages.FIRST_DELAY", 0.5)
+    monkeypatch.setattr("consistory_ray.engine.outages.JITTER", 0.0)
 
 
 class Disturbance:

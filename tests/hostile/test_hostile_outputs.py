@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -16,6 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from rich.table import Table
+from rich.text import Text
 from typer.testing import CliRunner
 
 from consistory_ray.cli import app
@@ -34,6 +37,7 @@ from consistory_ray.output.verify import verify
 from consistory_ray.plan import make_plan
 from consistory_ray.redaction import visible
 from consistory_ray.status import read_status
+from consistory_ray.terminal import SafeConsole
 
 JOB = {
     "name": "hostile",
@@ -279,6 +283,18 @@ def test_nothing_stored_moves_the_terminal(output: OutputStore) -> None:
         assert "\nfake line" not in ended.output
         if more:
             assert json.loads(ended.stdout)["error"].startswith("broke \x1b]0;owned")
+
+
+def test_the_door_to_the_terminal_itself_is_shut() -> None:
+    """Whatever a caller hands over uncleaned: texts, tables, styles of its own still work."""
+    shown = io.StringIO()
+    console = SafeConsole(file=shown, force_terminal=True, width=60)
+    table = Table("name")
+    table.add_row("a\x1b]0;owned\x07b")
+    console.print(Text("c\x9b31m\u202ed", style="bold"))
+    console.print(table)
+    assert not any(mark in shown.getvalue() for mark in ("\x1b]", "\x07", "\x9b", "\u202e"))
+    assert "\x1b[1m" in shown.getvalue() and r"a\x1b]0;" in shown.getvalue()
 
 
 def test_visible() -> None:
