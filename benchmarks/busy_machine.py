@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from consistory_ray.engine.coordinator import run_plan
 from consistory_ray.engine.events import AssetDone, Event
 from consistory_ray.engine.options import RunOptions
-from consistory_ray.job import RenderJob, parse_job
-from consistory_ray.plan import make_plan
+from consistory_ray.jobs.job import RenderJob, parse_job
+from consistory_ray.plan.plan import make_plan
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

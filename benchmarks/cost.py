@@ -57,8 +57,8 @@ from benchmarks.hollow_tensors import HollowExecution, count_flops, hollow_out
 from benchmarks.model_options import add_device_options, chosen_device, chosen_dtype, described, synchronise
 from benchmarks.random_sdxl import QUICK, SDXL, Topology, build_pipeline, build_unet
 from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, estimate_cache_bytes
-from consistory_ray.consistory.layout import Grid, Level
-from consistory_ray.consistory.masks import AttentionMaps
+from consistory_ray.consistory.method.layout import Grid, Level
+from consistory_ray.consistory.method.masks import AttentionMaps
 from consistory_ray.settings import MethodSettings
 
 ANCHORS = ("a cat in the garden", "a cat on the beach")

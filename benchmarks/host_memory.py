@@ -31,8 +31,8 @@ import torch
 
 from benchmarks.engine_model.apart import Meter, apart
 from consistory_ray.consistory import AnchorCache
-from consistory_ray.consistory.anchor_cache import CacheRecorder
-from consistory_ray.consistory.layout import (
+from consistory_ray.consistory.cache.anchor_cache import CacheRecorder
+from consistory_ray.consistory.method.layout import (
     COARSE,
     FINE,
     LEVELS,
@@ -41,7 +41,7 @@ from consistory_ray.consistory.layout import (
     level_channels,
     read_layers,
 )
-from consistory_ray.engine.anchor_store import load_cache, save_cache
+from consistory_ray.engine.workers.anchor_store import load_cache, save_cache
 from consistory_ray.output.storage import open_output
 from consistory_ray.settings import MethodSettings
 

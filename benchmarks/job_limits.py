@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from consistory_ray.cli_common import load
+from consistory_ray.cli.common import load
 
 PER_SUBJECT = 1000
 

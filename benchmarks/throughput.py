@@ -45,13 +45,13 @@ if not __package__:  # run as a script
 
 from benchmarks.engine_model.apart import apart
 from benchmarks.model_options import DTYPES
+from consistory_ray.engine.cluster.local_ray import start_local_ray
 from consistory_ray.engine.coordinator import run_plan
 from consistory_ray.engine.events import BatchDone, Event, WorkerReady
-from consistory_ray.engine.local_ray import start_local_ray
 from consistory_ray.engine.options import RunOptions
-from consistory_ray.engine.renderer import consistory_renderer
-from consistory_ray.job import RenderJob
-from consistory_ray.plan import Plan, make_plan
+from consistory_ray.engine.workers.renderer import consistory_renderer
+from consistory_ray.jobs.job import RenderJob
+from consistory_ray.plan.plan import Plan, make_plan
 from consistory_ray.testing import FakeRenderer
 
 RESULTS = Path(__file__).parent / "results"

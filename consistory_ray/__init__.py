@@ -9,7 +9,7 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from consistory_ray.consistory.anchor_cache import AnchorCache
+    from consistory_ray.consistory.cache.anchor_cache import AnchorCache
     from consistory_ray.consistory.pipeline import ConsiStoryPipeline
     from consistory_ray.errors import (
         AssetError,
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
         RunInterrupted,
         StorageError,
     )
-    from consistory_ray.job import Anchor, RenderJob, RenderSettings, Scene, Subject, load_job, parse_job
-    from consistory_ray.plan import Asset, Plan, SubjectPlan, make_plan
+    from consistory_ray.jobs.job import Anchor, RenderJob, RenderSettings, Scene, Subject, load_job, parse_job
+    from consistory_ray.plan.plan import Asset, Plan, SubjectPlan, make_plan
     from consistory_ray.settings import MethodSettings
 
 _HOMES = {
-    "consistory.anchor_cache": ("AnchorCache",),
+    "consistory.cache.anchor_cache": ("AnchorCache",),
     "consistory.pipeline": ("ConsiStoryPipeline",),
     "errors": (
         "AssetError",
@@ -52,8 +52,8 @@ _HOMES = {
         "RunInterrupted",
         "StorageError",
     ),
-    "job": ("Anchor", "RenderJob", "RenderSettings", "Scene", "Subject", "load_job", "parse_job"),
-    "plan": ("Asset", "Plan", "SubjectPlan", "make_plan"),
+    "jobs.job": ("Anchor", "RenderJob", "RenderSettings", "Scene", "Subject", "load_job", "parse_job"),
+    "plan.plan": ("Asset", "Plan", "SubjectPlan", "make_plan"),
     "settings": ("MethodSettings",),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}

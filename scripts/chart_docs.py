@@ -2,7 +2,7 @@
 
     helm/consistory-ray/README.md        from values.yaml's comments and Chart.yaml
     helm/consistory-ray/files/           rules and dashboards, copied from cluster/ (a chart cannot read outside itself)
-    docs/metrics.md                      from the metric table in consistory_ray/metrics.py, and the alert rules
+    docs/metrics.md                      from the metric table in consistory_ray/watch/metrics.py, and the alert rules
 
 Usage: python scripts/chart_docs.py [--check]. With --check nothing is written, and the exit code says whether all is
 current.
@@ -81,7 +81,7 @@ every ten seconds at most how its disk and its GPUs are doing; GPU readings need
 ".[nvml]"`; the CUDA image has it). A run that was scraped waits up to 35 seconds at its end for one more
 scrape, so that Prometheus has its totals.
 
-The table is written by `scripts/chart_docs.py` from `consistory_ray/metrics.py`.
+The table is written by `scripts/chart_docs.py` from `consistory_ray/watch/metrics.py`.
 
 | Name | Type | Unit | Labels | What it is |
 |---|---|---|---|---|
@@ -167,7 +167,7 @@ def chart_readme() -> str:
 
 def metrics_page() -> str:
     sys.path.insert(0, str(ROOT))
-    from consistory_ray.metrics import TABLE
+    from consistory_ray.watch.metrics import TABLE
 
     rows = []
     for metric in TABLE:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from consistory_ray.errors import AssetError, CacheMismatchError, InputError
-from consistory_ray.job import RenderJob
-from consistory_ray.plan import SubjectPlan, make_plan
+from consistory_ray.jobs.job import RenderJob
+from consistory_ray.plan.plan import SubjectPlan, make_plan
 from consistory_ray.testing import FakeRenderer, read_trace
 
 

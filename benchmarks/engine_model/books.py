@@ -24,17 +24,17 @@ from benchmarks.engine_model.apart import Meter
 from consistory_ray.engine.coordinator import SECONDS_PER_PART
 from consistory_ray.engine.events import Event
 from consistory_ray.engine.ledger import Ledger
-from consistory_ray.engine.remaining import subject_works, without_broken_sets
-from consistory_ray.engine.scheduler import Scheduler
-from consistory_ray.engine.work import Call
-from consistory_ray.engine.worker import Delivered, Report
-from consistory_ray.job import load_job
+from consistory_ray.engine.scheduling.remaining import subject_works, without_broken_sets
+from consistory_ray.engine.scheduling.scheduler import Scheduler
+from consistory_ray.engine.scheduling.work import Call
+from consistory_ray.engine.workers.worker import Delivered, Report
+from consistory_ray.jobs.job import load_job
 from consistory_ray.output.assets import WrittenAsset
-from consistory_ray.output.index import IndexWriter, write_part
+from consistory_ray.output.index.index import IndexWriter, write_part
+from consistory_ray.output.index.rows import SCHEMA
 from consistory_ray.output.resume import resume
-from consistory_ray.output.rows import SCHEMA
 from consistory_ray.output.storage import OutputStore, StoredFile, open_output
-from consistory_ray.plan import Asset, Plan, make_plan
+from consistory_ray.plan.plan import Asset, Plan, make_plan
 
 PICTURE_BYTES = 1_800_000
 CACHE_BYTES = 5_500_000_000

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.engine_model.apart import Meter
+from consistory_ray.engine.cluster.local_ray import start_local_ray
 from consistory_ray.engine.coordinator import run_plan
 from consistory_ray.engine.events import AssetDone, Event, WorkerReady
-from consistory_ray.engine.local_ray import start_local_ray
 from consistory_ray.engine.options import RunOptions
-from consistory_ray.job import load_job
-from consistory_ray.plan import make_plan
+from consistory_ray.jobs.job import load_job
+from consistory_ray.plan.plan import make_plan
 from consistory_ray.testing import FakeRenderer, Span, read_trace
 
 OBJECT_STORE = 200 << 20

@@ -1,7 +1,7 @@
 """A discrete-event model of a cluster, driven by the engine's real scheduler.
 
 Every decision (which worker gets which scenes of which subject when) is made by
-:class:`consistory_ray.engine.scheduler.Scheduler` itself; what is modelled is the time that things take:
+:class:`consistory_ray.engine.scheduling.scheduler.Scheduler` itself; what is modelled is the time that things take:
 
 * **Coordinator**: one serial process. It takes in all reports that have arrived, then hands out calls, as the engine's
   loop does. A report costs ``call_ms`` and each of its pictures ``picture_ms`` of it; both are measured on the real
@@ -34,8 +34,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from consistory_ray.engine.scheduler import Scheduler
-from consistory_ray.engine.work import Call, SubjectWork
+from consistory_ray.engine.scheduling.scheduler import Scheduler
+from consistory_ray.engine.scheduling.work import Call, SubjectWork
 
 
 @dataclass(frozen=True)

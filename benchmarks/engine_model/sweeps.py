@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.engine_model.simulation import Costs, Outcome, Setup, Simulation
-from consistory_ray.engine.placement import CACHE_SHARE
+from consistory_ray.engine.cluster.placement import CACHE_SHARE
 
 BAR = 0.95
 

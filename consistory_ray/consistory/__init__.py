@@ -6,10 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from consistory_ray.consistory.anchor_cache import AnchorCache
-    from consistory_ray.consistory.estimates import estimate_cache_bytes
+    from consistory_ray.consistory.cache.anchor_cache import AnchorCache
+    from consistory_ray.consistory.cache.estimates import estimate_cache_bytes
+    from consistory_ray.consistory.method.trace import Trace
     from consistory_ray.consistory.pipeline import MODEL_DEFAULT, ConsiStoryPipeline, RenderResult, SubjectResult
-    from consistory_ray.consistory.trace import Trace
 
 __all__ = [
     "MODEL_DEFAULT",

@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from consistory_ray.consistory.layout import Grid, Level, level_grids
-from consistory_ray.consistory.prompts import concept_columns, concept_positions, text_tokens
-from consistory_ray.consistory.sampler import initial_latents
-from consistory_ray.consistory.steps import check_settings
+from consistory_ray.consistory.method.layout import Grid, Level, level_grids
+from consistory_ray.consistory.method.sampler import initial_latents
+from consistory_ray.consistory.method.steps import check_settings
+from consistory_ray.consistory.models.prompts import concept_columns, concept_positions, text_tokens
 from consistory_ray.errors import InputError, Problem
+from consistory_ray.guards.whole_numbers import whole_number
 from consistory_ray.settings import MethodSettings
-from consistory_ray.whole_numbers import whole_number
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def make_batch(
     """Check a caller's prompts, seeds and latents, find the concepts and draw the noise.
 
     Args:
-        every, exact_suffices: how concepts are found, see :func:`~consistory_ray.concept_matching.find_concepts`.
+        every, exact_suffices: how concepts are found, see :func:`~consistory_ray.concepts.matching.find_concepts`.
 
     Raises:
         InputError: they do not fit each other; :class:`PromptError` for concepts not in a prompt.

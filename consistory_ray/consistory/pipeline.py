@@ -12,24 +12,24 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
-from consistory_ray.concept_matching import all_exact
-from consistory_ray.consistory.anchor_cache import AnchorCache, check_cache
-from consistory_ray.consistory.attention_kernel import chosen_kernel
-from consistory_ray.consistory.checkpoints import check_architecture, load_checkpoint
-from consistory_ray.consistory.companions import CachedAnchors, Companions, LiveAnchors
-from consistory_ray.consistory.decoding import OutputType, decode_latents, encode_prompts
-from consistory_ray.consistory.fingerprint import adapter_state, model_fingerprint
-from consistory_ray.consistory.hooks import UNetHooks, execution_device, offloaded_again
+from consistory_ray.concepts.matching import all_exact
+from consistory_ray.consistory.cache.anchor_cache import AnchorCache, check_cache
 from consistory_ray.consistory.inputs import Batch, make_batch, resolve_settings, token_grids, whole_seeds
-from consistory_ray.consistory.layout import Grid, Level
-from consistory_ray.consistory.masks import Masks
-from consistory_ray.consistory.sampler import PassResult, Sampler
-from consistory_ray.consistory.schedules import ddim_scheduler, scheduler_notice
-from consistory_ray.consistory.steps import StepPlan
-from consistory_ray.consistory.trace import Trace
-from consistory_ray.consistory.unet import SplitUNet, method_installed
+from consistory_ray.consistory.method.attention_kernel import chosen_kernel
+from consistory_ray.consistory.method.companions import CachedAnchors, Companions, LiveAnchors
+from consistory_ray.consistory.method.layout import Grid, Level
+from consistory_ray.consistory.method.masks import Masks
+from consistory_ray.consistory.method.sampler import PassResult, Sampler
+from consistory_ray.consistory.method.steps import StepPlan
+from consistory_ray.consistory.method.trace import Trace
+from consistory_ray.consistory.models.checkpoints import check_architecture, load_checkpoint
+from consistory_ray.consistory.models.decoding import OutputType, decode_latents, encode_prompts
+from consistory_ray.consistory.models.fingerprint import adapter_state, model_fingerprint
+from consistory_ray.consistory.models.hooks import UNetHooks, execution_device, offloaded_again
+from consistory_ray.consistory.models.schedules import ddim_scheduler, scheduler_notice
+from consistory_ray.consistory.models.sdxl import SplitUNet, method_installed
 from consistory_ray.errors import AssetError, InputError, PictureError, Problem
-from consistory_ray.half_precision import warn_of_half_on_cpu
+from consistory_ray.guards.half_precision import warn_of_half_on_cpu
 from consistory_ray.settings import FreeU, MethodSettings
 
 
@@ -121,7 +121,7 @@ class ConsiStoryPipeline:
             torch_dtype: the older name of ``dtype``.
             device: CUDA when there is one, else the CPU, when None.
             config: for a single file, where its configurations and tokenizers are; see
-                :func:`~consistory_ray.consistory.checkpoints.load_checkpoint`.
+                :func:`~consistory_ray.consistory.models.checkpoints.load_checkpoint`.
 
         Raises:
             CheckpointError: the model cannot be found, loaded or used.

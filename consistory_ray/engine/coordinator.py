@@ -14,9 +14,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import pyarrow.compute as pc
 
-from consistory_ray.engine.address import check_address
-from consistory_ray.engine.cluster import joined_cluster
-from consistory_ray.engine.cluster_watch import ClusterWatch
+from consistory_ray.engine.cluster.address import check_address
+from consistory_ray.engine.cluster.cluster_watch import ClusterWatch
+from consistory_ray.engine.cluster.joining import joined_cluster
+from consistory_ray.engine.cluster.placement import (
+    WorkerShape,
+    cache_limits,
+    check_shape,
+    places,
+    shape_workers,
+    starts_own_ray,
+)
 from consistory_ray.engine.events import (
     Event,
     Notice,
@@ -37,18 +45,10 @@ from consistory_ray.engine.keeping import (
 from consistory_ray.engine.ledger import Ledger
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.outages import Outages
-from consistory_ray.engine.placement import (
-    WorkerShape,
-    cache_limits,
-    check_shape,
-    places,
-    shape_workers,
-    starts_own_ray,
-)
-from consistory_ray.engine.remaining import failed_with_anchors, subject_works, without_broken_sets
 from consistory_ray.engine.renaming import move_caches
 from consistory_ray.engine.retries import with_backoff
-from consistory_ray.engine.scheduler import Scheduler
+from consistory_ray.engine.scheduling.remaining import failed_with_anchors, subject_works, without_broken_sets
+from consistory_ray.engine.scheduling.scheduler import Scheduler
 from consistory_ray.engine.stopping import StopRequest, stop_on_signals
 from consistory_ray.engine.units import size
 from consistory_ray.errors import (
@@ -62,13 +62,12 @@ from consistory_ray.errors import (
     RunInterrupted,
     StorageError,
 )
-from consistory_ray.forecast import expected_cache_bytes
-from consistory_ray.half_precision import half_on_cpu
+from consistory_ray.guards.half_precision import half_on_cpu
 from consistory_ray.output.begun import plan_as_begun
-from consistory_ray.output.comparison import named
-from consistory_ray.output.index import IndexWriter, current_index
-from consistory_ray.output.lease import Lease
-from consistory_ray.output.lease_record import LEASE_FOLDER
+from consistory_ray.output.index.comparison import named
+from consistory_ray.output.index.index import IndexWriter, current_index
+from consistory_ray.output.lease.lease import Lease
+from consistory_ray.output.lease.record import LEASE_FOLDER
 from consistory_ray.output.replaced import REPLACED
 from consistory_ray.output.resume import resume
 from consistory_ray.output.run_record import (
@@ -81,9 +80,10 @@ from consistory_ray.output.run_record import (
 )
 from consistory_ray.output.shards import write_dataset
 from consistory_ray.output.storage import OutputStore, open_output
+from consistory_ray.plan.forecast import expected_cache_bytes
 
 if TYPE_CHECKING:
-    from consistory_ray.plan import Plan, SubjectPlan
+    from consistory_ray.plan.plan import Plan, SubjectPlan
 
 T = TypeVar("T")
 
@@ -425,7 +425,7 @@ class _Run:
 
     def _dispatch(self, done: frozenset[str], watch: ClusterWatch) -> str:
         from consistory_ray.engine.dispatch import Dispatch, NoWorkerLeft  # imports Ray
-        from consistory_ray.engine.pool import WorkerPool
+        from consistory_ray.engine.workers.pool import WorkerPool
 
         options, plan = self._options, self._plan
         shape = self._history.shape = self._history.shape or self._shape()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from consistory_ray.engine.cluster_watch import ClusterWatch
+from consistory_ray.engine.cluster.cluster_watch import ClusterWatch
 from consistory_ray.engine.events import (
     AnchorsReady,
     BatchDone,
@@ -30,13 +30,13 @@ from consistory_ray.engine.housekeeping import Housekeeping
 from consistory_ray.engine.keeping import CachePolicy
 from consistory_ray.engine.ledger import Ledger, died_with
 from consistory_ray.engine.options import RunOptions
-from consistory_ray.engine.pool import WorkerPool
-from consistory_ray.engine.saving import CacheSaver
-from consistory_ray.engine.scheduler import Scheduler
+from consistory_ray.engine.scheduling.scheduler import Scheduler
+from consistory_ray.engine.scheduling.work import Call
 from consistory_ray.engine.stopping import StopRequest
 from consistory_ray.engine.units import size
-from consistory_ray.engine.work import Call
-from consistory_ray.engine.worker import Hello, Report
+from consistory_ray.engine.workers.pool import WorkerPool
+from consistory_ray.engine.workers.saving import CacheSaver
+from consistory_ray.engine.workers.worker import Hello, Report
 from consistory_ray.errors import (
     CheckpointError,
     ClusterLostError,
@@ -48,7 +48,7 @@ from consistory_ray.errors import (
 )
 
 if TYPE_CHECKING:
-    from consistory_ray.plan import Asset, SubjectPlan
+    from consistory_ray.plan.plan import Asset, SubjectPlan
 
 WAIT_SECONDS = 0.25
 """How long a stop request may go unnoticed."""

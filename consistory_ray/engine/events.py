@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from consistory_ray.errors import RunFailed, RunInterrupted
 
 if TYPE_CHECKING:
-    from consistory_ray.machine import MachineReading
-    from consistory_ray.plan import Asset
+    from consistory_ray.engine.machine import MachineReading
+    from consistory_ray.plan.plan import Asset
 
 MAX_LISTED_FAILURES = 1000
 

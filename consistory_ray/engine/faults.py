@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from consistory_ray.errors import ConsistoryError, StorageError
-from consistory_ray.redaction import redacted
+from consistory_ray.guards.redaction import redacted
 
 
 class Fault(str, Enum):

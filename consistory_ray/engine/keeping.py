@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
-from consistory_ray.engine.anchor_store import checksum_path
-from consistory_ray.forecast import keeps_caches
-from consistory_ray.output.comparison import lacking
-from consistory_ray.output.fencing import Lost, delete_all
-from consistory_ray.output.index import compact
+from consistory_ray.engine.workers.anchor_store import checksum_path
+from consistory_ray.output.index.comparison import lacking
+from consistory_ray.output.index.index import compact
+from consistory_ray.output.lease.fencing import Lost, delete_all
 from consistory_ray.output.storage import OutputStore
+from consistory_ray.plan.forecast import keeps_caches
 
 if TYPE_CHECKING:
     from consistory_ray.engine.options import KeepAnchors
-    from consistory_ray.plan import Plan, SubjectPlan
+    from consistory_ray.plan.plan import Plan, SubjectPlan
 
 SAVE_AFTER_SECONDS = 300.0
 """A cache that will not be kept is written to the output only if its subject is not finished by then: making a few

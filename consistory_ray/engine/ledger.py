@@ -18,13 +18,13 @@ from consistory_ray.engine.events import (
 )
 from consistory_ray.engine.faults import Failure, Fault
 from consistory_ray.engine.retries import with_backoff
-from consistory_ray.engine.worker import Delivered
+from consistory_ray.engine.workers.worker import Delivered
 from consistory_ray.errors import RunError, StorageError
 from consistory_ray.output.assets import asset_parameters
-from consistory_ray.output.index import IndexRow, IndexWriter
+from consistory_ray.output.index.index import IndexRow, IndexWriter
 
 if TYPE_CHECKING:
-    from consistory_ray.plan import Asset, Plan, SubjectPlan
+    from consistory_ray.plan.plan import Asset, Plan, SubjectPlan
 
 
 class Ledger:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from consistory_ray.engine.faults import Caps
-from consistory_ray.engine.renderer import RendererFactory, consistory_renderer
+from consistory_ray.engine.workers.renderer import RendererFactory, consistory_renderer
 from consistory_ray.errors import InputError, Problem
 
 Device = Literal["auto", "cpu", "cuda"]

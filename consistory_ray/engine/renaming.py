@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from consistory_ray.engine.anchor_store import checksum_path
-from consistory_ray.output.fencing import Lost, delete_all, refuse_if_lost
+from consistory_ray.engine.workers.anchor_store import checksum_path
+from consistory_ray.jobs.stored_subjects import subject_file
+from consistory_ray.output.lease.fencing import Lost, delete_all, refuse_if_lost
 from consistory_ray.output.storage import MissingFileError, OutputStore
-from consistory_ray.stored_subjects import subject_file
 
 if TYPE_CHECKING:
-    from consistory_ray.plan import Plan, SubjectPlan
+    from consistory_ray.plan.plan import Plan, SubjectPlan
 
 
 def move_caches(store: OutputStore, plan: Plan, lost: Lost = str) -> int:

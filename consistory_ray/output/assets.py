@@ -22,12 +22,12 @@ from PIL import Image, PngImagePlugin
 from pydantic import BaseModel, ConfigDict, Field
 
 from consistory_ray.errors import AssetError
+from consistory_ray.guards.outside import Limits, parse_json
+from consistory_ray.guards.redaction import redacted
 from consistory_ray.output.storage import OutputStore, as_store
-from consistory_ray.outside import Limits, parse_json
-from consistory_ray.redaction import redacted
 
 if TYPE_CHECKING:
-    from consistory_ray.plan import Asset, SubjectPlan
+    from consistory_ray.plan.plan import Asset, SubjectPlan
 
 PARAMETERS_KEY = "parameters"
 CONSISTORY_KEY = "consistory"

@@ -12,11 +12,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.output.assets import open_picture
-from consistory_ray.output.index import Output, current_index, read_index
+from consistory_ray.output.index.index import Output, current_index, read_index
 from consistory_ray.output.storage import MissingFileError, UnfitFileError, as_store
 
 if TYPE_CHECKING:
-    from consistory_ray.plan import Asset
+    from consistory_ray.plan.plan import Asset
 
 CONTACT_SHEET = "gallery/contact-sheet.png"
 _PAPER, _INK, _SOFT, _EMPTY = "#ffffff", "#1d1f23", "#5f636b", "#e9e7e2"

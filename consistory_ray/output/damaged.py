@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from consistory_ray.output.fencing import Lost, refuse_if_lost
-from consistory_ray.output.index import part_problem, sound_rows, write_part
+from consistory_ray.output.index.index import part_problem, sound_rows, write_part
+from consistory_ray.output.lease.fencing import Lost, refuse_if_lost
 from consistory_ray.output.storage import SET_ASIDE, OutputStore
 
 __all__ = ["SET_ASIDE", "set_aside"]

@@ -22,10 +22,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from consistory_ray.output.assets import read_metadata, relabelled, write_asset
-from consistory_ray.output.fencing import Lost, delete_all, refuse_if_lost
-from consistory_ray.output.index import IndexWriter, compact, read_index
+from consistory_ray.output.index.index import IndexWriter, compact, read_index
+from consistory_ray.output.index.rows import IndexRow, table_to_rows
+from consistory_ray.output.lease.fencing import Lost, delete_all, refuse_if_lost
 from consistory_ray.output.parallel import bounded_map
-from consistory_ray.output.rows import IndexRow, table_to_rows
 from consistory_ray.output.storage import MissingFileError, OutputStore, UnfitFileError
 
 _BATCH = 1000
@@ -59,7 +59,7 @@ def move_pictures(store: OutputStore, moves: Sequence[Move], kept: Iterable[str]
 
     Raises:
         RunError: the output is lost.
-        StorageError, InputError: see :func:`consistory_ray.output.index.read_parts`.
+        StorageError, InputError: see :func:`consistory_ray.output.index.index.read_parts`.
     """
     waiting = {move.old.lower(): move for move in moves}
     following = {move.new.lower(): move for move in waiting.values()}

@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from consistory_ray.output.fencing import Lost, refuse_if_lost
+from consistory_ray.output.lease.fencing import Lost, refuse_if_lost
 from consistory_ray.output.storage import OutputStore
 
 REPLACED = "replaced"

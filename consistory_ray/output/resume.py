@@ -21,12 +21,12 @@ import pyarrow.compute as pc
 
 from consistory_ray.output.assets import WrittenAsset, picture_size, read_metadata
 from consistory_ray.output.damaged import set_aside
-from consistory_ray.output.fencing import Lost, refuse_if_lost
-from consistory_ray.output.index import CorruptIndexError, Output, compact, read_parts, write_part
+from consistory_ray.output.index.index import CorruptIndexError, Output, compact, read_parts, write_part
+from consistory_ray.output.index.rows import IndexRow, latest_rows, rows_to_table
+from consistory_ray.output.lease.fencing import Lost, refuse_if_lost
 from consistory_ray.output.moving import Move, move_pictures
 from consistory_ray.output.parallel import bounded_map
 from consistory_ray.output.replaced import keep_replaced
-from consistory_ray.output.rows import IndexRow, latest_rows, rows_to_table
 from consistory_ray.output.storage import MissingFileError, OutputStore, StoredFile, UnfitFileError, as_store
 
 PICTURE_FOLDERS = ("anchors", "images")

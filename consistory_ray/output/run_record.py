@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from consistory_ray.guards.outside import Limits, parse_json
+from consistory_ray.guards.redaction import redacted
 from consistory_ray.output.storage import MissingFileError, OutputStore, UnfitFileError, as_store
-from consistory_ray.outside import Limits, parse_json
-from consistory_ray.redaction import redacted
 
 RUN_RECORD = "run.json"
 RECORD_VERSION = 1

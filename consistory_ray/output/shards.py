@@ -22,10 +22,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from consistory_ray.errors import AssetError, InputError, Problem, RunInterrupted
-from consistory_ray.output.fencing import Lost, delete_all, refuse_if_lost
-from consistory_ray.output.index import Output, read_index
+from consistory_ray.output.index.index import Output, read_index
+from consistory_ray.output.index.rows import SCHEMA, described
+from consistory_ray.output.lease.fencing import Lost, delete_all, refuse_if_lost
 from consistory_ray.output.parallel import bounded_map
-from consistory_ray.output.rows import SCHEMA, described
 from consistory_ray.output.storage import MissingFileError, OutputStore, UnfitFileError, as_store
 
 DATASET_FOLDER = "dataset"

@@ -23,10 +23,10 @@ from fsspec.dircache import DirCache
 from fsspec.implementations.local import LocalFileSystem
 
 from consistory_ray.errors import ConsistoryError, DiskFullError, InputError, Problem, StorageError
+from consistory_ray.guards.outside import NotAFile, TooLarge, kind_of, open_regular, read_regular, refuse_size
+from consistory_ray.guards.places import Place, place_of
 from consistory_ray.output.parallel import bounded_map
 from consistory_ray.output.uploads import payload
-from consistory_ray.outside import NotAFile, TooLarge, kind_of, open_regular, read_regular, refuse_size
-from consistory_ray.places import Place, place_of
 
 Buffer = bytes | bytearray | memoryview
 _T = TypeVar("_T")

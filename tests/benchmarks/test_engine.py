@@ -14,10 +14,10 @@ from benchmarks.engine_model import books, real, sweeps
 from benchmarks.engine_model.simulation import Costs, Outcome, Setup, Simulation
 from benchmarks.throughput import Settings, Watch, measure, result, worker_counts
 from consistory_ray.engine.events import BatchDone
-from consistory_ray.job import load_job
-from consistory_ray.output.index import read_index
+from consistory_ray.jobs.job import load_job
+from consistory_ray.output.index.index import read_index
 from consistory_ray.output.storage import open_output
-from consistory_ray.plan import make_plan
+from consistory_ray.plan.plan import make_plan
 from consistory_ray.testing import Span
 
 FREE = Costs(call_ms=0.0, picture_ms=0.0, write_seconds=0.0, latency=0.0, picture_bytes=0.0, cache_bytes=0.0)

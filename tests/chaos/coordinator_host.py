@@ -16,10 +16,10 @@ from typing import Any
 import pyarrow.parquet  # noqa: F401
 import ray  # noqa: F401
 
-import consistory_ray.cli
+import consistory_ray.cli.app
 import consistory_ray.engine.coordinator
 import consistory_ray.engine.dispatch
-import consistory_ray.output.gallery
+import consistory_ray.output.gallery.pages
 import consistory_ray.testing
 from tests.chaos.hosts import serve
 
@@ -42,7 +42,7 @@ def start(arguments: list[str], log: str) -> int:
     sys.argv = ["consistory-ray", *arguments]
     code = 99
     try:
-        consistory_ray.cli.main()
+        consistory_ray.cli.app.main()
     except SystemExit as ending:
         code = ending.code if isinstance(ending.code, int) else 98
     except BaseException:

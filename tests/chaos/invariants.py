@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from consistory_ray.engine.anchor_store import checksum_path, stored_digest
+from consistory_ray.engine.workers.anchor_store import checksum_path, stored_digest
 from consistory_ray.output.assets import read_metadata
-from consistory_ray.output.index import list_parts, read_index, read_parts
-from consistory_ray.output.lease import current_lease
+from consistory_ray.output.index.index import list_parts, read_index, read_parts
+from consistory_ray.output.lease.lease import current_lease
 from consistory_ray.output.storage import MissingFileError, OutputStore
-from consistory_ray.plan import Asset, Plan
+from consistory_ray.plan.plan import Asset, Plan
 
 Digests = Mapping[str, str]
 """What every picture of an undisturbed run is, by path, see :func:`content`."""

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from consistory_ray.output.assets import read_metadata
-from consistory_ray.output.index import read_index, read_parts
+from consistory_ray.output.index.index import read_index, read_parts
 from consistory_ray.output.storage import OutputStore
-from consistory_ray.plan import Plan
+from consistory_ray.plan.plan import Plan
 from tests.chaos.conftest import MakeRun
 from tests.chaos.harness import Run
 from tests.chaos.invariants import Marks, check_caches, check_kept, check_over, digest, digests, keepsakes

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from consistory_ray.plan import Plan
+from consistory_ray.plan.plan import Plan
 from consistory_ray.testing import read_trace
 from tests.chaos.conftest import MakeRun, write_job
 from tests.chaos.harness import FACTS, KILLS, Coordinator, Run, moments

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from consistory_ray.output.index import list_parts
-from consistory_ray.output.lease_record import LeaseRecord, generations, lease_path
-from consistory_ray.output.processes import Process
+from consistory_ray.output.index.index import list_parts
+from consistory_ray.output.lease.processes import Process
+from consistory_ray.output.lease.record import LeaseRecord, generations, lease_path
 from consistory_ray.output.storage import OutputStore
 from tests.chaos.conftest import MakeRun, write_job
 from tests.chaos.harness import FACTS, KILLS, Run, moments

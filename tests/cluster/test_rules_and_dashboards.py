@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from consistory_ray.metrics import PREFIX, RUN_LABEL, TABLE, PrometheusMetrics, series_names
+from consistory_ray.watch.metrics import PREFIX, RUN_LABEL, TABLE, PrometheusMetrics, series_names
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "cluster" / "prometheus"

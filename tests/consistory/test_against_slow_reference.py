@@ -17,8 +17,8 @@ from torch import Tensor
 
 from benchmarks.random_sdxl import Topology, build_pipeline, build_unet
 from consistory_ray.consistory import ConsiStoryPipeline, Trace
-from consistory_ray.consistory.companions import undropped
-from consistory_ray.consistory.layout import LEVELS
+from consistory_ray.consistory.method.companions import undropped
+from consistory_ray.consistory.method.layout import LEVELS
 from tests.consistory import slow_reference as slow
 
 SMALL = Topology((16, 32, 64), (1, 1, 2), 1, (1, 1, 2), (32, 32), 8, 8, 32)

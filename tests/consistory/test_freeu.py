@@ -28,7 +28,7 @@ from torch import Tensor
 
 from benchmarks.random_sdxl import Topology, build_pipeline, build_unet
 from consistory_ray.consistory import ConsiStoryPipeline, Trace
-from consistory_ray.consistory.masks import AttentionMaps, Masks
+from consistory_ray.consistory.method.masks import AttentionMaps, Masks
 from tests.consistory import slow_reference as slow
 
 SMALL = Topology((16, 32, 64), (1, 1, 2), 1, (1, 1, 2), (32, 32), 8, 8, 64)

@@ -177,10 +177,11 @@ def test_maps_are_recorded_only_where_they_count(
 ) -> None:
     recorded: list[int] = []
     monkeypatch.setattr(
-        "consistory_ray.consistory.masks.AttentionMaps.add", lambda self, query, key: recorded.append(query.shape[0])
+        "consistory_ray.consistory.method.masks.AttentionMaps.add",
+        lambda self, query, key: recorded.append(query.shape[0]),
     )
     monkeypatch.setattr(
-        "consistory_ray.consistory.masks.AttentionMaps.masks",
+        "consistory_ray.consistory.method.masks.AttentionMaps.masks",
         lambda self, grids: {level: torch.ones(1, grid.tokens, dtype=torch.bool) for level, grid in grids.items()},
     )
     long = pipe.create_subject(ANCHORS[:1], ["cat"], [1], num_inference_steps=30, output_type="latent")

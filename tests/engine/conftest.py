@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from consistory_ray.job import RenderJob
+from consistory_ray.jobs.job import RenderJob
 from tests.engine.renders import SCENES, Render, StartRender
 
 

@@ -15,13 +15,13 @@ from consistory_ray.engine.coordinator import run_plan
 from consistory_ray.engine.events import Event, Notice, WorkerLost
 from consistory_ray.engine.faults import Failure, Fault
 from consistory_ray.engine.options import RunOptions
-from consistory_ray.engine.renderer import ConsiStoryRenderer, MadeSubject, RendererSpec, consistory_renderer
-from consistory_ray.engine.worker import RenderWorker, Report
+from consistory_ray.engine.workers.renderer import ConsiStoryRenderer, MadeSubject, RendererSpec, consistory_renderer
+from consistory_ray.engine.workers.worker import RenderWorker, Report
 from consistory_ray.errors import AssetError, CheckpointError
-from consistory_ray.job import RenderJob, parse_job
-from consistory_ray.output.index import read_index
+from consistory_ray.jobs.job import RenderJob, parse_job
+from consistory_ray.output.index.index import read_index
 from consistory_ray.output.storage import open_output
-from consistory_ray.plan import Asset, SubjectPlan, make_plan
+from consistory_ray.plan.plan import Asset, SubjectPlan, make_plan
 from consistory_ray.testing import FakeRenderer
 
 MakeJob = Callable[..., RenderJob]

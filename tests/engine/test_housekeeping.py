@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from consistory_ray.engine import housekeeping
+from consistory_ray.engine.cluster.placement import WorkerShape
 from consistory_ray.engine.events import Event, Notice, Pulse
 from consistory_ray.engine.housekeeping import PATIENCE_SECONDS, SLOW_INTERVAL_SECONDS, Housekeeping
 from consistory_ray.engine.options import RunOptions
-from consistory_ray.engine.placement import WorkerShape
-from consistory_ray.engine.scheduler import Scheduler
-from consistory_ray.engine.work import SubjectWork
-from consistory_ray.progress import progress_line
-from consistory_ray.tally import Tally
+from consistory_ray.engine.scheduling.scheduler import Scheduler
+from consistory_ray.engine.scheduling.work import SubjectWork
+from consistory_ray.watch.progress import progress_line
+from consistory_ray.watch.tally import Tally
 
 GB = 10**9
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from consistory_ray.cli import app
-from consistory_ray.output.index import read_index
+from consistory_ray.cli.app import app
+from consistory_ray.output.index.index import read_index
 from consistory_ray.testing import read_trace
 
 FAKE = "consistory_ray.testing:FakeRenderer"

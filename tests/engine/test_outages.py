@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consistory_ray.engine import coordinator
-from consistory_ray.engine.cluster import WorkerShape, shape_workers
+from consistory_ray.engine.cluster.joining import WorkerShape, shape_workers
 from consistory_ray.engine.coordinator import run_plan
 from consistory_ray.engine.events import (
     AssetDone,
@@ -32,15 +32,15 @@ from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.outages import FIRST_DELAY, JITTER, LONGEST_DELAY, Outages
 from consistory_ray.engine.stopping import StopRequest
 from consistory_ray.errors import InputError, OutageError, OutputBusyError, RunError, RunInterrupted, StorageError
-from consistory_ray.job import RenderJob
-from consistory_ray.output.index import read_index
-from consistory_ray.output.lease import Lease
+from consistory_ray.jobs.job import RenderJob
+from consistory_ray.output.index.index import read_index
+from consistory_ray.output.lease.lease import Lease
 from consistory_ray.output.run_record import read_run_record
 from consistory_ray.output.storage import open_output
-from consistory_ray.plan import Plan, make_plan
-from consistory_ray.status import Status, read_status
+from consistory_ray.plan.plan import Plan, make_plan
 from consistory_ray.testing import FakeRenderer, read_trace
-from consistory_ray.watching import status_line
+from consistory_ray.watch.status import Status, read_status
+from consistory_ray.watch.status_display import status_line
 
 ERROR = StorageError("503")
 

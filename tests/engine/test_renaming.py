@@ -13,11 +13,11 @@ from consistory_ray.engine.coordinator import run_plan
 from consistory_ray.engine.events import AnchorsReady, AssetDone, Event, Notice
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.renaming import move_caches
-from consistory_ray.job import parse_job
-from consistory_ray.output.index import read_index
+from consistory_ray.jobs.job import parse_job
+from consistory_ray.output.index.index import read_index
 from consistory_ray.output.storage import open_output
 from consistory_ray.output.verify import verify
-from consistory_ray.plan import Plan, make_plan
+from consistory_ray.plan.plan import Plan, make_plan
 from consistory_ray.testing import FakeRenderer
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

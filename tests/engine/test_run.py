@@ -15,10 +15,10 @@ from consistory_ray.engine.events import AnchorsReady, AssetDone, Event, Notice,
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.stopping import StopRequest
 from consistory_ray.errors import CheckpointError, RunFailed, RunInterrupted
-from consistory_ray.job import RenderJob
-from consistory_ray.output.index import read_index
+from consistory_ray.jobs.job import RenderJob
+from consistory_ray.output.index.index import read_index
 from consistory_ray.output.run_record import read_run_record
-from consistory_ray.plan import Plan, make_plan
+from consistory_ray.plan.plan import Plan, make_plan
 from consistory_ray.testing import FakeRenderer
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

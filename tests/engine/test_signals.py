@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from consistory_ray.output.index import read_index
-from consistory_ray.output.lease import Lease, current_lease
-from consistory_ray.output.processes import Process
+from consistory_ray.output.index.index import read_index
+from consistory_ray.output.lease.lease import Lease, current_lease
+from consistory_ray.output.lease.processes import Process
 from consistory_ray.output.run_record import read_run_record
 from tests.engine.renders import ASSETS, SOON, Render, StartRender, check_resumed, pictures
 

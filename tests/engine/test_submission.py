@@ -11,9 +11,9 @@ from consistory_ray.engine.coordinator import run_plan
 from consistory_ray.engine.events import Event, RunStarted
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.errors import InputError, RunFailed
-from consistory_ray.job import RenderJob
+from consistory_ray.jobs.job import RenderJob
 from consistory_ray.output.run_record import RunRecord, ended_the_same, read_run_record
-from consistory_ray.plan import make_plan
+from consistory_ray.plan.plan import make_plan
 from consistory_ray.testing import FakeRenderer
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

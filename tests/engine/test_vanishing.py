@@ -18,11 +18,11 @@ from consistory_ray.engine.events import AssetDone, Event, Paused, RunFinished, 
 from consistory_ray.engine.faults import Caps
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.errors import ConsistoryError, OutageError, RunError, StorageError
-from consistory_ray.job import RenderJob
-from consistory_ray.output.index import read_index
+from consistory_ray.jobs.job import RenderJob
+from consistory_ray.output.index.index import read_index
 from consistory_ray.output.run_record import read_run_record
 from consistory_ray.output.verify import verify
-from consistory_ray.plan import Plan, make_plan
+from consistory_ray.plan.plan import Plan, make_plan
 from consistory_ray.testing import FakeRenderer
 
 PICTURES = 14

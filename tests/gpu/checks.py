@@ -21,9 +21,10 @@ from benchmarks.cost import masks_of_a_quarter
 from benchmarks.engine_model.apart import Meter
 from benchmarks.host_memory import resident
 from benchmarks.random_sdxl import Topology, build_pipeline, build_unet
-from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, attention, estimate_cache_bytes
-from consistory_ray.consistory.attention_kernel import AttentionKernel, attend, attention_kernel
-from consistory_ray.engine.renderer import BYTES_PER_LATENT_AND_BYTE
+from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, estimate_cache_bytes
+from consistory_ray.consistory.method import attention
+from consistory_ray.consistory.method.attention_kernel import AttentionKernel, attend, attention_kernel
+from consistory_ray.engine.workers.renderer import BYTES_PER_LATENT_AND_BYTE
 from consistory_ray.settings import MethodSettings
 
 ANCHORS = ("a cat in the garden", "a cat on the beach")

@@ -61,7 +61,7 @@ def test_commands_in_notes_and_documents_are_understood() -> None:
 
 
 def test_the_job_file_of_the_minimal_set_is_a_job(tmp_path: Path) -> None:
-    job = pytest.importorskip("consistory_ray.job")
+    job = pytest.importorskip("consistory_ray.jobs.job")
     for name in VALUE_SETS:
         definition = value_set(name)["job"].get("definition")
         if definition:

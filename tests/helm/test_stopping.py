@@ -88,7 +88,7 @@ def test_it_asks_the_coordinator_once_and_waits_until_it_is_gone(tmp_path: Path,
 
 def test_a_coordinator_that_ray_has_asked_is_waited_for_and_not_asked_again(tmp_path: Path, start: Start) -> None:
     """Twice would mean: leave at once, without what is in hand."""
-    progress = pytest.importorskip("consistory_ray.progress")
+    progress = pytest.importorskip("consistory_ray.watch.progress")
     events = pytest.importorskip("consistory_ray.engine.events")
     words = progress.describe(events.Stopping("SIGTERM", 3))
     process = start(seconds=0.5, words=words)

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from consistory_ray.job import RenderJob
+from consistory_ray.jobs.job import RenderJob
 from tests.helm.rendering import CHART
 
 pytest.importorskip("ray.job_submission")

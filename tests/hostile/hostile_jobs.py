@@ -29,9 +29,9 @@ import pyarrow.parquet as pq
 import yaml
 
 from consistory_ray.errors import InputError
-from consistory_ray.job import load_job
+from consistory_ray.jobs.job import load_job
 from consistory_ray.output.storage import open_output
-from consistory_ray.plan import Plan, make_plan
+from consistory_ray.plan.plan import Plan, make_plan
 
 CPU_SECONDS = 10.0
 WALL_SECONDS = 60.0

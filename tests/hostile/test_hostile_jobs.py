@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from consistory_ray.errors import InputError, JobError, Problem
-from consistory_ray.job import parse_job
-from consistory_ray.plan import make_plan
+from consistory_ray.jobs.job import parse_job
+from consistory_ray.plan.plan import make_plan
 
 SCRIPT = Path(__file__).with_name("hostile_jobs.py")
 ROOT = SCRIPT.parents[2]

@@ -21,23 +21,23 @@ from rich.table import Table
 from rich.text import Text
 from typer.testing import CliRunner
 
-from consistory_ray.cli import app
+from consistory_ray.cli.app import app
 from consistory_ray.errors import ConsistoryError, JobError
-from consistory_ray.job import RenderJob, parse_job
+from consistory_ray.guards.redaction import visible
+from consistory_ray.guards.terminal import SafeConsole
+from consistory_ray.jobs.job import RenderJob, parse_job
 from consistory_ray.output.assets import asset_parameters, encode_png, picture_size, read_metadata, write_asset
-from consistory_ray.output.gallery import build_gallery
-from consistory_ray.output.index import IndexWriter, encode_part, list_parts, part_name, read_index
-from consistory_ray.output.lease import Lease
+from consistory_ray.output.gallery.pages import build_gallery
+from consistory_ray.output.index.index import IndexWriter, encode_part, list_parts, part_name, read_index
+from consistory_ray.output.index.rows import SCHEMA, IndexRow
+from consistory_ray.output.lease.lease import Lease
 from consistory_ray.output.resume import resume
-from consistory_ray.output.rows import SCHEMA, IndexRow
 from consistory_ray.output.run_record import RunRecord, write_run_record
 from consistory_ray.output.shards import write_dataset
 from consistory_ray.output.storage import LinkedFolderError, OutputStore, UnfitFileError, open_output
 from consistory_ray.output.verify import verify
-from consistory_ray.plan import make_plan
-from consistory_ray.redaction import visible
-from consistory_ray.status import read_status
-from consistory_ray.terminal import SafeConsole
+from consistory_ray.plan.plan import make_plan
+from consistory_ray.watch.status import read_status
 
 JOB = {
     "name": "hostile",

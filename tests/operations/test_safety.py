@@ -15,9 +15,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from consistory_ray.allowlist import VARIABLE
-from consistory_ray.cli import app
-from consistory_ray.job import RenderJob
+from consistory_ray.cli.app import app
+from consistory_ray.jobs.allowlist import VARIABLE
+from consistory_ray.jobs.job import RenderJob
 from tests.operations.heads import ray_head, without_ray
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from consistory_ray.cli import app
-from consistory_ray.job import RenderJob
-from consistory_ray.metrics import TABLE
-from consistory_ray.output.index import read_index
+from consistory_ray.cli.app import app
+from consistory_ray.jobs.job import RenderJob
+from consistory_ray.output.index.index import read_index
+from consistory_ray.watch.metrics import TABLE
 from tests.operations.prometheus import Prometheus, free_port, running_prometheus
 
 RULES = Path(__file__).resolve().parents[2] / "cluster" / "prometheus" / "rules.yml"

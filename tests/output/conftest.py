@@ -18,7 +18,7 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from consistory_ray.output.assets import encode_png, write_asset
-from consistory_ray.output.rows import IndexRow
+from consistory_ray.output.index.rows import IndexRow
 from consistory_ray.output.storage import OutputStore, open_output
 
 

@@ -22,22 +22,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from consistory_ray.engine.anchor_store import save_cache
 from consistory_ray.engine.keeping import clear_anchors
-from consistory_ray.job import parse_job
+from consistory_ray.engine.workers.anchor_store import save_cache
+from consistory_ray.jobs.job import parse_job
+from consistory_ray.jobs.stored_subjects import describe_subject, subject_file
 from consistory_ray.output import storage
 from consistory_ray.output.assets import asset_parameters, encode_png, write_asset
-from consistory_ray.output.index import IndexWriter, list_parts
-from consistory_ray.output.lease import Lease
-from consistory_ray.output.lease_record import lease_path
+from consistory_ray.output.index.index import IndexWriter, list_parts
+from consistory_ray.output.index.rows import IndexRow
+from consistory_ray.output.lease.lease import Lease
+from consistory_ray.output.lease.record import lease_path
 from consistory_ray.output.resume import resume
-from consistory_ray.output.rows import IndexRow
 from consistory_ray.output.run_record import RunRecord, write_run_record
 from consistory_ray.output.shards import write_dataset
 from consistory_ray.output.storage import open_output
 from consistory_ray.output.verify import verify
-from consistory_ray.plan import Plan, make_plan
-from consistory_ray.stored_subjects import describe_subject, subject_file
+from consistory_ray.plan.plan import Plan, make_plan
 
 KILLED = 9
 ASSETS = 3

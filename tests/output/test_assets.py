@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from consistory_ray.errors import AssetError
-from consistory_ray.job import parse_job
+from consistory_ray.jobs.job import parse_job
 from consistory_ray.output.assets import (
     asset_parameters,
     encode_png,
@@ -24,7 +24,7 @@ from consistory_ray.output.assets import (
     write_asset,
 )
 from consistory_ray.output.storage import OutputStore
-from consistory_ray.plan import make_plan
+from consistory_ray.plan.plan import make_plan
 
 
 def chunks(png: bytes) -> Iterator[tuple[str, bytes]]:

@@ -10,10 +10,10 @@ from PIL import Image
 
 from consistory_ray.errors import InputError
 from consistory_ray.output.contact_sheet import CONTACT_SHEET, SheetRow, contact_sheet, draw_contact_sheet
-from consistory_ray.output.index import IndexWriter
-from consistory_ray.output.rows import IndexRow
+from consistory_ray.output.index.index import IndexWriter
+from consistory_ray.output.index.rows import IndexRow
 from consistory_ray.output.storage import OutputStore
-from consistory_ray.plan import Asset
+from consistory_ray.plan.plan import Asset
 
 
 def test_pictures_are_where_they_belong() -> None:

@@ -19,19 +19,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from consistory_ray.errors import InputError, RunError
-from consistory_ray.output import index
 from consistory_ray.output.assets import encode_png, picture_size, read_metadata, write_asset
-from consistory_ray.output.index import (
+from consistory_ray.output.index.index import (
     CorruptIndexError,
     IndexWriter,
     compact,
+    index,
     list_parts,
     read_index,
     read_parts,
     write_part,
 )
+from consistory_ray.output.index.rows import IndexRow, latest_rows, rows_to_table
 from consistory_ray.output.resume import resume
-from consistory_ray.output.rows import IndexRow, latest_rows, rows_to_table
 from consistory_ray.output.run_record import read_run_record
 from consistory_ray.output.storage import OutputStore, open_output
 from consistory_ray.output.verify import verify

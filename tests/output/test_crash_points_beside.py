@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-from consistory_ray.engine.anchor_store import load_cache, load_source
+from consistory_ray.engine.workers.anchor_store import load_cache, load_source
 from consistory_ray.errors import JobError
-from consistory_ray.job import parse_job
+from consistory_ray.jobs.job import parse_job
 from consistory_ray.output.assets import read_metadata
-from consistory_ray.output.index import list_parts, read_index, read_parts
-from consistory_ray.output.lease import Lease
-from consistory_ray.output.lease_record import generations, look
+from consistory_ray.output.index.index import list_parts, read_index, read_parts
+from consistory_ray.output.index.rows import latest_rows
+from consistory_ray.output.lease.lease import Lease
+from consistory_ray.output.lease.record import generations, look
 from consistory_ray.output.resume import resume
-from consistory_ray.output.rows import latest_rows
 from consistory_ray.output.storage import OutputStore, open_output
 from consistory_ray.output.verify import verify
-from consistory_ray.plan import make_plan
+from consistory_ray.plan.plan import make_plan
 
 Killer = Callable[[str], list[str]]
 

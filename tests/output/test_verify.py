@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from consistory_ray.cli import app
+from consistory_ray.cli.app import app
 from consistory_ray.errors import InputError, OutputBusyError, StorageError
 from consistory_ray.output.assets import encode_png
-from consistory_ray.output.index import IndexWriter, compact, list_parts, read_index
-from consistory_ray.output.lease import Lease
+from consistory_ray.output.index.index import IndexWriter, compact, list_parts, read_index
+from consistory_ray.output.index.rows import IndexRow
+from consistory_ray.output.lease.lease import Lease
 from consistory_ray.output.resume import resume
-from consistory_ray.output.rows import IndexRow
 from consistory_ray.output.run_record import RunRecord, write_run_record
 from consistory_ray.output.storage import MissingFileError, OutputStore
 from consistory_ray.output.verify import KINDS, verify

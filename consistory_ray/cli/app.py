@@ -1,0 +1,253 @@
+"""The command line: ``consistory-ray validate | plan | render | retry | status | gallery | verify | dataset | schema``.
+
+Exit codes: 0 all is well; 1 the run is over and some pictures failed, or it cannot go on; 2 the input has to be
+changed; 75 the run was interrupted and the same command resumes it.
+
+Defaults are those of the job's models and of RunOptions. Whatever is slow to import is imported by the command that
+needs it, so that ``validate``, ``plan`` and ``status`` start without torch and Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+
+from consistory_ray.cli.common import (
+    DEFAULTS,
+    EXIT_FAILED,
+    EXIT_INPUT,
+    EXIT_OF_STATE,
+    EXIT_STOPPED,
+    EXIT_STOPPED_WATCHING,
+    AsJson,
+    DeviceOption,
+    Job,
+    KeepAnchorsOption,
+    Output,
+    Workers,
+    build_gallery_of,
+    err,
+    exits,
+    load,
+    open_of,
+    out,
+    output_of,
+    plan_of_output,
+    print_json,
+)
+from consistory_ray.cli.render import render, retry
+from consistory_ray.engine.stopping import EXIT_RESUME, StopRequest, stop_on_signals
+from consistory_ray.errors import InputError, Problem
+from consistory_ray.guards.streams import printable_streams
+from consistory_ray.jobs.allowlist import check_allowed
+from consistory_ray.jobs.job import RenderJob
+from consistory_ray.plan.advice import job_notes
+from consistory_ray.watch.reports import line, print_forecast, print_notes, print_status
+from consistory_ray.watch.status_display import watch_status
+
+if TYPE_CHECKING:
+    from consistory_ray.watch.status import Status
+
+app = typer.Typer(
+    help="Consistent subjects with SDXL models, from one machine to a Ray cluster.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """The ``consistory-ray`` command."""
+    printable_streams()
+    try:
+        app()
+    except SystemExit as ending:
+        if ending.code == EXIT_RESUME:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # an impatient Ctrl-C no longer changes how this ends
+        raise
+
+
+@app.command()
+@exits
+def validate(job: Job, as_json: AsJson = False) -> None:
+    """Check a job file and say everything that is wrong with it."""
+    try:
+        loaded, plan = load(job)
+    except InputError as error:
+        if not as_json:
+            raise
+        problems = [{"path": item.path, "value": item.value, "fix": item.fix} for item in error.problems]
+        print_json({"valid": False, "message": error.message, "problems": problems})
+        raise typer.Exit(EXIT_INPUT) from error
+    notes = job_notes(loaded, plan)
+    counts = {"subjects": len(plan.subjects), "anchors": plan.anchor_count, "scenes": plan.scene_count}
+    if as_json:
+        print_json({"valid": True, "name": plan.name, **counts, **notes.to_dict()})
+    else:
+        numbers = ", ".join(f"{count} {name}" for name, count in counts.items())
+        line(out, Text.assemble((f"{job} is valid", "bold green"), f": {numbers}"))
+        print_notes(out, notes)
+
+
+@app.command("plan")
+@exits
+def plan_command(
+    job: Job,
+    output: Output = None,
+    workers: Workers = DEFAULTS.workers,
+    device: DeviceOption = DEFAULTS.device,
+    keep_anchors: KeepAnchorsOption = DEFAULTS.keep_anchors,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a render would do: subjects, scenes, what is there already, time and space. Renders nothing."""
+    from consistory_ray.engine.machine import read_gpus
+    from consistory_ray.output.begun import pictures_made, plan_as_begun
+    from consistory_ray.plan.forecast import forecast, usual_device
+
+    loaded, plan = load(job)
+    store = open_of(output, plan)
+    plan = plan_as_begun(plan, store)
+    notes = job_notes(loaded, plan, device)
+    on = device if device != "auto" else usual_device(plan)
+    count = workers or (max(1, len(read_gpus())) if on == "cuda" else 1)
+    result = forecast(plan, store.url, *pictures_made(plan, store), workers=count, device=on, keep_anchors=keep_anchors)
+    if as_json:
+        print_json({**result.to_dict(), **notes.to_dict()})
+    else:
+        print_forecast(out, result)
+        print_notes(out, notes)
+
+
+app.command()(render)
+app.command("retry", help="Render again what failed before, and nothing else; takes the options of render.")(retry)
+
+
+@app.command()
+@exits
+def status(
+    target: Annotated[str, typer.Argument(metavar="URL-OR-JOB", help="An output, or a job file.")],
+    output: Output = None,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow the run until it is over.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks with --watch.")] = 5.0,
+) -> None:
+    """Show how far an output is and what failed."""
+    from consistory_ray.watch.status import StatusFollower
+
+    follower = StatusFollower(*output_of(target, output))
+    if watch:
+        raise typer.Exit(_watch(follower.read, interval))
+    result = follower.read()
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        print_status(out, result)
+
+
+def _watch(read: Callable[[], Status], interval: float) -> int:
+    """Follow a run; the exit code is that of the render."""
+    try:
+        last = watch_status(read, out, interval)
+    except KeyboardInterrupt:
+        return EXIT_STOPPED_WATCHING
+    return EXIT_STOPPED if last.error else EXIT_OF_STATE[last.state]
+
+
+@app.command()
+@exits
+def gallery(
+    target: Annotated[str, typer.Argument(metavar="URL-OR-JOB", help="An output, or a job file.")],
+    output: Output = None,
+    all_thumbnails: Annotated[
+        bool, typer.Option("--all-thumbnails", help="Of a large run, too: every picture is read once.")
+    ] = False,
+) -> None:
+    """Build the gallery of an output anew."""
+    store, given = output_of(target, output)
+    plan = given or plan_of_output(target)[0]
+    line(out, f"{store.url}/{build_gallery_of(store.url, plan, all_thumbnails=all_thumbnails)}")
+
+
+@contextlib.contextmanager
+def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error, for something that is told how many of how many are done."""
+    from rich.progress import MofNCompleteColumn, Progress
+
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=err, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@app.command()
+@exits
+def verify(
+    url: Annotated[str, typer.Argument(metavar="URL", help="An output.")],
+    repair: Annotated[
+        bool, typer.Option("--repair/--no-repair", help="Drop rows of damaged pictures, delete damaged files.")
+    ] = False,
+    threads: Annotated[int, typer.Option(min=1, help="Files read at a time.")] = 16,
+    as_json: AsJson = False,
+) -> None:
+    """Read every picture and anchor cache of an output and compare them with the index.
+
+    Exit code 0: all is sound, or everything found was repaired (render again for what was dropped). 1: damage is left.
+    """
+    from consistory_ray.output.verify import verify as check
+
+    check_allowed("URL", url)
+    with _counting("verifying") as on_progress:
+        result = check(url, repair=repair, threads=threads, on_progress=on_progress)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        for text in result.lines():
+            line(out, text)
+        verdict = "repaired" if result.repaired else "damaged" if result.damage else "sound"
+        line(out, f"{result.url} is {verdict}", "bold green" if result.is_sound else "bold red")
+    raise typer.Exit(0 if result.is_sound else EXIT_FAILED)
+
+
+@app.command()
+@exits
+def dataset(
+    url: Annotated[str, typer.Argument(metavar="URL", help="An output.")],
+    split: Annotated[str, typer.Option(help="Name of the dataset's split.")] = "train",
+    as_json: AsJson = False,
+) -> None:
+    """Write an output's pictures as Parquet shards that load as a Hugging Face dataset."""
+    from dataclasses import asdict
+
+    from consistory_ray.output.lease.lease import Lease
+    from consistory_ray.output.shards import DATASET_FOLDER, write_dataset
+    from consistory_ray.output.storage import open_output
+
+    check_allowed("URL", url)
+    store = open_output(url)
+    if not store.list_files("index"):
+        raise InputError("nothing was rendered there", [Problem("URL", url, "give the folder that a render wrote to")])
+    stop = StopRequest()
+    with (
+        stop_on_signals(stop),
+        Lease.acquire(store, "dataset") as lease,
+        _counting("writing shards") as on_progress,
+    ):
+        result = write_dataset(
+            store, split=split, on_progress=on_progress, should_stop=lambda: bool(stop), lost=lambda: lease.lost
+        )
+    if as_json:
+        print_json(asdict(result))
+    else:
+        files = f"{store.url}/{DATASET_FOLDER}/{split}-*.parquet"
+        line(out, f"{result.rows} pictures in {len(result.paths)} shards: {files}")
+
+
+@app.command()
+@exits
+def schema() -> None:
+    """Print the JSON schema of a job file, for editors."""
+    print_json(RenderJob.model_json_schema())

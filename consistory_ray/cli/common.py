@@ -1,0 +1,155 @@
+"""What all commands share: consoles, exit codes, common options, how jobs and outputs are opened."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Optional, ParamSpec
+
+import typer
+
+from consistory_ray.engine.options import Device, KeepAnchors, RunOptions
+from consistory_ray.engine.stopping import EXIT_RESUME
+from consistory_ray.errors import AssetError, ConsistoryError, InputError, RunFailed, RunInterrupted
+from consistory_ray.guards.redaction import redacted, visible_json
+from consistory_ray.guards.streams import speaks_unicode
+from consistory_ray.guards.terminal import SafeConsole
+from consistory_ray.jobs.allowlist import check_allowed, check_allowed_model
+from consistory_ray.jobs.job import RenderJob, load_job
+from consistory_ray.jobs.model_names import check_model_is_there
+from consistory_ray.jobs.readers import MAX_BYTES, STANDARD_INPUT
+from consistory_ray.plan.plan import Plan, make_plan
+from consistory_ray.watch.reports import line, print_problems
+
+if TYPE_CHECKING:
+    from consistory_ray.output.storage import OutputStore
+
+EXIT_FAILED = 1
+"""It is over, and what failed is listed: the same command would probably end the same way."""
+EXIT_INPUT = 2
+"""Something that was given has to be changed; nothing was rendered."""
+EXIT_STOPPED = 3
+"""It could not go on: storage, workers, or another run that holds the output. Worth trying again."""
+EXIT_STOPPED_WATCHING = 130
+EXIT_OF_STATE = {"complete": 0, "failed": EXIT_FAILED, "interrupted": EXIT_RESUME}
+DEFAULTS = RunOptions()
+JOB_SUFFIXES = (*MAX_BYTES, *(f"{suffix}.gz" for suffix in MAX_BYTES))
+
+P = ParamSpec("P")
+
+out = SafeConsole(highlight=False)
+err = SafeConsole(stderr=True, highlight=False)
+
+Job = Annotated[str, typer.Argument(metavar="JOB", help="Job file or URL: .yaml, .json, .csv or .parquet.")]
+Output = Annotated[
+    Optional[str],  # noqa: UP045, older typers do not read the other spelling
+    typer.Option("--output", "-o", metavar="URL", help="Folder or fsspec URL; without it, out/NAME-OF-THE-JOB."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Workers = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(min=1, help="Number of workers; without it, one per GPU, on CPU one per machine."),
+]
+DeviceOption = Annotated[Device, typer.Option(help="What workers render on.")]
+KeepAnchorsOption = Annotated[
+    KeepAnchors,
+    typer.Option(
+        help="What stays of a subject's anchors once all of its scenes are done; auto: all, while the caches of the "
+        "job take at most 100 GB together, else previews."
+    ),
+]
+
+
+def exits(command: Callable[P, None]) -> Callable[P, None]:
+    """Print the errors that are meant for people, and turn them into exit codes."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except InputError as error:
+            print_problems(err, error)
+            raise typer.Exit(exit_of(error)) from error
+        except ConsistoryError as error:
+            line(err, redacted(str(error)), "bold red")
+            raise typer.Exit(exit_of(error)) from error
+
+    return run
+
+
+def exit_of(error: ConsistoryError) -> int:
+    """The exit code of a command that ends with an error; the classes are those of ``errors.py``."""
+    if isinstance(error, InputError):
+        return EXIT_INPUT
+    if isinstance(error, RunInterrupted):
+        return EXIT_RESUME
+    return EXIT_FAILED if isinstance(error, (AssetError, RunFailed)) else EXIT_STOPPED
+
+
+def load(source: str) -> tuple[RenderJob, Plan]:
+    """A job and its plan, if the job, its model and the stored subjects it refers to are in places that are allowed."""
+    if source != STANDARD_INPUT:
+        check_allowed("JOB", source)
+    job = load_job(source)
+    check_allowed_model(job.model)
+    check_model_is_there(job.model)
+    if job.config is not None:
+        check_allowed_model(job.config, field="config")
+    plan = make_plan(job)
+    for subject in plan.subjects:
+        if subject.source is not None:
+            check_allowed(f"the source of {subject.subject_id}", subject.source.url)
+    return job, plan
+
+
+def output_of(target: str, output: str | None) -> tuple[OutputStore, Plan | None]:
+    """The output that a command is about; and the plan, if it was given as a job."""
+    from consistory_ray.output.begun import plan_as_begun
+    from consistory_ray.output.storage import open_output
+
+    if target == STANDARD_INPUT or target.lower().split("?")[0].rstrip("/").endswith(JOB_SUFFIXES):
+        _, plan = load(target)
+        store = open_of(output, plan)
+        return store, plan_as_begun(plan, store)
+    check_allowed("URL-OR-JOB", target)
+    return open_output(target), None
+
+
+def plan_of_output(url: str) -> tuple[Plan, OutputStore]:
+    """The plan that an output was made from, by its run record."""
+    from consistory_ray.output.run_record import read_run_record
+    from consistory_ray.watch.status import plan_of_record
+
+    store, _ = output_of(url, None)
+    return plan_of_record(read_run_record(store), store), store
+
+
+def build_gallery_of(url: str, plan: Plan, *, all_thumbnails: bool = False) -> str:
+    from consistory_ray.output.begun import plan_as_begun
+    from consistory_ray.output.gallery.pages import MAX_THUMBNAILS, build_gallery
+    from consistory_ray.output.storage import open_output
+
+    assets = plan_as_begun(plan, open_output(url)).assets()
+    return build_gallery(url, assets, max_thumbnails=None if all_thumbnails else MAX_THUMBNAILS)
+
+
+def url_of(output: str | None, plan: Plan) -> str:
+    from consistory_ray.jobs.ids import slug
+
+    url = output if output is not None else os.path.join("out", slug(plan.name, "job"))
+    check_allowed("--output", url)
+    return url
+
+
+def open_of(output: str | None, plan: Plan) -> OutputStore:
+    from consistory_ray.output.storage import open_output
+
+    return open_output(url_of(output, plan))
+
+
+def print_json(value: Any) -> None:
+    """JSON on standard output, in ASCII where the output is of another encoding than Unicode's."""
+    typer.echo(visible_json(json.dumps(value, indent=2, ensure_ascii=not speaks_unicode(sys.stdout))))

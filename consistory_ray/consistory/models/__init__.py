@@ -1,0 +1,1 @@
+"""The models that the method runs on: loading, checking, encoding, calling and decoding SDXL."""

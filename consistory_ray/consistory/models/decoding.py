@@ -1,0 +1,133 @@
+"""Text to conditioning, and latents to pictures, with the user's own pipeline components."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from consistory_ray.consistory.models.prompts import bounded_tokenizers
+from consistory_ray.consistory.models.sdxl import Conditioning
+from consistory_ray.guards.pictures import NOT_FINITE, picture_fault
+
+OutputType = Literal["pil", "np", "latent"]
+
+
+@contextmanager
+def evaluating(*modules: nn.Module | None) -> Iterator[None]:
+    """Run modules in evaluation mode and put back the mode of each part afterwards."""
+    training = {part: part.training for module in modules if module is not None for part in module.modules()}
+    try:
+        for part in training:
+            part.training = False
+        yield
+    finally:
+        for part, mode in training.items():
+            part.training = mode
+
+
+def encode_prompts(
+    pipe: Any,
+    prompts: Sequence[str],
+    negative_prompt: str | None,
+    size: tuple[int, int],
+    guided: bool,
+    device: torch.device,
+) -> Conditioning:
+    """What the UNet is conditioned on.
+
+    Args:
+        pipe: the user's pipeline.
+        prompts: of the batch.
+        negative_prompt: of the unconditional half, None for SDXL's zero embedding.
+        size: picture height and width in pixels.
+        guided: whether there is an unconditional half.
+        device: of the UNet.
+    """
+    with evaluating(pipe.text_encoder, pipe.text_encoder_2), bounded_tokenizers(pipe):
+        text, negative_text, pooled, negative_pooled = pipe.encode_prompt(
+            list(prompts), device=device, do_classifier_free_guidance=guided, negative_prompt=negative_prompt
+        )
+    if guided:
+        text, pooled = torch.cat([negative_text, text]), torch.cat([negative_pooled, pooled])
+    dtype = pipe.unet.dtype
+    time_ids = torch.tensor([[*size, 0, 0, *size]], dtype=dtype, device=device).expand(text.shape[0], -1)
+    return Conditioning(text.to(device, dtype), pooled.to(device, dtype), time_ids, 2 if guided else 1)
+
+
+def decode_latents(pipe: Any, latents: Tensor, output_type: OutputType) -> tuple[Any, dict[int, str]]:
+    """Pictures of [images, channels, height, width] latents.
+
+    A VAE in half precision decodes in float32 where its configuration or its dtype ask for it, and once more single
+    pictures that came out not finite or of one colour (:func:`~consistory_ray.guards.pictures.picture_fault`).
+
+    Returns:
+        PIL images, float arrays in 0..1, or the latents; and for each picture that is none, by its index, the reason:
+        in its place is None, or NaN. Latents are only looked at for numbers that are not finite.
+    """
+    finite = latents.isfinite().flatten(1).all(dim=1).tolist()
+    faults = {index: NOT_FINITE for index, fine in enumerate(finite) if not fine}
+    if output_type == "latent":
+        return latents.cpu(), faults
+    found: dict[int, NDArray[np.float32]] = {}
+    with evaluating(pipe.vae):
+        # One by one: memory stays bounded and a picture does not depend on its neighbours.
+        for dtype in (decoding_dtype(pipe.vae), torch.float32):
+            missing = [index for index in range(len(latents)) if index not in found and finite[index]]
+            if missing:
+                with _vae_in(pipe.vae, dtype):
+                    decoded = {index: _picture(pipe, latents[index : index + 1]) for index in missing}
+                faults |= {index: fault for index, picture in decoded.items() if (fault := picture_fault(picture))}
+                found |= {index: picture for index, picture in decoded.items() if not picture_fault(picture)}
+            if dtype == torch.float32:
+                break
+    faults = {index: fault for index, fault in sorted(faults.items()) if index not in found}
+    if output_type == "np":
+        scale = pipe.vae_scale_factor
+        lacking = np.full((latents.shape[2] * scale, latents.shape[3] * scale, 3), np.nan, np.float32)
+        return np.stack([found.get(index, lacking) for index in range(len(latents))]), faults
+    images = {index: pipe.image_processor.numpy_to_pil(picture[None])[0] for index, picture in found.items()}
+    return [images.get(index) for index in range(len(latents))], faults
+
+
+def decoding_dtype(vae: Any) -> torch.dtype:
+    """In what a VAE decodes: float32 where float16 would overflow, and instead of bfloat16, which has bands."""
+    dtype: torch.dtype = vae.dtype
+    upcast = dtype == torch.bfloat16 or (dtype == torch.float16 and getattr(vae.config, "force_upcast", False))
+    return torch.float32 if upcast else dtype
+
+
+def _picture(pipe: Any, latents: Tensor) -> NDArray[np.float32]:
+    """[height, width, channels] in 0..1, or with NaN, of one picture's latents."""
+    vae = pipe.vae
+    decoded = vae.decode(_unscaled(vae, latents).to(vae.dtype), return_dict=False)[0].float().cpu()
+    if not bool(decoded.isfinite().all()):
+        decoded = torch.full_like(decoded, torch.nan)  # also where it is infinite, which clamping would hide
+    picture: NDArray[np.float32] = pipe.image_processor.postprocess(decoded, output_type="np")[0]
+    return picture
+
+
+def _unscaled(vae: Any, latents: Tensor) -> Tensor:
+    mean, std = (getattr(vae.config, key, None) for key in ("latents_mean", "latents_std"))
+    scaled: Tensor = latents / vae.config.scaling_factor
+    if mean is None or std is None:
+        return scaled
+    return scaled * latents.new_tensor(std).view(1, -1, 1, 1) + latents.new_tensor(mean).view(1, -1, 1, 1)
+
+
+@contextmanager
+def _vae_in(vae: Any, dtype: torch.dtype) -> Iterator[None]:
+    """The VAE in another dtype; its weights are put back as they were."""
+    before = vae.dtype
+    try:
+        if dtype != before:
+            vae.to(dtype)
+        yield
+    finally:
+        if dtype != before:
+            vae.to(before)

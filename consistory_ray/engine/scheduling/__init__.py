@@ -1,0 +1,1 @@
+"""Who does what next. Pure: no Ray, no clock, no files; the time is an argument."""

@@ -1,0 +1,275 @@
+"""What a worker drives: something that makes a subject's anchors once and renders its scenes from their cache."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consistory_ray.errors import AssetError, PictureError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from consistory_ray.plan.plan import Asset, SubjectPlan
+
+MAX_AUTO_BATCH = 16
+"""More scenes at a time no longer make a GPU any faster."""
+FREE_SHARE = 0.8
+"""Part of the free memory that a batch may take at first; whatever turns out too large is halved."""
+BYTES_PER_LATENT_AND_BYTE = 48_000
+"""Working memory of a scene for each of its latents and each byte of a number, both halves of the guidance included:
+about 1.6 GB for SDXL at 1024 px in half precision. An estimate, meant to err on the large side."""
+
+CacheBuffer: TypeAlias = NDArray[np.uint8]
+"""An anchor cache as one flat array of bytes; read-only for everybody once it is in the object store."""
+
+
+@dataclass(frozen=True, slots=True)
+class RendererSpec:
+    """What a worker tells its factory.
+
+    Attributes:
+        model: as the job names it.
+        device: ``"cpu"`` or ``"cuda"``.
+        torch_dtype: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        threads: CPU threads the renderer may use.
+        config: as the job names it: where the configurations of a single-file model are, None for elsewhere.
+        gpu_share: the part of its GPU that is the renderer's own, where several share one.
+    """
+
+    model: str
+    device: str
+    torch_dtype: str
+    threads: int
+    config: str | None = None
+    gpu_share: float = 1.0
+
+
+class MadeSubject:
+    """A subject's anchors.
+
+    What its scenes need is several gigabytes in many pieces. A renderer may leave it to whoever asks for the bytes to
+    put them together: the worker does that beside its device, which goes on with the next call meanwhile.
+
+    Args:
+        images: one picture per anchor.
+        cache_buffer: what its scenes need, a flat uint8 array that the caller owns; None where ``pack`` makes it.
+        seconds: how long it took.
+        sha256: of ``cache_buffer``, 64 hexadecimal digits, where the renderer knows it; else empty.
+        pack: makes both of them, when first asked for either.
+    """
+
+    __slots__ = ("_buffer", "_pack", "_sha256", "images", "seconds")
+
+    def __init__(
+        self,
+        images: list[Image],
+        cache_buffer: CacheBuffer | None,
+        seconds: float,
+        sha256: str = "",
+        *,
+        pack: Callable[[], tuple[CacheBuffer, str]] | None = None,
+    ) -> None:
+        self.images = images
+        self.seconds = seconds
+        self._buffer, self._sha256, self._pack = cache_buffer, sha256, pack
+
+    @property
+    def cache_buffer(self) -> CacheBuffer:
+        """What its scenes need."""
+        return self._packed()[0]
+
+    @property
+    def sha256(self) -> str:
+        """Of that; empty if the renderer does not know it."""
+        return self._packed()[1]
+
+    def _packed(self) -> tuple[CacheBuffer, str]:
+        if self._buffer is None:
+            assert self._pack is not None, "a subject without a cache"
+            (self._buffer, self._sha256), self._pack = self._pack(), None
+        return self._buffer, self._sha256
+
+
+class Renderer(Protocol):
+    """One loaded model on one device. All methods are called from one thread.
+
+    A renderer may also have ``phases``, a mapping from phase to seconds that splits what its last call took,
+    ``peak_memory``, the most bytes of device memory in use so far, ``fitting_batch(height, width)``, how many
+    scenes of that size (None is the model's own) fit into the memory that is free, and ``notices``, sentences about the
+    model that somebody should read.
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the loaded weights."""
+
+    def make_subject(self, subject: SubjectPlan) -> MadeSubject:
+        """Make the subject's anchors. Only ``concepts``, ``anchors`` and ``settings`` are looked at."""
+
+    def load_cache(self, buffer: CacheBuffer) -> Any:
+        """A buffer as :meth:`render` wants it, without copying what is large.
+
+        Raises:
+            CacheMismatchError: it belongs to another model, other settings or another format.
+        """
+
+    def render(self, scenes: Sequence[Asset], cache: Any) -> Sequence[Image | AssetError]:
+        """One picture per scene, in order, or what is wrong with it.
+
+        A picture does not depend on which others are rendered with it.
+        """
+
+
+RendererFactory: TypeAlias = Callable[[RendererSpec], Renderer]
+"""Called once in each worker; must be picklable."""
+
+
+def own_memory(free: int, total: int, reserved: int, share: float) -> int:
+    """Bytes of a device that a worker may still take: what is free, and no more than what is left of its share.
+
+    Args:
+        free, total: of the device.
+        reserved: what this worker has taken, its model for the most part.
+        share: the part of the device that is its own. Workers beside it have loaded their models or are about to.
+    """
+    return max(0, min(free, int(total * share) - reserved)) if share < 1 else free
+
+
+class PhaseClock:
+    """Splits what a pipeline call takes into the passes and what follows them.
+
+    Args:
+        first_pass_steps: steps of pass 1.
+        synchronise: waits for the device; called only where a phase ends, so that nothing is held up in between.
+    """
+
+    def __init__(self, first_pass_steps: int, synchronise: Callable[[], None]) -> None:
+        self._first = first_pass_steps
+        self._synchronise = synchronise
+        self._marks = [time.perf_counter()]
+        self._ends: list[str] = []
+
+    def tick(self, done: int, total: int) -> None:
+        """The pipeline's progress: steps done, steps in all."""
+        if done in (self._first, total):
+            self._synchronise()
+            self._marks.append(time.perf_counter())
+            self._ends.append("pass1" if done == self._first else "pass2")
+
+    def phases(self) -> dict[str, float]:
+        """Seconds of ``pass1``, ``pass2`` and ``decode``, which follows the last step."""
+        marks = [*self._marks, time.perf_counter()]
+        names = [*self._ends, "decode"]
+        return {name: end - start for name, start, end in zip(names, marks[:-1], marks[1:], strict=True)}
+
+
+class ConsiStoryRenderer:
+    """The real renderer: :class:`consistory_ray.ConsiStoryPipeline` on one device."""
+
+    def __init__(self, spec: RendererSpec) -> None:
+        import torch
+
+        from consistory_ray.consistory.pipeline import ConsiStoryPipeline
+
+        torch.set_num_threads(spec.threads)
+        self.phases: dict[str, float] = {}
+        self._share = spec.gpu_share
+        dtype = None if spec.torch_dtype == "auto" else getattr(torch, spec.torch_dtype)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # told as notices
+            self._pipeline = ConsiStoryPipeline.from_pretrained(
+                spec.model, dtype=dtype, device=spec.device, config=spec.config
+            )
+        self.notices = tuple(self._pipeline.notices)
+        self._pipeline.hold_fingerprint()
+        self._fingerprint = self._pipeline.fingerprint
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the pipeline's weights."""
+        return self._fingerprint
+
+    def make_subject(self, subject: SubjectPlan) -> MadeSubject:
+        """See :class:`Renderer`."""
+        started = time.perf_counter()
+        with self._clocked(subject.settings.num_inference_steps) as clock:
+            made = self._pipeline.create_subject(
+                prompts=[anchor.prompt for anchor in subject.anchors],
+                concepts=list(subject.concepts),
+                seeds=[anchor.seed for anchor in subject.anchors],
+                settings=subject.settings,
+                progress=clock.tick,
+            )
+        return MadeSubject(list(made.images), None, time.perf_counter() - started, pack=made.cache.into_buffer)
+
+    def load_cache(self, buffer: CacheBuffer) -> Any:
+        """See :class:`Renderer`."""
+        from consistory_ray.consistory.cache.anchor_cache import AnchorCache, check_cache
+
+        cache = AnchorCache.from_buffer(buffer)
+        check_cache(cache, self._fingerprint, None)
+        return cache
+
+    def render(self, scenes: Sequence[Asset], cache: Any) -> Sequence[Image | AssetError]:
+        """See :class:`Renderer`."""
+        with self._clocked(cache.settings.num_inference_steps) as clock:
+            try:
+                result = self._pipeline.render(
+                    prompts=[scene.prompt for scene in scenes],
+                    subject=cache,
+                    seeds=[scene.seed for scene in scenes],
+                    batch_size=len(scenes),
+                    progress=clock.tick,
+                )
+            except PictureError as error:
+                result, failures = error.result, error.failures
+                return [AssetError(failures[i]) if i in failures else image for i, image in enumerate(result.images)]
+        return list(result.images)
+
+    @property
+    def peak_memory(self) -> int | None:
+        """Peak of the device memory that torch has allocated, in bytes; None on a CPU."""
+        import torch
+
+        device = self._pipeline.device
+        return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None
+
+    def fitting_batch(self, height: int | None, width: int | None) -> int | None:
+        """Scenes that fit into this worker's part of the device's memory; None on a CPU, where nobody can tell."""
+        import torch
+
+        device = self._pipeline.device
+        if device.type != "cuda":
+            return None
+        free, total = torch.cuda.mem_get_info(device)
+        free = own_memory(free, total, torch.cuda.memory_reserved(device), self._share)
+        pipe = self._pipeline.pipe
+        side = pipe.unet.config.sample_size * pipe.vae_scale_factor
+        latents = (height or side) * (width or side) / pipe.vae_scale_factor**2
+        item = torch.empty((), dtype=pipe.unet.dtype).element_size()
+        return max(1, min(MAX_AUTO_BATCH, int(free * FREE_SHARE / (latents * item * BYTES_PER_LATENT_AND_BYTE))))
+
+    @contextmanager
+    def _clocked(self, first_pass_steps: int) -> Iterator[PhaseClock]:
+        clock = PhaseClock(first_pass_steps, self._synchronise)
+        yield clock
+        self.phases = clock.phases()
+
+    def _synchronise(self) -> None:
+        import torch
+
+        if self._pipeline.device.type == "cuda":
+            torch.cuda.synchronize(self._pipeline.device)
+
+
+def consistory_renderer(spec: RendererSpec) -> Renderer:
+    """The default factory."""
+    return ConsiStoryRenderer(spec)

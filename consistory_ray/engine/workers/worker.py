@@ -1,0 +1,334 @@
+"""What runs in each worker process: one renderer on one device, and the writing of its pictures.
+
+Everything that touches the device runs on one thread, in order. Encoding and writing happen on the thread of the call,
+so that the next call's batch is rendered meanwhile. Errors come back as :class:`~consistory_ray.engine.faults.Failure`
+values: an exception that reaches Ray always means that the process or the machine is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from consistory_ray.engine.cluster.local_ray import PASSIVE
+from consistory_ray.engine.faults import Failure
+from consistory_ray.engine.machine import MachineReading, MachineWatch, watched_folders
+from consistory_ray.engine.retries import with_backoff
+from consistory_ray.engine.workers.anchor_store import (
+    StoredCache,
+    cache_digest,
+    load_cache,
+    load_source,
+    save_cache,
+    stored_digest,
+)
+from consistory_ray.engine.workers.device import Device, DeviceTime
+from consistory_ray.engine.workers.renderer import CacheBuffer, RendererFactory, RendererSpec
+from consistory_ray.errors import AssetError, InputError, RunInterrupted
+from consistory_ray.guards.pictures import picture_fault
+from consistory_ray.jobs.stored_subjects import describe_subject, subject_file
+from consistory_ray.output.assets import WrittenAsset, asset_parameters, encode_png, write_asset
+from consistory_ray.output.run_record import RUN_RECORD
+from consistory_ray.output.storage import OutputStore
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from consistory_ray.plan.plan import Asset, SubjectPlan
+
+WRITE_THREADS = 4
+CONCURRENT_CALLS = 6
+"""Calls a worker may be inside of at once: those in flight, a cache being saved, and a few words in between."""
+
+PictureSize = tuple[int | None, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A worker that has loaded the model.
+
+    Attributes:
+        place: host and process.
+        fingerprint: of the model's weights.
+        seconds: how long loading took.
+        sees_output: whether it finds the run record where the coordinator has put it.
+        node: id of its machine.
+        batches: for each picture size how many scenes fit into its device's memory, where it can tell.
+        notices: what somebody should know about the model.
+        niceness: of its process; above 0 others come first.
+    """
+
+    place: str
+    fingerprint: str
+    seconds: float
+    sees_output: bool
+    node: str = ""
+    batches: dict[PictureSize, int] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+    niceness: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A picture on storage."""
+
+    asset_id: str
+    written: WrittenAsset
+    size: tuple[int, int]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came of a call.
+
+    Attributes:
+        delivered: the pictures that are on storage.
+        failures: what went wrong with single ones.
+        time: what the device's time went into; None if nothing ran there.
+        encoding, writing: seconds, summed over pictures that are encoded and written side by side.
+        made: of an anchors call: whether they were made rather than loaded.
+        cache_bytes, cache_sha256: of an anchors call.
+        import_cache: of an anchors call: the cache came from another run and is to be saved in this one.
+        notice: something a person should know.
+        machine: a reading of the worker's machine, now and again.
+    """
+
+    delivered: tuple[Delivered, ...] = ()
+    failures: dict[str, Failure] = field(default_factory=dict)
+    time: DeviceTime | None = None
+    encoding: float = 0.0
+    writing: float = 0.0
+    made: bool = False
+    cache_bytes: int = 0
+    cache_sha256: str = ""
+    import_cache: bool = False
+    notice: str = ""
+    machine: MachineReading | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Time on the device."""
+        return self.time.seconds if self.time is not None else 0.0
+
+    @property
+    def phases(self) -> dict[str, float]:
+        """Seconds by phase."""
+        device = self.time.phases if self.time is not None else {}
+        return {**device, "encode": self.encoding, "write": self.writing}
+
+
+class RenderWorker:
+    """The actor's class; plain Python, so that it can be tested without Ray.
+
+    Args:
+        factory: makes the renderer, on the device's thread, while this constructor returns.
+        spec: for the factory.
+        store: the output.
+    """
+
+    def __init__(self, factory: RendererFactory, spec: RendererSpec, store: OutputStore) -> None:
+        if "torch" not in sys.modules:  # which reads them once
+            for name, value in PASSIVE.items():
+                os.environ.setdefault(name, value)
+        self._spec = spec
+        self._store = store
+        self._writers = ThreadPoolExecutor(WRITE_THREADS, "write")
+        self._started = time.perf_counter()
+        self._device = Device(factory, spec)
+        self._machine = MachineWatch(watched_folders(store.url))
+        if threading.current_thread() is threading.main_thread():
+            drain_on_sigterm(self._device.drain)
+
+    def placed(self) -> None:
+        """Says that the process is there; loading the model goes on."""
+
+    def hello(self, sizes: Collection[PictureSize] = ()) -> Hello | Failure:
+        """Wait for the model to be loaded."""
+        try:
+            from consistory_ray.engine.cluster.machines import own_node  # imports Ray
+
+            renderer = self._device.renderer
+            place = f"{socket.gethostname()}/{os.getpid()}"
+            fitting = getattr(renderer, "fitting_batch", None)
+            batches = {size: count for size in sizes if fitting is not None and (count := fitting(*size)) is not None}
+            seen = with_backoff(lambda: self._store.exists(RUN_RECORD))
+            spent = time.perf_counter() - self._started
+            notices = tuple(getattr(renderer, "notices", ()))
+            return Hello(place, renderer.fingerprint, spent, seen, own_node(), batches, notices, os.nice(0))
+        except Exception as error:
+            return Failure.of(error)
+
+    def anchors(self, subject: SubjectPlan, make: bool) -> tuple[Report | Failure, CacheBuffer | None]:
+        """Get the subject's anchor cache: load it, or make the anchors if that fails or ``make`` says so.
+
+        Anchors are all or nothing: a picture that cannot be written fails the call.
+        """
+        try:
+            found = self._stored_digest(subject) if make else self._find(subject)
+            if found.buffer is not None:
+                size = found.buffer.nbytes
+                imported = subject.source is not None and not with_backoff(
+                    lambda: self._store.exists(subject.cache_path)
+                )
+                return Report(cache_bytes=size, cache_sha256=found.sha256, import_cache=imported), found.buffer
+            if subject.source is not None:
+                why = found.problem or "it is missing, or its checksum is (--keep-anchors all keeps them)"
+                raise InputError(f"the stored subject at {subject.source.url} cannot be used: {why}")
+            made, spent = self._device.make_subject(subject)
+            report = self._deliver(subject, subject.anchors, made.images, spent)
+            if report.failures:
+                return next(iter(report.failures.values())), None
+            buffer = made.cache_buffer  # put together here, while the device goes on
+            return self._made(report, found, buffer, made.sha256 or cache_digest(buffer)), buffer
+        except Exception as error:
+            return Failure.of(error), None
+
+    def save(self, subject: SubjectPlan, buffer: CacheBuffer, digest: str) -> Failure | None:
+        """Write a subject's anchor cache to the output."""
+        try:
+            words = describe_subject(
+                subject, self._spec.model, self._device.renderer.fingerprint, digest, buffer.nbytes
+            )
+            with_backoff(lambda: save_cache(self._store, subject.cache_path, buffer, digest))
+            with_backoff(lambda: self._store.write_atomic(subject_file(subject.cache_path), words))
+            return None
+        except Exception as error:
+            return Failure.of(error)
+
+    def scenes(
+        self, subject: SubjectPlan, scenes: Sequence[Asset], buffer: CacheBuffer, digest: str = ""
+    ) -> Report | Failure:
+        """Render scenes from the subject's anchor cache, whose checksum is ``digest``, and write them."""
+        try:
+            images, spent = self._device.render(subject.subject_key, scenes, buffer)
+            return self._deliver(subject, scenes, images, spent, digest or None)
+        except Exception as error:
+            return Failure.of(error)
+
+    def forget(self, subject_key: str) -> None:
+        """Let go of a subject's cache."""
+        self._device.forget(subject_key)
+
+    def drain(self) -> None:
+        """Finish what is on the device, refuse the rest."""
+        self._device.drain()
+
+    def _stored_digest(self, subject: SubjectPlan) -> StoredCache:
+        return StoredCache(None, with_backoff(lambda: stored_digest(self._store, subject.cache_path)))
+
+    def _find(self, subject: SubjectPlan) -> StoredCache:
+        """The subject's cache in the output, or where the job says that it is stored; checked by the renderer."""
+        found = with_backoff(lambda: load_cache(self._store, subject.cache_path))
+        path = subject.cache_path
+        if found.buffer is None and subject.source is not None:
+            path = subject.source.url
+            found = with_backoff(lambda: load_source(path))
+            if found.buffer is not None and found.sha256 != subject.source.sha256:
+                found = StoredCache(None, found.sha256, f"{path} has changed since the job was read")
+        if found.buffer is None:
+            return found
+        try:
+            self._device.check_cache(found.buffer)
+        except RunInterrupted:
+            raise
+        except Exception as error:
+            return StoredCache(None, found.sha256, f"{path} cannot be used ({error})")
+        return found
+
+    def _made(self, report: Report, found: StoredCache, buffer: CacheBuffer, digest: str) -> Report:
+        """The report of anchors that were made, with what a person should know if they were made before."""
+        notice = f"{found.problem}: the anchors are made again" if found.problem else ""
+        if found.sha256 and found.sha256 != digest:
+            notice += "; " if notice else "the anchors were made again and "
+            notice += (
+                "their cache differs from the first one: scenes that are there are kept, and the index tells by "
+                "cache_sha256 which were rendered from which"
+            )
+        size = buffer.nbytes
+        return replace(report, made=True, cache_bytes=size, cache_sha256=digest, notice=notice)
+
+    def _deliver(
+        self,
+        subject: SubjectPlan,
+        assets: Sequence[Asset],
+        images: Sequence[Image | AssetError],
+        spent: DeviceTime,
+        cache_sha256: str | None = None,
+    ) -> Report:
+        if len(images) != len(assets):
+            raise AssetError(f"the renderer made {len(images)} pictures of {len(assets)}")
+        share = spent.seconds / max(1, len(assets))
+        clock = {"encode": 0.0, "write": 0.0}
+
+        def deliver(asset: Asset, image: Image | AssetError) -> Delivered | Failure:
+            try:
+                if isinstance(image, AssetError):
+                    raise image
+                if fault := picture_fault(image):
+                    raise AssetError(fault)
+                return self._write(subject, asset, image, share, clock, cache_sha256)
+            except Exception as error:
+                return Failure.of(error)
+
+        outcomes = list(self._writers.map(deliver, assets, images))
+        failures = {
+            asset.asset_id: outcome
+            for asset, outcome in zip(assets, outcomes, strict=True)
+            if isinstance(outcome, Failure)
+        }
+        delivered = tuple(item for item in outcomes if isinstance(item, Delivered))
+        machine = self._machine.reading()
+        return Report(delivered, failures, spent, clock["encode"], clock["write"], machine=machine)
+
+    def _write(
+        self,
+        subject: SubjectPlan,
+        asset: Asset,
+        image: Image,
+        seconds: float,
+        clock: dict[str, float],
+        cache_sha256: str | None,
+    ) -> Delivered:
+        parameters: Any = asset_parameters(
+            asset,
+            subject,
+            model=self._spec.model,
+            model_fingerprint=self._device.renderer.fingerprint,
+            cache_sha256=cache_sha256,
+        )
+        started = time.perf_counter()
+        data = encode_png(image, parameters)
+        encoded = time.perf_counter()
+        written = with_backoff(lambda: write_asset(self._store, asset.path, data))
+        clock["encode"] += encoded - started
+        clock["write"] += time.perf_counter() - encoded
+        return Delivered(asset.asset_id, written, image.size, seconds)
+
+
+def drain_on_sigterm(drain: Callable[[], None]) -> None:
+    """On SIGTERM the machine is going: what is on the device is finished, written and reported, the rest is refused.
+
+    In an actor the main thread sits in Ray's own loop, where Python runs no signal handlers; so the interpreter's
+    wake-up file descriptor, which is written to by the signal itself, tells a thread.
+    """
+    receiving, sending = socket.socketpair()
+    sending.setblocking(False)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
+
+    def listen() -> None:
+        with sending, receiving:
+            while number := receiving.recv(1):
+                if number[0] == signal.SIGTERM:
+                    drain()
+
+    threading.Thread(target=listen, name="signals", daemon=True).start()

@@ -1,0 +1,203 @@
+"""What makes sense of a job beyond the types of its fields: concepts in prompts, unique ids, distinct pictures.
+
+The checks read models and plain dicts alike and skip what has the wrong type, so that they can run beside pydantic's
+own checks and a file's author sees everything at once.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from consistory_ray.concepts.matching import find_concepts, mentions, stands
+from consistory_ray.jobs.problems import shown
+
+MAX_SEED = 2**63 - 1
+MAX_TEXT = 4_000
+MAX_PICTURES = 2_000_000
+
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_NAMED = 16
+_COUNTED = re.compile(r"(.+)-(0|[1-9][0-9]{0,6})")
+_ANCHOR_ID = re.compile(r"anchor-[0-9]+", re.IGNORECASE)
+
+Entry = tuple[int, Any]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing wrong, at ``loc`` relative to the value that was checked."""
+
+    loc: tuple[str | int, ...]
+    value: Any
+    fix: str
+
+
+def check_text(value: str) -> tuple[str, str | None]:
+    """A text in normal form (NFC, single spaces), and what to change about it if it cannot be used."""
+    if len(value) > MAX_TEXT:
+        return value, f"shorten it to at most {MAX_TEXT} characters"
+    text = " ".join(value.split())
+    if not text:
+        return text, "write some text here"
+    bad = _UNPRINTABLE.search(text if text.isascii() else value)
+    if bad:
+        return text, f"remove the unprintable character U+{ord(bad.group()):04X}"
+    return (text if text.isascii() else unicodedata.normalize("NFC", text)), None
+
+
+def join_prompt(style: str, subject: str, scene: str) -> str:
+    """The whole prompt: the parts that are not empty, with a space between them."""
+    return " ".join(part for part in (style, subject, scene) if part)
+
+
+def subject_findings(subject: Any) -> Iterator[Finding]:
+    """Problems of one subject: its prompts, its scene ids, its seeds."""
+    scenes = list(_items(subject, "scenes"))
+    yield from _concept_findings(subject, scenes)
+    yield from _scene_id_findings(scenes)
+    yield from _seed_findings(scenes)
+
+
+def _concept_findings(subject: Any, scenes: list[Entry]) -> Iterator[Finding]:
+    """Anchors show all concepts, a scene at least one: without that there is nothing to keep the same."""
+    style, text, concepts = _text_field(subject, "style"), _text_field(subject, "subject"), _concepts(subject)
+    if style is None or text is None or _get(subject, "on_missing_concept") == "skip":
+        return
+    head = join_prompt(style, text, "")
+    missing = [concept for concept in concepts if not mentions(head, concept)]
+    for index, anchor in _items(subject, "anchors") if missing else ():
+        prompt = _prompt(anchor)
+        absent = lacking_in_anchor(join_prompt(style, text, prompt), concepts) if prompt else []
+        if absent:
+            yield Finding(("anchors", index, "prompt"), prompt, must_contain("an anchor", absent, " and "))
+    everywhere = len(missing) < len(concepts) or any(stands(head, concept) for concept in missing)
+    for index, scene in scenes if concepts and not everywhere else ():
+        prompt = _prompt(scene)
+        if prompt and lacks_all(join_prompt(style, text, prompt), concepts):
+            yield Finding(("scenes", index, "prompt"), prompt, must_contain("a scene", concepts, " or "))
+
+
+def lacking_in_anchor(prompt: str, concepts: Sequence[str]) -> list[str]:
+    """The concepts of which nothing stands in an anchor's prompt."""
+    if all(mentions(prompt, concept) for concept in concepts):
+        return []
+    found = find_concepts(prompt, concepts, every=True)
+    return [concept for concept, match in zip(concepts, found, strict=True) if match is None]
+
+
+def lacks_all(prompt: str, concepts: Sequence[str]) -> bool:
+    """Whether nothing of any concept stands in a scene's prompt."""
+    return not any(stands(prompt, concept) for concept in concepts)
+
+
+def must_contain(who: str, concepts: Sequence[str], conjunction: str) -> str:
+    words = conjunction.join(shown(concept) for concept in concepts[:_NAMED])
+    return (
+        f'{who}\'s prompt must contain {words}, or some of its words: here, in "subject" or in "style"; '
+        "on_missing_concept: skip renders the rest"
+    )
+
+
+def job_findings(job: Any) -> Iterator[Finding]:
+    """Problems between subjects: equal ids, too many pictures."""
+    config = _string(job, "config")
+    if config and not _string(job, "model").lower().endswith(".safetensors"):
+        yield Finding(("config",), config, "leave it out, only a model that is a single .safetensors file needs one")
+    first: dict[str, int] = {}
+    pictures = 0
+    for index, subject in _items(job, "subjects"):
+        name = _string(subject, "id")
+        if name and first.setdefault(name.lower(), index) != index:
+            fix = f"choose another id, subjects[{first[name.lower()]}] has this one (capitals make no difference)"
+            yield Finding(("subjects", index, "id"), name, fix)
+        pictures += sum(_count(scene) for _, scene in _items(subject, "scenes"))
+    if pictures > MAX_PICTURES:
+        fix = f"split the job, it may have {MAX_PICTURES} pictures at most"
+        yield Finding(("subjects",), f"{pictures} pictures", fix)
+
+
+def _scene_id_findings(scenes: list[Entry]) -> Iterator[Finding]:
+    """Explicit ids must differ, also from the ids ``x-0``, ``x-1``, … that a scene ``x`` with a count expands to."""
+    single: dict[str, int] = {}
+    counted: dict[str, tuple[int, int]] = {}
+    named = [(index, name, _count(scene)) for index, scene in scenes if (name := _string(scene, "id"))]
+    for index, name, count in named:
+        key = name.lower()
+        other = single.get(key) if count == 1 else counted.get(key, (None, 0))[0]
+        if other is not None:
+            fix = f"choose another id, scenes[{other}] has this one (capitals make no difference)"
+            yield Finding(("scenes", index, "id"), name, fix)
+        elif _ANCHOR_ID.fullmatch(name if count == 1 else f"{name}-0"):
+            yield Finding(("scenes", index, "id"), name, 'choose another id, "anchor-…" is kept for anchors')
+        elif count == 1:
+            single[key] = index
+        else:
+            counted[key] = (index, count)
+    for index, name, count in named:
+        match = _COUNTED.fullmatch(name.lower()) if count == 1 and counted else None
+        owner = counted.get(match.group(1)) if match else None
+        if match and owner and int(match.group(2)) < owner[1]:
+            fix = f"choose another id, scenes[{owner[0]}] with its count makes a picture of this name"
+            yield Finding(("scenes", index, "id"), name, fix)
+
+
+def _seed_findings(scenes: list[Entry]) -> Iterator[Finding]:
+    """Two scenes with one prompt need different seeds, or they would be the same picture twice."""
+    ranges: dict[str, list[tuple[int, int, int]]] = {}
+    for index, scene in scenes:
+        seed, count = _get(scene, "seed"), _count(scene)
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            continue
+        if seed <= MAX_SEED < seed + count - 1:
+            fix = f"seeds count up from here and must stay below {MAX_SEED + 1}"
+            yield Finding(("scenes", index, "seed"), seed, fix)
+        ranges.setdefault(" ".join(_prompt(scene).split()), []).append((seed, seed + count - 1, index))
+    for same in ranges.values():
+        same.sort()
+        last, owner = -1, -1
+        for seed, end, index in same:
+            if seed <= last:
+                fix = f"choose another seed, scenes[{owner}] already is this picture (same prompt, same seed)"
+                yield Finding(("scenes", index, "seed"), seed, fix)
+            if end > last:
+                last, owner = end, index
+
+
+def _get(item: Any, name: str) -> Any:
+    return item.get(name) if isinstance(item, dict) else None if isinstance(item, str) else getattr(item, name, None)
+
+
+def _string(item: Any, name: str) -> str:
+    """A text field, or "" where it is absent, has another type or is too long to be used."""
+    value = _get(item, name)
+    return value if isinstance(value, str) and len(value) <= MAX_TEXT else ""
+
+
+def _text_field(item: Any, name: str) -> str | None:
+    """A text field, "" where it is absent, None where it cannot be used."""
+    return "" if _get(item, name) is None else _string(item, name) or (None if _get(item, name) != "" else "")
+
+
+def _prompt(item: Any) -> str:
+    """The prompt of an anchor or scene, which may be a bare string."""
+    return (item if len(item) <= MAX_TEXT else "") if isinstance(item, str) else _string(item, "prompt")
+
+
+def _count(scene: Any) -> int:
+    count = _get(scene, "count")
+    return count if isinstance(count, int) and count > 0 else 1
+
+
+def _concepts(subject: Any) -> list[str]:
+    value = _get(subject, "concept")
+    values = [value] if isinstance(value, str) else value if isinstance(value, Sequence) else []
+    return [concept for concept in values if isinstance(concept, str) and concept.strip() and len(concept) <= MAX_TEXT]
+
+
+def _items(owner: Any, name: str) -> Iterator[Entry]:
+    value = _get(owner, name)
+    return enumerate(value) if isinstance(value, Sequence) and not isinstance(value, str) else enumerate(())

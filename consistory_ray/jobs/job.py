@@ -1,0 +1,356 @@
+"""What a user writes: a job of subjects, each an individual with anchors and scenes.
+
+A job is a frozen value. Constructing one in Python raises pydantic's ``ValidationError``; reading one from a file with
+:func:`load_job` raises :class:`~consistory_ray.errors.JobError` with every problem of the file, in plain words.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Len
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    Strict,
+    ValidationError,
+    ValidationInfo,
+    WrapValidator,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
+from typing_extensions import Self
+
+from consistory_ray.errors import JobError, Problem
+from consistory_ray.guards.whole_numbers import whole_number
+from consistory_ray.jobs.checks import MAX_SEED, Finding, check_text, job_findings, join_prompt, subject_findings
+from consistory_ray.jobs.ids import id_problem
+from consistory_ray.jobs.limits import oversized
+from consistory_ray.jobs.model_names import model_name
+from consistory_ray.jobs.problems import FIXES, explain, fault
+from consistory_ray.jobs.readers import Document, read_document
+from consistory_ray.jobs.setting_ranges import (
+    FreeUFactor,
+    Guidance,
+    Pixels,
+    Share,
+    Steps,
+    Switch,
+    Text,
+    Timestep,
+    Whole,
+    Window,
+)
+from consistory_ray.jobs.stored_subjects import resolve_stored
+from consistory_ray.jobs.validation import Budget, bounded_entry, bounded_subject, checked, handed_down, invalid
+from consistory_ray.settings import BUNDLED_MODEL, MethodSettings, model_defaults
+
+MAX_COUNT = 100_000
+MAX_ANCHORS = 64
+MAX_CONCEPTS = 16
+
+
+def _id(value: str) -> str:
+    fix = id_problem(value)
+    if fix:
+        raise fault(fix)
+    return value
+
+
+def _text_or_none(value: str) -> str:
+    cleaned, fix = check_text(value) if value.strip() else ("", None)
+    if fix:
+        raise fault(fix)
+    return cleaned
+
+
+def _model(value: str) -> str:
+    name, fix = model_name(value)
+    if fix:
+        raise fault(fix)
+    return name
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _as_whole(value: Any) -> Any:
+    number = whole_number(value)
+    return value if number is None else number
+
+
+TextOrNothing = Annotated[str, Strict(), AfterValidator(_text_or_none)]
+Id = Annotated[str, Strict(), AfterValidator(_id)]
+OnMissingConcept = Literal["fail", "skip"]
+Seed = Annotated[int, Strict(), Field(ge=0, le=MAX_SEED), BeforeValidator(_as_whole, json_schema_input_type=int)]
+
+_STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+_FROZEN = ConfigDict(frozen=True, **_STRICT)
+
+
+class RenderSettings(BaseModel):
+    """How a job is rendered. What is left out is the model's own default; ``freeu: null`` switches FreeU off.
+
+    Every name that :class:`~consistory_ray.settings.MethodSettings` also has means the same there.
+    """
+
+    model_config = _FROZEN
+
+    seed: Seed = 0
+    """Seed from which the seeds of all anchors and scenes without one are derived."""
+    torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the networks; auto is float16 on CUDA and float32 on CPU."""
+    batch_size: Annotated[int, Strict(), Field(ge=1, le=256)] | Literal["auto"] = "auto"
+    """Scenes rendered together by a worker; changes no picture."""
+    num_inference_steps: Steps | None = None
+    """Denoising steps."""
+    guidance_scale: Guidance | None = None
+    """Classifier-free guidance; 1 or less renders without the unconditional half."""
+    height: Pixels | None = None
+    """Picture height in pixels, a multiple of 8; null is the model's own."""
+    width: Pixels | None = None
+    """Picture width in pixels, a multiple of 8; null is the model's own."""
+    negative_prompt: TextOrNothing | None = None
+    """What pictures should not show; null is the zero embedding, "" the embedding of the empty text."""
+    mask_dropout: Share | None = None
+    """Probability that a subject token is not shared at a step: lower is more alike, higher more varied."""
+    sdsa: Switch | None = None
+    """Subject-driven self-attention on or off."""
+    query_blending: Switch | None = None
+    """Vanilla query blending on or off."""
+    injection: Switch | None = None
+    """Feature injection on or off."""
+    freeu: tuple[FreeUFactor, FreeUFactor, FreeUFactor, FreeUFactor] | None = None
+    """FreeU's s1, s2, b1, b2; null is off."""
+    query_blend: tuple[Share, Share] | None = None
+    """Weight of the vanilla queries at the first and at the last blended step."""
+    query_blend_until: Share | None = None
+    """Last blended step, as a share of all steps."""
+    injection_window: Window | None = None
+    """First and last step of feature injection, as shares of all steps."""
+    injection_alpha: Share | None = None
+    """Share of the anchor's feature in an injected token."""
+    map_steps: Steps | None = None
+    """How many of the last steps' attention maps make the subject mask."""
+    dift_timestep: Timestep | None = None
+    """Timestep whose features give the correspondences."""
+
+    @model_validator(mode="after")
+    def _only_nullable_nulls(self) -> Self:
+        nulls = [name for name in self.model_fields_set - _NULLABLE if getattr(self, name) is None]
+        if nulls:
+            raise invalid(type(self), [Finding((name,), None, FIXES[name]) for name in sorted(nulls)])
+        return self
+
+    def for_model(self, model: str) -> MethodSettings:
+        """The model's defaults with everything that was set here on top.
+
+        Raises:
+            CheckpointError: the model's own settings file cannot be used.
+        """
+        fields = MethodSettings.__dataclass_fields__.keys() & self.model_fields_set
+        return model_defaults(model).replace(**{name: getattr(self, name) for name in fields})
+
+
+_NULLABLE = frozenset({"height", "width", "negative_prompt", "freeu"})
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class Anchor:
+    """A picture that defines the subject: scenes share its appearance."""
+
+    prompt: Text
+    """The anchor's scene, in words; style and subject come before it."""
+    seed: Seed | None = None
+    """Seed of its initial latents; left out, it is derived from the job's seed, the subject's id or text and the
+    prompt."""
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class Scene:
+    """A further picture of the subject, or ``count`` of them with different seeds."""
+
+    prompt: Text
+    """The scene, in words; style and subject come before it."""
+    id: Id | None = None
+    """File name of the picture; left out, it is made of the prompt."""
+    seed: Seed | None = None
+    """Seed of the (first) picture; left out, it is derived from the job's seed, the subject's id or text and the
+    prompt."""
+    count: Annotated[Whole, Field(ge=1, le=MAX_COUNT)] = 1
+    """How many pictures; with more than one they are called id-0, id-1, … and their seeds count up."""
+
+
+def _of_the_method(settings: RenderSettings) -> dict[str, Any]:
+    """Stored settings as plain values: in the ranges of a job's, and without what only a job has."""
+    others = sorted(settings.model_fields_set - MethodSettings.__dataclass_fields__.keys())
+    if others:
+        raise fault(f"remove {', '.join(others)}: no stored subject has that")
+    return settings.model_dump(exclude_unset=True)
+
+
+if TYPE_CHECKING:
+    StoredSettings = dict[str, Any]
+else:
+    StoredSettings = Annotated[RenderSettings, AfterValidator(_of_the_method), PlainSerializer(dict)]
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class StoredCache:
+    """An anchor cache that another run has left: what ``from`` becomes once it was looked up."""
+
+    url: Text
+    """Address of the cache file."""
+    sha256: Annotated[str, Strict(), Field(pattern="^[0-9a-f]{64}$")]
+    """Its content; the subject's pictures depend on this, not on the address."""
+    bytes: Annotated[Whole, Field(ge=0, lt=2**63)]
+    """Its size."""
+    settings: StoredSettings
+    """The method's settings that it was made with, and with which its scenes are rendered."""
+
+
+class Subject(BaseModel):
+    """One individual: the same in all of its anchors and scenes. A prompt is style + subject + scene."""
+
+    model_config = ConfigDict(serialize_by_alias=True, **_FROZEN)
+
+    stored: StoredCache | None = Field(default=None, alias="from")
+    """Folder or URL of a subject that an earlier run has stored, such as s3://bucket/run/anchors/moss-dragon. It brings
+    concept, anchors, settings and, unless given, style, subject and id."""
+
+    id: Id | None = None
+    """Folder name of the subject's pictures; left out, it is made of the subject's text, with a short hash of all its
+    words where another subject would have the same one."""
+    concept: Annotated[
+        tuple[Text, ...],
+        Len(1, MAX_CONCEPTS),
+        BeforeValidator(_as_list, json_schema_input_type=str | list[str]),
+    ]
+    """The word or words that name the subject; a list for several subjects. In the prompts they are best written alike;
+    they may stand apart, in another order or in plural, which validate and plan tell."""
+    style: TextOrNothing = ""
+    """First part of every prompt, for example "a drawing of"."""
+    subject: TextOrNothing = ""
+    """Second part of every prompt, for example "a dragon"."""
+    anchors: Annotated[
+        tuple[Annotated[Anchor, WrapValidator(bounded_entry, json_schema_input_type=str | Anchor)], ...],
+        Field(min_length=1, max_length=MAX_ANCHORS),
+    ]
+    """One or more (two are usual) pictures that fix the subject's appearance."""
+    scenes: Annotated[
+        tuple[Annotated[Scene, WrapValidator(bounded_entry, json_schema_input_type=str | Scene)], ...],
+        Field(min_length=1),
+    ]
+    """The pictures to render."""
+    on_missing_concept: OnMissingConcept = "fail"
+    """What becomes of the job if nothing of a concept stands in a prompt: it is refused, or those pictures fail."""
+
+    def prompt(self, scene: str) -> str:
+        """The whole prompt of an anchor or scene."""
+        return join_prompt(self.style, self.subject, scene)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _complete(cls, data: Any, handler: Callable[[Any], Self], info: ValidationInfo) -> Self:
+        subject: Self = checked(cls, data, handler, subject_findings, info)
+        return subject
+
+
+class RenderJob(BaseModel):
+    """Everything a run needs to know about what to render."""
+
+    model_config = _FROZEN
+
+    name: Annotated[Text, Field(max_length=200)]
+    """What the run is called in reports."""
+    model: Annotated[Text, Field(max_length=1000), AfterValidator(_model)] = BUNDLED_MODEL
+    """"miniature" (bundled), a Hugging Face id, a folder or a .safetensors file, of the SDXL architecture."""
+    config: Annotated[Text, Field(max_length=1000)] | None = None
+    """For a .safetensors file: a folder (or Hugging Face id) in diffusers' layout with the configurations and the
+    tokenizers that such a file lacks. Left out, they are looked up on the hub, which needs a network."""
+    settings: RenderSettings = RenderSettings()
+    """How to render."""
+    on_missing_concept: OnMissingConcept = "fail"
+    """That of all subjects that have none of their own."""
+    subjects: Annotated[tuple[Annotated[Subject, WrapValidator(bounded_subject)], ...], Field(min_length=1)]
+    """Who to render, and where."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _complete(cls, data: Any, handler: Callable[[Any], Self], info: ValidationInfo) -> Self:
+        job: Self = checked(cls, handed_down(data), handler, job_findings, info)
+        return job
+
+
+def load_job(source: str | os.PathLike[str]) -> RenderJob:
+    """Reads a job from a file or any fsspec URL.
+
+    Understands this package's layout in YAML or JSON, the ConsiStory+ benchmark layout, and a CSV or Parquet table of
+    prompts; :mod:`consistory_ray.jobs.readers` describes them.
+
+    Args:
+        source: a path or URL ending in ``.yaml``, ``.yml``, ``.json``, ``.csv`` or ``.parquet``.
+
+    Raises:
+        JobError: the file cannot be read or used; ``problems`` lists everything wrong with it.
+    """
+    return parse_document(read_document(os.fspath(source)))
+
+
+def parse_job(data: Mapping[str, Any]) -> RenderJob:
+    """Builds a job from plain data, as a YAML or JSON file would hold it.
+
+    Raises:
+        JobError: with every problem of the data.
+    """
+    return parse_document(Document("the job", data))
+
+
+def parse_document(document: Document) -> RenderJob:
+    """Builds a job from a document that was read; see :func:`load_job`."""
+    problems = list(document.problems)
+    if too_much := oversized(document.data):
+        problems += [Problem(document.locate(loc), found.value, found.fix) for loc, found in too_much]
+        raise _cannot_be_rendered(document, problems)
+    data = resolve_stored(document.source, document.data)
+    if isinstance(data, Mapping) and "name" not in data:
+        data = {"name": PurePosixPath(document.source).stem or "job", **data}
+    job = None
+    if data is not None or not problems:
+        try:
+            job = RenderJob.model_validate(data, context=Budget())
+        except ValidationError as error:
+            told = {problem.path for problem in problems}
+            found = explain(error, data, document.locate, _known_keys)
+            problems += [problem for problem in found if problem.path not in told]
+    if problems or job is None:
+        raise _cannot_be_rendered(document, problems)
+    return job
+
+
+def _cannot_be_rendered(document: Document, problems: list[Problem]) -> JobError:
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return JobError(f"{document.source} cannot be rendered: {count}", problems)
+
+
+def _known_keys(loc: tuple[str | int, ...]) -> list[str]:
+    """The keys of the mapping at a place in a job."""
+    names = [part for part in loc if isinstance(part, str)]
+    kinds: dict[tuple[str, ...], Any] = {
+        ("settings",): RenderSettings,
+        ("subjects",): Subject,
+        ("subjects", "anchors"): Anchor,
+        ("subjects", "scenes"): Scene,
+    }
+    kind = kinds.get(tuple(names), RenderJob)
+    if not issubclass(kind, BaseModel):
+        return list(kind.__dataclass_fields__)
+    return [field.alias or name for name, field in kind.model_fields.items()]

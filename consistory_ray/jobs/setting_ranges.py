@@ -1,0 +1,68 @@
+"""The ranges of the method's settings, from wherever they come: a job, a model's file, a stored subject."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
+
+from consistory_ray.errors import Problem
+from consistory_ray.jobs.checks import check_text
+from consistory_ray.jobs.problems import FIXES, explain, fault, path
+
+
+def _text(value: str) -> str:
+    cleaned, fix = check_text(value)
+    if fix:
+        raise fault(fix)
+    return cleaned
+
+
+def _ordered(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise fault(FIXES["injection_window"])
+    return value
+
+
+Text = Annotated[str, Strict(), AfterValidator(_text)]
+Whole = Annotated[int, Strict()]
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Switch = Annotated[bool, Strict()]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Pixels = Annotated[Whole, Field(ge=64, le=8192, multiple_of=8)]
+Steps = Annotated[Whole, Field(ge=1, le=1000)]
+Guidance = Annotated[Number, Field(ge=0, le=100)]
+Timestep = Annotated[Whole, Field(ge=0, le=999)]
+FreeUFactor = Annotated[Number, Field(gt=0, le=10)]
+Window = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
+
+
+class _Ranges(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    num_inference_steps: Steps = 1
+    guidance_scale: Guidance = 0
+    height: Pixels | None = None
+    width: Pixels | None = None
+    negative_prompt: str | None = None
+    mask_dropout: Share = 0
+    sdsa: Switch = True
+    query_blending: Switch = True
+    injection: Switch = True
+    freeu: tuple[FreeUFactor, FreeUFactor, FreeUFactor, FreeUFactor] | None = None
+    query_blend: tuple[Share, Share] = (0, 0)
+    query_blend_until: Share = 0
+    injection_window: Window = (0, 0)
+    injection_alpha: Share = 0
+    map_steps: Steps = 1
+    dift_timestep: Timestep = 0
+
+
+def setting_problems(values: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong with the method's settings as JSON holds them; some may be left out."""
+    try:
+        _Ranges.model_validate(values)
+    except ValidationError as error:
+        return explain(error, values, path, lambda loc: _Ranges.model_fields)
+    return []

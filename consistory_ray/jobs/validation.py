@@ -1,0 +1,99 @@
+"""How pydantic's checks and ours run together, and how endless errors are told in bounded time and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+from pydantic import ValidationError, ValidationInfo, ValidatorFunctionWrapHandler
+from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticOmit
+
+from consistory_ray.jobs.checks import Finding
+from consistory_ray.jobs.problems import MAX_PROBLEMS, fault
+
+
+class Budget:
+    """How many errors of a document are still collected; given to pydantic as the context of a validation.
+
+    Attributes:
+        findings: errors of anchors and scenes.
+        subjects: subjects with errors.
+    """
+
+    def __init__(self) -> None:
+        self.findings = MAX_PROBLEMS
+        self.subjects = MAX_PROBLEMS
+
+
+def bounded_entry(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    """Validates an anchor or scene, which may be the bare string of its prompt; passed over once enough are wrong."""
+    if isinstance(info.context, Budget) and info.context.findings <= 0:
+        raise PydanticOmit  # enough is wrong already: the rest is not looked at
+    try:
+        return handler({"prompt": value} if isinstance(value, str) else value)
+    except ValidationError as error:
+        if isinstance(info.context, Budget):
+            info.context.findings -= error.error_count()
+        raise
+
+
+def bounded_subject(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    """Validates a subject; passed over once enough are wrong."""
+    if isinstance(info.context, Budget) and info.context.subjects <= 0:
+        raise PydanticOmit
+    try:
+        return handler(value)
+    except ValidationError:
+        if isinstance(info.context, Budget):
+            info.context.subjects -= 1
+        raise
+
+
+def handed_down(data: Any) -> Any:
+    """A job's plain data with what it says about missing concepts said of each subject that says nothing itself."""
+    key = "on_missing_concept"
+    subjects = data.get("subjects") if isinstance(data, Mapping) and data.get(key) == "skip" else None
+    if not isinstance(subjects, (list, tuple)):
+        return data
+    given = [{key: "skip", **subject} if isinstance(subject, Mapping) else subject for subject in subjects]
+    return {**data, "subjects": given}
+
+
+def checked(
+    cls: type[Any],
+    data: Any,
+    handler: Callable[[Any], Any],
+    check: Callable[[Any], Iterable[Finding]],
+    info: ValidationInfo,
+) -> Any:
+    """Runs pydantic's own checks and ours, so that a file's author sees the findings of both at once."""
+    limit = max(info.context.findings, 1) if isinstance(info.context, Budget) else None
+    try:
+        value = handler(data)
+    except ValidationError as error:
+        lines = [_again(line) for line in error.errors(include_url=False)]
+        findings = list(islice(check(data), limit))
+        raise ValidationError.from_exception_data(cls.__name__, lines + _details(findings)) from None
+    findings = list(islice(check(value), limit))
+    if isinstance(info.context, Budget):
+        info.context.findings -= len(findings)
+    if findings:
+        raise invalid(cls, findings)
+    return value
+
+
+def invalid(cls: type[Any], findings: Sequence[Finding]) -> ValidationError:
+    """Findings as pydantic raises them."""
+    return ValidationError.from_exception_data(cls.__name__, _details(findings))
+
+
+def _details(findings: Sequence[Finding]) -> list[InitErrorDetails]:
+    return [InitErrorDetails(type=fault(found.fix), loc=found.loc, input=found.value) for found in findings]
+
+
+def _again(line: Any) -> InitErrorDetails:
+    """An error as pydantic takes it back."""
+    custom = line["type"] == fault("").type
+    kind: str | PydanticCustomError = fault(line["ctx"]["fix"]) if custom else line["type"]
+    return InitErrorDetails(type=kind, loc=line["loc"], input=line["input"], ctx=line.get("ctx", {}))

@@ -1,0 +1,1 @@
+"""Who may write to an output: one run at a time, known by its lease."""

@@ -1,0 +1,319 @@
+"""What is allowed in a job and still probably not meant: a line for each kind, with a count and an example.
+
+Nothing here keeps a job from being rendered. Without torch; of the model at most the tokenizer's files are read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from consistory_ray.concepts.matching import Match, find_concepts, mentions
+from consistory_ray.guards.half_precision import half_on_cpu
+from consistory_ray.jobs.problems import shown
+from consistory_ray.plan.model_files import native_size
+from consistory_ray.plan.prompt_lengths import PromptReader
+from consistory_ray.plan.prompt_syntax import find_syntax
+from consistory_ray.settings import BUNDLED_MODEL
+
+if TYPE_CHECKING:
+    from consistory_ray.jobs.job import RenderJob, Subject
+    from consistory_ray.plan.plan import Plan
+
+_FEW_STEPS = re.compile(r"turbo|lightning|hyper|lcm|dmd|flash|pcm|distill", re.IGNORECASE)
+_LONG_PROMPTS = 5_000
+_LOOSE_PROMPTS = 10_000
+_SHOWN_CONCEPTS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class JobWarning:
+    """One kind of thing that is probably not meant.
+
+    Attributes:
+        kind: a name for machines.
+        message: what it is and what to do, without the count and the example.
+        count: how many prompts, texts or settings it was found in.
+        where: the first of them.
+        example: what was found there.
+    """
+
+    kind: str
+    message: str
+    count: int
+    where: str
+    example: str
+
+    def __str__(self) -> str:
+        times = f" (and {self.count - 1} more)" if self.count > 1 else ""
+        return f"{self.message}: {self.where}{times}: {self.example}"
+
+
+@dataclass(frozen=True, slots=True)
+class LooseConcept:
+    """A concept that does not stand in all of a subject's prompts as it is written.
+
+    Attributes:
+        subject: the subject's id.
+        concept: as the job has it.
+        matched: what stands for it in the prompts, the most frequent first.
+        lacking: its words that stand in none of these.
+        pictures: anchors and scenes of that kind.
+    """
+
+    subject: str
+    concept: str
+    matched: tuple[str, ...]
+    lacking: tuple[str, ...]
+    pictures: int
+
+    def __str__(self) -> str:
+        by = " or ".join(shown(text) for text in self.matched[:3]) + (" or others" if len(self.matched) > 3 else "")
+        without = f", nothing stands for {' and '.join(map(shown, self.lacking))}" if self.lacking else ""
+        return f"{self.subject}: {shown(self.concept)} is matched by {by} ({self.pictures} prompts{without})"
+
+
+@dataclass(frozen=True)
+class Notes:
+    """Everything that is worth saying about a job.
+
+    Attributes:
+        warnings: one for each kind.
+        concepts: what was matched loosely.
+    """
+
+    warnings: tuple[JobWarning, ...]
+    concepts: tuple[LooseConcept, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields."""
+        return {
+            "warnings": [
+                {name: getattr(item, name) for name in ("kind", "count", "where", "example", "message")}
+                for item in self.warnings
+            ],
+            "matched": [
+                {name: getattr(item, name) for name in ("subject", "concept", "matched", "lacking", "pictures")}
+                for item in self.concepts
+            ],
+        }
+
+    def lines(self) -> list[str]:
+        """All of it in words."""
+        return [*(f"warning: {warning}" for warning in self.warnings), *self.concept_lines()]
+
+    def concept_lines(self) -> list[str]:
+        """The concepts in words, a line for each; the first ones if there are very many."""
+        told = [str(concept) for concept in self.concepts[:_SHOWN_CONCEPTS]]
+        if len(self.concepts) > _SHOWN_CONCEPTS:
+            told.append(f"and {len(self.concepts) - _SHOWN_CONCEPTS} more concepts, all with --json")
+        return told
+
+
+@dataclass
+class _Found:
+    """Warnings while they are collected: the first of each kind and how many there are."""
+
+    first: dict[str, tuple[str, str, str]] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, kind: str, message: str, where: str, example: str) -> None:
+        self.first.setdefault(kind, (message, where, example))
+        self.counts[kind] += 1
+
+    def warnings(self) -> tuple[JobWarning, ...]:
+        return tuple(
+            JobWarning(kind, message, self.counts[kind], where, example)
+            for kind, (message, where, example) in self.first.items()
+        )
+
+
+def job_notes(job: RenderJob, plan: Plan, device: str = "auto") -> Notes:
+    """What is worth saying about a job.
+
+    Args:
+        job, plan: the job and what was planned of it.
+        device: what it will be rendered on, as far as that is known.
+    """
+    found = _Found()
+    subjects = list(zip(job.subjects, (subject.subject_id for subject in plan.subjects), strict=True))
+    _impossible(plan, found)
+    for subject, name in subjects:
+        _syntax_of(subject, name, found)
+    negative = job.settings.negative_prompt or ""
+    _look_for_syntax(negative, "settings.negative_prompt", found)
+    _lengths(job, subjects, found)
+    _settings(job, found)
+    dtype = job.settings.torch_dtype
+    on_cpu = device == "cpu" or (device == "auto" and _stays_on_a_cpu(job.model))
+    if on_cpu and (told := half_on_cpu(dtype)):
+        found.add("half-on-cpu", told, "settings.torch_dtype", dtype)
+    return Notes(found.warnings(), tuple(_loose_concepts(subjects)))
+
+
+def _stays_on_a_cpu(model: str) -> bool:
+    """Whether a job is likely to be rendered without a GPU: the model lies here, and here is none."""
+    try:
+        here = model == BUNDLED_MODEL or Path(model).exists()
+    except (OSError, ValueError):
+        return False
+    return here and not any(Path("/dev").glob("nvidia[0-9]*")) and not Path("/dev/kfd").exists()
+
+
+def _impossible(plan: Plan, found: _Found) -> None:
+    message = "nothing of a concept stands in a prompt, which the job accepts; these pictures will fail"
+    for subject in plan.subjects:
+        for _, reason in subject.impossible:
+            found.add("missing-concept", message, subject.subject_id, reason)
+
+
+def _entries(subject: Subject) -> Iterator[tuple[str, str, int]]:
+    """Place, words and number of pictures of every anchor and scene."""
+    for index, anchor in enumerate(subject.anchors):
+        yield f"anchors[{index}]", anchor.prompt, 1
+    for index, scene in enumerate(subject.scenes):
+        yield f"scenes[{index}]", scene.prompt, scene.count
+
+
+def _syntax_of(subject: Subject, name: str, found: _Found) -> None:
+    for part, text in (("style", subject.style), ("subject", subject.subject)):
+        if text:
+            _look_for_syntax(text, f"{name} {part}", found)
+    for place, text, _ in _entries(subject):
+        _look_for_syntax(text, f"{name} {place}", found)
+
+
+def _look_for_syntax(text: str, where: str, found: _Found) -> None:
+    for syntax, example in find_syntax(text):
+        message = f"{syntax.what} are no part of prompts here, {syntax.instead}"
+        found.add(syntax.kind, message, where, shown(example))
+
+
+def _lengths(job: RenderJob, subjects: list[tuple[Subject, str]], found: _Found) -> None:
+    """Of very many long prompts the first ones are looked at: it is about what is probably wrong with all of them."""
+    reader = PromptReader(job.model)
+    looked_at = 0
+    for where, prompt, concepts in _prompts(job, subjects):
+        if len(prompt) * 4 <= reader.visible:  # a token is a byte at least
+            continue
+        looked_at += 1
+        if looked_at > _LONG_PROMPTS:
+            return
+        _length(reader, where, prompt, concepts, found)
+
+
+def _prompts(job: RenderJob, subjects: list[tuple[Subject, str]]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    if job.settings.negative_prompt:
+        yield "settings.negative_prompt", job.settings.negative_prompt, ()
+    for subject, name in subjects:
+        for place, text, _ in _entries(subject):
+            yield f"{name} {place}", subject.prompt(text), subject.concept
+
+
+def _length(reader: PromptReader, where: str, prompt: str, concepts: tuple[str, ...], found: _Found) -> None:
+    end = reader.end(prompt)
+    if end is None:
+        return
+    basis = "the model reads" if reader.measured else "by an estimate of CLIP's tokens the model reads"
+    message = f"{basis} only the first {reader.visible} tokens of a prompt, the rest is lost: shorten it"
+    lost = shown(prompt[_word_start(prompt, end) :].strip())
+    found.add("cut-prompt", message, where, f"lost is {lost}")
+    matches = [match for match in find_concepts(prompt, concepts) if match is not None]
+    if reader.measured and any(_is_cut(match, end) for match in matches):
+        message = "the concept is cut off with the end of the prompt, these pictures will fail: move it to the front"
+        found.add("cut-concept", message, where, f"lost is {lost}")
+
+
+def _word_start(prompt: str, end: int) -> int:
+    """Where the word begins in whose middle a prompt is cut off."""
+    if end < len(prompt) and prompt[end - 1].isalnum() and prompt[end].isalnum():
+        return max(prompt.rfind(" ", 0, end), 0)
+    return end
+
+
+def _is_cut(match: Match, end: int) -> bool:
+    """Whether nothing of a concept is left; of words that stand apart one is enough."""
+    places = match.places if match.exact else [(span,) for place in match.places for span in place]
+    return all(place[-1][1] > end for place in places)
+
+
+def _settings(job: RenderJob, found: _Found) -> None:
+    for name, value, why in _unusual(job):
+        found.add(f"unusual-{name.replace('_', '-')}", why, f"settings.{name}", shown(value))
+
+
+def _unusual(job: RenderJob) -> Iterator[tuple[str, Any, str]]:
+    """Settings that were written down, are allowed, and seldom make good pictures: name, value, why."""
+    settings, given = job.settings, job.settings.model_fields_set
+    few = _FEW_STEPS.search(job.model) is not None
+    steps, guidance = settings.num_inference_steps, settings.guidance_scale
+    if steps is not None and steps < 10 and not few:
+        yield "num_inference_steps", steps, "fewer than ten steps make rough pictures, 30 to 50 are usual"
+    if steps is not None and steps > 100:
+        yield "num_inference_steps", steps, "more than a hundred steps cost time and change little, 30 to 50 are usual"
+    if guidance is not None and guidance <= 1 and not few:
+        yield "guidance_scale", guidance, "1 or less switches guidance off, 5 to 8 are usual"
+    if guidance is not None and guidance > 15:
+        yield "guidance_scale", guidance, "above 15 colours burn out, 5 to 8 are usual"
+    if guidance is not None and guidance <= 1 and settings.negative_prompt:
+        yield (
+            "negative_prompt",
+            settings.negative_prompt,
+            "it has no effect with a guidance of 1 or less",
+        )
+    if settings.mask_dropout == 1:
+        yield "mask_dropout", settings.mask_dropout, "1 shares nothing between pictures, 0.5 is usual"
+    off = [name for name in ("sdsa", "injection") if name in given and getattr(settings, name) is False]
+    if len(off) == 2:
+        yield "sdsa", False, "with sdsa and injection off nothing keeps a subject the same"
+    if settings.injection_alpha == 0 and "sdsa" not in off:
+        yield "injection_alpha", 0, "0 switches injection off"
+    yield from _unusual_size(job)
+
+
+def _unusual_size(job: RenderJob) -> Iterator[tuple[str, Any, str]]:
+    settings = job.settings
+    if settings.height is None and settings.width is None:
+        return
+    native = native_size(job.model)
+    height, width = settings.height or native[0], settings.width or native[1]
+    share = height * width / (native[0] * native[1])
+    own = f"the model's own size is {native[1]} x {native[0]}"
+    if not 0.4 <= share <= 2.5:
+        yield (
+            "size",
+            f"{width} x {height}",
+            f"pictures much smaller or larger than that are poor, {own}",
+        )
+    elif not 0.4 <= (height / width) / (native[0] / native[1]) <= 2.5:
+        yield "size", f"{width} x {height}", f"pictures of such a shape repeat their subject, {own}"
+
+
+def _loose_concepts(subjects: list[tuple[Subject, str]]) -> Iterator[LooseConcept]:
+    left = _LOOSE_PROMPTS
+    for subject, name in subjects:
+        head = subject.prompt("")
+        if all(mentions(head, concept) for concept in subject.concept):
+            continue
+        anchors = [subject.prompt(anchor.prompt) for anchor in subject.anchors]
+        as_written = all(mentions(prompt, concept) for prompt in anchors for concept in subject.concept)
+        matched: dict[str, Counter[str]] = {concept: Counter() for concept in subject.concept}
+        lacking: dict[str, dict[str, None]] = {concept: {} for concept in subject.concept}
+        scenes = ((subject.prompt(scene.prompt), scene.count, False) for scene in subject.scenes)
+        for prompt, count, every in (*((prompt, 1, True) for prompt in anchors), *scenes):
+            if left <= 0 or all(mentions(prompt, concept) for concept in subject.concept):
+                continue
+            left -= 1
+            found = find_concepts(prompt, subject.concept, every=every, exact_suffices=as_written and not every)
+            for concept, match in zip(subject.concept, found, strict=True):
+                if match is not None and not match.exact:
+                    matched[concept][match.shown(prompt)] += count
+                    lacking[concept].update(dict.fromkeys(match.lacking))
+        for concept, texts in matched.items():
+            if texts:
+                most = tuple(text for text, _ in texts.most_common(10))
+                yield LooseConcept(name, concept, most, tuple(lacking[concept]), texts.total())

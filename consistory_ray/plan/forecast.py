@@ -1,0 +1,197 @@
+"""What a plan will cost: how much is left to do, how long it may take, how large its anchor caches get. Without torch.
+
+Times are the medians of the pictures that the output already holds; before there are any, a rough figure for the
+bundled model on two CPU cores, or for an SDXL model on one data-centre GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from consistory_ray.settings import BUNDLED_MODEL, MethodSettings
+
+if TYPE_CHECKING:
+    from consistory_ray.plan.plan import Plan, SubjectPlan
+
+_MINIATURE_SECONDS_PER_STEP = 0.1  # a scene or anchor at 128 px, two cores, float32
+_SDXL_SECONDS_PER_STEP_AND_MEGAPIXEL = 0.25  # a scene or anchor, float16, one data-centre GPU
+_PICTURE_BYTES_PER_PIXEL = 1.8  # of a PNG as it is written here
+_MIN_SAMPLES = 3
+KEPT_CACHE_BYTES = 100_000_000_000
+"""Without a word about it, the anchor caches of a job are kept if all of them together are no larger than that."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectForecast:
+    """One subject: pictures planned, pictures there, bytes of its anchor cache."""
+
+    subject_id: str
+    anchors: int
+    scenes: int
+    done: int
+    todo: int
+    cache_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """A plan compared with an output.
+
+    Attributes:
+        name, model, output: of what, and where.
+        subjects, anchors, scenes: how many the plan has.
+        done, todo: how many pictures (anchors and scenes) are there, and are not.
+        cache_bytes: of all anchor caches that are still to be made or loaded.
+        kept_cache_bytes: of all anchor caches that will lie at the output in the end.
+        picture_bytes: of all pictures that will lie there, roughly.
+        keep_anchors: what was asked for, see :class:`~consistory_ray.engine.options.RunOptions`.
+        seconds: how long it may take.
+        workers: the number of workers that this is for.
+        measured: whether ``seconds`` comes from pictures of this output or is a rough figure.
+        by_subject: the same, subject by subject.
+    """
+
+    name: str
+    model: str
+    output: str
+    subjects: int
+    anchors: int
+    scenes: int
+    done: int
+    todo: int
+    cache_bytes: int
+    kept_cache_bytes: int
+    picture_bytes: int
+    keep_anchors: str
+    seconds: float
+    workers: int
+    measured: bool
+    by_subject: tuple[SubjectForecast, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields."""
+        return asdict(self)
+
+
+def keeps_caches(keep: str, nbytes: int) -> bool:
+    """Whether anchor caches of so many bytes in all stay at the output, by what ``keep_anchors`` says."""
+    return keep == "all" or (keep == "auto" and nbytes <= KEPT_CACHE_BYTES)
+
+
+def usual_device(plan: Plan) -> str:
+    """What a plan is rendered on where nobody says it: a GPU, unless its model is the bundled one."""
+    return "cpu" if plan.model == BUNDLED_MODEL else "cuda"
+
+
+def forecast(
+    plan: Plan,
+    output: str,
+    done: Collection[str],
+    seconds: Sequence[float],
+    *,
+    workers: int = 1,
+    device: str = "cpu",
+    keep_anchors: str = "auto",
+) -> Forecast:
+    """Compare a plan with what its output holds, see :func:`~consistory_ray.output.begun.pictures_made`.
+
+    Args:
+        plan: the plan.
+        output: address of its output.
+        done: ids of the plan's assets that are there.
+        seconds: that pictures took.
+        workers: how many will share the work.
+        device: ``"cpu"`` or ``"cuda"``, which decides the precision and so the size of a cache.
+        keep_anchors: which caches will stay.
+    """
+    sizes = expected_cache_bytes(plan, device)
+    by_subject = tuple(_subject(subject, done, sizes[subject.subject_id]) for subject in plan.subjects)
+    todo = sum(subject.todo for subject in by_subject)
+    guess = max((_rough_seconds(plan.model, subject.settings) for subject in plan.subjects), default=0.0)
+    each = statistics.median(seconds) if len(seconds) >= _MIN_SAMPLES else guess
+    everything = sum(sizes.values())
+    return Forecast(
+        name=plan.name,
+        model=plan.model,
+        output=output,
+        subjects=len(plan.subjects),
+        anchors=plan.anchor_count,
+        scenes=plan.scene_count,
+        done=sum(subject.done for subject in by_subject),
+        todo=todo,
+        cache_bytes=sum(subject.cache_bytes for subject in by_subject if subject.todo),
+        kept_cache_bytes=everything if keeps_caches(keep_anchors, everything) else 0,
+        picture_bytes=sum(_picture_bytes(plan.model, subject) for subject in plan.subjects),
+        keep_anchors=keep_anchors,
+        seconds=round(each * todo / max(1, workers), 1),
+        workers=workers,
+        measured=len(seconds) >= _MIN_SAMPLES,
+        by_subject=by_subject,
+    )
+
+
+def expected_cache_bytes(plan: Plan, device: str) -> dict[str, int]:
+    """Bytes of every subject's anchor cache, by subject id."""
+    dtype = plan.torch_dtype if plan.torch_dtype != "auto" else "float16" if device == "cuda" else "float32"
+    config, scale = _model_config(plan.model)
+    kinds = {(subject.settings, len(subject.anchors)) for subject in plan.subjects if subject.source is None}
+    sizes = {kind: _cache_bytes(config, scale, *kind, dtype) for kind in kinds}
+    return {
+        subject.subject_id: sizes[subject.settings, len(subject.anchors)]
+        if subject.source is None
+        else subject.source.nbytes
+        for subject in plan.subjects
+    }
+
+
+def _subject(subject: SubjectPlan, done: Collection[str], cache_bytes: int) -> SubjectForecast:
+    assets = [*subject.anchors, *subject.scenes]
+    there = sum(asset.asset_id in done for asset in assets)
+    return SubjectForecast(
+        subject.subject_id, len(subject.anchors), len(subject.scenes), there, len(assets) - there, cache_bytes
+    )
+
+
+def _picture_bytes(model: str, subject: SubjectPlan) -> int:
+    side = 128 if model == BUNDLED_MODEL else 1024
+    pixels = (subject.settings.height or side) * (subject.settings.width or side)
+    return round((len(subject.anchors) + len(subject.scenes)) * pixels * _PICTURE_BYTES_PER_PIXEL)
+
+
+def _rough_seconds(model: str, settings: MethodSettings) -> float:
+    if model == BUNDLED_MODEL:
+        return _MINIATURE_SECONDS_PER_STEP * settings.num_inference_steps
+    megapixels = (settings.height or 1024) * (settings.width or 1024) / 1e6
+    return _SDXL_SECONDS_PER_STEP_AND_MEGAPIXEL * settings.num_inference_steps * megapixels
+
+
+def _cache_bytes(config: Mapping[str, Any], scale: int, settings: MethodSettings, anchors: int, dtype: str) -> int:
+    from consistory_ray.consistory.cache.estimates import estimate_cache_bytes
+
+    return estimate_cache_bytes(config, settings, anchors, dtype=dtype, vae_scale_factor=scale)
+
+
+def _model_config(model: str) -> tuple[Mapping[str, Any], int]:
+    """The UNet's configuration and the pixels per latent: the model's own where it lies here, else SDXL's."""
+    from consistory_ray.consistory.method.layout import SDXL_UNET_CONFIG
+
+    folder: Any = Path(model)
+    if model == BUNDLED_MODEL:
+        folder = resources.files("consistory_ray.miniature").joinpath("weights")
+    unet, vae = (_read_json(folder.joinpath(part, "config.json")) for part in ("unet", "vae"))
+    scale = 2 ** (len(vae["block_out_channels"]) - 1) if vae else 8
+    return unet or SDXL_UNET_CONFIG, scale
+
+
+def _read_json(path: Any) -> dict[str, Any] | None:
+    try:
+        values = json.loads(path.read_text()) if path.is_file() else None
+    except (OSError, ValueError):  # a model that is broken here is reported by the worker that loads it
+        return None
+    return values if isinstance(values, dict) else None

@@ -1,0 +1,362 @@
+"""From a job to a plan: every picture with its prompt, its seed, its place and an id that is a hash of its content.
+
+Nothing that decides a picture depends on the order of a file or on what else is in it: the same scene of the same
+subject has the same id, seed and picture alone, among a million, or after a resume. Derived *names* get a short hash
+where others would have the same one. Pure: no torch, no ray, no reading of the output (of a local model only the ends
+of its files).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from consistory_ray.errors import JobError, Problem
+from consistory_ray.jobs.ids import Wanted, distinct_names, numbered, seed_scope, slug
+from consistory_ray.jobs.job import Anchor, RenderJob, Scene, Subject
+from consistory_ray.plan.missing_concepts import impossible
+from consistory_ray.settings import MethodSettings, configuration_revision, model_revision
+
+PLAN_FORMAT = 1
+
+_KEY_DIGITS = 32
+_SEEDS = 2**32
+_FORMER_NUMBERS = 8
+_canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """One picture to make.
+
+    Attributes:
+        asset_id: 32 hexadecimal digits, a hash of everything that decides the picture.
+        kind: anchors define a subject, scenes follow it.
+        subject_id, scene_id: names, unique in the job and in the subject; an anchor's scene_id is ``anchor-0``, ….
+        prompt: the whole prompt.
+        seed: of the initial latents.
+        path: of the PNG file, relative to the output URL.
+    """
+
+    asset_id: str
+    kind: Literal["anchor", "scene"]
+    subject_id: str
+    scene_id: str
+    prompt: str
+    seed: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSource:
+    """An anchor cache that another run has stored: where, its SHA-256, its size in bytes."""
+
+    url: str
+    sha256: str
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectPlan:
+    """One subject: its anchors are made once and cached, its scenes are rendered from that cache.
+
+    Attributes:
+        subject_key: 32 hexadecimal digits, a hash of everything that decides the anchor cache.
+        cache_path: of the anchor cache, relative to the output URL.
+        style, text, anchor_prompts: the words that the subject is made of, for whoever takes it up again: first and
+            second part of its prompts, and the third part and the seed of each anchor.
+        source: the anchor cache of a stored subject, which has no anchors to make; None for all others.
+        impossible: ids of pictures that cannot be made, which the job accepts, each with the reason.
+        former: the same subject with the seeds that an earlier version may have given it because of its neighbours, for
+            outputs that were begun with it; see :func:`as_begun`.
+    """
+
+    subject_id: str
+    subject_key: str
+    concepts: tuple[str, ...]
+    anchors: tuple[Asset, ...]
+    scenes: tuple[Asset, ...]
+    settings: MethodSettings
+    cache_path: str
+    style: str = ""
+    text: str = ""
+    anchor_prompts: tuple[tuple[str, int], ...] = ()
+    source: CacheSource | None = None
+    impossible: tuple[tuple[str, str], ...] = ()
+    former: tuple[SubjectPlan, ...] = field(default=(), compare=False, repr=False)
+
+    def assets(self) -> Iterator[Asset]:
+        """Its pictures, anchors first."""
+        yield from self.anchors
+        yield from self.scenes
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a run has to make."""
+
+    name: str
+    model: str
+    subjects: tuple[SubjectPlan, ...]
+    batch_size: int | Literal["auto"]
+    torch_dtype: str
+    config: str | None = None
+
+    @property
+    def anchor_count(self) -> int:
+        """Number of anchor pictures."""
+        return sum(len(subject.anchors) for subject in self.subjects)
+
+    @property
+    def scene_count(self) -> int:
+        """Number of scene pictures."""
+        return sum(len(subject.scenes) for subject in self.subjects)
+
+    def assets(self) -> Iterator[Asset]:
+        """All pictures, subject by subject, anchors first."""
+        for subject in self.subjects:
+            yield from subject.assets()
+
+
+def make_plan(job: RenderJob) -> Plan:
+    """Plans a job.
+
+    Raises:
+        JobError: two subjects would be the same individual, or a stored one was made with other settings.
+        CheckpointError: the model's own settings file cannot be used.
+    """
+    _refuse_other_settings(job)
+    settings = job.settings.for_model(job.model)
+    identity = {"format": PLAN_FORMAT, "model": job.model, "settings": settings.to_dict()}
+    if (revision := model_revision(job.model)) is not None:
+        identity["revision"] = revision
+    if job.config is not None:  # it decides the sampler's noise schedule and how words are read
+        identity["config"] = configuration_revision(job.config) or job.config
+    if job.settings.torch_dtype != "auto":
+        identity["torch_dtype"] = job.settings.torch_dtype
+    former = _former_scopes(job)
+    subjects = tuple(
+        _plan_subject(subject, name, job.settings.seed, identity, settings, former.get(index, ()))
+        for index, (subject, name) in enumerate(zip(job.subjects, _subject_ids(job), strict=True))
+    )
+    _refuse_twins(subjects)
+    return Plan(job.name, job.model, subjects, job.settings.batch_size, job.settings.torch_dtype, job.config)
+
+
+def as_begun(plan: Plan, made: Collection[str]) -> Plan:
+    """The plan for an output that may have been begun by a version in which seeds depended on a subject's neighbours.
+
+    A subject of which the output has pictures with such seeds, and none with its own, keeps those: it stays the
+    individual that it is there, and nothing is rendered again.
+
+    Args:
+        plan: of any job.
+        made: ids of the assets that the output has.
+    """
+
+    def choose(subject: SubjectPlan) -> SubjectPlan:
+        there = (one for one in (subject, *subject.former) if any(asset.asset_id in made for asset in one.assets()))
+        return replace(next(there, subject), former=())
+
+    if not any(subject.former for subject in plan.subjects):
+        return plan
+    return replace(plan, subjects=tuple(choose(subject) if subject.former else subject for subject in plan.subjects))
+
+
+def _refuse_other_settings(job: RenderJob) -> None:
+    """A stored subject's cache holds what its settings made of it: others cannot be had from it."""
+    asked = job.settings.for_model(job.model).to_dict()
+    asked = {name: value for name, value in asked.items() if name in job.settings.model_fields_set}
+    problems = []
+    for index, subject in enumerate(job.subjects):
+        made = MethodSettings.from_dict(subject.stored.settings).to_dict() if subject.stored is not None else asked
+        for name in [name for name, value in asked.items() if made[name] != value]:
+            fix = f"leave it out or set {made[name]!r}, subjects[{index}] was stored with that"
+            problems.append(Problem(f"settings.{name}", repr(asked[name]), fix))
+    if problems:
+        raise JobError("the job cannot be planned: a stored subject was made with other settings", problems)
+
+
+def _refuse_twins(subjects: tuple[SubjectPlan, ...]) -> None:
+    first: dict[str, int] = {}
+    problems = []
+    for index, subject in enumerate(subjects):
+        other = first.setdefault(subject.subject_key, index)
+        if other != index:
+            add = f"add its scenes to subjects[{other}], which is the same individual"
+            other_one = "give its anchors other seeds, or it an id of its own for another individual"
+            fix = f"{other_one}; or {add}" if subject.source is None else add
+            where = "anchors" if subject.source is None else "from"
+            problems.append(Problem(f"subjects[{index}].{where}", subject.subject_id, fix))
+    if problems:
+        raise JobError("the job cannot be planned: some subjects are the same individual", problems)
+
+
+def _subject_text(subject: Subject) -> str:
+    return subject.subject or "-".join(subject.concept)
+
+
+def _subject_ids(job: RenderJob) -> list[str]:
+    """Ids that were given, the others made of each subject's own words."""
+    unnamed = [subject for subject in job.subjects if not subject.id]
+    wanted = [Wanted(slug(_subject_text(subject), "subject"), _subject_words(subject)) for subject in unnamed]
+    names = iter(distinct_names(wanted, [subject.id for subject in job.subjects if subject.id]))
+    return [subject.id or next(names)[0] for subject in job.subjects]
+
+
+def _subject_words(subject: Subject) -> str:
+    """All that tells an individual from others: not its scenes, which may come and go."""
+    anchors = [[anchor.prompt, anchor.seed] for anchor in subject.anchors]
+    words = [subject.style, subject.subject, subject.concept, anchors]
+    return _canonical(words if subject.stored is None else [*words, subject.stored.sha256])
+
+
+def _former_scopes(job: RenderJob) -> dict[int, tuple[str, ...]]:
+    """What the seeds of some subjects were derived from in versions that numbered equal names in the order of the file.
+
+    By the subject's index. The number that this very file would have given comes first, a few others follow, since the
+    file may have been sorted meanwhile.
+    """
+    given = {subject.id.lower() for subject in job.subjects if subject.id}
+    scopes = {i: seed_scope(_subject_text(one), "subject") for i, one in enumerate(job.subjects) if not one.id}
+    times = Counter(scopes.values())
+    taken, last = given, Counter[str]()
+    former = {}
+    for index, scope in scopes.items():
+        if times[scope] == 1 and scope not in taken:
+            taken.add(scope)
+            continue
+        last[scope] += 1
+        while (name := f"{scope}-{last[scope]}" if last[scope] > 1 else scope) in taken:
+            last[scope] += 1
+        taken.add(name)
+        others = (f"{scope}-{number}" for number in range(2, min(times[scope], _FORMER_NUMBERS) + 1))
+        former[index] = tuple(dict.fromkeys(one for one in (name, *others) if one != scope))
+    return former
+
+
+def _plan_subject(
+    subject: Subject,
+    name: str,
+    job_seed: int,
+    identity: dict[str, Any],
+    settings: MethodSettings,
+    former: Sequence[str] = (),
+    scope: str = "",
+) -> SubjectPlan:
+    """One subject; ``scope`` is what its seeds are derived from instead of its own id or words."""
+    seeds = _Seeds(job_seed, subject, scope or subject.id or seed_scope(_subject_text(subject), "subject"))
+    given = [(anchor.prompt, seeds.of_anchor(anchor)) for anchor in subject.anchors]
+    anchored = [(subject.prompt(prompt), seed) for prompt, seed in given]
+    source, own_settings = None, settings
+    if subject.stored is None:
+        key = _digest({**identity, "concepts": subject.concept, "anchors": anchored})
+    else:
+        stored, anchored = subject.stored, []
+        source = CacheSource(stored.url, stored.sha256, stored.bytes)
+        own_settings = MethodSettings.from_dict(stored.settings)
+        key = _digest({**identity, "settings": own_settings.to_dict(), "cache": stored.sha256})
+    anchors = tuple(
+        Asset(
+            _digest(["anchor", key, i, text, seed]),
+            "anchor",
+            name,
+            f"anchor-{i}",
+            text,
+            seed,
+            f"anchors/{name}/anchor-{i}.png",
+        )
+        for i, (text, seed) in enumerate(anchored)
+    )
+    scenes = tuple(_plan_scenes(subject, name, key, seeds))
+    return SubjectPlan(
+        subject_id=name,
+        subject_key=key,
+        concepts=subject.concept,
+        anchors=anchors,
+        scenes=scenes,
+        settings=own_settings,
+        cache_path=f"anchors/{name}/{key[:16]}.safetensors",
+        style=subject.style,
+        text=subject.subject,
+        anchor_prompts=tuple(given),
+        source=source,
+        impossible=impossible(anchors, scenes, subject.concept) if subject.on_missing_concept == "skip" else (),
+        former=tuple(_plan_subject(subject, name, job_seed, identity, settings, (), one) for one in former),
+    )
+
+
+def _plan_scenes(subject: Subject, name: str, key: str, seeds: _Seeds) -> Iterator[Asset]:
+    for scene, ids in zip(subject.scenes, _scene_ids(subject), strict=True):
+        text = subject.prompt(scene.prompt)
+        for scene_id, seed in zip(ids, seeds.of_scene(scene), strict=True):
+            yield Asset(
+                scene_asset_id(key, text, seed), "scene", name, scene_id, text, seed, f"images/{name}/{scene_id}.png"
+            )
+
+
+def _scene_ids(subject: Subject) -> list[list[str]]:
+    """The names of each scene's pictures: ids that were given, the others made of the scene's own prompt."""
+    given = [numbered(scene.id, scene.count) if scene.id else None for scene in subject.scenes]
+    wanted = [Wanted(_scene_slug(s.prompt), s.prompt, s.count) for s in subject.scenes if not s.id]
+    names = iter(distinct_names(wanted, [name for names in given if names for name in names]))
+    return [ids if ids is not None else next(names) for ids in given]
+
+
+def _scene_slug(prompt: str) -> str:
+    wanted = slug(prompt, "scene")
+    return f"scene-{wanted}" if wanted.startswith("anchor") else wanted
+
+
+class _Seeds:
+    """Seeds of one subject where the job names none.
+
+    They are hashes of the job's seed, the subject's own id or words, the scene's words and how often these occurred
+    before, so that neither order nor neighbours matter, and a new style keeps the compositions.
+    """
+
+    def __init__(self, job_seed: int, subject: Subject, scope: str) -> None:
+        self._scope = [job_seed, scope]
+        self._seen: Counter[tuple[str, str]] = Counter()
+        repeated = Counter(scene.prompt for scene in subject.scenes)
+        self._used: dict[str, set[int]] = {text: set() for text, times in repeated.items() if times > 1}
+        for scene in subject.scenes:
+            if scene.seed is not None and scene.prompt in self._used:
+                self._used[scene.prompt].update(range(scene.seed, scene.seed + scene.count))
+
+    def of_anchor(self, anchor: Anchor) -> int:
+        """The seed of an anchor."""
+        return self._derived("anchor", anchor.prompt) if anchor.seed is None else anchor.seed
+
+    def of_scene(self, scene: Scene) -> Sequence[int]:
+        """The seeds of a scene's pictures: its own, counting up, or derived ones that no scene of these words has."""
+        if scene.seed is not None:
+            return range(scene.seed, scene.seed + scene.count)
+        while True:
+            first = self._derived("scene", scene.prompt)
+            seeds = [(first + number) % _SEEDS for number in range(scene.count)]
+            used = self._used.get(scene.prompt)
+            if used is None:
+                return seeds
+            if used.isdisjoint(seeds):
+                used.update(seeds)
+                return seeds
+
+    def _derived(self, kind: str, text: str) -> int:
+        occurrence = self._seen[kind, text]
+        self._seen[kind, text] += 1
+        return int(_digest([*self._scope, kind, text, occurrence])[:8], 16)
+
+
+def scene_asset_id(subject_key: str, prompt: str, seed: int) -> str:
+    """The id of a scene of the subject with that key."""
+    return _digest(["scene", subject_key, prompt, seed])
+
+
+def _digest(value: Any) -> str:
+    """SHA-256 over canonical JSON, shortened."""
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()[:_KEY_DIGITS]

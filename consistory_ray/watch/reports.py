@@ -1,0 +1,153 @@
+"""What the command line prints about jobs, plans and outputs: tables for people, the same numbers as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from consistory_ray.engine.units import duration, plural, size
+from consistory_ray.errors import InputError
+from consistory_ray.guards.redaction import redacted, visible
+from consistory_ray.watch.causes import FailureGroup, grouped
+from consistory_ray.watch.progress import pace
+from consistory_ray.watch.status_display import silence
+
+if TYPE_CHECKING:
+    from consistory_ray.engine.events import RunSummary
+    from consistory_ray.plan.advice import Notes
+    from consistory_ray.plan.forecast import Forecast
+    from consistory_ray.watch.status import Status
+
+ROWS_SHOWN = 60
+FAILURES_SHOWN = 20
+PROBLEMS_SHOWN = 20
+
+
+def line(console: Console, text: str | Text, style: str = "") -> None:
+    """A line that is wrapped by the terminal alone, so that a pipe gets it whole."""
+    console.print(text if isinstance(text, Text) else Text(visible(text), style=style), soft_wrap=True)
+
+
+def print_problems(console: Console, error: InputError) -> None:
+    """An input error: what is wrong where, and how to put it right."""
+    line(console, redacted(error.message), "bold red")
+    for problem in error.problems[:PROBLEMS_SHOWN]:
+        path, value, fix = (visible(redacted(text)) for text in (problem.path, problem.value, problem.fix))
+        got = f"  (got {value})" if value else ""
+        line(console, Text.assemble("  ", (path, "bold"), ": ", fix, (got, "dim")))
+    if len(error.problems) > PROBLEMS_SHOWN:
+        line(console, f"  and {len(error.problems) - PROBLEMS_SHOWN} more, all with validate --json")
+
+
+def print_notes(console: Console, notes: Notes) -> None:
+    """What is allowed in a job and probably not meant, and what was matched otherwise than it is written."""
+    for text in map(str, notes.warnings):
+        line(console, redacted(f"warning: {text}"), "yellow")
+    for text in notes.concept_lines():
+        line(console, redacted(text))
+
+
+def print_forecast(console: Console, plan: Forecast) -> None:
+    """A plan as a table of subjects."""
+    table = _table("subject", ">anchors", ">scenes", ">done", ">to do", ">cache")
+    for item in plan.by_subject[:ROWS_SHOWN]:
+        counts = (item.anchors, item.scenes, item.done, item.todo)
+        table.add_row(Text(item.subject_id), *map(str, counts), size(item.cache_bytes))
+    _print_table(console, table, len(plan.by_subject))
+    counted = [plural(plan.subjects, "subject"), plural(plan.anchors, "anchor"), plural(plan.scenes, "scene")]
+    line(console, f"{plan.name} with {plan.model}: {', '.join(counted)}; {plan.done} done, {plan.todo} to do")
+    if plan.todo:
+        basis = "as long as the pictures there took" if plan.measured else "a rough figure"
+        workers = plural(plan.workers, "worker")
+        line(console, f"about {duration(plan.seconds)} on {workers} ({basis})")
+    line(console, _space(plan))
+    line(console, f"output: {plan.output}")
+
+
+def print_status(console: Console, status: Status) -> None:
+    """An output as a table of subjects, and what failed."""
+    table = _table("subject", ">done", ">failed", ">planned")
+    for item in status.subjects[:ROWS_SHOWN]:
+        failed = Text(str(item.failed), style="red" if item.failed else "")
+        table.add_row(Text(item.subject_id), str(item.done), failed, str(item.planned))
+    _print_table(console, table, len(status.subjects))
+    when = f", {status.updated_at}" if status.updated_at else ""
+    counts = f"{status.done} of {plural(status.planned, 'picture')} done, {status.failed} failed"
+    speed = "".join(f", {part}" for part in pace(status.rate, status.seconds_left))
+    line(console, f"{status.name}: {status.state}{when}; {counts}{speed}")
+    if status.silent:
+        line(console, f"  {silence(status)}", "yellow")
+    if status.error:
+        what = "it waits for its output" if status.state == "running" else "it could not go on"
+        line(console, f"  {what}: {redacted(status.error)}", "red")
+    if len(status.failure_kinds) > 1:
+        line(console, f"  failed: {_kinds(status)}", "red")
+    told = ((item["path"], f"{item['path']} (attempt {item['attempt']})", item["error"]) for item in status.failures)
+    _print_failures(console, grouped((path, error, f"{what}: {error}") for path, what, error in told), status.failed)
+    line(console, f"output: {status.output}")
+
+
+def print_summary(console: Console, summary: RunSummary, gallery: str | None) -> None:
+    """How a run ended and where things are."""
+    style = {"complete": "bold green", "failed": "bold red", "interrupted": "bold yellow"}[summary.state]
+    rate = f", {summary.rendered / summary.seconds:.2f} pictures/s" if summary.rendered and summary.seconds else ""
+    made = f"{plural(summary.rendered, 'picture')} made in {duration(summary.seconds)}{rate}"
+    rest = f", {summary.found} were there, {summary.failed} failed"
+    line(console, Text.assemble((summary.state, style), f": {made}{rest}"))
+    if summary.stopped:
+        line(console, f"stopped: {summary.stopped}", "bold red")
+    if summary.failures_by_kind:
+        table = _table("failure", ">pictures")
+        for kind, count in sorted(summary.failures_by_kind.items(), key=lambda item: -item[1]):
+            table.add_row(kind, str(count))
+        console.print(table)
+    failures = ((failure.path, failure.error, f"{failure.path}: {failure.error}") for failure in summary.failures)
+    _print_failures(console, grouped(failures), summary.failed)
+    if summary.caches:
+        line(console, summary.caches)
+    for name, place in (("pictures", "images"), ("index", "index/*.parquet"), ("gallery", gallery)):
+        if place:
+            line(console, f"{name + ':':10}{summary.url}/{place}")
+
+
+def _space(plan: Forecast) -> str:
+    """What will lie at the output."""
+    pictures = f"{size(plan.picture_bytes)} of pictures"
+    everything = plan.kept_cache_bytes or sum(item.cache_bytes for item in plan.by_subject)
+    share = f"{100 * everything / max(1, everything + plan.picture_bytes):.0f} % of its bytes"
+    caches = f"{size(everything)} of anchor caches"
+    if plan.kept_cache_bytes:
+        return f"{pictures}, {caches} will be kept at the output ({share}); --keep-anchors previews keeps none"
+    if plan.keep_anchors == "none":
+        return f"{pictures}, {caches} are never written to the output; a resume makes those that it needs again"
+    how = "--keep-anchors all keeps them at the output"
+    return f"{pictures}, {caches} only while the run needs them; {how} ({share}) for later jobs"
+
+
+def _kinds(status: Status) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in status.failure_kinds.items())
+
+
+def _print_failures(console: Console, failures: Sequence[FailureGroup], count: int) -> None:
+    told = failures[:FAILURES_SHOWN]
+    for failure in told:
+        line(console, f"  {failure}", "red")
+    if (rest := count - sum(failure.count for failure in told)) > 0:
+        line(console, f"  and {rest} more, all in the index")
+
+
+def _print_table(console: Console, table: Table, count: int) -> None:
+    if count > ROWS_SHOWN:
+        table.add_row(Text(f"and {count - ROWS_SHOWN} more", style="dim"))
+    console.print(table)
+
+
+def _table(*headers: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for header in headers:
+        table.add_column(header.lstrip(">"), justify="right" if header.startswith(">") else "left", overflow="fold")
+    return table

@@ -1,0 +1,201 @@
+"""A Ray of our own: its token, what it leaves behind when it ends or does not start, what a run does without it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+
+from consistory_ray.engine.cluster.cluster_watch import PATIENCE_SECONDS, ClusterWatch
+from consistory_ray.engine.cluster.joining import local_ray
+from consistory_ray.engine.cluster.local_ray import LocalRay, start_local_ray
+from consistory_ray.errors import ClusterLostError, RunError
+from consistory_ray.output.run_record import read_run_record
+from tests.engine.renders import ASSETS, Render, StartRender, pictures
+from tests.operations.heads import ray_head
+
+SOON = 60.0
+"""What a run may take to say that it cannot go on, after its Ray is gone."""
+
+
+def ray_processes(root: int) -> dict[str, psutil.Process]:
+    """Of the Ray that a process has started, by name."""
+    found = {}
+    for process in psutil.Process(root).children(recursive=True):
+        with suppress(psutil.Error):
+            found[process.name()] = process
+    return found
+
+
+@pytest.fixture
+def reap() -> Iterator[list[psutil.Process]]:
+    """Processes that have to be gone at the end; they are killed if they are not."""
+    processes: list[psutil.Process] = []
+    yield processes
+    left = [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    for process in left:
+        process.kill()
+    assert not left, left
+
+
+def test_a_dead_process_of_our_own_ray_is_found() -> None:
+    """Without Ray: what counts is that the processes are there."""
+    ray = LocalRay("token", [])
+    assert not ray.dead() and ClusterWatch(ray).answers()
+    child = psutil.Popen(["sleep", "60"])
+    ray._essential = [child]
+    assert ClusterWatch(ray).answers()
+    child.kill()  # and is not waited for: what is left of it is no living process
+    deadline = time.monotonic() + 10
+    while not ray.dead() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with pytest.raises(ClusterLostError, match="sleep is dead") as caught:
+        ClusterWatch(ray).answers()
+    assert caught.value.own and "the same command goes on" in str(caught.value)
+    child.wait()
+
+
+def test_a_joined_cluster_may_be_away_for_a_while() -> None:
+    """Its head may be started again elsewhere; for longer than Ray allows nobody waits."""
+    now = [0.0]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        watch = ClusterWatch(endpoint=("127.0.0.1", port), clock=lambda: now[0])
+        assert watch.answers()
+    now[0] += PATIENCE_SECONDS
+    assert not watch.answers()
+    with socket.create_server(("127.0.0.1", port)):
+        assert watch.answers()
+    now[0] += PATIENCE_SECONDS
+    assert not watch.answers()
+    now[0] += 1
+    with pytest.raises(ClusterLostError, match=f"127.0.0.1:{port} is gone, nobody answers") as caught:
+        watch.answers()
+    assert not caught.value.own
+
+
+@pytest.fixture
+def settings_read_again() -> Iterator[None]:
+    """The session's Ray goes on with the token that the environment has for it."""
+    import ray  # noqa: F401, which sets a variable itself
+
+    yield
+    with local_ray.ray_environment():
+        pass
+
+
+@pytest.mark.parametrize("mode", ["disabled", "token", None])
+def test_the_token_is_there_while_ray_starts_and_nowhere_afterwards(
+    settings_read_again: None, monkeypatch: pytest.MonkeyPatch, mode: str | None
+) -> None:
+    """Whatever the environment says about clusters that may be joined, it says so again afterwards."""
+    for name, value in {"RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": mode and "a" * 64}.items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    before, seen = dict(os.environ), list[str]()
+    monkeypatch.setattr("ray.init", lambda **given: seen.append(_started_with()))
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    first, second = start_local_ray(), start_local_ray()
+    assert dict(os.environ) == before
+    assert seen == [first.environment["RAY_AUTH_TOKEN"], second.environment["RAY_AUTH_TOKEN"]]
+    assert len({*seen, "a" * 64}) == 3 and all(len(token) == 64 for token in seen)
+    first.stop()
+    second.stop()
+
+
+def _started_with() -> str:
+    environment = dict(os.environ)
+    assert (environment["RAY_AUTH_MODE"], environment["RAY_worker_niceness"]) == ("token", "0")
+    assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
+    return os.environ["RAY_AUTH_TOKEN"]
+
+
+def test_a_start_that_fails_leaves_nothing_behind(
+    settings_read_again: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Every try starts processes before it fails; what others have started meanwhile is left alone."""
+    (tmp_path / "ray").mkdir()
+    (program := tmp_path / "ray" / "gcs_server").symlink_to("/bin/sleep")
+    started: list[psutil.Process] = []
+    stranger: list[psutil.Process] = []
+
+    def init(**given: object) -> None:
+        started.append(psutil.Popen([str(program), "600"]))
+        stranger.append(psutil.Popen(["sleep", "600"]))  # by another thread of the caller's
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    try:
+        with pytest.raises(RunError, match="timed out during startup"):
+            start_local_ray()
+        assert len(started) == local_ray.START_TRIES
+        assert not psutil.wait_procs(started, timeout=5)[1]
+        assert all(process.poll() is None for process in stranger)
+    finally:
+        for process in stranger + started:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+            process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+def test_a_run_starts_its_ray_again_once(start: StartRender, reap: list[psutil.Process], name: str) -> None:
+    render = start("--address", "local", seconds=0.4)
+    render.wait_until(lambda: render.batches() >= 1)
+    reap += ray_processes(render.process.pid).values()
+    ray_processes(render.process.pid)[name].kill()
+    render.wait_until(lambda: "started again, once" in " ".join(render.text().split()))
+    check_complete(render)
+    assert "Traceback" not in render.text() and f"{name} is dead" in " ".join(render.text().split())
+
+
+def check_complete(render: Render) -> None:
+    """All is there in the end; what was on the device when Ray ended may have been rendered twice."""
+    assert render.process.wait(120) == 0, render.text()
+    assert len(pictures(render.out)) == ASSETS
+    record = read_run_record(str(render.out))
+    assert record is not None and (record.state, record.totals["rendered"]) == ("complete", ASSETS)
+
+
+@pytest.mark.slow
+def test_a_run_whose_ray_ends_twice_says_so(start: StartRender, reap: list[psutil.Process]) -> None:
+    """All of its processes at once, as ``ray stop`` and the OOM killer do it."""
+    render = start("--address", "local", seconds=2.0, anchor_seconds=0.0)
+    for number in (1, 2):
+        render.wait_until(lambda number=number: render.batches() >= number)  # type: ignore[misc]
+        processes = list(psutil.Process(render.process.pid).children(recursive=True))
+        reap += processes
+        for process in processes:
+            with suppress(psutil.Error):
+                process.kill()
+    assert render.process.wait(SOON) == 3, render.text()
+    text = " ".join(render.text().split())
+    assert "the same command goes on" in text and "Traceback" not in text, text
+    record = read_run_record(str(render.out))
+    assert record is not None and record.state == "failed" and "ClusterLostError" in str(record.error)
+    render = start("--address", "local")
+    assert render.process.wait(120) == 0, render.text()
+    assert len(pictures(render.out)) == ASSETS
+
+
+@pytest.mark.slow
+def test_a_run_whose_cluster_ends_says_so(start: StartRender, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster that was joined is somebody else's to start again."""
+    with ray_head() as head:
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
+        monkeypatch.setenv("RAY_AUTH_TOKEN", head.token)
+        render = start("--address", head.address, seconds=0.4)
+        render.wait_until(lambda: render.batches() >= 1)
+        began = time.monotonic()
+        head.kill()
+        assert render.process.wait(SOON + 10) == 3, render.text()
+    text = " ".join(render.text().split())
+    assert time.monotonic() - began < SOON and "Traceback" not in text, text
+    assert "head of the Ray cluster" in text and "the same command goes on" in text, text

@@ -1,0 +1,68 @@
+"""The real renderer on the bundled model, with few steps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from consistory_ray.engine.workers.anchor_store import cache_digest
+from consistory_ray.engine.workers.renderer import ConsiStoryRenderer, MadeSubject, RendererSpec, own_memory
+from consistory_ray.errors import CacheMismatchError
+from consistory_ray.jobs.job import parse_job
+from consistory_ray.plan.plan import make_plan
+
+
+@pytest.fixture(scope="module")
+def renderer() -> ConsiStoryRenderer:
+    return ConsiStoryRenderer(RendererSpec("miniature", "cpu", "auto", 1))
+
+
+def test_a_subject_is_made_and_rendered_and_its_time_is_split(renderer: ConsiStoryRenderer) -> None:
+    subject = {
+        "id": "dragon",
+        "concept": "dragon",
+        "subject": "a drawing of a dragon",
+        "anchors": ["in the forest"],
+        "scenes": ["in space", "in the snow", "at sunset"],
+    }
+    plan = make_plan(parse_job({"settings": {"num_inference_steps": 4}, "subjects": [subject]})).subjects[0]
+    made = renderer.make_subject(plan)
+    assert len(made.images) == 1 and made.cache_buffer.dtype == np.uint8
+    assert {"pass1", "decode"} <= set(renderer.phases) and all(seconds > 0 for seconds in renderer.phases.values())
+    assert made.sha256 == cache_digest(made.cache_buffer), "hashed while it was packed, and not again"
+    cache = renderer.load_cache(made.cache_buffer)
+    together = renderer.render(plan.scenes, cache)
+    assert "pass1" in renderer.phases
+    alone = renderer.render(plan.scenes[1:2], cache)
+    difference = np.abs(np.asarray(together[1], float) - np.asarray(alone[0], float))
+    assert difference.max() <= 2, f"a picture depends on its neighbours: {difference.max()}, {difference.mean()}"
+    assert renderer.peak_memory is None and renderer.fitting_batch(None, None) is None
+
+    damaged = made.cache_buffer.copy()
+    damaged[:8] = 255
+    with pytest.raises(CacheMismatchError):
+        renderer.load_cache(damaged)
+
+
+def test_a_cache_is_put_together_once_and_only_when_somebody_asks() -> None:
+    asked: list[str] = []
+
+    def pack() -> tuple[np.ndarray, str]:
+        asked.append("now")
+        return np.arange(4, dtype=np.uint8), "digest"
+
+    made = MadeSubject([], None, 1.0, pack=pack)
+    assert not asked
+    assert made.cache_buffer.nbytes == 4 and made.sha256 == "digest" and made.cache_buffer[1] == 1
+    assert asked == ["now"]
+    assert MadeSubject([], np.zeros(3, np.uint8), 1.0).sha256 == ""
+
+
+def test_workers_on_one_gpu_plan_with_their_share_of_it() -> None:
+    total, model = 80, 8
+    assert own_memory(total - model, total, model, 1.0) == 72
+    first = own_memory(total - model, total, model, 0.5)  # before the other one has loaded its model
+    second = own_memory(total - 2 * model, total, model, 0.5)
+    assert first == second == 32
+    assert own_memory(10, total, model, 0.5) == 10, "never more than is free"
+    assert own_memory(30, total, 45, 0.5) == 0

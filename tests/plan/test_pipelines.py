@@ -1,0 +1,46 @@
+"""Every job file of the repository is planned, and those of the bundled model keep to the words of its world."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from consistory_ray.jobs.job import load_job
+from consistory_ray.miniature.world import words
+from consistory_ray.plan.plan import make_plan
+from consistory_ray.settings import BUNDLED_MODEL
+
+FOLDER = Path(__file__).parents[2] / "pipelines"
+COUNTS = {  # subjects, anchors, scenes
+    "quickstart.yaml": (3, 6, 24),
+    "two_subjects.yaml": (2, 4, 10),
+    "bulk_50.yaml": (50, 100, 200),
+    "prompts.csv": (2, 4, 5),
+    "sdxl_gpus.yaml": (3, 6, 19),
+    "consistory_plus.yaml": (3, 6, 7),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_pipeline_is_planned(name: str) -> None:
+    job = load_job(str(FOLDER / name))
+    plan = make_plan(job)
+    assert (len(plan.subjects), plan.anchor_count, plan.scene_count) == COUNTS[name]
+    assert len({asset.path for asset in plan.assets()}) == plan.anchor_count + plan.scene_count
+    if plan.model == BUNDLED_MODEL:
+        assert {word for asset in plan.assets() for word in asset.prompt.split()} <= set(words())
+
+
+def test_every_pipeline_is_counted_here_and_told_in_the_readme() -> None:
+    files = {path.name for path in FOLDER.iterdir()} - {"README.md"}
+    assert files == set(COUNTS)
+    readme = (FOLDER / "README.md").read_text()
+    for name, (_, _, scenes) in COUNTS.items():
+        assert any(f"`{name}`" in line and line.endswith(f"| {scenes} |") for line in readme.splitlines())
+
+
+def test_the_quickstart_has_three_subjects_of_eight_scenes() -> None:
+    plan = make_plan(load_job(str(FOLDER / "quickstart.yaml")))
+    assert [len(subject.scenes) for subject in plan.subjects] == [8, 8, 8]
+    assert all(len(subject.anchors) == 2 for subject in plan.subjects)
