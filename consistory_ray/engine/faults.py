@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import errno
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 
-from consistory_ray.errors import ConsistoryError, StorageError
+from consistory_ray.errors import ConsistoryError, InputError, Problem, StorageError
 from consistory_ray.guards.redaction import redacted
 
 
@@ -83,6 +83,9 @@ class Caps:
             between, before the run stops: then it is not the assets.
         failing_subjects: see there.
         saves: tries of writing an anchor cache.
+
+    Raises:
+        InputError: one of them is below 1, or two of them work against each other.
     """
 
     attempts: int = 2
@@ -97,6 +100,29 @@ class Caps:
     failures_in_a_row: int = 100
     failing_subjects: int = 3
     saves: int = 3
+
+    def __post_init__(self) -> None:
+        checks = [(item.name, getattr(self, item.name) >= 1, "give a number from 1") for item in fields(self)]
+        checks += [
+            # An asset that kills takes its worker down once in a batch and crashes - 1 times alone before the crash
+            # that convicts it and acquits them: a run's only worker has to be replaced for so long.
+            ("worker_deaths", self.worker_deaths > self.crashes, f"give more than crashes, {self.crashes}"),
+            # One that fails does so once in its batch and then attempts times by itself: no worker is broken for that.
+            (
+                "worker_errors",
+                2 * self.worker_errors > self.attempts + 1,
+                f"give more than half of attempts + 1, {self.attempts + 1}",
+            ),
+            # A subject is found hopeless before the run is, and the run only once so many subjects can have failed.
+            (
+                "failures_in_a_row",
+                self.failures_in_a_row >= max(self.failing, self.failing_subjects),
+                f"give at least failing and failing_subjects, {max(self.failing, self.failing_subjects)}",
+            ),
+        ]
+        problems = [Problem(f"caps.{name}", repr(getattr(self, name)), fix) for name, good, fix in checks if not good]
+        if problems:
+            raise InputError("these caps cannot be used", problems)
 
 
 TABLE: dict[str, Fault] = {

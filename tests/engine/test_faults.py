@@ -8,12 +8,13 @@ import pickle
 
 import pytest
 
-from consistory_ray.engine.faults import TABLE, Failure, Fault, classify
+from consistory_ray.engine.faults import TABLE, Caps, Failure, Fault, classify
 from consistory_ray.errors import (
     AssetError,
     CacheMismatchError,
     CheckpointError,
     DiskFullError,
+    InputError,
     PictureError,
     PromptError,
     StorageError,
@@ -90,3 +91,22 @@ def test_a_failure_can_be_sent_whatever_the_exception_holds() -> None:
         failure = pickle.loads(pickle.dumps(Failure.of(error)))
     assert str(failure) == "Unpicklable: some message"
     assert "test_faults.py" in failure.traceback
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"crashes": 5}, "worker_deaths"),  # the only worker would be given up before the asset that kills it
+        ({"worker_deaths": 2}, "worker_deaths"),
+        ({"attempts": 7}, "worker_errors"),  # one bad asset would make a worker look broken
+        ({"failures_in_a_row": 9}, "failures_in_a_row"),  # the run would stop before its one bad subject is given up
+        ({"failing_subjects": 101}, "failures_in_a_row"),
+        ({"saves": 0}, "saves"),
+    ],
+)
+def test_caps_that_work_against_each_other_are_refused(given: dict[str, int], field: str) -> None:
+    with pytest.raises(InputError) as raised:
+        Caps(**given)
+    (problem,) = raised.value.problems
+    assert problem.path == f"caps.{field}" and problem.fix
+    assert Caps(crashes=4, attempts=6, failures_in_a_row=10), "the next ones can be used"
