@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 import numpy as np
 from PIL import Image
 
-from consistory_ray.engine.workers.renderer import CacheBuffer, MadeSubject, RendererFactory, RendererSpec
+from consistory_ray.engine.rendering import CacheBuffer, MadeSubject, RendererFactory, RendererSpec
 from consistory_ray.errors import AssetError, CacheMismatchError, CheckpointError, InputError, Problem
 from consistory_ray.plan.plan import scene_asset_id
 
@@ -92,7 +92,7 @@ class FakeRenderer:
         version: another version has another fingerprint and refuses the caches of others.
 
     Attributes:
-        phases, peak_memory: see :class:`~consistory_ray.engine.workers.renderer.Renderer`.
+        phases, peak_memory: see :class:`~consistory_ray.engine.rendering.Renderer`.
 
     Raises:
         InputError: an option is unknown or out of range.

@@ -30,7 +30,7 @@ def ray_cluster() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    from consistory_ray.engine.cluster.joining import start_local_ray
+    from consistory_ray.engine.cluster.local_ray import start_local_ray
 
     local = start_local_ray(num_cpus=4, object_store_memory=100 << 20)
     with pytest.MonkeyPatch.context() as patch:

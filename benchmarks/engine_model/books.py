@@ -24,10 +24,10 @@ from benchmarks.engine_model.apart import Meter
 from consistory_ray.engine.coordinator import SECONDS_PER_PART
 from consistory_ray.engine.events import Event
 from consistory_ray.engine.ledger import Ledger
-from consistory_ray.engine.scheduling.remaining import subject_works, without_broken_sets
 from consistory_ray.engine.scheduling.scheduler import Scheduler
-from consistory_ray.engine.scheduling.work import Call
+from consistory_ray.engine.scheduling.state import Call
 from consistory_ray.engine.workers.worker import Delivered, Report
+from consistory_ray.engine.workload import subject_works, without_broken_sets
 from consistory_ray.jobs.job import load_job
 from consistory_ray.output.assets import WrittenAsset
 from consistory_ray.output.index.index import IndexWriter, write_part

@@ -34,8 +34,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from consistory_ray.engine.scheduling.choosing import Chooser
 from consistory_ray.engine.scheduling.scheduler import Scheduler
-from consistory_ray.engine.scheduling.work import Call, SubjectWork
+from consistory_ray.engine.scheduling.state import Call, KnownWorker, SubjectWork
 
 
 @dataclass(frozen=True)
@@ -128,13 +129,13 @@ class Outcome:
         return self.moved_bytes / self.pictures
 
 
-class RestlessScheduler(Scheduler):
-    """The engine's scheduler without its stickiness: a worker takes the next batch of any subject at random."""
+class RestlessChooser(Chooser):
+    """The engine's choices without their stickiness: a worker takes the next batch of any subject at random."""
 
     random: random.Random
 
-    def _from_home(self, worker: Any) -> Call | None:
-        subjects = list(self._homes.takeable.values())
+    def _from_home(self, worker: KnownWorker) -> Call | None:
+        subjects = list(self._board.takeable.values())
         self.random.shuffle(subjects)
         return next((call for subject in subjects if (call := self._take(worker, subject)) is not None), None)
 
@@ -172,14 +173,14 @@ class Simulation:
         works = self._works()
         self._unassigned = sum(len(work.scenes) for work in works)
         self._pictures = self._unassigned + sum(len(work.anchors) for work in works)
-        kind = Scheduler if setup.sticky else RestlessScheduler
         room = setup.budget_per_node
         limits = {} if room is None else {f"node-{i}": int(room) for i in range(len(self._nodes))}
-        self._scheduler = kind(
+        self._scheduler = Scheduler(
             works, batch_size=setup.batch_size, max_in_flight=setup.max_in_flight, cache_limits=limits
         )
-        if isinstance(self._scheduler, RestlessScheduler):
-            self._scheduler.random = random.Random(seed)
+        if not setup.sticky:
+            self._scheduler._chooser = RestlessChooser(self._scheduler._board, setup.batch_size)
+            self._scheduler._chooser.random = random.Random(seed)
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = itertools.count()
         self._inbox: list[Call] = []

@@ -31,6 +31,7 @@ from consistory_ray.cli.common import (
 )
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.stopping import EXIT_RESUME, StopRequest, stop_on_signals
+from consistory_ray.engine.workers.renderer import consistory_renderer
 from consistory_ray.errors import ConsistoryError, InputError, Problem, StorageError
 from consistory_ray.guards.redaction import redacted
 from consistory_ray.jobs.job import RenderJob
@@ -41,7 +42,7 @@ from consistory_ray.watch.progress import watcher
 from consistory_ray.watch.reports import line, print_summary
 
 if TYPE_CHECKING:
-    from consistory_ray.engine.workers.renderer import RendererFactory
+    from consistory_ray.engine.rendering import RendererFactory
 
 
 def _batch_size(given: str) -> int | Literal["auto"]:
@@ -107,9 +108,6 @@ def render(
         bool, typer.Option("--only-failed", help="Render only what failed before; what retry does.")
     ] = DEFAULTS.only_failed,
     keep_anchors: KeepAnchorsOption = DEFAULTS.keep_anchors,
-    embed_images: Annotated[
-        bool, typer.Option("--embed-images", help="Also write Parquet shards with the pictures in them.")
-    ] = DEFAULTS.embed_images,
     stuck_seconds: Annotated[
         float, typer.Option(min=1, help="Least silence after which a worker may be found stuck and replaced.")
     ] = DEFAULTS.stuck_seconds,
@@ -158,7 +156,7 @@ def render(
     try:
         with logging_run(err, style=log_format, level=level):
             loaded, plan = load(job)
-            factory = DEFAULTS.renderer if renderer is None else _renderer(renderer, renderer_options)
+            factory = consistory_renderer if renderer is None else _renderer(renderer, renderer_options)
             options = RunOptions(
                 address=address,
                 device=device,
@@ -174,7 +172,6 @@ def render(
                 max_failures=0 if fail_fast else max_failures,
                 only_failed=only_failed,
                 keep_anchors=keep_anchors,
-                embed_images=embed_images,
                 stuck_seconds=stuck_seconds,
                 outage_seconds=outage_seconds,
                 submission=submission,
@@ -247,7 +244,7 @@ def _render(
 
 def _gallery(url: str, plan: Plan) -> str | None:
     """Build it; a run is not worse for a gallery that cannot be built."""
-    from consistory_ray.engine.retries import with_backoff
+    from consistory_ray.engine.outages import with_backoff
 
     try:
         return with_backoff(lambda: build_gallery_of(url, plan))

@@ -17,7 +17,7 @@ from consistory_ray.engine.events import (
     Event,
 )
 from consistory_ray.engine.faults import Failure, Fault
-from consistory_ray.engine.retries import with_backoff
+from consistory_ray.engine.outages import with_backoff
 from consistory_ray.engine.workers.worker import Delivered
 from consistory_ray.errors import RunError, StorageError
 from consistory_ray.output.assets import asset_parameters

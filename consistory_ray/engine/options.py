@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from consistory_ray.engine.faults import Caps
-from consistory_ray.engine.workers.renderer import RendererFactory, consistory_renderer
+from consistory_ray.engine.rendering import RendererFactory
 from consistory_ray.errors import InputError, Problem
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -47,14 +47,13 @@ class RunOptions:
             (``"previews"``), or nothing (``"none"``, with which caches are never written to the output at all).
             ``"auto"`` is all where the caches of the whole job take at most 100 GB, and previews above that. Without
             its cache a subject's anchors are made again if scenes are added, and another job cannot take it up.
-        embed_images: write the pictures into Parquet shards too, at the end of a run that was not interrupted.
         stuck_factor, stuck_seconds: a worker is killed and replaced once it has shown no progress for so many times
             the median of what its call should take, and for at least so many seconds.
         first_call_seconds: the same limit while no call has come back yet that would tell what is normal.
         lease_seconds: for how long the output is held against other runs after a sign of life.
         outage_seconds: for how long a run that has begun tries to come back to an output that is out of reach; 0 ends
             it at once. The time is counted anew once a run has gone well for as long.
-        renderer: makes each worker's renderer, in the worker.
+        renderer: makes each worker's renderer, in the worker; None is the real one.
         caps: how often what is tried again.
     """
 
@@ -74,14 +73,13 @@ class RunOptions:
     max_failures: int | None = None
     only_failed: bool = False
     keep_anchors: KeepAnchors = "auto"
-    embed_images: bool = False
     stuck_factor: float = 20.0
     stuck_seconds: float = 300.0
     first_call_seconds: float = 3600.0
     lease_seconds: float = 60.0
     outage_seconds: float = 1800.0
     submission: str | None = None
-    renderer: RendererFactory = consistory_renderer
+    renderer: RendererFactory | None = None
     caps: Caps = field(default_factory=Caps)
 
     def __post_init__(self) -> None:

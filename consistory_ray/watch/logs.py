@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from consistory_ray.engine.workers.renderer import Renderer, RendererFactory, RendererSpec
+    from consistory_ray.engine.rendering import Renderer, RendererFactory, RendererSpec
 
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]

@@ -26,8 +26,10 @@ from consistory_ray.engine.events import (
     WorkerReady,
     WorkerReleased,
     WorkersRequested,
+    duration,
+    plural,
+    size,
 )
-from consistory_ray.engine.units import duration, plural, size
 from consistory_ray.watch.causes import cause_of
 from consistory_ray.watch.tally import Tally
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from consistory_ray.engine.units import duration, plural, size
+from consistory_ray.engine.events import duration, plural, size
 from consistory_ray.errors import InputError
 from consistory_ray.guards.redaction import redacted, visible
 from consistory_ray.watch.causes import FailureGroup, grouped

@@ -18,7 +18,7 @@ import ray  # noqa: F401
 
 import consistory_ray.cli.app
 import consistory_ray.engine.coordinator
-import consistory_ray.engine.dispatch
+import consistory_ray.engine.dispatching.dispatch
 import consistory_ray.output.gallery.pages
 import consistory_ray.testing
 from tests.chaos.hosts import serve

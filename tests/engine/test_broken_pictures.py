@@ -15,7 +15,8 @@ from consistory_ray.engine.coordinator import run_plan
 from consistory_ray.engine.events import Event, Notice, WorkerLost
 from consistory_ray.engine.faults import Failure, Fault
 from consistory_ray.engine.options import RunOptions
-from consistory_ray.engine.workers.renderer import ConsiStoryRenderer, MadeSubject, RendererSpec, consistory_renderer
+from consistory_ray.engine.rendering import MadeSubject, RendererSpec
+from consistory_ray.engine.workers.renderer import ConsiStoryRenderer, consistory_renderer
 from consistory_ray.engine.workers.worker import RenderWorker, Report
 from consistory_ray.errors import AssetError, CheckpointError
 from consistory_ray.jobs.job import RenderJob, parse_job

@@ -11,11 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
-from consistory_ray.engine import keeping
 from consistory_ray.engine.coordinator import run_plan
+from consistory_ray.engine.dispatching import cache_keeping
 from consistory_ray.engine.events import (
     AnchorsReady,
     AssetDone,
@@ -36,7 +35,8 @@ from consistory_ray.jobs.job import RenderJob, parse_job
 from consistory_ray.output.assets import read_metadata
 from consistory_ray.output.index.index import read_index
 from consistory_ray.output.lease.lease import Lease
-from consistory_ray.plan.plan import Plan, forecast, make_plan
+from consistory_ray.plan import forecast
+from consistory_ray.plan.plan import Plan, make_plan
 from consistory_ray.testing import FakeRenderer
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -260,15 +260,6 @@ def test_options_that_cannot_be_used_are_refused() -> None:
         RunOptions(keep_anchors="some")  # type: ignore[arg-type]
 
 
-def test_pictures_are_embedded_in_shards_when_asked(make_job: MakeJob, tmp_path: Path) -> None:
-    plan = make_plan(make_job(subjects=1, scenes=2))
-    assert run(plan, tmp_path, embed_images=True).state == "complete"
-    shards = sorted((tmp_path / "dataset").glob("*.parquet"))
-    table = pq.read_table(shards[0])
-    assert len(shards) == 1 and len(table) == 4
-    assert table["image"][0].as_py()["bytes"][:4] == b"\x89PNG"
-
-
 def test_a_run_that_lost_its_output_stops_and_leaves_the_record_alone(make_job: MakeJob, tmp_path: Path) -> None:
     plan = make_plan(make_job(subjects=1, scenes=30))
 
@@ -368,7 +359,7 @@ def test_the_first_worker_that_comes_up_decides_whether_the_model_can_be_loaded(
 def test_a_worker_that_never_loads_is_replaced(make_job: MakeJob, tmp_path: Path) -> None:
     plan = make_plan(make_job(subjects=1, scenes=2))
     with pytest.raises(RunError, match="not loaded within"):
-        run(plan, tmp_path, first_call_seconds=0.1, load_seconds=60.0, caps=Caps(worker_deaths=2))
+        run(plan, tmp_path, first_call_seconds=0.1, load_seconds=60.0, caps=Caps(worker_deaths=2, crashes=1))
 
 
 def test_a_subject_that_kills_costs_a_few_workers_and_no_other_subject(make_job: MakeJob, tmp_path: Path) -> None:
@@ -444,7 +435,7 @@ def test_caches_are_kept_where_they_are_small_or_asked_for(
 def test_a_cache_that_is_not_kept_is_saved_once_its_subject_has_taken_long(
     make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeping, "SAVE_AFTER_SECONDS", 0.5)
+    monkeypatch.setattr(cache_keeping, "SAVE_AFTER_SECONDS", 0.5)
     plan, seen = make_plan(make_job(subjects=1, scenes=8)), []
 
     def listen(event: Event) -> None:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consistory_ray.engine import coordinator
-from consistory_ray.engine.cluster.joining import WorkerShape, shape_workers
+from consistory_ray.engine.cluster.placement import WorkerShape, shape_workers
 from consistory_ray.engine.coordinator import run_plan
+from consistory_ray.engine.dispatching import session
 from consistory_ray.engine.events import (
     AssetDone,
     AssetFailed,
@@ -193,7 +193,7 @@ def test_pictures_that_cannot_be_written_are_written_once_they_can(
         shapes.append(shape_workers(given))
         return shapes[-1]
 
-    monkeypatch.setattr(coordinator, "shape_workers", shape)
+    monkeypatch.setattr(session, "shape_workers", shape)
     watched = Disturbance(out, "images", scene(3))
     summary = run_plan(plan, str(out), options(trace=str(trace)), watched)
     assert len(shapes) == 1, "what is asked of the cluster is not decided again by what an outage has left of it"
@@ -408,7 +408,7 @@ def test_a_run_whose_record_cannot_be_written_has_not_begun(
     def fail(*given: object) -> None:
         raise StorageError("503")
 
-    monkeypatch.setattr("consistory_ray.engine.coordinator.write_run_record", fail)
+    monkeypatch.setattr("consistory_ray.engine.history.write_run_record", fail)
     events: list[Event] = []
     with pytest.raises(StorageError, match="503"):
         run_plan(make_plan(make_job(subjects=1, scenes=1)), str(tmp_path / "out"), options(), events.append)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from consistory_ray.engine.anchor_files import move_caches
 from consistory_ray.engine.coordinator import run_plan
 from consistory_ray.engine.events import AnchorsReady, AssetDone, Event, Notice
 from consistory_ray.engine.options import RunOptions
-from consistory_ray.engine.renaming import move_caches
 from consistory_ray.jobs.job import parse_job
 from consistory_ray.output.index.index import read_index
 from consistory_ray.output.storage import open_output

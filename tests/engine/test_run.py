@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from consistory_ray.engine import coordinator
 from consistory_ray.engine.coordinator import run_plan
+from consistory_ray.engine.dispatching import session
 from consistory_ray.engine.events import AnchorsReady, AssetDone, Event, Notice, RunSummary, Stopping, WorkerLost
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.stopping import StopRequest
@@ -100,7 +100,7 @@ def test_a_run_makes_everything_once_and_a_second_one_nothing(
         FakeRenderer().fingerprint,
     )
 
-    monkeypatch.setattr(coordinator, "joined_cluster", lambda options: pytest.fail("Ray is not needed"))
+    monkeypatch.setattr(session, "joined_cluster", lambda options: pytest.fail("Ray is not needed"))
     summary = run(plan, tmp_path)
     assert (summary.state, summary.found, summary.rendered) == ("complete", 21, 0)
 

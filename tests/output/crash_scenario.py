@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from consistory_ray.engine.keeping import clear_anchors
+from consistory_ray.engine.anchor_files import clear_anchors
 from consistory_ray.engine.workers.anchor_store import save_cache
 from consistory_ray.jobs.job import parse_job
 from consistory_ray.jobs.stored_subjects import describe_subject, subject_file

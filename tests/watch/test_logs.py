@@ -22,7 +22,7 @@ from consistory_ray.engine.events import (
     RunSummary,
     WorkerReady,
 )
-from consistory_ray.engine.workers.renderer import RendererSpec
+from consistory_ray.engine.rendering import RendererSpec
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.redaction import HIDDEN, redacted
 from consistory_ray.jobs.job import RenderJob

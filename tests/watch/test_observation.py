@@ -239,27 +239,23 @@ def test_the_outcome_waits_for_a_scrape_whatever_the_end(
 
 
 def test_one_worker_whose_machine_goes_is_draining(plan: Plan, record: metrics.PrometheusMetrics) -> None:
-    """From the dispatch that lets it go to the metric; the others go on."""
-    dispatch = pytest.importorskip("consistory_ray.engine.dispatch")
+    """From the workforce that lets it go to the metric; the others go on."""
+    workforce = pytest.importorskip("consistory_ray.engine.dispatching.workforce")
     from consistory_ray.engine.options import RunOptions
-    from consistory_ray.engine.stopping import StopRequest
 
     observation = watch(record, plan, Clock())
     actor = SimpleNamespace(drain=SimpleNamespace(remote=lambda: None))
-    engine = dispatch.Dispatch(
-        {},
-        {},
+    workers = workforce.Workforce(
         SimpleNamespace(retire_worker=lambda name: None),
         SimpleNamespace(actor=lambda name: actor),
         SimpleNamespace(emit=observation),
-        StopRequest(),
         RunOptions(),
         "/out",
     )
     for worker in ("worker-0", "worker-1", "worker-2"):
         observation(WorkerReady(worker, f"node-{worker[-1]}/17", 1.0))
-        engine._ready.add(worker)
-    engine._leave("worker-1", "its machine is going")
+        workers.ready.add(worker)
+    workers.leave("worker-1", "its machine is going")
     observation(Pulse(queued=8, workers=3, busy=2, requested=1, live_cache_bytes=0))
     states = {state: value(record, metrics.WORKERS, state=state) for state in metrics.WORKER_STATE.values}
     assert states == {"starting": 1, "idle": 1, "busy": 1, "draining": 1}
@@ -270,26 +266,22 @@ def test_one_worker_whose_machine_goes_is_draining(plan: Plan, record: metrics.P
 
 
 def test_workers_that_let_others_go_first_are_told_of_once() -> None:
-    dispatch = pytest.importorskip("consistory_ray.engine.dispatch")
+    workforce = pytest.importorskip("consistory_ray.engine.dispatching.workforce")
     import os
 
     from consistory_ray.engine.options import RunOptions
-    from consistory_ray.engine.stopping import StopRequest
     from consistory_ray.engine.workers.worker import Hello
 
     events: list[Event] = []
-    engine = dispatch.Dispatch(
-        {},
-        {},
+    workers = workforce.Workforce(
         SimpleNamespace(add_worker=lambda *given, **more: None),
         SimpleNamespace(deaths=lambda name: 0, ready=lambda name: None),
         SimpleNamespace(emit=events.append, fingerprint="f"),
-        StopRequest(),
         RunOptions(),
         "/out",
     )
     for number, niceness in enumerate((os.nice(0), 15, 15)):
-        engine._tell(Hello(f"node-{number}/17", "f", 1.0, True, niceness=niceness))
+        workers._tell(Hello(f"node-{number}/17", "f", 1.0, True, niceness=niceness))
     (told,) = (event.message for event in events if isinstance(event, Notice))
     assert "node-1/17 runs at nice 15" in told and "RAY_worker_niceness=0" in told
 

@@ -10,14 +10,11 @@ from contextlib import contextmanager
 from consistory_ray.engine.cluster.address import LOCAL, cannot_join, check_address, endpoint_of, ray_address
 from consistory_ray.engine.cluster.cluster_watch import ClusterWatch
 from consistory_ray.engine.cluster.local_ray import ray_environment, start_local_ray
-from consistory_ray.engine.cluster.placement import WorkerShape, shape_workers
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.stopping import interruptible, keeping_signal_handlers
 
 RECONNECT_SECONDS = "600"
 _RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
-
-__all__ = ["WorkerShape", "joined_cluster", "shape_workers", "start_local_ray"]
 
 
 @contextmanager

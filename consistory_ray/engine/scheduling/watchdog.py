@@ -6,7 +6,7 @@ import statistics
 from collections import deque
 from dataclasses import dataclass
 
-from consistory_ray.engine.scheduling.work import Call
+from consistory_ray.engine.scheduling.state import Call
 
 SAMPLES = 101
 """Calls of a kind whose times make up the median: enough to be steady, few enough to follow a change."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from consistory_ray.engine.workers.renderer import CacheBuffer
+from consistory_ray.engine.rendering import CacheBuffer
 from consistory_ray.output.storage import MissingFileError, OutputStore, UnfitFileError, open_output
 
 

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from consistory_ray.engine.workers.renderer import CacheBuffer, MadeSubject, Renderer, RendererFactory, RendererSpec
+from consistory_ray.engine.rendering import CacheBuffer, MadeSubject, Renderer, RendererFactory, RendererSpec
 from consistory_ray.errors import AssetError, RunInterrupted
 
 if TYPE_CHECKING:

@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 from consistory_ray.engine.cluster.local_ray import PASSIVE
 from consistory_ray.engine.faults import Failure
 from consistory_ray.engine.machine import MachineReading, MachineWatch, watched_folders
-from consistory_ray.engine.retries import with_backoff
+from consistory_ray.engine.outages import with_backoff
+from consistory_ray.engine.rendering import CacheBuffer, RendererFactory, RendererSpec
+from consistory_ray.engine.scheduling.state import PictureSize
 from consistory_ray.engine.workers.anchor_store import (
     StoredCache,
     cache_digest,
@@ -31,7 +33,6 @@ from consistory_ray.engine.workers.anchor_store import (
     stored_digest,
 )
 from consistory_ray.engine.workers.device import Device, DeviceTime
-from consistory_ray.engine.workers.renderer import CacheBuffer, RendererFactory, RendererSpec
 from consistory_ray.errors import AssetError, InputError, RunInterrupted
 from consistory_ray.guards.pictures import picture_fault
 from consistory_ray.jobs.stored_subjects import describe_subject, subject_file
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
 WRITE_THREADS = 4
 CONCURRENT_CALLS = 6
 """Calls a worker may be inside of at once: those in flight, a cache being saved, and a few words in between."""
-
-PictureSize = tuple[int | None, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +153,7 @@ class RenderWorker:
     def hello(self, sizes: Collection[PictureSize] = ()) -> Hello | Failure:
         """Wait for the model to be loaded."""
         try:
-            from consistory_ray.engine.cluster.machines import own_node  # imports Ray
+            from consistory_ray.engine.cluster.cluster_watch import own_node  # imports Ray
 
             renderer = self._device.renderer
             place = f"{socket.gethostname()}/{os.getpid()}"

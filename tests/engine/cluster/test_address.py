@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from consistory_ray.engine.cluster import address
 from consistory_ray.engine.cluster.address import check_address
-from consistory_ray.engine.cluster.joining import address
 from consistory_ray.engine.coordinator import run_plan
 from consistory_ray.engine.options import RunOptions
-from consistory_ray.engine.retries import with_backoff
+from consistory_ray.engine.outages import with_backoff
 from consistory_ray.errors import InputError, StorageError
 from consistory_ray.jobs.job import RenderJob
 from consistory_ray.plan.plan import make_plan
@@ -58,7 +58,7 @@ def test_something_else_is_there() -> None:
 
 def test_retries_do_not_come_in_step(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr("consistory_ray.engine.retries.time.sleep", slept.append)
+    monkeypatch.setattr("consistory_ray.engine.outages.time.sleep", slept.append)
 
     def fail() -> None:
         raise StorageError("503 Slow Down")

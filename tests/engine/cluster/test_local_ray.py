@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from consistory_ray.engine.cluster import local_ray
 from consistory_ray.engine.cluster.cluster_watch import PATIENCE_SECONDS, ClusterWatch
-from consistory_ray.engine.cluster.joining import local_ray
 from consistory_ray.engine.cluster.local_ray import LocalRay, start_local_ray
 from consistory_ray.errors import ClusterLostError, RunError
 from consistory_ray.output.run_record import read_run_record

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import ray
 
-from consistory_ray.engine.cluster.joining import placement
+from consistory_ray.engine.cluster import placement
 from consistory_ray.engine.cluster.placement import (
     CACHE_SHARE,
     WorkerShape,
@@ -24,9 +24,9 @@ from consistory_ray.engine.cluster.placement import (
     places,
     shape_workers,
 )
+from consistory_ray.engine.dispatching.pool import WorkerPool
 from consistory_ray.engine.faults import Failure, Fault
 from consistory_ray.engine.options import RunOptions
-from consistory_ray.engine.workers.pool import WorkerPool
 from consistory_ray.errors import InputError
 from consistory_ray.output.storage import open_output
 

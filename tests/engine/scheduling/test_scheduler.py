@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from consistory_ray.engine.faults import Caps, Fault
 from consistory_ray.engine.scheduling.cache_account import CacheAccount
 from consistory_ray.engine.scheduling.scheduler import Scheduler
-from consistory_ray.engine.scheduling.work import Call, SubjectWork
+from consistory_ray.engine.scheduling.state import Call, SubjectWork
 
 MAX_IN_FLIGHT = 2
 BATCH = 4
@@ -76,7 +76,7 @@ class World(RuleBasedStateMachine):
         works = [work(f"s{index}", scenes, anchors, SMALLEST + index) for index, (scenes, anchors) in enumerate(sizes)]
         works = [item for item in works if item.scenes or item.anchors]
         self.scheduler = Scheduler(works, batch_size=BATCH, max_in_flight=MAX_IN_FLIGHT, cache_budget=budget, caps=CAPS)
-        self.scheduler.caches = Audited(budget, limits)
+        self.scheduler._board.caches = Audited(budget, limits)
         self.budget = budget
         self.planned = [asset for item in works for asset in (*item.anchors, *item.scenes)]
         self.out: dict[int, Call] = {}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from consistory_ray.engine.scheduling.state import Call
 from consistory_ray.engine.scheduling.watchdog import Watchdog
-from consistory_ray.engine.scheduling.work import Call
 from consistory_ray.engine.workers.renderer import PhaseClock
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from consistory_ray.engine.rendering import MadeSubject, RendererSpec
 from consistory_ray.engine.workers.anchor_store import cache_digest
-from consistory_ray.engine.workers.renderer import ConsiStoryRenderer, MadeSubject, RendererSpec, own_memory
+from consistory_ray.engine.workers.renderer import ConsiStoryRenderer, own_memory
 from consistory_ray.errors import CacheMismatchError
 from consistory_ray.jobs.job import parse_job
 from consistory_ray.plan.plan import make_plan

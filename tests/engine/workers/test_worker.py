@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from consistory_ray.engine.faults import Failure, Fault
+from consistory_ray.engine.rendering import RendererSpec
 from consistory_ray.engine.workers.anchor_store import StoredCache, checksum_path, load_cache, save_cache
-from consistory_ray.engine.workers.renderer import RendererSpec
 from consistory_ray.engine.workers.worker import Hello, RenderWorker, Report
 from consistory_ray.jobs.job import RenderJob
 from consistory_ray.output.assets import read_metadata

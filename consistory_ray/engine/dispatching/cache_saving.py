@@ -9,11 +9,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from consistory_ray.engine.dispatching.pool import WorkerPool
 from consistory_ray.engine.events import Event, Notice
 from consistory_ray.engine.faults import Failure, Fault
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.scheduling.scheduler import Scheduler
-from consistory_ray.engine.workers.pool import WorkerPool
 from consistory_ray.errors import OutageError, RunError
 
 if TYPE_CHECKING:

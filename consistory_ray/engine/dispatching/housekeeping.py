@@ -7,20 +7,18 @@ import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
-from consistory_ray.engine.cluster.cluster_watch import ClusterWatch
-from consistory_ray.engine.cluster.machines import draining_nodes, own_node_is_dead, store_usage
+from consistory_ray.engine.cluster.cluster_watch import ClusterWatch, draining_nodes, own_node_is_dead, store_usage
 from consistory_ray.engine.cluster.placement import cache_limits, places, shape_workers
-from consistory_ray.engine.events import Notice, Pulse, WorkersRequested
+from consistory_ray.engine.events import Notice, Pulse, WorkersRequested, plural, size
 from consistory_ray.engine.faults import Failure, Fault
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.scheduling.scheduler import Scheduler
 from consistory_ray.engine.scheduling.watchdog import Watchdog
-from consistory_ray.engine.units import plural, size
 from consistory_ray.errors import InputError
 
 if TYPE_CHECKING:
+    from consistory_ray.engine.dispatching.pool import WorkerPool
     from consistory_ray.engine.events import Event
-    from consistory_ray.engine.workers.pool import WorkerPool
 
 INTERVAL_SECONDS = 1.0
 SLOW_INTERVAL_SECONDS = 15.0

@@ -1,15 +1,15 @@
-"""Anchor caches of subjects that have another name now go with their pictures.
-
-A cache's file name is a hash of what decides it, so that it is recognised in the folder of the old name.
-"""
+"""Anchors at the output: what goes once nobody needs it, and what moves with a subject that has another name now."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from consistory_ray.engine.workers.anchor_store import checksum_path
+from consistory_ray.engine.workload import finished_subjects
 from consistory_ray.jobs.stored_subjects import subject_file
+from consistory_ray.output.index.index import compact
 from consistory_ray.output.lease.fencing import Lost, delete_all, refuse_if_lost
 from consistory_ray.output.storage import MissingFileError, OutputStore
 
@@ -17,8 +17,51 @@ if TYPE_CHECKING:
     from consistory_ray.plan.plan import Plan, SubjectPlan
 
 
+def clear_anchors(store: OutputStore, plan: Plan, done: Collection[str], *, previews: bool, lost: Lost = str) -> int:
+    """Delete the anchor caches of finished subjects, and their anchors' pictures and rows too unless ``previews``.
+
+    Rows go before their files, so that no row ever speaks of a file that is gone. Returns how many subjects were
+    cleared.
+
+    Args:
+        store: the output.
+        plan: what was to be rendered.
+        done: ids of the assets that are there.
+        previews: whether the anchors' pictures stay.
+        lost: why the output may no longer be written to; empty while it may.
+
+    Raises:
+        RunError: the output is lost.
+        StorageError: the storage failed; what is left is cleared by the next run.
+    """
+    finished = finished_subjects(plan, done)
+    present = {file.path for file in store.list_files("anchors")}
+    if not previews:
+        anchors = [anchor for subject in finished for anchor in subject.anchors]
+        if any(anchor.path in present for anchor in anchors):
+            compact(store, drop={anchor.asset_id for anchor in anchors}, lost=lost)
+            delete_all(store, (anchor.path for anchor in anchors), lost)
+    cached = [subject for subject in finished if subject.cache_path in present]
+    # a cache without a checksum is no cache
+    delete_all(store, (checksum_path(subject.cache_path) for subject in cached), lost)
+    delete_all(store, (subject.cache_path for subject in cached), lost)
+    return len(cached)
+
+
+def clear_cache(store: OutputStore, subject: SubjectPlan) -> None:
+    """Delete a subject's anchor cache.
+
+    Raises:
+        StorageError: the storage failed.
+    """
+    store.delete(checksum_path(subject.cache_path))  # a cache without a checksum is no cache
+    store.delete(subject.cache_path)
+
+
 def move_caches(store: OutputStore, plan: Plan, lost: Lost = str) -> int:
     """Move finished caches to where the plan looks for them; the words about a subject are written anew with them.
+
+    A cache's file name is a hash of what decides it, so that it is recognised in the folder of the old name.
 
     The cache goes before its checksum, and both before the old ones are deleted: whatever a kill leaves is whole.
 

@@ -17,8 +17,8 @@ class _Trouble:
     avoid: set[str] = field(default_factory=set)
 
 
-class Attempts:
-    """The record of failures. Keys are asset ids, or :func:`anchors_key` for a subject's anchors as a whole.
+class FailureRecord:
+    """Failures so far. Keys are asset ids, or :func:`anchors_key` for a subject's anchors as a whole.
 
     Args:
         caps: how often what may be tried.

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from consistory_ray.engine.cluster.joining import WorkerShape
+from consistory_ray.engine.cluster.placement import WorkerShape
 from consistory_ray.engine.faults import Caps, Failure, Fault
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.output.storage import open_output
 from consistory_ray.testing import FakeRenderer
 
 if TYPE_CHECKING:
-    from consistory_ray.engine.workers.pool import WorkerPool
+    from consistory_ray.engine.dispatching.pool import WorkerPool
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 DIED = Failure(Fault.WORKER_DIED, "ActorDiedError", "gone")
-CAPS = Caps(worker_deaths=2, exhausted_seconds=60.0, worker_errors=2)
+CAPS = Caps(worker_deaths=2, crashes=1, exhausted_seconds=60.0, worker_errors=2)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def time() -> list[float]:
 @pytest.fixture
 def pool(tmp_path: Path, time: list[float]) -> Iterator[WorkerPool]:
     """At most three workers, of which none needs a CPU."""
-    from consistory_ray.engine.workers.pool import WorkerPool
+    from consistory_ray.engine.dispatching.pool import WorkerPool
 
     options = RunOptions(workers=3, renderer=FakeRenderer.factory(), caps=CAPS)
     shape = WorkerShape(3, "cpu", 0.0, 0.0, 1)

@@ -1,4 +1,4 @@
-"""What the scheduler decides about: the work that is left, and the calls it becomes."""
+"""What the scheduler decides about: the work that comes in, the calls that go out, and what it knows in between."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Literal
+from typing import Literal, TypeAlias
 
 CallKind = Literal["anchors", "scenes"]
+
+PictureSize: TypeAlias = tuple[int | None, int | None]
+"""Height and width; None is the model's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class SubjectWork:
     anchors: tuple[str, ...]
     scenes: tuple[str, ...]
     cache_bytes: int = 0
-    size: tuple[int | None, int | None] = (None, None)
+    size: PictureSize = (None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ class KnownWorker:
 
     name: str
     node: str = ""
-    batches: Mapping[tuple[int | None, int | None], int] = field(default_factory=dict)
+    batches: Mapping[PictureSize, int] = field(default_factory=dict)
     leaving: bool = False
     shaken: bool = False
     calls: dict[int, Call] = field(default_factory=dict)

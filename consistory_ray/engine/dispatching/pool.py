@@ -14,8 +14,10 @@ import ray
 from consistory_ray.engine.cluster.placement import WorkerShape
 from consistory_ray.engine.faults import Failure, Fault
 from consistory_ray.engine.options import RunOptions
-from consistory_ray.engine.workers.renderer import RendererSpec
-from consistory_ray.engine.workers.worker import CONCURRENT_CALLS, PictureSize, RenderWorker
+from consistory_ray.engine.rendering import RendererSpec
+from consistory_ray.engine.scheduling.state import PictureSize
+from consistory_ray.engine.workers.renderer import consistory_renderer
+from consistory_ray.engine.workers.worker import CONCURRENT_CALLS, RenderWorker
 from consistory_ray.output.storage import OutputStore
 
 _log = logging.getLogger(__name__)
@@ -221,7 +223,7 @@ class WorkerPool:
                 max_concurrency=CONCURRENT_CALLS,
                 **placement,
             )
-            .remote(self._options.renderer, self._spec, self._store)
+            .remote(self._options.renderer or consistory_renderer, self._spec, self._store)
         )
         return _Slot(actor, actor.placed.remote(), actor.hello.remote(self._sizes))
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from consistory_ray.engine import housekeeping
 from consistory_ray.engine.cluster.placement import WorkerShape
+from consistory_ray.engine.dispatching import housekeeping
+from consistory_ray.engine.dispatching.housekeeping import PATIENCE_SECONDS, SLOW_INTERVAL_SECONDS, Housekeeping
 from consistory_ray.engine.events import Event, Notice, Pulse
-from consistory_ray.engine.housekeeping import PATIENCE_SECONDS, SLOW_INTERVAL_SECONDS, Housekeeping
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.scheduling.scheduler import Scheduler
-from consistory_ray.engine.scheduling.work import SubjectWork
+from consistory_ray.engine.scheduling.state import SubjectWork
 from consistory_ray.watch.progress import progress_line
 from consistory_ray.watch.tally import Tally
 

@@ -1,0 +1,121 @@
+"""What a worker drives: something that makes a subject's anchors once and renders its scenes from their cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from consistory_ray.errors import AssetError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from consistory_ray.plan.plan import Asset, SubjectPlan
+
+CacheBuffer: TypeAlias = NDArray[np.uint8]
+"""An anchor cache as one flat array of bytes; read-only for everybody once it is in the object store."""
+
+
+@dataclass(frozen=True, slots=True)
+class RendererSpec:
+    """What a worker tells its factory.
+
+    Attributes:
+        model: as the job names it.
+        device: ``"cpu"`` or ``"cuda"``.
+        torch_dtype: ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        threads: CPU threads the renderer may use.
+        config: as the job names it: where the configurations of a single-file model are, None for elsewhere.
+        gpu_share: the part of its GPU that is the renderer's own, where several share one.
+    """
+
+    model: str
+    device: str
+    torch_dtype: str
+    threads: int
+    config: str | None = None
+    gpu_share: float = 1.0
+
+
+class MadeSubject:
+    """A subject's anchors.
+
+    What its scenes need is several gigabytes in many pieces. A renderer may leave it to whoever asks for the bytes to
+    put them together: the worker does that beside its device, which goes on with the next call meanwhile.
+
+    Args:
+        images: one picture per anchor.
+        cache_buffer: what its scenes need, a flat uint8 array that the caller owns; None where ``pack`` makes it.
+        seconds: how long it took.
+        sha256: of ``cache_buffer``, 64 hexadecimal digits, where the renderer knows it; else empty.
+        pack: makes both of them, when first asked for either.
+    """
+
+    __slots__ = ("_buffer", "_pack", "_sha256", "images", "seconds")
+
+    def __init__(
+        self,
+        images: list[Image],
+        cache_buffer: CacheBuffer | None,
+        seconds: float,
+        sha256: str = "",
+        *,
+        pack: Callable[[], tuple[CacheBuffer, str]] | None = None,
+    ) -> None:
+        self.images = images
+        self.seconds = seconds
+        self._buffer, self._sha256, self._pack = cache_buffer, sha256, pack
+
+    @property
+    def cache_buffer(self) -> CacheBuffer:
+        """What its scenes need."""
+        return self._packed()[0]
+
+    @property
+    def sha256(self) -> str:
+        """Of that; empty if the renderer does not know it."""
+        return self._packed()[1]
+
+    def _packed(self) -> tuple[CacheBuffer, str]:
+        if self._buffer is None:
+            assert self._pack is not None, "a subject without a cache"
+            (self._buffer, self._sha256), self._pack = self._pack(), None
+        return self._buffer, self._sha256
+
+
+class Renderer(Protocol):
+    """One loaded model on one device. All methods are called from one thread.
+
+    A renderer may also have ``phases``, a mapping from phase to seconds that splits what its last call took,
+    ``peak_memory``, the most bytes of device memory in use so far, ``fitting_batch(height, width)``, how many
+    scenes of that size (None is the model's own) fit into the memory that is free, and ``notices``, sentences about the
+    model that somebody should read.
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the loaded weights."""
+
+    def make_subject(self, subject: SubjectPlan) -> MadeSubject:
+        """Make the subject's anchors. Only ``concepts``, ``anchors`` and ``settings`` are looked at."""
+
+    def load_cache(self, buffer: CacheBuffer) -> Any:
+        """A buffer as :meth:`render` wants it, without copying what is large.
+
+        Raises:
+            CacheMismatchError: it belongs to another model, other settings or another format.
+        """
+
+    def render(self, scenes: Sequence[Asset], cache: Any) -> Sequence[Image | AssetError]:
+        """One picture per scene, in order, or what is wrong with it.
+
+        A picture does not depend on which others are rendered with it.
+        """
+
+
+RendererFactory: TypeAlias = Callable[[RendererSpec], Renderer]
+"""Called once in each worker; must be picklable."""
