@@ -106,7 +106,7 @@ def plan_command(
 ) -> None:
     """Show what a render would do: subjects, scenes, what is there already, time and space. Renders nothing."""
     from consistory_ray.engine.machine import read_gpus
-    from consistory_ray.output.begun import pictures_made, plan_as_begun
+    from consistory_ray.output.comparison import pictures_made, plan_as_begun
     from consistory_ray.plan.forecast import forecast, usual_device
 
     loaded, plan = load(job)

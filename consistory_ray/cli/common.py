@@ -107,7 +107,7 @@ def load(source: str) -> tuple[RenderJob, Plan]:
 
 def output_of(target: str, output: str | None) -> tuple[OutputStore, Plan | None]:
     """The output that a command is about; and the plan, if it was given as a job."""
-    from consistory_ray.output.begun import plan_as_begun
+    from consistory_ray.output.comparison import plan_as_begun
     from consistory_ray.output.storage import open_output
 
     if target == STANDARD_INPUT or target.lower().split("?")[0].rstrip("/").endswith(JOB_SUFFIXES):
@@ -128,7 +128,7 @@ def plan_of_output(url: str) -> tuple[Plan, OutputStore]:
 
 
 def build_gallery_of(url: str, plan: Plan, *, all_thumbnails: bool = False) -> str:
-    from consistory_ray.output.begun import plan_as_begun
+    from consistory_ray.output.comparison import plan_as_begun
     from consistory_ray.output.gallery.pages import MAX_THUMBNAILS, build_gallery
     from consistory_ray.output.storage import open_output
 
