@@ -15,8 +15,7 @@ from consistory_ray.engine.options import Device, KeepAnchors, RunOptions
 from consistory_ray.engine.stopping import EXIT_RESUME
 from consistory_ray.errors import AssetError, ConsistoryError, InputError, RunFailed, RunInterrupted
 from consistory_ray.guards.redaction import redacted, visible_json
-from consistory_ray.guards.streams import speaks_unicode
-from consistory_ray.guards.terminal import SafeConsole
+from consistory_ray.guards.terminal import SafeConsole, speaks_unicode
 from consistory_ray.jobs.allowlist import check_allowed, check_allowed_model
 from consistory_ray.jobs.job import RenderJob, load_job
 from consistory_ray.jobs.model_names import check_model_is_there

@@ -62,7 +62,7 @@ from consistory_ray.errors import (
     RunInterrupted,
     StorageError,
 )
-from consistory_ray.guards.half_precision import half_on_cpu
+from consistory_ray.guards.numerics import half_on_cpu
 from consistory_ray.output.comparison import named, plan_as_begun
 from consistory_ray.output.index.index import current_index
 from consistory_ray.output.index.writer import IndexWriter

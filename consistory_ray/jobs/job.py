@@ -29,10 +29,17 @@ from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
 from consistory_ray.errors import JobError, Problem
-from consistory_ray.guards.whole_numbers import whole_number
-from consistory_ray.jobs.checks import MAX_SEED, Finding, check_text, job_findings, join_prompt, subject_findings
+from consistory_ray.guards.numerics import whole_number
+from consistory_ray.jobs.checks import (
+    MAX_SEED,
+    Finding,
+    check_text,
+    job_findings,
+    join_prompt,
+    oversized,
+    subject_findings,
+)
 from consistory_ray.jobs.ids import id_problem
-from consistory_ray.jobs.limits import oversized
 from consistory_ray.jobs.model_names import model_name
 from consistory_ray.jobs.problems import FIXES, explain, fault
 from consistory_ray.jobs.readers import Document, read_document
