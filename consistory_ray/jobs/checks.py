@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from consistory_ray.concepts.matching import find_concepts, mentions, stands
 from consistory_ray.errors import Problem
-from consistory_ray.jobs.problems import FIXES, Loc, shown
+from consistory_ray.guards.problems import FIXES, Loc, shown
 
 MAX_SEED = 2**63 - 1
 MAX_TEXT = 4_000
