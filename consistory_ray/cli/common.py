@@ -15,8 +15,7 @@ from consistory_ray.engine.options import Device, KeepAnchors, RunOptions
 from consistory_ray.engine.stopping import EXIT_RESUME
 from consistory_ray.errors import AssetError, ConsistoryError, InputError, RunFailed, RunInterrupted
 from consistory_ray.guards.redaction import redacted, visible_json
-from consistory_ray.guards.streams import speaks_unicode
-from consistory_ray.guards.terminal import SafeConsole
+from consistory_ray.guards.terminal import SafeConsole, speaks_unicode
 from consistory_ray.jobs.allowlist import check_allowed, check_allowed_model
 from consistory_ray.jobs.job import RenderJob, load_job
 from consistory_ray.jobs.model_names import check_model_is_there
@@ -107,7 +106,7 @@ def load(source: str) -> tuple[RenderJob, Plan]:
 
 def output_of(target: str, output: str | None) -> tuple[OutputStore, Plan | None]:
     """The output that a command is about; and the plan, if it was given as a job."""
-    from consistory_ray.output.begun import plan_as_begun
+    from consistory_ray.output.comparison import plan_as_begun
     from consistory_ray.output.storage import open_output
 
     if target == STANDARD_INPUT or target.lower().split("?")[0].rstrip("/").endswith(JOB_SUFFIXES):
@@ -128,7 +127,7 @@ def plan_of_output(url: str) -> tuple[Plan, OutputStore]:
 
 
 def build_gallery_of(url: str, plan: Plan, *, all_thumbnails: bool = False) -> str:
-    from consistory_ray.output.begun import plan_as_begun
+    from consistory_ray.output.comparison import plan_as_begun
     from consistory_ray.output.gallery.pages import MAX_THUMBNAILS, build_gallery
     from consistory_ray.output.storage import open_output
 
