@@ -14,13 +14,10 @@ import sys
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
 from consistory_ray.consistory.method.steps import StepPlan, nearest_step
 from consistory_ray.settings import MethodSettings
 
-OUT = ROOT / "docs" / "images"
+OUT = Path(__file__).resolve().parent.parent / "docs" / "images"
 INK, QUIET, PAPER, LINE = "#3c3844", "#76727f", "#ffffff", "#c9c6d0"
 SHARE, BLEND, INJECT, MAPS, FORK = "#7aa6d8", "#f0b35c", "#d6542c", "#8fbf88", "#8f6bb3"
 FONT = "Helvetica, Arial, 'DejaVu Sans', sans-serif"

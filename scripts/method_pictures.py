@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -22,15 +21,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
 from consistory_ray import ConsiStoryPipeline
 from consistory_ray.consistory.method.companions import undropped
 from consistory_ray.consistory.method.trace import Trace
 from consistory_ray.settings import BUNDLED_MODEL, model_revision
 
-OUT = ROOT / "docs" / "images"
+OUT = Path(__file__).resolve().parent.parent / "docs" / "images"
 KIND = "dragon"
 STYLE = "a drawing of a"
 ANCHORS, ANCHOR_SEEDS = ("in the forest", "on the beach"), (21, 22)
