@@ -4,8 +4,8 @@
 
 Two anchors and four scenes of one subject are rendered as a job would render them, and what the method saw on the way
 is drawn into docs/images/method-*.webp. The same machine and versions give the same files. What made them (the model's
-fingerprint, versions, prompts, seeds, settings, what is seen in numbers) is written to docs/images/method.json. About
-a minute on two cores.
+fingerprint, versions, prompts, seeds, settings, what is seen in numbers) is written to docs/images/method.json. Two
+minutes on one core.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ KIND = "dragon"
 STYLE = "a drawing of a"
 ANCHORS, ANCHOR_SEEDS = ("in the forest", "on the beach"), (21, 22)
 SCENES, SCENE_SEEDS = ("in the snow", "in space", "in the city at night", "in the desert"), (4, 3, 5, 6)
-MASK_STEPS = (0, 1, 3, 5, 10, 20, 49)
+MASK_STEPS = (1, 2, 4, 7, 12, 20, 49)
 KEPT_STEPS = (10, 11, 12)
-MATCHES = 10
+MATCHES, MATCHED_SCENE = 10, 1
 
 PAPER, INK, QUIET, EDGE = (255, 255, 255), (60, 56, 68), (130, 126, 140), (225, 30, 120)
 LINES = ("#e6194b", "#f58231", "#ffd21f", "#3cb44b", "#00b5ad", "#2a7fff", "#911eb4", "#f032e6", "#7fdc2e", "#9a6324")
@@ -69,12 +69,10 @@ class Renders:
         return self.decoded(trace.latents[pass_number, self.last])
 
     def foreseen(self, trace: Trace, step: int) -> list[Image.Image]:
-        """What the model took the pictures to become at a step of pass 1, from the latents before and after it.
+        """What the model took the pictures to become at a step of pass 1 but the first, from the latents around it.
 
         DDIM moves from sqrt(a) x + sqrt(1 - a) e to sqrt(b) x + sqrt(1 - b) e: two equations for the picture x.
         """
-        if step == 0:
-            return self.foreseen(trace, 1)
         before, after = (trace.latents[1, number].double() for number in (step - 1, step))
         following = trace.timesteps[step + 1] if step < self.last else 0
         a, b = self.alphas[trace.timesteps[step]], self.alphas[following]
@@ -190,11 +188,9 @@ def kept_picture(renders: Renders) -> dict[str, Any]:
                     else f"shared at step {KEPT_STEPS[column - 1]}"
                 )
                 sheet.text(x + side / 2, 14, words, anchor="mm")
-    for row, level in enumerate(renders.grids):
-        for column, count in enumerate(counts[level]):
-            if row == 0:
-                fine = counts["fine"][column]
-                sheet.text(left + column * (side + gap) + side / 2, 33, f"{count} and {fine} tokens", 12, "mm", QUIET)
+    for column, (coarse, fine) in enumerate(zip(counts["coarse"], counts["fine"], strict=True)):
+        x = left + column * (side + gap) + side / 2
+        sheet.text(x, 33, f"{coarse} coarse, {fine} fine tokens", 12, "mm", QUIET)
     sheet.save("kept")
     return {"steps": KEPT_STEPS, "mask_and_kept_tokens": counts}
 
@@ -239,16 +235,17 @@ def spread(points: Sequence[tuple[int, int]], count: int) -> list[tuple[int, int
 
 
 def correspondence_picture(renders: Renders) -> dict[str, Any]:
-    """The first scene's tokens and their sources in the anchors, and what is made of them."""
+    """A scene's tokens and their sources in the anchors, and what is made of them."""
     large, small, gap, top = 300, 228, 16, 30
     trace = renders.scenes
     assert trace.source_anchor is not None and trace.source_token is not None
     assert trace.source_distance is not None and trace.injected is not None
     rows, columns = renders.grids["fine"]
-    scene, (first, second) = renders.final(trace, 2)[0], renders.final(renders.anchors, 2)
-    owner, source = trace.source_anchor[0].reshape(rows, columns), trace.source_token[0].reshape(rows, columns)
-    injected = trace.injected[0].reshape(rows, columns)
-    distance = trace.source_distance[0].reshape(rows, columns)
+    scene, (first, second) = renders.final(trace, 2)[MATCHED_SCENE], renders.final(renders.anchors, 2)
+    owner, source, injected, distance = (
+        found[MATCHED_SCENE].reshape(rows, columns)
+        for found in (trace.source_anchor, trace.source_token, trace.injected, trace.source_distance)
+    )
 
     sheet = Sheet(3 * large + 4 * gap + 60, top + large + 44 + small + 8)
     lefts = {0: 10, None: 10 + large + gap + 30, 1: 10 + 2 * (large + gap + 30)}
@@ -269,7 +266,7 @@ def correspondence_picture(renders: Renders) -> dict[str, Any]:
 
     patches = Image.new("RGB", scene.size, PAPER)
     size = scene.width // columns
-    mask = renders.mask(trace, renders.last, 0, "fine")
+    mask = renders.mask(trace, renders.last, MATCHED_SCENE, "fine")
     for row, column in mask.nonzero().tolist():
         token = int(source[row, column])
         x, y = token % columns * size, token // columns * size
@@ -305,11 +302,11 @@ def _heat(share: float) -> tuple[int, int, int]:
 
 def passes_picture(renders: Renders) -> None:
     """The scenes without the method, at the end of pass 1, and at the end of pass 2."""
-    side, gap, left, top = 158, 6, 230, 34
+    side, gap, left, top = 168, 6, 186, 34
     sheet = Sheet(left + 44 + len(SCENES) * (side + gap), top + 3 * (side + gap))
-    sheet.text(side / 2 + 30, 14, "the anchors", anchor="mm")
+    sheet.text(side / 2, 14, "the anchors", anchor="mm")
     for number, picture in enumerate(renders.final(renders.anchors, 2)):
-        sheet.panel(30, top + number * (side + gap) + (side + gap) // 2, side, picture)
+        sheet.panel(0, top + number * (side + gap) + (side + gap) // 2, side, picture)
     rows = (
         ("vanilla", "", renders.final(renders.vanilla, 1)),
         ("pass 1", "sharing, blending", renders.final(renders.scenes, 1)),
@@ -327,7 +324,7 @@ def passes_picture(renders: Renders) -> None:
 
 def main() -> None:
     """Render, draw, and write down what made the pictures."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)  # sums in the same order everywhere
     torch.use_deterministic_algorithms(True)
     renders = Renders()
     numbers: dict[str, Any] = {
