@@ -109,7 +109,7 @@ class Sampler:
         self._every_step = companions.needs_masks or (trace is not None and trace.all_masks)
 
     def sample(self, latents: Tensor, columns: Tensor | None) -> PassResult:
-        """Run both passes, or the only one (section 7 of the method).
+        """Run both passes, or the only one (section 7 of docs/method.md).
 
         Args:
             latents: [images, channels, height, width], the initial noise.
