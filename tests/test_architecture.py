@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hatchling.builders.wheel import WheelBuilder
@@ -172,6 +173,9 @@ def test_the_front_door() -> None:
         *("ConsiStoryPipeline", "AnchorCache"),
         *("RenderJob", "RenderSettings", "Subject", "Anchor", "Scene", "load_job", "parse_job"),
         *("make_plan", "Plan", "SubjectPlan", "Asset", "MethodSettings"),
+        *("run_job", "RunOptions", "StopRequest", "RunSummary", "AssetFailure", "Event"),
+        *("RunStarted", "SubjectProgress", "WorkerReady", "WorkerLost", "AnchorsReady"),
+        *("AssetDone", "AssetFailed", "Notice", "Paused", "Stopping", "RunFinished"),
         *(
             "Problem",
             "ConsistoryError",
@@ -182,10 +186,12 @@ def test_the_front_door() -> None:
             "CheckpointError",
         ),
         *("RetryableError", "StorageError", "DiskFullError", "AssetError"),
-        *("RunError", "OutputBusyError", "RunInterrupted", "RunFailed"),
+        *("RunError", "OutputBusyError", "OutageError", "ClusterLostError", "RunInterrupted", "RunFailed"),
     ]
-    for name in consistory_ray.__all__:
+    for name in set(consistory_ray.__all__) - {"Event"}:
         assert getattr(consistory_ray, name).__name__ == name
+    told = get_args(consistory_ray.Event)
+    assert {consistory_ray.RunStarted, consistory_ray.AssetDone, consistory_ray.RunFinished} < set(told)
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", consistory_ray.__version__)
     assert set(consistory_ray.__all__) <= set(dir(consistory_ray))
     with pytest.raises(AttributeError, match="nothing"):
@@ -195,6 +201,7 @@ def test_the_front_door() -> None:
 def test_the_front_door_is_light() -> None:
     code = (
         "import sys, consistory_ray as c; c.load_job, c.make_plan, c.MethodSettings, c.JobError;"
+        "c.run_job, c.RunOptions, c.Event, c.StopRequest;"
         "heavy = {'torch', 'ray', 'diffusers', 'transformers', 'pyarrow', 'pandas'} & set(sys.modules);"
         "assert not heavy, heavy"
     )

@@ -91,7 +91,7 @@ def print_status(console: Console, status: Status) -> None:
     line(console, f"output: {status.output}")
 
 
-def print_summary(console: Console, summary: RunSummary, gallery: str | None) -> None:
+def print_summary(console: Console, summary: RunSummary) -> None:
     """How a run ended and where things are."""
     style = {"complete": "bold green", "failed": "bold red", "interrupted": "bold yellow"}[summary.state]
     rate = f", {summary.rendered / summary.seconds:.2f} pictures/s" if summary.rendered and summary.seconds else ""
@@ -109,7 +109,7 @@ def print_summary(console: Console, summary: RunSummary, gallery: str | None) ->
     _print_failures(console, grouped(failures), summary.failed)
     if summary.caches:
         line(console, summary.caches)
-    for name, place in (("pictures", "images"), ("index", "index/*.parquet"), ("gallery", gallery)):
+    for name, place in (("pictures", "images"), ("index", "index/*.parquet"), ("gallery", summary.gallery)):
         if place:
             line(console, f"{name + ':':10}{summary.url}/{place}")
 

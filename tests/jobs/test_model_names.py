@@ -10,7 +10,7 @@ from typing import get_type_hints
 import pytest
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from consistory_ray.cli.common import load
+from consistory_ray.engine.running import load
 from consistory_ray.errors import InputError
 from consistory_ray.guards.setting_ranges import _Ranges
 from consistory_ray.jobs.job import RenderSettings, parse_job
