@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from consistory_ray.engine.events import SubjectProgress
 from consistory_ray.engine.scheduling.state import SubjectWork
-from consistory_ray.output.index.comparison import lacking
+from consistory_ray.output.comparison import lacking
 from consistory_ray.output.storage import OutputStore
 
 if TYPE_CHECKING:

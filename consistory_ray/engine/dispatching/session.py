@@ -27,7 +27,7 @@ from consistory_ray.engine.scheduling.scheduler import Scheduler
 from consistory_ray.engine.stopping import StopRequest
 from consistory_ray.engine.workload import subject_works
 from consistory_ray.errors import ClusterLostError, InputError, OutageError, RunError, RunInterrupted
-from consistory_ray.guards.half_precision import half_on_cpu
+from consistory_ray.guards.numerics import half_on_cpu
 from consistory_ray.output.storage import OutputStore
 from consistory_ray.plan.forecast import expected_cache_bytes
 
