@@ -31,7 +31,16 @@ from consistory_ray.engine.faults import Caps
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.outages import FIRST_DELAY, JITTER, LONGEST_DELAY, Outages
 from consistory_ray.engine.stopping import StopRequest
-from consistory_ray.errors import InputError, OutageError, OutputBusyError, RunError, RunInterrupted, StorageError
+from consistory_ray.errors import (
+    ClusterLostError,
+    ConsistoryError,
+    InputError,
+    OutageError,
+    OutputBusyError,
+    RunError,
+    RunInterrupted,
+    StorageError,
+)
 from consistory_ray.jobs.job import RenderJob
 from consistory_ray.output.index.index import read_index
 from consistory_ray.output.lease.lease import Lease
@@ -125,6 +134,74 @@ def test_a_stop_request_ends_the_waiting() -> None:
     with pytest.raises(RunInterrupted, match="503"):  # asked before: it does not even say that it waits
         policy(1800, clock, events, stop).outlast(ERROR, 10.0)
     assert [type(event) for event in events] == [Paused, Stopping]
+
+
+class Attempt:
+    """A try of a run that ends as it is told to, after so many seconds of pictures."""
+
+    def __init__(self, ending: ConsistoryError | RunSummary, seconds: float = 0.0) -> None:
+        self._ending = ending
+        self.seconds = seconds
+        self.recorded: list[tuple[str, ConsistoryError]] = []
+
+    def execute(self) -> RunSummary:
+        if isinstance(self._ending, ConsistoryError):
+            raise self._ending
+        return self._ending
+
+    def starts_ray_again(self, error: ConsistoryError) -> bool:
+        return isinstance(error, ClusterLostError)
+
+    def met_outage(self, error: ConsistoryError) -> bool:
+        return isinstance(error, StorageError)
+
+    def record_end(self, state: str, error: ConsistoryError) -> None:
+        self.recorded.append((state, error))
+
+
+COMPLETE = RunSummary("job", "/out", "complete", 1, 0, 1, 0, 1.0)
+
+
+def test_a_run_is_begun_again_until_it_ends_by_itself() -> None:
+    clock, events = Time(), list[Event]()
+    tries = [Attempt(ERROR), Attempt(ClusterLostError("gone")), Attempt(ERROR, 5.0), Attempt(COMPLETE)]
+    left = iter(tries)
+    assert policy(1800, clock, events).keep_trying(lambda: next(left)) is COMPLETE
+    assert [type(event) for event in events] == [Paused, Paused], "for another Ray nobody waits"
+    assert not any(one.recorded for one in tries) and clock.now > 105
+
+
+@pytest.mark.parametrize(
+    ("endings", "patience", "recorded"),
+    [
+        ([InputError("no")], 1800.0, []),  # never was an outage: whoever ran it has recorded it
+        ([ERROR], 0.0, ["failed"]),
+        ([ERROR, InputError("no")], 1800.0, ["failed"]),
+        ([ERROR] * 40, 600.0, ["failed"]),
+    ],
+)
+def test_what_ends_it_is_raised_and_recorded_after_an_outage(
+    endings: list[ConsistoryError], patience: float, recorded: list[str]
+) -> None:
+    clock, begun = Time(), list[Attempt]()
+
+    def begin() -> Attempt:
+        begun.append(Attempt(endings[len(begun)]))
+        return begun[-1]
+
+    with pytest.raises(ConsistoryError) as raised:
+        policy(patience, clock, []).keep_trying(begin)
+    assert raised.value is endings[len(begun) - 1]
+    assert [state for state, _ in begun[-1].recorded] == recorded
+    assert not any(one.recorded for one in begun[:-1]) and clock.now <= 100 + patience
+
+
+def test_a_stop_while_it_is_away_is_recorded_as_that() -> None:
+    clock, stop, away = Time(), StopRequest(), Attempt(ERROR)
+    stop.ask("SIGTERM")
+    with pytest.raises(RunInterrupted, match="503"):
+        policy(1800, clock, [], stop).keep_trying(lambda: away)
+    assert away.recorded == [("interrupted", ERROR)]
 
 
 @pytest.fixture

@@ -1,1 +1,1 @@
-"""The Ray cluster: starting one or joining one, what it has, and whether it is still there."""
+"""The Ray cluster: starting or joining one, where workers find a place on it, and whether it is still there."""

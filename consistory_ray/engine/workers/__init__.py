@@ -1,1 +1,1 @@
-"""What runs on a device: the actor that holds a model, its pool, and what it sends and saves."""
+"""What runs in a worker's process: the actor, its device, the real renderer, and caches as files of the output."""
