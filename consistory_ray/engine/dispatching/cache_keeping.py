@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from consistory_ray.engine.dispatching.cache_saving import CacheSaver
-from consistory_ray.engine.dispatching.pool import WorkerPool
 from consistory_ray.engine.events import Event, Notice, size
 from consistory_ray.engine.faults import Failure
 from consistory_ray.engine.options import KeepAnchors, RunOptions
@@ -16,6 +15,7 @@ from consistory_ray.engine.scheduling.scheduler import Scheduler
 from consistory_ray.plan.forecast import keeps_caches
 
 if TYPE_CHECKING:
+    from consistory_ray.engine.dispatching.pool import WorkerPool
     from consistory_ray.engine.workers.worker import Report
     from consistory_ray.plan.plan import SubjectPlan
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from consistory_ray.engine.dispatching.pool import WorkerPool
 from consistory_ray.engine.events import Event, Notice
 from consistory_ray.engine.faults import Failure, Fault
 from consistory_ray.engine.options import RunOptions
@@ -17,6 +16,7 @@ from consistory_ray.engine.scheduling.scheduler import Scheduler
 from consistory_ray.errors import OutageError, RunError
 
 if TYPE_CHECKING:
+    from consistory_ray.engine.dispatching.pool import WorkerPool
     from consistory_ray.plan.plan import SubjectPlan
 
 SLOWEST = 4e6
