@@ -53,7 +53,7 @@ from consistory_ray.cli.render import render, retry
 from consistory_ray.engine.running import build_gallery_of, load
 from consistory_ray.engine.stopping import EXIT_RESUME, StopRequest, stop_on_signals
 from consistory_ray.errors import InputError, Problem
-from consistory_ray.guards.streams import printable_streams
+from consistory_ray.guards.terminal import printable_streams
 from consistory_ray.jobs.allowlist import check_allowed
 from consistory_ray.jobs.job import RenderJob
 from consistory_ray.plan.advice import job_notes
@@ -119,7 +119,7 @@ def plan_command(
 ) -> None:
     """Show what a render would do: subjects, scenes, what is there already, time and space. Renders nothing."""
     from consistory_ray.engine.machine import read_gpus
-    from consistory_ray.output.begun import pictures_made, plan_as_begun
+    from consistory_ray.output.comparison import pictures_made, plan_as_begun
     from consistory_ray.plan.forecast import forecast, usual_device
 
     loaded, plan = load(job)

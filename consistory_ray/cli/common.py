@@ -15,8 +15,7 @@ from consistory_ray.engine.running import load
 from consistory_ray.engine.stopping import EXIT_RESUME
 from consistory_ray.errors import AssetError, ConsistoryError, InputError, RunFailed, RunInterrupted
 from consistory_ray.guards.redaction import redacted, visible_json
-from consistory_ray.guards.streams import speaks_unicode
-from consistory_ray.guards.terminal import SafeConsole
+from consistory_ray.guards.terminal import SafeConsole, speaks_unicode
 from consistory_ray.jobs.allowlist import check_allowed
 from consistory_ray.jobs.readers import MAX_BYTES, STANDARD_INPUT
 from consistory_ray.plan.plan import Plan
@@ -75,7 +74,7 @@ def exit_of(error: ConsistoryError) -> int:
 
 def output_of(target: str, output: str | None) -> tuple[OutputStore, Plan | None]:
     """The output that a command is about; and the plan, if it was given as a job."""
-    from consistory_ray.output.begun import plan_as_begun
+    from consistory_ray.output.comparison import plan_as_begun
     from consistory_ray.output.storage import open_output
 
     if target == STANDARD_INPUT or target.lower().split("?")[0].rstrip("/").endswith(JOB_SUFFIXES):

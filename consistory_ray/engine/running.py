@@ -155,7 +155,7 @@ def build_gallery_of(url: str, plan: Plan, *, all_thumbnails: bool = False) -> s
     Raises:
         StorageError: it cannot be read or written.
     """
-    from consistory_ray.output.begun import plan_as_begun
+    from consistory_ray.output.comparison import plan_as_begun
     from consistory_ray.output.gallery.pages import MAX_THUMBNAILS, build_gallery
     from consistory_ray.output.storage import open_output
 

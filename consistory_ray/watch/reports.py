@@ -12,9 +12,9 @@ from rich.text import Text
 from consistory_ray.engine.units import duration, plural, size
 from consistory_ray.errors import InputError
 from consistory_ray.guards.redaction import redacted, visible
-from consistory_ray.watch.causes import FailureGroup, grouped
 from consistory_ray.watch.progress import pace
 from consistory_ray.watch.status_display import silence
+from consistory_ray.watch.tally import FailureGroup, grouped
 
 if TYPE_CHECKING:
     from consistory_ray.engine.events import RunSummary

@@ -18,7 +18,7 @@ from consistory_ray.consistory.method.steps import StepPlan, nearest_step
 from consistory_ray.consistory.method.trace import Trace
 from consistory_ray.consistory.models.sdxl import Conditioning, SplitUNet
 from consistory_ray.errors import AssetError
-from consistory_ray.guards.pictures import NOT_FINITE
+from consistory_ray.guards.numerics import NOT_FINITE
 from consistory_ray.settings import MethodSettings
 
 
@@ -109,7 +109,7 @@ class Sampler:
         self._every_step = companions.needs_masks or (trace is not None and trace.all_masks)
 
     def sample(self, latents: Tensor, columns: Tensor | None) -> PassResult:
-        """Run both passes, or the only one (section 7 of the method).
+        """Run both passes, or the only one (section 7 of docs/method.md).
 
         Args:
             latents: [images, channels, height, width], the initial noise.

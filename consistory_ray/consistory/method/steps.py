@@ -1,4 +1,4 @@
-"""Which step does what: the two passes of section 3 of the method as ranges of step numbers. Pure: no torch."""
+"""Which step does what: the two passes (section 7 of docs/method.md) as ranges of step numbers. Pure: no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One UNet call in two halves, so that calls on the same latents can share the first (section 8 of the method).
+"""One UNet call in two halves, so that calls on the same latents can share the first (section 8 of docs/method.md).
 
 :class:`SplitUNet` mirrors ``UNet2DConditionModel.forward`` of diffusers for the SDXL architecture with the model's own
 blocks; a test asserts that both give the same numbers.
