@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 
@@ -58,6 +59,16 @@ def test_the_readmes_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert (tmp_path / "out" / "quickstart" / summary.gallery).is_file()
     printed = capsys.readouterr().out.splitlines()
     assert len(printed) == len(list((tmp_path / "out").rglob("images/*/*.png"))) + 6 == 30
+
+
+def test_the_readmes_calls_of_the_pipeline_are_ones_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names and arguments only: rendering it takes minutes on a CPU."""
+    (program,) = [text for text in PROGRAMS if "from_pretrained(" in text]
+    kind = create_autospec(consistory_ray.ConsiStoryPipeline)
+    pipe = kind.from_pretrained.return_value = create_autospec(consistory_ray.ConsiStoryPipeline, instance=True)
+    monkeypatch.setattr(consistory_ray, "ConsiStoryPipeline", kind)
+    exec(compile(program, "README.md", "exec"), {})
+    assert pipe.create_subject.call_count == pipe.render.call_count == 1
 
 
 @pytest.mark.usefixtures("ray_cluster")

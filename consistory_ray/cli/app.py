@@ -112,9 +112,9 @@ def validate(job: Job, as_json: AsJson = False) -> None:
 def plan_command(
     job: Job,
     output: Output = None,
-    workers: Workers = DEFAULTS.workers,
-    device: DeviceOption = DEFAULTS.device,
     keep_anchors: KeepAnchorsOption = DEFAULTS.keep_anchors,
+    device: DeviceOption = DEFAULTS.device,
+    workers: Workers = DEFAULTS.workers,
     as_json: AsJson = False,
 ) -> None:
     """Show what a render would do: subjects, scenes, what is there already, time and space. Renders nothing."""

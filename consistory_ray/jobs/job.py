@@ -96,7 +96,8 @@ def _as_whole(value: Any) -> Any:
 TextOrNothing = Annotated[str, Strict(), AfterValidator(_text_or_none)]
 Id = Annotated[str, Strict(), AfterValidator(_id)]
 OnMissingConcept = Literal["fail", "skip"]
-Seed = Annotated[int, Strict(), Field(ge=0, le=MAX_SEED), BeforeValidator(_as_whole, json_schema_input_type=int)]
+_Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Seed = Annotated[_Seed, Strict(), BeforeValidator(_as_whole, json_schema_input_type=_Seed)]
 
 _STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 _FROZEN = ConfigDict(frozen=True, **_STRICT)
@@ -117,7 +118,7 @@ class RenderSettings(BaseModel):
     batch_size: Annotated[int, Strict(), Field(ge=1, le=256)] | Literal["auto"] = "auto"
     """Scenes rendered together by a worker; changes no picture."""
     num_inference_steps: Steps | None = None
-    """Denoising steps."""
+    """Denoising steps n."""
     guidance_scale: Guidance | None = None
     """Classifier-free guidance; 1 or less renders without the unconditional half."""
     height: Pixels | None = None
@@ -127,27 +128,28 @@ class RenderSettings(BaseModel):
     negative_prompt: TextOrNothing | None = None
     """What pictures should not show; null is the zero embedding, "" the embedding of the empty text."""
     mask_dropout: Share | None = None
-    """Probability that a subject token is not shared at a step: lower is more alike, higher more varied."""
+    """Probability that a subject token of an anchor is not shared at a step (section 3.2): lower is more alike, higher
+    more varied."""
     sdsa: Switch | None = None
-    """Subject-driven self-attention on or off."""
+    """Subject-driven self-attention on or off (section 3.2)."""
     query_blending: Switch | None = None
-    """Vanilla query blending on or off."""
+    """Vanilla query blending on or off (section 3.3)."""
     injection: Switch | None = None
-    """Feature injection on or off."""
+    """Feature injection on or off (section 3.4)."""
     freeu: tuple[FreeUFactor, FreeUFactor, FreeUFactor, FreeUFactor] | None = None
     """FreeU's s1, s2, b1, b2; null is off."""
     query_blend: tuple[Share, Share] | None = None
-    """Weight of the vanilla queries at the first and at the last blended step."""
+    """Weight of the vanilla queries at the first and at the last blended step (section 3.3)."""
     query_blend_until: Share | None = None
-    """Last blended step, as a share of all steps."""
+    """Last blended step, as a share of all steps (section 3.3)."""
     injection_window: Window | None = None
-    """First and last step of feature injection, as shares of all steps."""
+    """First and last step of feature injection, as shares of all steps, the first not above the last (section 3.4)."""
     injection_alpha: Share | None = None
-    """Share of the anchor's feature in an injected token."""
+    """Share of the anchor's feature in an injected token (section 3.4)."""
     map_steps: Steps | None = None
-    """How many of the last steps' attention maps make the subject mask."""
+    """How many of the last steps' attention maps make the subject mask (section 3.1)."""
     dift_timestep: Timestep | None = None
-    """Timestep whose features give the correspondences."""
+    """Timestep whose features give the correspondences (section 3.4)."""
 
     @model_validator(mode="after")
     def _only_nullable_nulls(self) -> Self:
@@ -187,7 +189,8 @@ class Scene:
     prompt: Text
     """The scene, in words; style and subject come before it."""
     id: Id | None = None
-    """File name of the picture; left out, it is made of the prompt."""
+    """File name of the picture: up to 80 ASCII letters, digits, ".", "_" and "-". Left out, it is made of the
+    prompt."""
     seed: Seed | None = None
     """Seed of the (first) picture; left out, it is derived from the job's seed, the subject's id or text and the
     prompt."""
@@ -223,18 +226,32 @@ class StoredCache:
     """The method's settings that it was made with, and with which its scenes are rendered."""
 
 
+def _as_given(value: Any) -> Any:
+    """An address was looked up before (:mod:`consistory_ray.jobs.stored_subjects`)."""
+    return value
+
+
 class Subject(BaseModel):
     """One individual: the same in all of its anchors and scenes. A prompt is style + subject + scene."""
 
-    model_config = ConfigDict(serialize_by_alias=True, **_FROZEN)
+    model_config = ConfigDict(
+        serialize_by_alias=True,
+        json_schema_extra={
+            "required": ["scenes"],
+            "anyOf": [{"required": ["from"]}, {"required": ["concept", "anchors"]}],
+        },
+        **_FROZEN,
+    )
 
-    stored: StoredCache | None = Field(default=None, alias="from")
+    stored: Annotated[
+        StoredCache | None, BeforeValidator(_as_given, json_schema_input_type=str | StoredCache | None)
+    ] = Field(default=None, alias="from")
     """Folder or URL of a subject that an earlier run has stored, such as s3://bucket/run/anchors/moss-dragon. It brings
     concept, anchors, settings and, unless given, style, subject and id."""
 
     id: Id | None = None
-    """Folder name of the subject's pictures; left out, it is made of the subject's text, with a short hash of all its
-    words where another subject would have the same one."""
+    """Folder name of the subject's pictures: up to 80 ASCII letters, digits, ".", "_" and "-". Left out, it is made of
+    the subject's text, with a short hash of all its words where another subject would have the same one."""
     concept: Annotated[
         tuple[Text, ...],
         Len(1, MAX_CONCEPTS),
@@ -273,10 +290,10 @@ class Subject(BaseModel):
 class RenderJob(BaseModel):
     """Everything a run needs to know about what to render."""
 
-    model_config = _FROZEN
+    model_config = ConfigDict(json_schema_extra={"required": ["subjects"]}, **_FROZEN)
 
     name: Annotated[Text, Field(max_length=200)]
-    """What the run is called in reports."""
+    """What the run is called in reports; left out in a file, it is the file's name."""
     model: Annotated[Text, Field(max_length=1000), AfterValidator(_model)] = BUNDLED_MODEL
     """"miniature" (bundled), a Hugging Face id, a folder or a .safetensors file, of the SDXL architecture."""
     config: Annotated[Text, Field(max_length=1000)] | None = None

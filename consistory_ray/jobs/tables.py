@@ -1,12 +1,6 @@
 """A table of prompts as a job: one row is one anchor or scene.
 
-Columns (only ``concept`` and ``prompt`` are needed; an empty cell is the same as none):
-
-* ``prompt``: the scene in words;
-* ``concept``: of the subject, several separated by ``;``, or a list in Parquet;
-* ``subject_id``, ``style``, ``subject``: of the subject, as in a job file;
-* ``kind``: ``anchor`` or ``scene``. A subject that names none takes its first two rows as anchors;
-* ``id``, ``seed``, ``count``: of the scene, as in a job file.
+Only ``concept`` and ``prompt`` of the :data:`COLUMNS` are needed; an empty cell is the same as none.
 
 Rows with one ``subject_id`` are one subject, and need the subject's columns only once. Without it, rows with equal
 ``concept``, ``style`` and ``subject`` are one.
@@ -25,7 +19,18 @@ from consistory_ray.errors import Problem
 from consistory_ray.guards.problems import MAX_PROBLEMS, Loc, did_you_mean, path, shown
 from consistory_ray.jobs.checks import MAX_PICTURES
 
-COLUMNS = ("prompt", "concept", "subject_id", "style", "subject", "kind", "id", "seed", "count")
+COLUMNS = {
+    "prompt": "The scene of an anchor or picture, in words; style and subject come before it.",
+    "concept": "The word or words that name the subject, several separated by `;`; in Parquet it may be a list.",
+    "subject_id": "A subject's id: rows with the same one are one subject.",
+    "style": "First part of every prompt of the subject.",
+    "subject": "Second part of every prompt of the subject.",
+    "kind": "`anchor` or `scene`; a subject of which no row says that takes its first two rows as anchors.",
+    "id": "File name of the picture, as in a job file; empty for anchors.",
+    "seed": "Seed of the anchor or picture, as in a job file.",
+    "count": "How many pictures, as in a job file; empty for anchors.",
+}
+"""What each column of a table holds."""
 MAX_TABLE_BYTES = 192 << 20
 _BATCH = 512
 _DELIMITERS = (",", ";", "\t", "|")

@@ -1,0 +1,90 @@
+"""The references are those of the code, and their examples are jobs."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from consistory_ray.jobs.job import RenderJob, load_job
+from consistory_ray.jobs.stored_subjects import describe_subject, subject_file
+from consistory_ray.jobs.tables import COLUMNS
+from consistory_ray.plan.plan import make_plan
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    """scripts/reference_docs.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "scripts")
+        return importlib.import_module("reference_docs")
+
+
+def test_the_references_are_current(script: ModuleType) -> None:
+    """`python scripts/reference_docs.py` writes them."""
+    stale = [path.name for path, text in script.derived_files().items() if path.read_text() != text]
+    assert not stale
+
+
+def test_every_key_column_and_option_is_described(script: ModuleType) -> None:
+    schema = RenderJob.model_json_schema()
+    for model in (schema, *schema["$defs"].values()):
+        assert model["description"] and all(field["description"] for field in model["properties"].values())
+    assert all(COLUMNS.values())
+    page = (ROOT / "docs" / "cli.md").read_text()
+    for command in script.app.registered_commands:
+        assert f"## {command.name or command.callback.__name__}\n" in page
+        for parameter in script.parameters(command):
+            assert parameter.info.help, (command.name, parameter.name)
+    assert "| `--max-failures` | whole number from 0 |  |" in page and "| `--json` |  |  |" in page
+    assert "| `--gallery`, `--no-gallery` |  | `--gallery` |" in page and "--renderer" not in page
+
+
+def test_examples_are_jobs_and_keep_to_the_schema(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    schema = Draft202012Validator(RenderJob.model_json_schema())
+    found = []
+    for number, (language, text) in enumerate(script.examples((ROOT / "docs" / "job-file.md").read_text())):
+        if language == "python":
+            exec(text, {})
+            path = Path("prompts.parquet")
+        else:
+            path = Path(f"example-{number}.{language}")
+            path.write_text(text)
+        plan = make_plan(load_job(path))
+        found.append((language, plan.anchor_count, plan.scene_count))
+        if language in ("yaml", "json") and "subjects" in (data := yaml.safe_load(text)):
+            schema.validate(data)
+        if number == 0:
+            _store(plan)
+    assert found == [
+        ("yaml", 2, 3),
+        ("json", 2, 1),
+        ("yaml", 0, 2),  # its anchors are there already
+        ("csv", 4, 3),
+        ("python", 2, 1),
+        ("yaml", 2, 1),
+    ]
+
+
+def _store(plan: Any) -> None:
+    """What a run of the first example leaves of its subject, for the example that takes it up."""
+    (subject,) = plan.subjects
+    path = Path("out/quickstart") / subject_file(subject.cache_path)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(describe_subject(subject, plan.model, "0" * 64, "0" * 64, 1))
+
+
+@pytest.mark.parametrize("wrong", [{}, {"subjects": [{"scenes": ["a cat"]}]}, {"subjects": [], "name": 3}])
+def test_the_schema_refuses_what_is_no_job(wrong: dict[str, Any]) -> None:
+    assert not Draft202012Validator(RenderJob.model_json_schema()).is_valid(wrong), json.dumps(wrong)
