@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from consistory_ray.cli.common import load
+from consistory_ray.engine.running import load
 
 PER_SUBJECT = 1000
 

@@ -1,6 +1,11 @@
 """One individual in every picture: consistent subjects from SDXL models, at scale.
 
-The names below load on first use, so that importing the package, validating and planning need neither torch nor Ray.
+Two ways in: :class:`ConsiStoryPipeline` renders subjects in this process, :func:`run_job` a whole job on one machine or
+on a cluster. The names below load on first use, so that importing the package, validating and planning need neither
+torch nor Ray.
+
+What :func:`make_plan` plans is also the name of the package's room ``consistory_ray.plan``, which is why it is not
+called ``plan``.
 """
 
 from __future__ import annotations
@@ -11,14 +16,35 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from consistory_ray.consistory.cache.anchor_cache import AnchorCache
     from consistory_ray.consistory.pipeline import ConsiStoryPipeline
+    from consistory_ray.engine.events import (
+        AnchorsReady,
+        AssetDone,
+        AssetFailed,
+        AssetFailure,
+        Event,
+        Notice,
+        Paused,
+        RunFinished,
+        RunStarted,
+        RunSummary,
+        Stopping,
+        SubjectProgress,
+        WorkerLost,
+        WorkerReady,
+    )
+    from consistory_ray.engine.options import RunOptions
+    from consistory_ray.engine.running import run_job
+    from consistory_ray.engine.stopping import StopRequest
     from consistory_ray.errors import (
         AssetError,
         CacheMismatchError,
         CheckpointError,
+        ClusterLostError,
         ConsistoryError,
         DiskFullError,
         InputError,
         JobError,
+        OutageError,
         OutputBusyError,
         Problem,
         PromptError,
@@ -35,14 +61,35 @@ if TYPE_CHECKING:
 _HOMES = {
     "consistory.cache.anchor_cache": ("AnchorCache",),
     "consistory.pipeline": ("ConsiStoryPipeline",),
+    "engine.events": (
+        "AnchorsReady",
+        "AssetDone",
+        "AssetFailed",
+        "AssetFailure",
+        "Event",
+        "Notice",
+        "Paused",
+        "RunFinished",
+        "RunStarted",
+        "RunSummary",
+        "Stopping",
+        "SubjectProgress",
+        "WorkerLost",
+        "WorkerReady",
+    ),
+    "engine.options": ("RunOptions",),
+    "engine.running": ("run_job",),
+    "engine.stopping": ("StopRequest",),
     "errors": (
         "AssetError",
         "CacheMismatchError",
         "CheckpointError",
+        "ClusterLostError",
         "ConsistoryError",
         "DiskFullError",
         "InputError",
         "JobError",
+        "OutageError",
         "OutputBusyError",
         "Problem",
         "PromptError",
@@ -73,6 +120,23 @@ __all__ = [  # noqa: RUF022, in the order of use
     "SubjectPlan",
     "Asset",
     "MethodSettings",
+    "run_job",
+    "RunOptions",
+    "StopRequest",
+    "RunSummary",
+    "AssetFailure",
+    "Event",
+    "RunStarted",
+    "SubjectProgress",
+    "WorkerReady",
+    "WorkerLost",
+    "AnchorsReady",
+    "AssetDone",
+    "AssetFailed",
+    "Notice",
+    "Paused",
+    "Stopping",
+    "RunFinished",
     "Problem",
     "ConsistoryError",
     "InputError",
@@ -86,6 +150,8 @@ __all__ = [  # noqa: RUF022, in the order of use
     "AssetError",
     "RunError",
     "OutputBusyError",
+    "OutageError",
+    "ClusterLostError",
     "RunInterrupted",
     "RunFailed",
 ]

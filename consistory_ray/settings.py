@@ -208,7 +208,7 @@ def _files_below(folder: Path) -> list[Path] | None:
 
 def _parse(text: str, where: str) -> MethodSettings:
     """Settings from JSON, in the ranges that a job's settings have."""
-    from consistory_ray.jobs.setting_ranges import setting_problems  # pydantic, for settings from files only
+    from consistory_ray.guards.setting_ranges import setting_problems  # pydantic, for settings from files only
 
     names = [field.name for field in dataclasses.fields(MethodSettings)]
     fix = f"write a JSON object whose keys are among {', '.join(names)}"

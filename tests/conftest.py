@@ -6,6 +6,7 @@ import gc
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -13,9 +14,39 @@ from hypothesis import settings
 from consistory_ray.jobs.job import RenderJob
 
 MakeJob = Callable[..., RenderJob]
+RAY = "ray"
+"""The group of all tests that use the session's cluster: one process runs them, so that there is one cluster."""
 
 settings.register_profile("default", deadline=None)  # machines that run tests are busy
 settings.load_profile("default")
+
+
+def _needs_ray(item: pytest.Item) -> bool:
+    return "ray_cluster" in getattr(item, "fixturenames", ())
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where tests run in several processes (``-n 2``), those on the cluster come first and all in one of them."""
+    if config.pluginmanager.hasplugin("xdist"):
+        items.sort(key=_needs_ray, reverse=True)
+        for item in filter(_needs_ray, items):
+            item.add_marker(pytest.mark.xdist_group(RAY))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``--dist loadgroup`` the other tests go to the processes file by file: a file makes its fixtures once."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadGroupScheduling
+
+    class FileByFile(LoadGroupScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            group: str = super()._split_scope(nodeid)
+            return group.split("::")[0]
+
+    return FileByFile(config, log)
 
 
 @pytest.fixture(scope="session")

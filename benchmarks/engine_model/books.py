@@ -30,10 +30,12 @@ from consistory_ray.engine.scheduling.work import Call
 from consistory_ray.engine.workers.worker import Delivered, Report
 from consistory_ray.jobs.job import load_job
 from consistory_ray.output.assets import WrittenAsset
-from consistory_ray.output.index.index import IndexWriter, write_part
+from consistory_ray.output.files import StoredFile
+from consistory_ray.output.index.parts import write_part
 from consistory_ray.output.index.rows import SCHEMA
+from consistory_ray.output.index.writer import IndexWriter
 from consistory_ray.output.resume import resume
-from consistory_ray.output.storage import OutputStore, StoredFile, open_output
+from consistory_ray.output.storage import OutputStore, open_output
 from consistory_ray.plan.plan import Asset, Plan, make_plan
 
 PICTURE_BYTES = 1_800_000

@@ -1,10 +1,8 @@
 """The command line: ``consistory-ray validate | plan | render | retry | status | gallery | verify | dataset | schema``.
 
-Exit codes: 0 all is well; 1 the run is over and some pictures failed, or it cannot go on; 2 the input has to be
-changed; 75 the run was interrupted and the same command resumes it.
-
-Defaults are those of the job's models and of RunOptions. Whatever is slow to import is imported by the command that
-needs it, so that ``validate``, ``plan`` and ``status`` start without torch and Ray.
+Exit codes are in ``common.EXIT_CODES``, options in ``options.py``; docs/cli.md is written from both. Whatever is slow
+to import is imported by the command that needs it, so that ``validate``, ``plan`` and ``status`` start without torch
+and Ray.
 """
 
 from __future__ import annotations
@@ -12,38 +10,50 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.text import Text
 
 from consistory_ray.cli.common import (
-    DEFAULTS,
+    EXIT_CODES,
     EXIT_FAILED,
     EXIT_INPUT,
     EXIT_OF_STATE,
     EXIT_STOPPED,
     EXIT_STOPPED_WATCHING,
-    AsJson,
-    DeviceOption,
-    Job,
-    KeepAnchorsOption,
-    Output,
-    Workers,
-    build_gallery_of,
     err,
     exits,
-    load,
     open_of,
     out,
     output_of,
     plan_of_output,
     print_json,
 )
+from consistory_ray.cli.options import (
+    DEFAULTS,
+    AllThumbnails,
+    AsJson,
+    DeviceOption,
+    Interval,
+    Job,
+    KeepAnchorsOption,
+    Output,
+    OutputOfJob,
+    RenderCommand,
+    Repair,
+    Split,
+    Threads,
+    Url,
+    UrlOrJob,
+    Watch,
+    Workers,
+)
 from consistory_ray.cli.render import render, retry
+from consistory_ray.engine.running import build_gallery_of, load
 from consistory_ray.engine.stopping import EXIT_RESUME, StopRequest, stop_on_signals
 from consistory_ray.errors import InputError, Problem
-from consistory_ray.guards.streams import printable_streams
+from consistory_ray.guards.terminal import printable_streams
 from consistory_ray.jobs.allowlist import check_allowed
 from consistory_ray.jobs.job import RenderJob
 from consistory_ray.plan.advice import job_notes
@@ -53,8 +63,11 @@ from consistory_ray.watch.status_display import watch_status
 if TYPE_CHECKING:
     from consistory_ray.watch.status import Status
 
+BEFORE, RUN, AFTER = "Before a run", "Rendering", "During and after a run"
+
 app = typer.Typer(
     help="Consistent subjects with SDXL models, from one machine to a Ray cluster.",
+    epilog="Exit codes: " + " ".join(f"{code}: {text}" for code, text in EXIT_CODES.items()),
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -72,7 +85,7 @@ def main() -> None:
         raise
 
 
-@app.command()
+@app.command(rich_help_panel=BEFORE)
 @exits
 def validate(job: Job, as_json: AsJson = False) -> None:
     """Check a job file and say everything that is wrong with it."""
@@ -94,7 +107,7 @@ def validate(job: Job, as_json: AsJson = False) -> None:
         print_notes(out, notes)
 
 
-@app.command("plan")
+@app.command("plan", rich_help_panel=BEFORE)
 @exits
 def plan_command(
     job: Job,
@@ -106,7 +119,7 @@ def plan_command(
 ) -> None:
     """Show what a render would do: subjects, scenes, what is there already, time and space. Renders nothing."""
     from consistory_ray.engine.machine import read_gpus
-    from consistory_ray.output.begun import pictures_made, plan_as_begun
+    from consistory_ray.output.comparison import pictures_made, plan_as_begun
     from consistory_ray.plan.forecast import forecast, usual_device
 
     loaded, plan = load(job)
@@ -123,18 +136,23 @@ def plan_command(
         print_notes(out, notes)
 
 
-app.command()(render)
-app.command("retry", help="Render again what failed before, and nothing else; takes the options of render.")(retry)
+app.command(cls=RenderCommand, rich_help_panel=RUN)(render)
+app.command(
+    "retry",
+    cls=RenderCommand,
+    help="Render again what failed before, and nothing else; takes the options of render.",
+    rich_help_panel=RUN,
+)(retry)
 
 
-@app.command()
+@app.command(rich_help_panel=AFTER)
 @exits
 def status(
-    target: Annotated[str, typer.Argument(metavar="URL-OR-JOB", help="An output, or a job file.")],
-    output: Output = None,
+    target: UrlOrJob,
+    output: OutputOfJob = None,
     as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow the run until it is over.")] = False,
-    interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks with --watch.")] = 5.0,
+    watch: Watch = False,
+    interval: Interval = 5.0,
 ) -> None:
     """Show how far an output is and what failed."""
     from consistory_ray.watch.status import StatusFollower
@@ -158,14 +176,12 @@ def _watch(read: Callable[[], Status], interval: float) -> int:
     return EXIT_STOPPED if last.error else EXIT_OF_STATE[last.state]
 
 
-@app.command()
+@app.command(rich_help_panel=AFTER)
 @exits
 def gallery(
-    target: Annotated[str, typer.Argument(metavar="URL-OR-JOB", help="An output, or a job file.")],
-    output: Output = None,
-    all_thumbnails: Annotated[
-        bool, typer.Option("--all-thumbnails", help="Of a large run, too: every picture is read once.")
-    ] = False,
+    target: UrlOrJob,
+    output: OutputOfJob = None,
+    all_thumbnails: AllThumbnails = False,
 ) -> None:
     """Build the gallery of an output anew."""
     store, given = output_of(target, output)
@@ -183,14 +199,12 @@ def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-@app.command()
+@app.command(rich_help_panel=AFTER)
 @exits
 def verify(
-    url: Annotated[str, typer.Argument(metavar="URL", help="An output.")],
-    repair: Annotated[
-        bool, typer.Option("--repair/--no-repair", help="Drop rows of damaged pictures, delete damaged files.")
-    ] = False,
-    threads: Annotated[int, typer.Option(min=1, help="Files read at a time.")] = 16,
+    url: Url,
+    repair: Repair = False,
+    threads: Threads = 16,
     as_json: AsJson = False,
 ) -> None:
     """Read every picture and anchor cache of an output and compare them with the index.
@@ -212,11 +226,11 @@ def verify(
     raise typer.Exit(0 if result.is_sound else EXIT_FAILED)
 
 
-@app.command()
+@app.command(rich_help_panel=AFTER)
 @exits
 def dataset(
-    url: Annotated[str, typer.Argument(metavar="URL", help="An output.")],
-    split: Annotated[str, typer.Option(help="Name of the dataset's split.")] = "train",
+    url: Url,
+    split: Split = "train",
     as_json: AsJson = False,
 ) -> None:
     """Write an output's pictures as Parquet shards that load as a Hugging Face dataset."""
@@ -246,7 +260,7 @@ def dataset(
         line(out, f"{result.rows} pictures in {len(result.paths)} shards: {files}")
 
 
-@app.command()
+@app.command(rich_help_panel=BEFORE)
 @exits
 def schema() -> None:
     """Print the JSON schema of a job file, for editors."""

@@ -1,4 +1,4 @@
-"""What all commands share: consoles, exit codes, common options, how jobs and outputs are opened."""
+"""What all commands share: consoles, exit codes, how jobs and outputs are opened."""
 
 from __future__ import annotations
 
@@ -7,60 +7,43 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Optional, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import typer
 
-from consistory_ray.engine.options import Device, KeepAnchors, RunOptions
+from consistory_ray.engine.running import load
 from consistory_ray.engine.stopping import EXIT_RESUME
 from consistory_ray.errors import AssetError, ConsistoryError, InputError, RunFailed, RunInterrupted
 from consistory_ray.guards.redaction import redacted, visible_json
-from consistory_ray.guards.streams import speaks_unicode
-from consistory_ray.guards.terminal import SafeConsole
-from consistory_ray.jobs.allowlist import check_allowed, check_allowed_model
-from consistory_ray.jobs.job import RenderJob, load_job
-from consistory_ray.jobs.model_names import check_model_is_there
+from consistory_ray.guards.terminal import SafeConsole, speaks_unicode
+from consistory_ray.jobs.allowlist import check_allowed
 from consistory_ray.jobs.readers import MAX_BYTES, STANDARD_INPUT
-from consistory_ray.plan.plan import Plan, make_plan
+from consistory_ray.plan.plan import Plan
 from consistory_ray.watch.reports import line, print_problems
 
 if TYPE_CHECKING:
     from consistory_ray.output.storage import OutputStore
 
 EXIT_FAILED = 1
-"""It is over, and what failed is listed: the same command would probably end the same way."""
 EXIT_INPUT = 2
-"""Something that was given has to be changed; nothing was rendered."""
 EXIT_STOPPED = 3
-"""It could not go on: storage, workers, or another run that holds the output. Worth trying again."""
 EXIT_STOPPED_WATCHING = 130
+EXIT_CODES = {
+    0: "All is well.",
+    EXIT_FAILED: "It is over, and what failed is listed (or damage is left): the same command would probably end the "
+    "same way.",
+    EXIT_INPUT: "Something that was given has to be changed; nothing was rendered.",
+    EXIT_STOPPED: "It could not go on: storage, workers, or another run that holds the output. Worth trying again.",
+    EXIT_RESUME: "It was interrupted, by Ctrl-C or SIGTERM: the same command goes on.",
+    EXIT_STOPPED_WATCHING: "`status --watch` was stopped, and the run goes on.",
+}
 EXIT_OF_STATE = {"complete": 0, "failed": EXIT_FAILED, "interrupted": EXIT_RESUME}
-DEFAULTS = RunOptions()
 JOB_SUFFIXES = (*MAX_BYTES, *(f"{suffix}.gz" for suffix in MAX_BYTES))
 
 P = ParamSpec("P")
 
 out = SafeConsole(highlight=False)
 err = SafeConsole(stderr=True, highlight=False)
-
-Job = Annotated[str, typer.Argument(metavar="JOB", help="Job file or URL: .yaml, .json, .csv or .parquet.")]
-Output = Annotated[
-    Optional[str],  # noqa: UP045, older typers do not read the other spelling
-    typer.Option("--output", "-o", metavar="URL", help="Folder or fsspec URL; without it, out/NAME-OF-THE-JOB."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-Workers = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option(min=1, help="Number of workers; without it, one per GPU, on CPU one per machine."),
-]
-DeviceOption = Annotated[Device, typer.Option(help="What workers render on.")]
-KeepAnchorsOption = Annotated[
-    KeepAnchors,
-    typer.Option(
-        help="What stays of a subject's anchors once all of its scenes are done; auto: all, while the caches of the "
-        "job take at most 100 GB together, else previews."
-    ),
-]
 
 
 def exits(command: Callable[P, None]) -> Callable[P, None]:
@@ -89,25 +72,9 @@ def exit_of(error: ConsistoryError) -> int:
     return EXIT_FAILED if isinstance(error, (AssetError, RunFailed)) else EXIT_STOPPED
 
 
-def load(source: str) -> tuple[RenderJob, Plan]:
-    """A job and its plan, if the job, its model and the stored subjects it refers to are in places that are allowed."""
-    if source != STANDARD_INPUT:
-        check_allowed("JOB", source)
-    job = load_job(source)
-    check_allowed_model(job.model)
-    check_model_is_there(job.model)
-    if job.config is not None:
-        check_allowed_model(job.config, field="config")
-    plan = make_plan(job)
-    for subject in plan.subjects:
-        if subject.source is not None:
-            check_allowed(f"the source of {subject.subject_id}", subject.source.url)
-    return job, plan
-
-
 def output_of(target: str, output: str | None) -> tuple[OutputStore, Plan | None]:
     """The output that a command is about; and the plan, if it was given as a job."""
-    from consistory_ray.output.begun import plan_as_begun
+    from consistory_ray.output.comparison import plan_as_begun
     from consistory_ray.output.storage import open_output
 
     if target == STANDARD_INPUT or target.lower().split("?")[0].rstrip("/").endswith(JOB_SUFFIXES):
@@ -125,15 +92,6 @@ def plan_of_output(url: str) -> tuple[Plan, OutputStore]:
 
     store, _ = output_of(url, None)
     return plan_of_record(read_run_record(store), store), store
-
-
-def build_gallery_of(url: str, plan: Plan, *, all_thumbnails: bool = False) -> str:
-    from consistory_ray.output.begun import plan_as_begun
-    from consistory_ray.output.gallery.pages import MAX_THUMBNAILS, build_gallery
-    from consistory_ray.output.storage import open_output
-
-    assets = plan_as_begun(plan, open_output(url)).assets()
-    return build_gallery(url, assets, max_thumbnails=None if all_thumbnails else MAX_THUMBNAILS)
 
 
 def url_of(output: str | None, plan: Plan) -> str:

@@ -13,7 +13,7 @@ from consistory_ray.consistory.method.sampler import initial_latents
 from consistory_ray.consistory.method.steps import check_settings
 from consistory_ray.consistory.models.prompts import concept_columns, concept_positions, text_tokens
 from consistory_ray.errors import InputError, Problem
-from consistory_ray.guards.whole_numbers import whole_number
+from consistory_ray.guards.numerics import whole_number
 from consistory_ray.settings import MethodSettings
 
 

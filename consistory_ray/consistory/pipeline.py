@@ -29,7 +29,7 @@ from consistory_ray.consistory.models.hooks import UNetHooks, execution_device, 
 from consistory_ray.consistory.models.schedules import ddim_scheduler, scheduler_notice
 from consistory_ray.consistory.models.sdxl import SplitUNet, method_installed
 from consistory_ray.errors import AssetError, InputError, PictureError, Problem
-from consistory_ray.guards.half_precision import warn_of_half_on_cpu
+from consistory_ray.guards.numerics import warn_of_half_on_cpu
 from consistory_ray.settings import FreeU, MethodSettings
 
 

@@ -62,14 +62,13 @@ from consistory_ray.errors import (
     RunInterrupted,
     StorageError,
 )
-from consistory_ray.guards.half_precision import half_on_cpu
-from consistory_ray.output.begun import plan_as_begun
-from consistory_ray.output.index.comparison import named
-from consistory_ray.output.index.index import IndexWriter, current_index
+from consistory_ray.guards.numerics import half_on_cpu
+from consistory_ray.output.comparison import named, plan_as_begun
+from consistory_ray.output.index.index import current_index
+from consistory_ray.output.index.writer import IndexWriter
 from consistory_ray.output.lease.lease import Lease
 from consistory_ray.output.lease.record import LEASE_FOLDER
-from consistory_ray.output.replaced import REPLACED
-from consistory_ray.output.resume import resume
+from consistory_ray.output.resume import REPLACED, resume
 from consistory_ray.output.run_record import (
     RUN_RECORD,
     RunRecord,

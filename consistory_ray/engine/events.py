@@ -235,6 +235,7 @@ class RunSummary:
         failures_by_kind: how many failed in this run, by :class:`~consistory_ray.engine.faults.Fault` value.
         stopped: why the run ended before everything was tried; empty if it did not.
         caches: what became of the anchor caches, where that is worth a word.
+        gallery: its page, a path below ``url``, once it was built.
     """
 
     name: str
@@ -249,6 +250,7 @@ class RunSummary:
     failures_by_kind: Mapping[str, int] = field(default_factory=dict)
     stopped: str = ""
     caches: str = ""
+    gallery: str = ""
 
     def raise_for_state(self) -> None:
         """Raise RunInterrupted or RunFailed unless the run is complete."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from consistory_ray.engine.workers.anchor_store import checksum_path
-from consistory_ray.output.index.comparison import lacking
+from consistory_ray.output.comparison import lacking
 from consistory_ray.output.index.index import compact
 from consistory_ray.output.lease.fencing import Lost, delete_all
 from consistory_ray.output.storage import OutputStore

@@ -21,7 +21,8 @@ from consistory_ray.engine.retries import with_backoff
 from consistory_ray.engine.workers.worker import Delivered
 from consistory_ray.errors import RunError, StorageError
 from consistory_ray.output.assets import asset_parameters
-from consistory_ray.output.index.index import IndexRow, IndexWriter
+from consistory_ray.output.index.rows import IndexRow
+from consistory_ray.output.index.writer import IndexWriter
 
 if TYPE_CHECKING:
     from consistory_ray.plan.plan import Asset, Plan, SubjectPlan

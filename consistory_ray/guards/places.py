@@ -121,7 +121,12 @@ def place_of(address: str | os.PathLike[str], field: str = "address") -> Place:
 
 def without_credentials(address: str) -> str:
     """An address fit for messages: printable, without user, password and query."""
-    return ascii(_USER_INFO.sub("://", address.split("?")[0])[:200])[1:-1]
+    return ascii(without_user(address.split("?")[0])[:200])[1:-1]
+
+
+def without_user(address: str) -> str:
+    """A URL without the user and password in it."""
+    return _USER_INFO.sub("://", address)
 
 
 def _absolute(path: str) -> str:

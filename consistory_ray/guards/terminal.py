@@ -1,4 +1,4 @@
-"""The door to the terminal: whatever is printed loses what would move the cursor, colour the screen, or hide text.
+"""The door to the terminal: what is printed loses what would move the cursor, colour the screen, or hide text.
 
 Texts of an output, of a job or of a storage's errors were written by others. They are not cleaned field by field but
 here, right before they are shown.
@@ -6,7 +6,10 @@ here, right before they are shown.
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Iterable
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -22,3 +25,16 @@ class SafeConsole(Console):
         for segment in super().render(renderable, options):
             text, style, control = segment
             yield segment if control else Segment(visible(text, lines=True), style)
+
+
+def speaks_unicode(stream: Any) -> bool:
+    """Whether a stream can carry every character; of one that does not tell its encoding that is taken for granted."""
+    encoding = (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "").replace("_", "")
+    return encoding.startswith("utf")
+
+
+def printable_streams() -> None:
+    """What the terminal's encoding lacks is written as an escape, rather than ending in a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

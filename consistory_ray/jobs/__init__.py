@@ -1,1 +1,11 @@
-"""What users write: the job file, read from YAML, JSON, CSV or Parquet, checked, and told what is wrong with it."""
+"""What users write: the job file, read from YAML, JSON, CSV or Parquet, checked, and told what is wrong with it.
+
+* ``allowlist``: which places a run may read from and write to.
+* ``sources``: a file that somebody named becomes bytes, or a reason in plain words.
+* ``readers``: bytes become the plain data of a job; ``yaml_events`` and ``tables`` know the two layouts with traps.
+* ``stored_subjects``: subjects that an earlier run has made are put in.
+* ``job``: the data becomes a :class:`~consistory_ray.jobs.job.RenderJob`, the types that a job is made of.
+* ``validation``: runs pydantic's checks of those types and ours together, and bounds how much is told.
+* ``checks``: our own checks: what must hold beyond types. How any finding is worded is in ``guards.problems``.
+* ``ids``, ``model_names``: which ids and which models a job may name.
+"""

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
 
 from consistory_ray.errors import InputError, Problem
-from consistory_ray.guards.places import place_of
+from consistory_ray.guards.places import place_of, without_user
 from consistory_ray.jobs.model_names import is_hub_id
 from consistory_ray.settings import BUNDLED_MODEL
 
@@ -27,7 +27,6 @@ Place = tuple[str, str, tuple[str, ...]]
 _ALIASES = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "az": "abfs", "abfss": "abfs", "adl": "abfs"}
 _PORTS = {"http": ":80", "https": ":443"}
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+._-]*://|(file|local):/|[/~]")
-_USER_INFO = re.compile(r"://[^/@\s]*@")
 
 
 class _Refused(ValueError):
@@ -134,4 +133,4 @@ def _not_allowed(field: str, url: str, fix: str) -> InputError:
 
 
 def _shown(url: str) -> str:
-    return ascii(_USER_INFO.sub("://", url.split("?")[0]))[1:-1]
+    return ascii(without_user(url.split("?")[0]))[1:-1]

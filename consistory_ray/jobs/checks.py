@@ -1,4 +1,4 @@
-"""What makes sense of a job beyond the types of its fields: concepts in prompts, unique ids, distinct pictures.
+"""What must hold in a job beyond its fields' types: concepts in prompts, unique ids, distinct pictures, not too many.
 
 The checks read models and plain dicts alike and skip what has the wrong type, so that they can run beside pydantic's
 own checks and a file's author sees everything at once.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from consistory_ray.concepts.matching import find_concepts, mentions, stands
-from consistory_ray.jobs.problems import shown
+from consistory_ray.errors import Problem
+from consistory_ray.guards.problems import FIXES, Loc, shown
 
 MAX_SEED = 2**63 - 1
 MAX_TEXT = 4_000
@@ -21,6 +22,8 @@ MAX_PICTURES = 2_000_000
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _NAMED = 16
+_MOST = {"concept": 16, "anchors": 64}
+_TOLD = 20
 _COUNTED = re.compile(r"(.+)-(0|[1-9][0-9]{0,6})")
 _ANCHOR_ID = re.compile(r"anchor-[0-9]+", re.IGNORECASE)
 
@@ -34,6 +37,49 @@ class Finding:
     loc: tuple[str | int, ...]
     value: Any
     fix: str
+
+
+class Prompted(Protocol):
+    """A picture to make; :class:`~consistory_ray.plan.plan.Asset` is one."""
+
+    @property
+    def asset_id(self) -> str: ...
+    @property
+    def prompt(self) -> str: ...
+
+
+def oversized(data: Any) -> list[tuple[Loc, Problem]]:
+    """Where a job has more pictures, anchors or concepts than any may have, before anything in it is checked or copied.
+
+    Lists that stand in several places of a file by an alias are counted once and added up, so that this takes as long
+    as the file took to read, whatever it would be written out.
+
+    Args:
+        data: the plain data of a job.
+    """
+    subjects = data.get("subjects") if isinstance(data, Mapping) else None
+    if not isinstance(subjects, (list, tuple)):
+        return []
+    found: list[tuple[Loc, Problem]] = []
+    counted: dict[int, int] = {}
+    pictures = 0
+    for index, subject in enumerate(subjects):
+        if not isinstance(subject, Mapping):
+            continue
+        for name, most in _MOST.items():
+            value = subject.get(name)
+            if isinstance(value, (list, tuple)) and len(value) > most and len(found) < _TOLD:
+                found.append((("subjects", index, name), Problem("", f"a list of {len(value)}", FIXES[name])))
+        scenes = subject.get("scenes")
+        if isinstance(scenes, (list, tuple)):
+            if id(scenes) not in counted:
+                counted[id(scenes)] = len(scenes) if len(scenes) > MAX_PICTURES else sum(map(_count, scenes))
+            pictures += counted[id(scenes)]
+    if max(pictures, len(subjects)) > MAX_PICTURES:
+        value = f"{pictures} pictures" if pictures > MAX_PICTURES else f"{len(subjects)} subjects"
+        fix = f"split the job, it may have {MAX_PICTURES} pictures at most"
+        found.append((("subjects",), Problem("", value, fix)))
+    return found
 
 
 def check_text(value: str) -> tuple[str, str | None]:
@@ -94,12 +140,37 @@ def lacks_all(prompt: str, concepts: Sequence[str]) -> bool:
     return not any(stands(prompt, concept) for concept in concepts)
 
 
+def impossible(
+    anchors: Sequence[Prompted], scenes: Sequence[Prompted], concepts: Sequence[str]
+) -> tuple[tuple[str, str], ...]:
+    """The ids of the pictures that cannot be made since their prompts lack a concept, each with the reason.
+
+    An anchor that lacks a concept takes all of its subject's pictures with it, a scene only itself.
+    """
+    for number, anchor in enumerate(anchors):
+        if absent := lacking_in_anchor(anchor.prompt, concepts):
+            reason = (
+                f"the prompt of anchor-{number} contains nothing of {_listed(absent, ' and ')}: {shown(anchor.prompt)}"
+            )
+            return tuple((asset.asset_id, reason) for asset in (*anchors, *scenes))
+    listed = _listed(concepts, " or ")
+    return tuple(
+        (scene.asset_id, f"the prompt contains nothing of {listed}: {shown(scene.prompt)}")
+        for scene in scenes
+        if lacks_all(scene.prompt, concepts)
+    )
+
+
 def must_contain(who: str, concepts: Sequence[str], conjunction: str) -> str:
-    words = conjunction.join(shown(concept) for concept in concepts[:_NAMED])
+    words = _listed(concepts[:_NAMED], conjunction)
     return (
         f'{who}\'s prompt must contain {words}, or some of its words: here, in "subject" or in "style"; '
         "on_missing_concept: skip renders the rest"
     )
+
+
+def _listed(concepts: Sequence[str], conjunction: str) -> str:
+    return conjunction.join(shown(concept) for concept in concepts)
 
 
 def job_findings(job: Any) -> Iterator[Finding]:

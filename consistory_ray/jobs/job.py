@@ -29,27 +29,33 @@ from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
 from consistory_ray.errors import JobError, Problem
-from consistory_ray.guards.whole_numbers import whole_number
-from consistory_ray.jobs.checks import MAX_SEED, Finding, check_text, job_findings, join_prompt, subject_findings
-from consistory_ray.jobs.ids import id_problem
-from consistory_ray.jobs.limits import oversized
-from consistory_ray.jobs.model_names import model_name
-from consistory_ray.jobs.problems import FIXES, explain, fault
-from consistory_ray.jobs.readers import Document, read_document
-from consistory_ray.jobs.setting_ranges import (
+from consistory_ray.guards.numerics import whole_number
+from consistory_ray.guards.problems import FIXES, explain, fault
+from consistory_ray.guards.setting_ranges import (
     FreeUFactor,
     Guidance,
     Pixels,
     Share,
     Steps,
     Switch,
-    Text,
     Timestep,
     Whole,
     Window,
 )
+from consistory_ray.jobs.checks import (
+    MAX_SEED,
+    Finding,
+    check_text,
+    job_findings,
+    join_prompt,
+    oversized,
+    subject_findings,
+)
+from consistory_ray.jobs.ids import id_problem
+from consistory_ray.jobs.model_names import model_name
+from consistory_ray.jobs.readers import Document, read_document
 from consistory_ray.jobs.stored_subjects import resolve_stored
-from consistory_ray.jobs.validation import Budget, bounded_entry, bounded_subject, checked, handed_down, invalid
+from consistory_ray.jobs.validation import Budget, Text, bounded_entry, bounded_subject, checked, handed_down, invalid
 from consistory_ray.settings import BUNDLED_MODEL, MethodSettings, model_defaults
 
 MAX_COUNT = 100_000

@@ -25,8 +25,8 @@ from typing import Any
 
 from consistory_ray.errors import InputError, JobError, Problem
 from consistory_ray.guards.places import Place, place_of
-from consistory_ray.guards.reading import TooLargeError, read_all, read_standard_input, reading_problem
-from consistory_ray.jobs.problems import MAX_PROBLEMS, Loc, did_you_mean, path, shown
+from consistory_ray.guards.problems import MAX_PROBLEMS, Loc, did_you_mean, path, shown
+from consistory_ray.jobs.sources import TooLargeError, read_all, read_standard_input, reading_problem
 from consistory_ray.jobs.yaml_events import MAX_DEPTH, MAX_KEYS, read_yaml
 
 STANDARD_INPUT = "-"

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 from consistory_ray.errors import InputError, JobError, Problem
 from consistory_ray.guards.outside import parse_json
 from consistory_ray.guards.places import place_of
-from consistory_ray.guards.reading import reading_problem
 from consistory_ray.guards.redaction import redacted
 from consistory_ray.jobs.allowlist import check_allowed
+from consistory_ray.jobs.sources import reading_problem
 from consistory_ray.settings import MethodSettings
 
 SUBJECT_FILE = "subject.json"

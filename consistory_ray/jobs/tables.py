@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from consistory_ray.errors import Problem
+from consistory_ray.guards.problems import MAX_PROBLEMS, Loc, did_you_mean, path, shown
 from consistory_ray.jobs.checks import MAX_PICTURES
-from consistory_ray.jobs.problems import MAX_PROBLEMS, Loc, did_you_mean, path, shown
 
 COLUMNS = ("prompt", "concept", "subject_id", "style", "subject", "kind", "id", "seed", "count")
 MAX_TABLE_BYTES = 192 << 20

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError, ValidationInfo, ValidatorFunctionWrapHandler
+from pydantic import AfterValidator, Strict, ValidationError, ValidationInfo, ValidatorFunctionWrapHandler
 from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticOmit
 
-from consistory_ray.jobs.checks import Finding
-from consistory_ray.jobs.problems import MAX_PROBLEMS, fault
+from consistory_ray.guards.problems import MAX_PROBLEMS, fault
+from consistory_ray.jobs.checks import Finding, check_text
+
+
+def _text(value: str) -> str:
+    cleaned, fix = check_text(value)
+    if fix:
+        raise fault(fix)
+    return cleaned
+
+
+Text = Annotated[str, Strict(), AfterValidator(_text)]
+"""Text that can be used, in its normal form."""
 
 
 class Budget:

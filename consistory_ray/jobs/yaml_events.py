@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from consistory_ray.errors import Problem
-from consistory_ray.jobs.problems import IN_QUOTES, MAX_PROBLEMS, path, shown
+from consistory_ray.guards.problems import IN_QUOTES, MAX_PROBLEMS, path, shown
 
 MAX_DEPTH = 32
 MAX_VALUES = 8_000_000

@@ -22,10 +22,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from consistory_ray.output.assets import read_metadata, relabelled, write_asset
-from consistory_ray.output.index.index import IndexWriter, compact, read_index
+from consistory_ray.output.files import bounded_map
+from consistory_ray.output.index.index import compact, read_index
 from consistory_ray.output.index.rows import IndexRow, table_to_rows
+from consistory_ray.output.index.writer import IndexWriter
 from consistory_ray.output.lease.fencing import Lost, delete_all, refuse_if_lost
-from consistory_ray.output.parallel import bounded_map
 from consistory_ray.output.storage import MissingFileError, OutputStore, UnfitFileError
 
 _BATCH = 1000

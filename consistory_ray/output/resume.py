@@ -3,8 +3,15 @@
 Several things may be out of step after a kill, an edit of the job, or a careless ``rm``, and each is set right here:
 pictures that no row speaks of yet are indexed; rows whose file is gone or of another size are dropped; rows of files
 in whose place this plan wants another asset are dropped *before* that one is rendered, so that no row ever speaks of a
-file that holds something else, and the pictures themselves are kept in a folder of their own; pictures that have
-another name by now are moved.
+file that holds something else; pictures that have another name by now are moved.
+
+A picture of another asset that lies where the plan wants one (an edited prompt is another asset in the same place) is
+never overwritten. Before the new one is written the old one is copied to
+
+    replaced/images/SUBJECT/SCENE.ASSET-ID.png
+
+Locally the copy is a hard link, which costs nothing until the new picture is written. Nothing refers to the folder;
+whoever needs the space deletes it.
 """
 
 from __future__ import annotations
@@ -12,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,19 +28,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from consistory_ray.output.assets import WrittenAsset, picture_size, read_metadata
-from consistory_ray.output.damaged import set_aside
-from consistory_ray.output.index.index import CorruptIndexError, Output, compact, read_parts, write_part
+from consistory_ray.output.files import StoredFile, bounded_map
+from consistory_ray.output.index.index import compact, set_aside
+from consistory_ray.output.index.parts import CorruptIndexError, read_parts, write_part
 from consistory_ray.output.index.rows import IndexRow, latest_rows, rows_to_table
 from consistory_ray.output.lease.fencing import Lost, refuse_if_lost
 from consistory_ray.output.moving import Move, move_pictures
-from consistory_ray.output.parallel import bounded_map
-from consistory_ray.output.replaced import keep_replaced
-from consistory_ray.output.storage import MissingFileError, OutputStore, StoredFile, UnfitFileError, as_store
+from consistory_ray.output.storage import (
+    PICTURE_FOLDERS,
+    MissingFileError,
+    Output,
+    OutputStore,
+    UnfitFileError,
+    as_store,
+)
 
-PICTURE_FOLDERS = ("anchors", "images")
+REPLACED = "replaced"
+"""The folder that replaced pictures are kept in."""
 _COLUMNS = ("asset_id", "subject", "kind", "scene", "path", "size", "status", "attempt", "created_at")
 _BATCH_ROWS = 10_000
 _ROWS_PER_PART = 10_000
+_ASSET_ID = re.compile(r"[0-9a-f]{32}")
 _log = logging.getLogger(__name__)
 
 
@@ -64,7 +80,7 @@ def resume(output: Output, plan_paths: Mapping[str, str], *, lost: Lost = str) -
 
     Parts of the index that cannot be read are moved away; the plan's pictures that they spoke of are found again.
     Pictures of the plan that lie under another name are moved, see :mod:`consistory_ray.output.moving`; what lies where
-    the plan wants something else is kept, see :mod:`consistory_ray.output.replaced`.
+    the plan wants something else is kept.
 
     Files are compared by name and size, since a listing gives both at once; ``verify`` reads them. A million rows take
     about 0.7 GB beside the plan.
@@ -201,8 +217,13 @@ def _chunks(rows: Iterator[IndexRow]) -> Iterator[list[IndexRow]]:
         yield chunk
 
 
+def replaced_path(path: str, asset_id: str) -> str:
+    """Where an asset's picture is kept that lay at ``path``."""
+    return f"{REPLACED}/{path.removesuffix('.png')}.{asset_id}.png"
+
+
 class _Replaced:
-    """Keeps what is about to be overwritten.
+    """Keeps files that are about to be overwritten with another asset's picture.
 
     Attributes:
         paths: of the pictures that were kept.
@@ -214,7 +235,11 @@ class _Replaced:
         self.paths: set[str] = set()
 
     def __call__(self, path: str, data: bytes, parameters: Mapping[str, Any] | None) -> None:
-        keep_replaced(self._store, path, data, parameters, self._lost)
+        asset_id = str((parameters or {}).get("asset_id"))
+        if not _ASSET_ID.fullmatch(asset_id):
+            asset_id = f"unknown-{hashlib.sha256(data).hexdigest()[:24]}"
+        refuse_if_lost(self._lost, f"{self._store.url}/{path} was not kept")
+        self._store.copy(path, replaced_path(path, asset_id))
         self.paths.add(path)
 
 

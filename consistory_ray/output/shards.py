@@ -22,11 +22,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from consistory_ray.errors import AssetError, InputError, Problem, RunInterrupted
-from consistory_ray.output.index.index import Output, read_index
+from consistory_ray.output.files import bounded_map
+from consistory_ray.output.index.index import read_index
 from consistory_ray.output.index.rows import SCHEMA, described
 from consistory_ray.output.lease.fencing import Lost, delete_all, refuse_if_lost
-from consistory_ray.output.parallel import bounded_map
-from consistory_ray.output.storage import MissingFileError, OutputStore, UnfitFileError, as_store
+from consistory_ray.output.storage import MissingFileError, Output, OutputStore, UnfitFileError, as_store
 
 DATASET_FOLDER = "dataset"
 MANIFEST = f"{DATASET_FOLDER}.json"

@@ -1,7 +1,8 @@
-"""Where a run's files live: a thin layer over fsspec that makes every write whole or absent.
+"""Where a run's files live: paths below one output, writes whole or absent, errors with their address and cause.
 
-Local files are written to a temporary name in the same folder, synced, and renamed. Object stores replace an object
-in one PUT, which is atomic by itself. Nothing here relies on the order of a listing.
+Local files are written to a temporary name in the same folder, synced, and renamed (:mod:`.local_files`). Object stores
+replace an object in one PUT, which is atomic by itself (:mod:`.driver_files`). Nothing here relies on the order of a
+listing.
 """
 
 from __future__ import annotations
@@ -17,34 +18,29 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
-from fsspec.dircache import DirCache
 from fsspec.implementations.local import LocalFileSystem
 
 from consistory_ray.errors import ConsistoryError, DiskFullError, InputError, Problem, StorageError
-from consistory_ray.guards.outside import NotAFile, TooLarge, kind_of, open_regular, read_regular, refuse_size
-from consistory_ray.guards.places import Place, place_of
-from consistory_ray.output.parallel import bounded_map
-from consistory_ray.output.uploads import payload
+from consistory_ray.guards.outside import NotAFile, TooLarge, kind_of
+from consistory_ray.guards.places import place_of, without_user
+from consistory_ray.output.driver_files import DriverFiles, driver
+from consistory_ray.output.files import Buffer, Files, StoredFile, bounded_map
+from consistory_ray.output.local_files import LocalFiles, first_bad_link, strangers
 
-Buffer = bytes | bytearray | memoryview
-_T = TypeVar("_T")
-
-_WHOLE_PUT_PROTOCOLS = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci", "memory"})
-_NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _BLOCK = 8 << 20
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
-_TEMPORARY = re.compile(r"^\..+\.[0-9a-f]{32}\.tmp$")
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
 _MOST_BYTES = {"run.json": 1 << 30, "subject.json": 1 << 20, "sha256": 4 << 10, "png": 256 << 20, "json": 64 << 20}
 """By a file's name, else by its ending. A job of a million scenes makes a run.json of a fifth of that."""
 FOLDERS = ("anchors", "dataset", "gallery", "images", "index", "lease")
 """The folders of an output that only runs write to."""
+PICTURE_FOLDERS = ("anchors", "images")
+"""Those of them that hold pictures."""
 SET_ASIDE = "damaged"
 """The folder that what cannot be used is moved to."""
 _log = logging.getLogger(__name__)
-_USER_INFO = re.compile(r"://[^/@\s]*@")
 
 
 class MissingFileError(StorageError):
@@ -65,14 +61,6 @@ class LinkedFolderError(StorageError):
 
 class VanishedError(StorageError):
     """The output that was begun is not there any more: it was deleted, moved, or its file system unmounted."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredFile:
-    """One file under an output: its path relative to the root, and its size in bytes."""
-
-    path: str
-    size: int
 
 
 @dataclass(frozen=True)
@@ -106,9 +94,14 @@ class OutputStore:
         return isinstance(self.fs, LocalFileSystem)
 
     @property
+    def _files(self) -> Files:
+        made = self._refuse_if_vanished
+        return LocalFiles(made) if self.is_local else DriverFiles(self.fs, made)
+
+    @property
     def url(self) -> str:
         """The output's address, absolute, without credentials: what to show, and to hand to another process."""
-        return self.root if self.is_local else _redact(str(self.fs.unstrip_protocol(self.root)))
+        return self.root if self.is_local else without_user(str(self.fs.unstrip_protocol(self.root)))
 
     def join(self, path: str) -> str:
         """The full path of a file, as ``fs`` names it.
@@ -132,13 +125,9 @@ class OutputStore:
                 a file has its place.
             LinkedFolderError: a link among its folders leads out of the output.
         """
-        full, limit = self._place(path, "read"), most_bytes(path)
+        full = self._place(path, "read")
         with self._errors("read", path):
-            if self.is_local:
-                return read_regular(full, limit)
-            if limit is not None and (size := int(self.fs.info(full).get("size") or 0)) > limit:
-                refuse_size(size, limit)
-            return bytes(self.fs.cat_file(full))
+            return self._files.read(full, most_bytes(path))
 
     def sha256(self, path: str) -> str:
         """SHA-256 of a file of any size, 64 hexadecimal digits, read a few megabytes at a time.
@@ -147,10 +136,7 @@ class OutputStore:
             MissingFileError: there is no such file.
         """
         full, digest = self._place(path, "read"), hashlib.sha256()
-        with (
-            self._errors("read", path),
-            open_regular(full) if self.is_local else self.fs.open(full, "rb") as file,
-        ):
+        with self._errors("read", path), self._files.open(full) as file:
             while block := file.read(_BLOCK):
                 digest.update(block)
         return digest.hexdigest()
@@ -160,9 +146,7 @@ class OutputStore:
         full = self._place(path, "look up")
         with self._errors("look up", path):
             try:
-                if self.is_local:
-                    return stat.S_ISREG(os.lstat(full).st_mode)
-                return bool(self.fs.info(full)["type"] == "file")  # isfile takes every error for an absent file
+                return self._files.is_file(full)
             except (FileNotFoundError, NotADirectoryError):
                 return False
 
@@ -173,12 +157,7 @@ class OutputStore:
         """
         full = self._place(path, "write")
         with self._errors("write", path):
-            if self.is_local:
-                self._with_a_clear_way(path, lambda: _replace_local(full, data, self._make_folder))
-            elif self._puts_whole_objects():
-                self.fs.pipe_file(full, payload(self.fs, data))
-            else:
-                self._write_by_move(full, data)
+            self._with_a_clear_way(path, lambda: self._files.replace(full, data))
 
     def create_exclusive(self, path: str, data: Buffer) -> bool:
         """Write a file only if there is none: of several writers exactly one creates it.
@@ -190,20 +169,10 @@ class OutputStore:
         full = self._place(path, "create")
         with self._errors("create", path):
             try:
-                if self.is_local:
-                    self._with_a_clear_way(path, lambda: _create_local(full, data, self._make_folder))
-                else:
-                    self.fs.pipe_file(full, bytes(data), mode="create")
+                self._with_a_clear_way(path, lambda: self._files.create(full, data))
                 return True
             except FileExistsError:
                 return self.read(path) == data
-            except OSError as error:
-                if error.errno != errno.EINVAL:  # what some S3 servers' "precondition failed" becomes
-                    raise
-                try:
-                    return self.read(path) == data
-                except MissingFileError:
-                    raise error from None
 
     def copy(self, path: str, other: str) -> None:
         """Give a file a second name: a hard link where there are such, else a copy on the storage's side.
@@ -212,22 +181,7 @@ class OutputStore:
         """
         source, target = self._place(path, "copy"), self._place(other, "write")
         with self._errors("copy", path):
-            if not self.is_local:
-                self.fs.cp_file(source, target)
-                return
-            folder, name = os.path.split(target)
-            temporary = os.path.join(folder, _temporary_name(name))
-            try:
-                _making_folder(folder, lambda: os.link(source, temporary), self._make_folder)
-            except OSError as error:
-                if error.errno not in _NO_HARD_LINKS:
-                    raise
-                self.write_atomic(other, self.read(path))
-                return
-            os.replace(temporary, target)
-            with suppress(FileNotFoundError):
-                os.unlink(temporary)  # rename does nothing where both are the same file
-            _sync_folder(folder)
+            self._files.copy(source, target)
 
     def is_obstructed(self, path: str) -> bool:
         """Whether something that is no file of its own has that name: a folder, a link, a pipe, a device."""
@@ -240,50 +194,36 @@ class OutputStore:
 
     def list_files(self, prefix: str = "") -> list[StoredFile]:
         """All files below a folder, at any depth, sorted by path; none when the folder is missing."""
-        return [file for file in self._walk(prefix) if not _TEMPORARY.match(file.path.rsplit("/", 1)[-1])]
+        return [file for file in self._walk(prefix) if not file.is_temporary]
 
     def iter_files(self, prefix: str) -> Iterator[StoredFile]:
         """:meth:`list_files` in no order, one folder below ``prefix`` after the other, so that memory stays bounded."""
         start = self._place(prefix, "list", and_itself=True)
         with self._errors("list", prefix):
-            if self.is_local:
-                folders: list[str] = []
-                entries = [StoredFile(file.path, file.size) for file in _walk_local(start, prefix, folders)]
-            else:
-                found = self._entries(start)
-                entries = [StoredFile(f"{prefix}/{name}", size) for name, size, folder in found if not folder]
-                folders = [f"{prefix}/{name}" for name, _, folder in found if folder]
-        yield from (file for file in entries if not _TEMPORARY.match(file.path.rsplit("/", 1)[-1]))
+            files, folders = self._files.in_folder(start, prefix)
+        yield from (file for file in files if not file.is_temporary)
         for listed in bounded_map(self.list_files, folders):
             yield from listed
-
-    def _entries(self, start: str) -> list[tuple[str, int, bool]]:
-        try:
-            found = self.fs.ls(start, detail=True)
-        except FileNotFoundError:
-            return []
-        names = ((str(info["name"]).rstrip("/").rsplit("/", 1)[-1], info) for info in found)
-        return [(name, int(info["size"] or 0), info["type"] == "directory") for name, info in names if name]
 
     def delete(self, path: str) -> None:
         """Remove a file; one that is already gone is no error."""
         full = self._place(path, "delete")
         with self._errors("delete", path), suppress(FileNotFoundError):
-            os.unlink(full) if self.is_local else self.fs.rm_file(full)
+            self._files.delete(full)
 
     def sweep_temporaries(self, older_than_seconds: float = 3600.0) -> int:
         """Remove temporary files that killed writers left behind; returns how many. Object stores have none."""
-        if self._puts_whole_objects():
+        if not self._files.leaves_temporaries:
             return 0
         limit = time.time() - older_than_seconds
         swept = 0
         for file in self._walk(""):
-            if not _TEMPORARY.match(file.path.rsplit("/", 1)[-1]):
+            if not file.is_temporary:
                 continue
             with self._errors("sweep", file.path), suppress(FileNotFoundError):
                 full = self.join(file.path)
-                if self.fs.modified(full).timestamp() <= limit:
-                    self.fs.rm_file(full)
+                if self._files.written_at(full) <= limit:
+                    self._files.delete(full)
                     swept += 1
         return swept
 
@@ -294,13 +234,8 @@ class OutputStore:
         """
         if not self.is_local:
             return {}
-        found: dict[str, str] = {}
         with self._errors("list", ""):
-            for _ in _walk_local(self.root, "", strangers=found):
-                pass
-        links = (path for path, kind in found.items() if kind == "a link")
-        folders = {path for path in links if os.path.isdir(self.join(path)) and self._leads_inside(self.join(path))}
-        return {path: kind for path, kind in found.items() if path not in folders}
+            return strangers(self.root)
 
     def move_aside(self, path: str) -> str:
         """Move whatever has a place, a file or not, to the folder ``damaged``; only in local outputs.
@@ -322,28 +257,21 @@ class OutputStore:
         if self.is_local:
             with self._errors(action, path):
                 parts = path.split("/")
-                place = self.root.rstrip("/")
-                for part in parts if and_itself else parts[:-1]:
-                    place = f"{place}/{part}"
-                    try:
-                        is_link = stat.S_ISLNK(os.lstat(place).st_mode)
-                    except (FileNotFoundError, NotADirectoryError):
-                        break
-                    if is_link and not os.path.exists(place):  # as a mount that is gone, and may come back
-                        what = f"{place} is a link to a place that is not there"
-                        raise StorageError(f"could not {action} {self._name(path)}: {what}")
-                    if is_link and not self._leads_inside(place):
-                        advice = "remove the link, or render into the place that it leads to"
-                        what = f"{place} is a link that leads out of the output"
-                        raise LinkedFolderError(f"could not {action} {self._name(path)}: {what}; {advice}")
+                link = first_bad_link(self.root, parts if and_itself else parts[:-1])
+                if link and not os.path.exists(link):  # as a mount that is gone, and may come back
+                    what = f"{link} is a link to a place that is not there"
+                    raise StorageError(f"could not {action} {self._name(path)}: {what}")
+                if link:
+                    advice = "remove the link, or render into the place that it leads to"
+                    what = f"{link} is a link that leads out of the output"
+                    raise LinkedFolderError(f"could not {action} {self._name(path)}: {what}; {advice}")
         return full
 
-    def _leads_inside(self, place: str) -> bool:
-        inside = os.path.realpath(self.root)
-        return os.path.commonpath([inside, os.path.realpath(place)]) == inside
-
     def _with_a_clear_way(self, path: str, action: Callable[[], None]) -> None:
-        """Do something that writes a local file; what is no file in its place, and no folder before it, goes aside."""
+        """Write a file; what is no file in its place on a disk, and no folder before it, goes aside."""
+        if not self.is_local:
+            action()
+            return
         try:
             action()
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
@@ -364,49 +292,23 @@ class OutputStore:
             return bool(kind_of(mode))
         return path.split("/")[0] in FOLDERS and kind_of(mode) not in ("a folder", "a link")
 
-    def _puts_whole_objects(self) -> bool:
-        protocol = self.fs.protocol
-        names = {protocol} if isinstance(protocol, str) else set(protocol)
-        return bool(names & _WHOLE_PUT_PROTOCOLS)
-
-    def _write_by_move(self, full: str, data: Buffer) -> None:
-        folder, name = full.rsplit("/", 1)
-        temporary = f"{folder}/{_temporary_name(name)}"
-        self._make_folder(folder)
-        try:
-            self.fs.pipe_file(temporary, bytes(data))
-            self.fs.mv(temporary, full)
-        except BaseException:
-            with suppress(Exception):
-                self.fs.rm_file(temporary)
-            raise
-
-    def _make_folder(self, folder: str) -> None:
-        """Make a folder, if this output is still the one that was begun.
+    def _refuse_if_vanished(self) -> None:
+        """Go on only if this output is still the one that was begun.
 
         Raises:
             VanishedError: its marker is gone.
         """
-        if self.marker:
-            marker = self.join(self.marker)
-            if not (os.path.lexists(marker) if self.is_local else self.fs.exists(marker)):
-                why = "it was deleted, moved, or is not mounted any more"
-                raise VanishedError(f"{self.url} is not the output that was begun, there is no {self.marker}: {why}")
-        os.makedirs(folder, exist_ok=True) if self.is_local else self.fs.makedirs(folder, exist_ok=True)
+        if not self.marker:
+            return
+        marker = self.join(self.marker)
+        if not (os.path.lexists(marker) if self.is_local else self.fs.exists(marker)):
+            why = "it was deleted, moved, or is not mounted any more"
+            raise VanishedError(f"{self.url} is not the output that was begun, there is no {self.marker}: {why}")
 
     def _walk(self, prefix: str) -> list[StoredFile]:
         start = self._place(prefix, "list", and_itself=True) if prefix else self.root
         with self._errors("list", prefix):
-            if self.is_local:
-                return sorted(_walk_local(start, prefix), key=lambda file: file.path)
-            try:
-                found = self.fs.find(start, detail=True)
-            except FileNotFoundError:
-                return []
-        cut = len(self.root.rstrip("/")) + 1
-        below = start.rstrip("/") + "/"
-        files = [StoredFile(name[cut:], int(info["size"])) for name, info in found.items() if name.startswith(below)]
-        return sorted(files, key=lambda file: file.path)
+            return sorted(self._files.below(start, prefix), key=lambda file: file.path)
 
     @contextmanager
     def _errors(self, action: str, path: str) -> Iterator[None]:
@@ -427,6 +329,10 @@ class OutputStore:
 
     def _name(self, path: str) -> str:
         return f"{self.url.rstrip('/')}/{path}" if path else self.url
+
+
+Output = str | os.PathLike[str] | OutputStore
+"""An output, or its address."""
 
 
 def most_bytes(path: str) -> int | None:
@@ -451,135 +357,23 @@ def open_output(url: str | os.PathLike[str], **storage_options: Any) -> OutputSt
     if not text.strip() or "\0" in text or "::" in text:
         raise _bad_url(text, "give a folder or an fsspec URL such as s3://bucket/run (chained URLs are not supported)")
     place = place_of(text, "output")
-    protocol = place.scheme
     try:
-        fs, root = _file_system(place, storage_options)
+        fs, root = place.filesystem(**storage_options) if place.is_local else driver(place, storage_options)
     except ImportError as error:
-        raise _bad_url(text, f"install the driver for {protocol}:// ({error})") from error
+        raise _bad_url(text, f"install the driver for {place.scheme}:// ({error})") from error
     except ValueError as error:
         raise _bad_url(text, f"give a folder or a known fsspec URL ({error})") from error
-    root = str(root)
-    fs.invalidate_cache()  # file systems are shared within a process: whatever an earlier output made them remember
     return OutputStore(fs, root.rstrip("/") or root)
 
 
-def _file_system(place: Place, options: dict[str, Any]) -> tuple[Any, str]:
-    """The file system of an address, told to remember no listings: they would hide what another process wrote."""
-    if place.is_local:
-        return place.filesystem(**options)
-    try:
-        fs, root = place.filesystem(**{"use_listings_cache": False, **options})
-    except TypeError:  # one that does not know the option, or hands it on to its client
-        fs, root = place.filesystem(**options)
-    if getattr(getattr(fs, "dircache", None), "use_listings_cache", False):
-        fs.dircache = DirCache(use_listings_cache=False)
-    return fs, root
-
-
-def as_store(output: str | os.PathLike[str] | OutputStore) -> OutputStore:
+def as_store(output: Output) -> OutputStore:
     """``output`` itself when it is a store, else the store at that address."""
     return output if isinstance(output, OutputStore) else open_output(output)
 
 
 def _bad_url(url: str, fix: str) -> InputError:
-    return InputError("the output cannot be used", [Problem("output", ascii(_redact(url)), fix)])
-
-
-def _redact(url: str) -> str:
-    return _USER_INFO.sub("://", url)
+    return InputError("the output cannot be used", [Problem("output", ascii(without_user(url)), fix)])
 
 
 def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _temporary_name(name: str) -> str:
-    # starts with a dot and does not end like the file, so that no reader's pattern picks it up; at most 255 bytes
-    return f".{name.encode()[:200].decode(errors='ignore')}.{uuid.uuid4().hex}.tmp"
-
-
-@contextmanager
-def _local_temporary(full: str, data: Buffer, make_folder: Callable[[str], None]) -> Iterator[str]:
-    """A synced temporary file with ``data`` beside ``full``; removed at the end if it is still there."""
-    folder, name = os.path.split(full)
-    temporary = os.path.join(folder, _temporary_name(name))
-    try:
-        with _making_folder(folder, lambda: open(temporary, "xb"), make_folder) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temporary
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def _making_folder(folder: str, action: Callable[[], _T], make_folder: Callable[[str], None]) -> _T:
-    """Run ``action``, making its folder only when it turns out to be missing: one system call less per file."""
-    try:
-        return action()
-    except FileNotFoundError:
-        make_folder(folder)
-        return action()
-
-
-def _replace_local(full: str, data: Buffer, make_folder: Callable[[str], None]) -> None:
-    with _local_temporary(full, data, make_folder) as temporary:
-        os.replace(temporary, full)
-    _sync_folder(os.path.dirname(full))
-
-
-def _create_local(full: str, data: Buffer, make_folder: Callable[[str], None]) -> None:
-    with _local_temporary(full, data, make_folder) as temporary:
-        try:
-            os.link(temporary, full)
-        except OSError as error:
-            if error.errno not in _NO_HARD_LINKS:
-                raise
-            # no hard links here (some network and FAT mounts): exclusive, though not whole if killed right now
-            with open(full, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-    _sync_folder(os.path.dirname(full))
-
-
-def _sync_folder(folder: str) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network mounts cannot sync a folder
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _walk_local(
-    start: str, prefix: str, below: list[str] | None = None, *, strangers: dict[str, str] | None = None
-) -> Iterator[StoredFile]:
-    """Files at any depth; with ``below`` only those right here, and the folders' paths are added to it.
-
-    Links, pipes and devices are none; with ``strangers`` what they are is added to it by their paths.
-    """
-    folders = [(start, prefix)]
-    while folders:
-        folder, relative = folders.pop()
-        try:
-            entries = list(os.scandir(folder))
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        for entry in entries:
-            path = f"{relative}/{entry.name}" if relative else entry.name
-            with suppress(FileNotFoundError):  # renamed or removed since it was listed
-                if entry.is_dir(follow_symlinks=False):
-                    if below is None:
-                        folders.append((entry.path, path))
-                    else:
-                        below.append(path)
-                elif entry.is_file(follow_symlinks=False):
-                    yield StoredFile(path, entry.stat(follow_symlinks=False).st_size)
-                elif strangers is not None:
-                    strangers[path] = kind_of(entry.stat(follow_symlinks=False).st_mode)

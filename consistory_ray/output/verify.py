@@ -20,15 +20,23 @@ import pyarrow.compute as pc
 
 from consistory_ray.errors import InputError, Problem, StorageError
 from consistory_ray.output.assets import picture_size, read_metadata
-from consistory_ray.output.damaged import set_aside
-from consistory_ray.output.index.index import CorruptIndexError, Output, compact, list_parts, read_parts
+from consistory_ray.output.files import THREADS, bounded_map
+from consistory_ray.output.index.index import compact, set_aside
+from consistory_ray.output.index.parts import CorruptIndexError, list_parts, read_parts
 from consistory_ray.output.index.rows import latest_rows
 from consistory_ray.output.lease.fencing import Lost, delete_all, refuse_if_lost
 from consistory_ray.output.lease.lease import Lease
-from consistory_ray.output.parallel import THREADS, bounded_map
-from consistory_ray.output.resume import PICTURE_FOLDERS
 from consistory_ray.output.run_record import RUN_RECORD, look_for_record
-from consistory_ray.output.storage import FOLDERS, SET_ASIDE, MissingFileError, OutputStore, UnfitFileError, as_store
+from consistory_ray.output.storage import (
+    FOLDERS,
+    PICTURE_FOLDERS,
+    SET_ASIDE,
+    MissingFileError,
+    Output,
+    OutputStore,
+    UnfitFileError,
+    as_store,
+)
 
 KINDS: Mapping[str, str] = {
     "missing": "no file at the row's path",

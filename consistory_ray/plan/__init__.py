@@ -1,1 +1,8 @@
-"""What will be rendered: a job becomes assets with content-hashed ids, seeds, order, and a forecast of the costs."""
+"""What will be rendered: a job becomes assets with content-hashed ids, seeds, order, and a forecast of the costs.
+
+* ``plan``: every picture with its prompt, seed, place and id.
+* ``model_files``: what a model's own files say about it, without loading it.
+* ``forecast``: how long it will take and how large it will get.
+* ``prompt_lengths``, ``prompt_syntax``: what of a prompt the model does not read, or reads as it is not meant.
+* ``advice``: what is allowed in a job and still probably not meant.
+"""

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from consistory_ray.concepts.matching import Match, find_concepts, mentions
-from consistory_ray.guards.half_precision import half_on_cpu
-from consistory_ray.jobs.problems import shown
+from consistory_ray.guards.numerics import half_on_cpu
+from consistory_ray.guards.problems import shown
 from consistory_ray.plan.model_files import native_size
 from consistory_ray.plan.prompt_lengths import PromptReader
 from consistory_ray.plan.prompt_syntax import find_syntax

@@ -6,14 +6,12 @@ bundled model on two CPU cores, or for an SDXL model on one data-centre GPU.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from consistory_ray.plan.model_files import model_config, pixels_per_latent
 from consistory_ray.settings import BUNDLED_MODEL, MethodSettings
 
 if TYPE_CHECKING:
@@ -99,7 +97,7 @@ def forecast(
     device: str = "cpu",
     keep_anchors: str = "auto",
 ) -> Forecast:
-    """Compare a plan with what its output holds, see :func:`~consistory_ray.output.begun.pictures_made`.
+    """Compare a plan with what its output holds, see :func:`~consistory_ray.output.comparison.pictures_made`.
 
     Args:
         plan: the plan.
@@ -139,7 +137,9 @@ def forecast(
 def expected_cache_bytes(plan: Plan, device: str) -> dict[str, int]:
     """Bytes of every subject's anchor cache, by subject id."""
     dtype = plan.torch_dtype if plan.torch_dtype != "auto" else "float16" if device == "cuda" else "float32"
-    config, scale = _model_config(plan.model)
+    from consistory_ray.consistory.method.layout import SDXL_UNET_CONFIG
+
+    config, scale = model_config(plan.model, "unet") or SDXL_UNET_CONFIG, pixels_per_latent(plan.model)
     kinds = {(subject.settings, len(subject.anchors)) for subject in plan.subjects if subject.source is None}
     sizes = {kind: _cache_bytes(config, scale, *kind, dtype) for kind in kinds}
     return {
@@ -175,23 +175,3 @@ def _cache_bytes(config: Mapping[str, Any], scale: int, settings: MethodSettings
     from consistory_ray.consistory.cache.estimates import estimate_cache_bytes
 
     return estimate_cache_bytes(config, settings, anchors, dtype=dtype, vae_scale_factor=scale)
-
-
-def _model_config(model: str) -> tuple[Mapping[str, Any], int]:
-    """The UNet's configuration and the pixels per latent: the model's own where it lies here, else SDXL's."""
-    from consistory_ray.consistory.method.layout import SDXL_UNET_CONFIG
-
-    folder: Any = Path(model)
-    if model == BUNDLED_MODEL:
-        folder = resources.files("consistory_ray.miniature").joinpath("weights")
-    unet, vae = (_read_json(folder.joinpath(part, "config.json")) for part in ("unet", "vae"))
-    scale = 2 ** (len(vae["block_out_channels"]) - 1) if vae else 8
-    return unet or SDXL_UNET_CONFIG, scale
-
-
-def _read_json(path: Any) -> dict[str, Any] | None:
-    try:
-        values = json.loads(path.read_text()) if path.is_file() else None
-    except (OSError, ValueError):  # a model that is broken here is reported by the worker that loads it
-        return None
-    return values if isinstance(values, dict) else None

@@ -16,15 +16,20 @@ _MAX_BYTES = 1 << 20
 
 def native_size(model: str) -> tuple[int, int]:
     """Height and width of the pictures that a model was made for: its own where it lies here, else SDXL's."""
-    unet, vae = model_config(model, "unet"), model_config(model, "vae")
     try:
-        sample: Any = (unet or {})["sample_size"]
-        scale = 2 ** (len((vae or {})["block_out_channels"]) - 1)
+        sample: Any = (model_config(model, "unet") or {})["sample_size"]
+        scale = pixels_per_latent(model)
         height, width = (sample, sample) if isinstance(sample, int) else sample
         size = int(height) * scale, int(width) * scale
     except (KeyError, TypeError, ValueError):
         return _SDXL_PIXELS, _SDXL_PIXELS
     return size if min(size) > 0 else (_SDXL_PIXELS, _SDXL_PIXELS)
+
+
+def pixels_per_latent(model: str) -> int:
+    """How many pixels a latent stands for in each direction: the model's own number where it lies here, else SDXL's."""
+    vae = model_config(model, "vae")
+    return 2 ** (len(vae["block_out_channels"]) - 1) if vae else 8
 
 
 def model_config(model: str, part: str) -> Mapping[str, Any] | None:

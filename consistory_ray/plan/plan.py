@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from consistory_ray.errors import JobError, Problem
+from consistory_ray.jobs.checks import impossible
 from consistory_ray.jobs.ids import Wanted, distinct_names, numbered, seed_scope, slug
 from consistory_ray.jobs.job import Anchor, RenderJob, Scene, Subject
-from consistory_ray.plan.missing_concepts import impossible
 from consistory_ray.settings import MethodSettings, configuration_revision, model_revision
 
 PLAN_FORMAT = 1

@@ -37,7 +37,7 @@ from consistory_ray.engine.events import (
 )
 from consistory_ray.errors import ConsistoryError, InputError
 from consistory_ray.guards.redaction import redacted, visible
-from consistory_ray.guards.streams import speaks_unicode
+from consistory_ray.guards.terminal import speaks_unicode
 from consistory_ray.watch.progress import describe
 
 if TYPE_CHECKING:

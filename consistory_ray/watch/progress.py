@@ -28,8 +28,7 @@ from consistory_ray.engine.events import (
     WorkersRequested,
 )
 from consistory_ray.engine.units import duration, plural, size
-from consistory_ray.watch.causes import cause_of
-from consistory_ray.watch.tally import Tally
+from consistory_ray.watch.tally import Tally, cause_of
 
 SECONDS_BETWEEN_LINES = 10.0
 REFRESH_PER_SECOND = 4

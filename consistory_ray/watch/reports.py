@@ -12,9 +12,9 @@ from rich.text import Text
 from consistory_ray.engine.units import duration, plural, size
 from consistory_ray.errors import InputError
 from consistory_ray.guards.redaction import redacted, visible
-from consistory_ray.watch.causes import FailureGroup, grouped
 from consistory_ray.watch.progress import pace
 from consistory_ray.watch.status_display import silence
+from consistory_ray.watch.tally import FailureGroup, grouped
 
 if TYPE_CHECKING:
     from consistory_ray.engine.events import RunSummary
@@ -91,7 +91,7 @@ def print_status(console: Console, status: Status) -> None:
     line(console, f"output: {status.output}")
 
 
-def print_summary(console: Console, summary: RunSummary, gallery: str | None) -> None:
+def print_summary(console: Console, summary: RunSummary) -> None:
     """How a run ended and where things are."""
     style = {"complete": "bold green", "failed": "bold red", "interrupted": "bold yellow"}[summary.state]
     rate = f", {summary.rendered / summary.seconds:.2f} pictures/s" if summary.rendered and summary.seconds else ""
@@ -109,7 +109,7 @@ def print_summary(console: Console, summary: RunSummary, gallery: str | None) ->
     _print_failures(console, grouped(failures), summary.failed)
     if summary.caches:
         line(console, summary.caches)
-    for name, place in (("pictures", "images"), ("index", "index/*.parquet"), ("gallery", gallery)):
+    for name, place in (("pictures", "images"), ("index", "index/*.parquet"), ("gallery", summary.gallery)):
         if place:
             line(console, f"{name + ':':10}{summary.url}/{place}")
 

@@ -109,7 +109,7 @@ class IndexFollower:
         """
         import pyarrow as pa
 
-        from consistory_ray.output.index.index import list_parts, read_parts
+        from consistory_ray.output.index.parts import list_parts, read_parts
         from consistory_ray.output.index.rows import latest_rows
 
         if not self._seen <= set(list_parts(self._store)):
@@ -270,7 +270,7 @@ def plan_of_record(record: RunRecord | None, store: OutputStore) -> Plan:
         StorageError: the output cannot be read.
     """
     from consistory_ray.jobs.job import parse_job
-    from consistory_ray.output.begun import plan_as_begun
+    from consistory_ray.output.comparison import plan_as_begun
     from consistory_ray.output.run_record import RUN_RECORD
     from consistory_ray.plan.plan import make_plan
 
@@ -282,7 +282,7 @@ def plan_of_record(record: RunRecord | None, store: OutputStore) -> Plan:
 
 def _heard_of(store: OutputStore, waits: bool) -> dict[str, Any]:
     """What the lease of a run that calls itself running, or waiting for its output, says of its coordinator."""
-    from consistory_ray.output.lease.lease import current_lease, is_silent
+    from consistory_ray.output.lease.holders import current_lease, is_silent
 
     lease = current_lease(store)
     if lease is None:

@@ -1,10 +1,12 @@
-"""The numbers of a run while it goes on, counted from its events: what displays and metrics have in common."""
+"""A run's numbers, counted from its events, and its failures by cause: what displays and metrics have in common."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from consistory_ray.engine.events import (
     AnchorsReady,
@@ -22,6 +24,7 @@ from consistory_ray.engine.events import (
 
 RATE_WINDOW_SECONDS = 300.0
 SUBJECTS_SHOWN = 8
+_CONSEQUENCE = re.compile(r"^(?:the anchors of \S+ could not be made|not tried, other scenes of \S+ failed [a-z ]+): ")
 
 
 class Tally:
@@ -97,3 +100,34 @@ class Tally:
         self.recent[subject_id] = None
         if len(self.recent) > SUBJECTS_SHOWN:
             del self.recent[next(iter(self.recent))]
+
+
+@dataclass(frozen=True, slots=True)
+class FailureGroup:
+    """Failures of one subject for one cause: the first one's text, and how many there are."""
+
+    text: str
+    count: int
+
+    def __str__(self) -> str:
+        return self.text if self.count == 1 else f"{self.text} (and {self.count - 1} more pictures of this subject)"
+
+
+def cause_of(error: str) -> str:
+    """What failures of one cause have in common: the first line, without what it only is a consequence of."""
+    return _CONSEQUENCE.sub("", error).partition("\n")[0]
+
+
+def grouped(failures: Iterable[tuple[str, str, str]]) -> list[FailureGroup]:
+    """Failures by cause: told once for each subject, whatever number of its pictures they cost.
+
+    Args:
+        failures: for each its path in the output, its error, and what is to be shown.
+    """
+    first: dict[tuple[str, str], str] = {}
+    counts: dict[tuple[str, str], int] = {}
+    for path, error, text in failures:
+        key = (path.split("/")[1] if path.count("/") > 1 else path, cause_of(error))
+        first.setdefault(key, text)
+        counts[key] = counts.get(key, 0) + 1
+    return [FailureGroup(text, counts[key]) for key, text in first.items()]

@@ -15,8 +15,9 @@ from PIL import Image
 
 from consistory_ray.engine.workers.anchor_store import checksum_path, stored_digest
 from consistory_ray.output.assets import read_metadata
-from consistory_ray.output.index.index import list_parts, read_index, read_parts
-from consistory_ray.output.lease.lease import current_lease
+from consistory_ray.output.index.index import read_index
+from consistory_ray.output.index.parts import list_parts, read_parts
+from consistory_ray.output.lease.holders import current_lease
 from consistory_ray.output.storage import MissingFileError, OutputStore
 from consistory_ray.plan.plan import Asset, Plan
 

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from consistory_ray.output.assets import read_metadata
-from consistory_ray.output.index.index import read_index, read_parts
+from consistory_ray.output.index.index import read_index
+from consistory_ray.output.index.parts import read_parts
 from consistory_ray.output.storage import OutputStore
 from consistory_ray.plan.plan import Plan
 from tests.chaos.conftest import MakeRun

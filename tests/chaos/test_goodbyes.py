@@ -12,7 +12,7 @@ import time
 import pytest
 
 from consistory_ray.output.index.index import read_index
-from consistory_ray.output.lease.lease import current_lease
+from consistory_ray.output.lease.holders import current_lease
 from consistory_ray.output.run_record import read_run_record
 from consistory_ray.testing import read_trace
 from tests.chaos.conftest import NODES, MakeRun

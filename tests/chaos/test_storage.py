@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from consistory_ray.output.index.index import list_parts
+from consistory_ray.output.index.parts import list_parts
 from consistory_ray.output.lease.processes import Process
 from consistory_ray.output.lease.record import LeaseRecord, generations, lease_path
 from consistory_ray.output.storage import OutputStore

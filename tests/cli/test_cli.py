@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from consistory_ray import errors
 from consistory_ray.cli.app import app
 from consistory_ray.cli.common import exit_of
+from consistory_ray.cli.options import FAILURES, HOW_MANY, LOGS, WHAT, WHERE
 from consistory_ray.jobs.job import RenderJob
 from consistory_ray.output.index.index import read_index
 from consistory_ray.output.run_record import read_run_record
@@ -132,6 +134,29 @@ def test_status_of_nothing(tmp_path: Path) -> None:
     result = call("status", tmp_path)
     assert result.exit_code == 2
     assert "nothing was rendered there" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("gone", "instead"),
+    [
+        ("--fail-fast", "--max-failures 0"),
+        ("--only-failed", "retry"),
+        ("--verbose", "--log-level"),
+        ("-v", "--log-level"),
+    ],
+)
+def test_an_option_that_is_gone_names_what_to_give(job: Path, tmp_path: Path, gone: str, instead: str) -> None:
+    result = call("render", job, "-o", tmp_path / "out", gone)
+    assert result.exit_code == 2 and f"No such option: {gone}" in result.stderr and instead in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_is_in_groups() -> None:
+    """All options of the commands that render stand in a group that says what they are about."""
+    command = get_command(app).get_command(None, "render")  # type: ignore[arg-type, attr-defined]
+    groups = {getattr(item, "rich_help_panel", None) for item in command.params if not getattr(item, "hidden", False)}
+    assert {WHAT, WHERE, HOW_MANY, FAILURES, LOGS} <= groups
+    assert all(group in call("render", "--help").stdout for group in (WHAT, WHERE, HOW_MANY, FAILURES, LOGS))
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "2.5", "many", "", "9" * 5000])

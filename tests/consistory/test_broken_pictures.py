@@ -15,7 +15,7 @@ from torch import Tensor
 
 from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline
 from consistory_ray.errors import AssetError, PictureError
-from consistory_ray.guards.pictures import picture_fault
+from consistory_ray.guards.numerics import picture_fault
 from consistory_ray.settings import MethodSettings
 from tests.consistory.conftest import make_diffusers_pipeline
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 
-from consistory_ray.output.index.index import read_parts
+from consistory_ray.output.index.parts import read_parts
 from consistory_ray.output.run_record import read_run_record
 from consistory_ray.output.storage import open_output
 from consistory_ray.testing import read_trace

@@ -32,7 +32,7 @@ def call(command: str, folder: Path, *more: str) -> Result:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_accepted_failures_are_rows_and_the_rest_is_made(tmp_path: Path) -> None:
-    result = call("render", tmp_path, "--fail-fast")
+    result = call("render", tmp_path, "--max-failures", "0")
     assert result.exit_code == 1, result.output
     rows = read_index(str(tmp_path / "out")).to_pylist()
     failed = [(row["subject"], row["error"]) for row in rows if row["status"] == "failed"]

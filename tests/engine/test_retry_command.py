@@ -12,7 +12,8 @@ from typer.testing import CliRunner, Result
 
 from consistory_ray.cli.app import app
 from consistory_ray.jobs.job import RenderJob
-from consistory_ray.output.index.index import read_index, read_parts
+from consistory_ray.output.index.index import read_index
+from consistory_ray.output.index.parts import read_parts
 from consistory_ray.output.run_record import read_run_record
 from consistory_ray.output.storage import open_output
 from consistory_ray.testing import read_trace

@@ -11,7 +11,8 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from consistory_ray.output.index.index import read_index
-from consistory_ray.output.lease.lease import Lease, current_lease
+from consistory_ray.output.lease.holders import current_lease
+from consistory_ray.output.lease.lease import Lease
 from consistory_ray.output.lease.processes import Process
 from consistory_ray.output.run_record import read_run_record
 from tests.engine.renders import ASSETS, SOON, Render, StartRender, check_resumed, pictures

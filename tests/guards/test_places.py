@@ -11,7 +11,7 @@ from fsspec.implementations.local import LocalFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from consistory_ray.cli.common import load
+from consistory_ray.engine.running import load
 from consistory_ray.errors import InputError
 from consistory_ray.guards.outside import NotAFile, open_regular
 from consistory_ray.guards.places import place_of

@@ -14,7 +14,7 @@ import pytest
 
 from tests.helm.rendering import CHART, ROOT, VALUE_SETS, merged, render, value_set
 
-cli = pytest.importorskip("consistory_ray.cli")
+cli = pytest.importorskip("consistory_ray.cli.app")
 typer_main = pytest.importorskip("typer.main")
 
 

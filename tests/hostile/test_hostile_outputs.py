@@ -28,8 +28,10 @@ from consistory_ray.guards.terminal import SafeConsole
 from consistory_ray.jobs.job import RenderJob, parse_job
 from consistory_ray.output.assets import asset_parameters, encode_png, picture_size, read_metadata, write_asset
 from consistory_ray.output.gallery.pages import build_gallery
-from consistory_ray.output.index.index import IndexWriter, encode_part, list_parts, part_name, read_index
+from consistory_ray.output.index.index import read_index
+from consistory_ray.output.index.parts import encode_part, list_parts, part_name
 from consistory_ray.output.index.rows import SCHEMA, IndexRow
+from consistory_ray.output.index.writer import IndexWriter
 from consistory_ray.output.lease.lease import Lease
 from consistory_ray.output.resume import resume
 from consistory_ray.output.run_record import RunRecord, write_run_record

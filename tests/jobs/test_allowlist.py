@@ -141,7 +141,7 @@ def test_whatever_the_path_what_is_allowed_stays_below(parts: list[str]) -> None
 
 
 def test_the_configurations_of_a_single_file_are_a_place_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from consistory_ray.cli.common import load
+    from consistory_ray.engine.running import load
 
     (tmp_path / "open").mkdir()
     (tmp_path / "closed").mkdir()

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from consistory_ray.errors import JobError
+from consistory_ray.guards.problems import FIXES
 from consistory_ray.jobs.checks import MAX_SEED, mentions
 from consistory_ray.jobs.ids import MAX_ID, Wanted, distinct_names, id_problem, seed_scope, slug
 from consistory_ray.jobs.job import Anchor, RenderJob, RenderSettings, Scene, Subject, parse_job
-from consistory_ray.jobs.problems import FIXES
 
 
 def subject(**changes: Any) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consistory_ray.errors import JobError, Problem
+from consistory_ray.guards.problems import MAX_PROBLEMS
 from consistory_ray.jobs.job import RenderJob, load_job
-from consistory_ray.jobs.problems import MAX_PROBLEMS
 from consistory_ray.jobs.readers import MAX_BYTES
 from consistory_ray.jobs.yaml_events import MAX_DEPTH, plain, read_yaml
 

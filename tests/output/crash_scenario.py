@@ -26,16 +26,17 @@ from consistory_ray.engine.keeping import clear_anchors
 from consistory_ray.engine.workers.anchor_store import save_cache
 from consistory_ray.jobs.job import parse_job
 from consistory_ray.jobs.stored_subjects import describe_subject, subject_file
-from consistory_ray.output import storage
+from consistory_ray.output import local_files
 from consistory_ray.output.assets import asset_parameters, encode_png, write_asset
-from consistory_ray.output.index.index import IndexWriter, list_parts
+from consistory_ray.output.index.parts import list_parts
 from consistory_ray.output.index.rows import IndexRow
+from consistory_ray.output.index.writer import IndexWriter
 from consistory_ray.output.lease.lease import Lease
 from consistory_ray.output.lease.record import lease_path
 from consistory_ray.output.resume import resume
 from consistory_ray.output.run_record import RunRecord, write_run_record
 from consistory_ray.output.shards import write_dataset
-from consistory_ray.output.storage import open_output
+from consistory_ray.output.storage import OutputStore, open_output
 from consistory_ray.output.verify import verify
 from consistory_ray.plan.plan import Plan, make_plan
 
@@ -120,7 +121,7 @@ def edited_plan() -> dict[str, str]:
     return {EDITED["asset_id"]: path_of(0), **plan(range(1, ASSETS))}
 
 
-def draw(store: storage.OutputStore, number: int, values: dict[str, Any] | None = None) -> IndexRow:
+def draw(store: OutputStore, number: int, values: dict[str, Any] | None = None) -> IndexRow:
     """Write the picture of an asset; returns its row."""
     values = values or parameters(number)
     image = Image.new("RGB", (8, 8), (values["seed"], number, number))
@@ -290,7 +291,7 @@ def die_at(step: int) -> None:
         point()
         return HalfWritten(builtins.open(path, mode))
 
-    storage.open = open_half  # type: ignore[attr-defined]
+    local_files.open = open_half  # type: ignore[attr-defined]
     os.fsync = lambda descriptor: None  # a kill, unlike a power cut, does not undo what was written
     for name in ("replace", "link", "unlink", "fsync"):
         setattr(os, name, guarded(getattr(os, name)))

@@ -17,11 +17,12 @@ from datetime import datetime, timezone
 
 import pyarrow as pa
 
-from consistory_ray.output.index.comparison import lacking
-from consistory_ray.output.index.index import write_part
+from consistory_ray.output.comparison import lacking
+from consistory_ray.output.files import StoredFile
+from consistory_ray.output.index.parts import write_part
 from consistory_ray.output.index.rows import SCHEMA
 from consistory_ray.output.resume import resume
-from consistory_ray.output.storage import OutputStore, StoredFile, open_output
+from consistory_ray.output.storage import OutputStore, open_output
 
 SCENES = 500
 SIZE = 1_800_000

@@ -20,17 +20,11 @@ import pytest
 
 from consistory_ray.errors import InputError, RunError
 from consistory_ray.output.assets import encode_png, picture_size, read_metadata, write_asset
-from consistory_ray.output.index.index import (
-    CorruptIndexError,
-    IndexWriter,
-    compact,
-    index,
-    list_parts,
-    read_index,
-    read_parts,
-    write_part,
-)
+from consistory_ray.output.index import index
+from consistory_ray.output.index.index import compact, read_index
+from consistory_ray.output.index.parts import CorruptIndexError, list_parts, read_parts, write_part
 from consistory_ray.output.index.rows import IndexRow, latest_rows, rows_to_table
+from consistory_ray.output.index.writer import IndexWriter
 from consistory_ray.output.resume import resume
 from consistory_ray.output.run_record import read_run_record
 from consistory_ray.output.storage import OutputStore, open_output

@@ -14,7 +14,8 @@ from consistory_ray.engine.workers.anchor_store import load_cache, load_source
 from consistory_ray.errors import JobError
 from consistory_ray.jobs.job import parse_job
 from consistory_ray.output.assets import read_metadata
-from consistory_ray.output.index.index import list_parts, read_index, read_parts
+from consistory_ray.output.index.index import read_index
+from consistory_ray.output.index.parts import list_parts, read_parts
 from consistory_ray.output.index.rows import latest_rows
 from consistory_ray.output.lease.lease import Lease
 from consistory_ray.output.lease.record import generations, look

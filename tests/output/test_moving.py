@@ -12,8 +12,9 @@ from PIL import Image
 
 from consistory_ray.errors import RunError
 from consistory_ray.output.assets import encode_png, read_metadata
-from consistory_ray.output.index.index import IndexWriter, read_index
+from consistory_ray.output.index.index import read_index
 from consistory_ray.output.index.rows import IndexRow
+from consistory_ray.output.index.writer import IndexWriter
 from consistory_ray.output.resume import resume
 from consistory_ray.output.storage import OutputStore
 from consistory_ray.output.verify import verify

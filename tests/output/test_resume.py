@@ -18,12 +18,13 @@ from consistory_ray.errors import JobError
 from consistory_ray.jobs.job import parse_job
 from consistory_ray.jobs.stored_subjects import SUBJECT_FILE, describe_subject
 from consistory_ray.output.assets import asset_parameters, encode_png, read_metadata, write_asset
-from consistory_ray.output.begun import plan_as_begun
-from consistory_ray.output.index.index import IndexWriter, compact, current_index, list_parts, read_index
+from consistory_ray.output.comparison import plan_as_begun
+from consistory_ray.output.index.index import compact, current_index, read_index
+from consistory_ray.output.index.parts import list_parts
 from consistory_ray.output.index.rows import IndexRow
-from consistory_ray.output.replaced import REPLACED, replaced_path
-from consistory_ray.output.resume import PICTURE_FOLDERS, resume
-from consistory_ray.output.storage import OutputStore, open_output
+from consistory_ray.output.index.writer import IndexWriter
+from consistory_ray.output.resume import REPLACED, replaced_path, resume
+from consistory_ray.output.storage import PICTURE_FOLDERS, OutputStore, open_output
 from consistory_ray.output.verify import verify
 from consistory_ray.plan.plan import Plan, make_plan
 from consistory_ray.testing import FakeRenderer

@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 from consistory_ray.cli.app import app
 from consistory_ray.errors import AssetError, InputError, RunError, RunInterrupted
 from consistory_ray.output import shards
-from consistory_ray.output.index.index import IndexWriter, read_index
+from consistory_ray.output.index.index import read_index
 from consistory_ray.output.index.rows import IndexRow
+from consistory_ray.output.index.writer import IndexWriter
 from consistory_ray.output.run_record import RunRecord, write_run_record
 from consistory_ray.output.shards import DATASET_FOLDER, MANIFEST, OLD_MANIFEST, write_dataset
 from consistory_ray.output.storage import OutputStore

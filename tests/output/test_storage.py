@@ -15,8 +15,9 @@ from fsspec.dircache import DirCache
 from fsspec.implementations.dirfs import DirFileSystem
 
 from consistory_ray.errors import DiskFullError, InputError, StorageError
-from consistory_ray.output import storage
-from consistory_ray.output.storage import MissingFileError, OutputStore, StoredFile, as_store, open_output
+from consistory_ray.output import files
+from consistory_ray.output.files import StoredFile
+from consistory_ray.output.storage import MissingFileError, OutputStore, as_store, open_output
 
 NO_RETRIES = {"max_attempts": 1}
 
@@ -221,7 +222,7 @@ def test_credentials_are_not_shown() -> None:
 
 def test_temporaries_are_invisible_and_swept(local: OutputStore) -> None:
     local.write_atomic("images/cat/1.png", b"1")
-    left_behind = Path(local.root, "images/cat", storage._temporary_name("2.png"))
+    left_behind = Path(local.root, "images/cat", files.temporary_name("2.png"))
     left_behind.write_bytes(b"half")
     assert [file.path for file in local.list_files()] == ["images/cat/1.png"]
     assert not local.list_files("images")[0].path.endswith(".tmp")

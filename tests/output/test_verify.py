@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 from consistory_ray.cli.app import app
 from consistory_ray.errors import InputError, OutputBusyError, StorageError
 from consistory_ray.output.assets import encode_png
-from consistory_ray.output.index.index import IndexWriter, compact, list_parts, read_index
+from consistory_ray.output.index.index import compact, read_index
+from consistory_ray.output.index.parts import list_parts
 from consistory_ray.output.index.rows import IndexRow
+from consistory_ray.output.index.writer import IndexWriter
 from consistory_ray.output.lease.lease import Lease
 from consistory_ray.output.resume import resume
 from consistory_ray.output.run_record import RunRecord, write_run_record

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from consistory_ray.cli.app import app
-from consistory_ray.guards.half_precision import half_on_cpu
+from consistory_ray.guards.numerics import half_on_cpu
 from consistory_ray.jobs.job import load_job, parse_job
 from consistory_ray.plan.advice import Notes, job_notes
 from consistory_ray.plan.plan import make_plan

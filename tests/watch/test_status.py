@@ -14,8 +14,11 @@ from rich.console import Console
 from consistory_ray.errors import InputError, StorageError
 from consistory_ray.jobs.job import RenderJob
 from consistory_ray.output.assets import WrittenAsset, asset_parameters
-from consistory_ray.output.index.index import IndexRow, IndexWriter, compact
-from consistory_ray.output.lease.lease import Lease, is_silent
+from consistory_ray.output.index.index import compact
+from consistory_ray.output.index.rows import IndexRow
+from consistory_ray.output.index.writer import IndexWriter
+from consistory_ray.output.lease.holders import is_silent
+from consistory_ray.output.lease.lease import Lease
 from consistory_ray.output.lease.processes import Process
 from consistory_ray.output.run_record import RunRecord, write_run_record
 from consistory_ray.output.storage import OutputStore, open_output

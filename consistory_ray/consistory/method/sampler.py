@@ -18,7 +18,7 @@ from consistory_ray.consistory.method.steps import StepPlan, nearest_step
 from consistory_ray.consistory.method.trace import Trace
 from consistory_ray.consistory.models.sdxl import Conditioning, SplitUNet
 from consistory_ray.errors import AssetError
-from consistory_ray.guards.pictures import NOT_FINITE
+from consistory_ray.guards.numerics import NOT_FINITE
 from consistory_ray.settings import MethodSettings
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from consistory_ray.consistory.models.prompts import bounded_tokenizers
 from consistory_ray.consistory.models.sdxl import Conditioning
-from consistory_ray.guards.pictures import NOT_FINITE, picture_fault
+from consistory_ray.guards.numerics import NOT_FINITE, picture_fault
 
 OutputType = Literal["pil", "np", "latent"]
 
@@ -64,7 +64,7 @@ def decode_latents(pipe: Any, latents: Tensor, output_type: OutputType) -> tuple
     """Pictures of [images, channels, height, width] latents.
 
     A VAE in half precision decodes in float32 where its configuration or its dtype ask for it, and once more single
-    pictures that came out not finite or of one colour (:func:`~consistory_ray.guards.pictures.picture_fault`).
+    pictures that came out not finite or of one colour (:func:`~consistory_ray.guards.numerics.picture_fault`).
 
     Returns:
         PIL images, float arrays in 0..1, or the latents; and for each picture that is none, by its index, the reason:

@@ -33,7 +33,7 @@ from consistory_ray.engine.workers.anchor_store import (
 from consistory_ray.engine.workers.device import Device, DeviceTime
 from consistory_ray.engine.workers.renderer import CacheBuffer, RendererFactory, RendererSpec
 from consistory_ray.errors import AssetError, InputError, RunInterrupted
-from consistory_ray.guards.pictures import picture_fault
+from consistory_ray.guards.numerics import picture_fault
 from consistory_ray.jobs.stored_subjects import describe_subject, subject_file
 from consistory_ray.output.assets import WrittenAsset, asset_parameters, encode_png, write_asset
 from consistory_ray.output.run_record import RUN_RECORD

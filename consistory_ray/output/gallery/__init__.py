@@ -1,1 +1,6 @@
-"""The pages that people look at."""
+"""The pages that people look at.
+
+* ``thumbnails``: small pictures of large ones.
+* ``rows``: which rows of the index are shown.
+* ``pages``: the pages themselves, from ``templates``.
+"""

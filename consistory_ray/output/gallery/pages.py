@@ -19,6 +19,7 @@ from urllib.parse import quote
 import jinja2
 
 from consistory_ray.errors import InputError
+from consistory_ray.output.files import bounded_map
 from consistory_ray.output.gallery.rows import (
     Choice,
     Listing,
@@ -30,11 +31,9 @@ from consistory_ray.output.gallery.rows import (
     wanted_thumbnails,
 )
 from consistory_ray.output.gallery.thumbnails import THUMBNAIL_FOLDER, make_thumbnail, needs_thumbnail, thumbnail_path
-from consistory_ray.output.index.index import Output
 from consistory_ray.output.lease.fencing import delete_all
-from consistory_ray.output.parallel import bounded_map
 from consistory_ray.output.run_record import RunRecord, read_run_record
-from consistory_ray.output.storage import OutputStore, as_store
+from consistory_ray.output.storage import Output, OutputStore, as_store
 
 if TYPE_CHECKING:
     from consistory_ray.plan.plan import Asset

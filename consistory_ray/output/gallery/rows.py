@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from consistory_ray.output.gallery.thumbnails import NAME_DIGITS, need_thumbnails, thumbnail_name
-from consistory_ray.output.index.index import read_parts
+from consistory_ray.output.index.parts import read_parts
 from consistory_ray.output.index.rows import latest_rows
 from consistory_ray.output.storage import OutputStore
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from consistory_ray.errors import RunError
-from consistory_ray.output.parallel import bounded_map
+from consistory_ray.output.files import bounded_map
 from consistory_ray.output.storage import OutputStore
 
 Lost = Callable[[], str]

@@ -8,11 +8,9 @@ generation and tidies up those before.
 The holder rewrites its file every quarter of the ttl. Two rules keep it from being replaced while it works:
 
 * A holder counts itself out as soon as a renewal was not *complete* within the ttl after the last good one *began*.
-* A taker must have seen the very same bytes for a ttl and a quarter, read once more at the end.
+* A taker must have seen the very same bytes for a ttl and a quarter, read once more at the end (:mod:`.holders`).
 
-Both use their own steady clocks, so no two machines' wall clocks need to agree. Two shortcuts spare the waiting: a
-holder on this machine whose process is gone, and a renewal that is older than three ttls by the wall clock, by a
-holder that is not of this start of this machine (whose processes can be looked at, and whose clock may have been set).
+Both use their own steady clocks, so no two machines' wall clocks need to agree.
 
 The file is also how the holder knows its output again. Before each renewal it is read: if it is gone, or holds other
 bytes than were last written, the output was deleted, moved, unmounted, or put back to an earlier state, and the lease
@@ -26,20 +24,18 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 
 from consistory_ray.errors import InputError, Problem, RunError, StorageError
-from consistory_ray.output.index.index import Output
-from consistory_ray.output.lease.processes import Process, is_gone, is_running, shares_boot, this_process
+from consistory_ray.output.lease.holders import CLOCK, LIVE_TOKENS, RENEWALS_PER_TTL, Clock, Judge
+from consistory_ray.output.lease.processes import Process, this_process
 from consistory_ray.output.lease.record import (
     MAX_TTL,
     LeaseRecord,
-    SeenLease,
     busy,
     describe,
     generation_after,
@@ -47,63 +43,10 @@ from consistory_ray.output.lease.record import (
     lease_path,
     look,
 )
-from consistory_ray.output.storage import MissingFileError, OutputStore, as_store
+from consistory_ray.output.storage import MissingFileError, Output, OutputStore, as_store
 
 TTL_SECONDS = 60.0
-RENEWALS_PER_TTL = 4
-PATIENCE_TTLS = 1 + 1 / RENEWALS_PER_TTL
-"""For so many ttls a holder elsewhere has to be silent before it is taken for dead."""
-STALE_TTLS = 3.0
-"""A renewal that many ttls ago, by the wall clock, is not worth waiting for."""
-
-_POLLS_PER_TTL = 30
 _log = logging.getLogger(__name__)
-
-
-def _steady() -> float:
-    """Seconds that only go forward and, where the system can tell, count while the machine sleeps."""
-    boot = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if boot is None else time.clock_gettime(boot)
-
-
-@dataclass(frozen=True)
-class Clock:
-    """Where a lease takes the time from.
-
-    Attributes:
-        wall: seconds since 1970, for people and for the shortcut over three ttls.
-        steady: seconds that only go forward, for everything that has to be right.
-        sleep: waits so many seconds.
-    """
-
-    wall: Callable[[], float] = time.time
-    steady: Callable[[], float] = _steady
-    sleep: Callable[[float], None] = time.sleep
-
-
-CLOCK = Clock()
-
-
-def current_lease(output: Output) -> LeaseRecord | None:
-    """What the lease file that counts says, released or not; None when there is none or it cannot be understood.
-
-    Raises:
-        StorageError: the storage failed.
-    """
-    return look(as_store(output)).record
-
-
-def is_silent(record: LeaseRecord, now: float | None = None, *, waits: bool = False) -> bool:
-    """Whether the holder of a lease is gone as far as an onlooker can tell, who trusts other machines' wall clocks.
-
-    Args:
-        record: the lease.
-        now: seconds since 1970; the present without it.
-        waits: it has said that it would come back, so a lease that was released is no sign of its end.
-    """
-    age = (time.time() if now is None else now) - record.renewed_at
-    is_stale = age > STALE_TTLS * record.ttl_seconds and not is_running(record.process)
-    return (record.released and not waits) or is_gone(record.process) or is_stale
 
 
 class Lease:
@@ -162,7 +105,7 @@ class Lease:
         store, process = as_store(output), process or this_process()
         seen = look(store)
         if not seen.is_free:
-            _Judge(store, clock, process, on_wait, trust_wall_clock, ttl_seconds).wait_until_free(seen)
+            Judge(store, clock, process, on_wait, trust_wall_clock, ttl_seconds).wait_until_free(seen)
         generation = generation_after(store, seen.generation)
         if not generation:  # nobody ever got that far: put there by hand, it may not lock the output for ever
             store.delete(lease_path(seen.generation))
@@ -242,7 +185,7 @@ class Lease:
             thread.join(self._record.ttl_seconds / RENEWALS_PER_TTL)
         held = not self._released and not self.lost
         self._released = True
-        _LIVE.discard(self._record.token)
+        LIVE_TOKENS.discard(self._record.token)
         try:
             if held and self._is_as_it_was_left():
                 record = replace(self._record, renewed_at=self._clock.wall(), beat=self._record.beat + 1, released=True)
@@ -305,7 +248,7 @@ class Lease:
             StorageError: the storage failed; the next try of this process is not held up by what this one left.
         """
         path, token = lease_path(self._generation), self._record.token
-        _LIVE.add(token)
+        LIVE_TOKENS.add(token)
         try:
             created = self._store.create_exclusive(path, self._record.encode())
             there = generations(self._store)
@@ -319,7 +262,7 @@ class Lease:
                     with suppress(StorageError):  # the next holder tidies up as well
                         self._store.delete(lease_path(generation))
         except BaseException:
-            _LIVE.discard(token)
+            LIVE_TOKENS.discard(token)
             raise
 
     def _probe(self, path: str) -> None:
@@ -363,61 +306,3 @@ class Lease:
             if other is not None:
                 return f"{describe(other)} has taken over {self._store.url}"
         return f"another run has taken over {self._store.url}"
-
-
-_LIVE: set[str] = set()
-"""Tokens of the leases that this process holds or is taking; any other one in its name was left by a failed try."""
-
-
-@dataclass(frozen=True)
-class _Judge:
-    """Finds out whether the holder of a lease is dead."""
-
-    store: OutputStore
-    clock: Clock
-    process: Process
-    on_wait: Callable[[str], None] | None
-    trust_wall_clock: bool
-    ttl_seconds: float
-
-    def wait_until_free(self, seen: SeenLease) -> None:
-        """Return once the holder is known to be dead or has released the lease.
-
-        Raises:
-            OutputBusyError: it is alive.
-        """
-        if seen.record is not None and self._is_dead(seen.record):
-            return
-        if seen.record is not None and self._is_alive(seen.record):
-            raise busy(self.store, seen.record)
-        ttl = seen.record.ttl_seconds if seen.record is not None else self.ttl_seconds
-        patience = ttl * PATIENCE_TTLS
-        began = self.clock.steady()  # after the bytes were read, never before
-        while True:
-            over = self.clock.steady() - began > patience
-            now = look(self.store)
-            if now.generation == seen.generation and now.record is not None and now.record.released:
-                return
-            if (now.generation, now.data) != (seen.generation, seen.data):
-                raise busy(self.store, now.record)
-            if over:  # decided before the last look, so that what it saw is old enough
-                return
-            left = patience - (self.clock.steady() - began)
-            if self.on_wait is not None:
-                holder = describe(seen.record) if seen.record is not None else "a run that cannot be identified"
-                self.on_wait(f"{self.store.url} is held by {holder}; taking over in {max(left, 0):.0f} s if it is dead")
-            self.clock.sleep(ttl / _POLLS_PER_TTL)
-
-    def _is_dead(self, record: LeaseRecord) -> bool:
-        if record.process == self.process and self.process == this_process() and record.token not in _LIVE:
-            return True
-        if is_gone(record.process):
-            return True
-        # a clock that was set says nothing, and all of this start of the machine have this one
-        trusted = self.trust_wall_clock and not shares_boot(record.process, self.process)
-        return trusted and self.clock.wall() - record.renewed_at > STALE_TTLS * record.ttl_seconds
-
-    def _is_alive(self, record: LeaseRecord) -> bool:
-        """Certainly alive: a running process of this machine whose last renewal is recent by the same clock."""
-        age = self.clock.wall() - record.renewed_at
-        return is_running(record.process) and -1 < age <= record.ttl_seconds

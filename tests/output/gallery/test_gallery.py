@@ -14,10 +14,11 @@ from urllib.parse import unquote
 import pytest
 from PIL import Image
 
+from consistory_ray.output.gallery import rows as gallery_rows
 from consistory_ray.output.gallery.pages import GALLERY_PAGE, build_gallery
-from consistory_ray.output.gallery.pages import rows as gallery_rows
-from consistory_ray.output.index.index import IndexWriter, compact, read_index
+from consistory_ray.output.index.index import compact, read_index
 from consistory_ray.output.index.rows import IndexRow
+from consistory_ray.output.index.writer import IndexWriter
 from consistory_ray.output.run_record import RunRecord, write_run_record
 from consistory_ray.output.storage import OutputStore
 from consistory_ray.plan.plan import Asset

@@ -14,24 +14,19 @@ from typing import Any
 import duckdb
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consistory_ray.errors import InputError, RunError, StorageError
-from consistory_ray.output.index.index import (
-    CorruptIndexError,
-    IndexWriter,
-    compact,
-    current_index,
-    done_assets,
-    index,
-    list_parts,
-    read_index,
-    write_part,
-)
+from consistory_ray.output.index import parts as index_parts
+from consistory_ray.output.index import writer as index_writer
+from consistory_ray.output.index.index import compact, current_index, read_index
+from consistory_ray.output.index.parts import CorruptIndexError, list_parts, write_part
 from consistory_ray.output.index.rows import SCHEMA, IndexRow, latest_rows, rows_to_table, table_to_rows
+from consistory_ray.output.index.writer import IndexWriter
 from consistory_ray.output.storage import OutputStore
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -47,6 +42,12 @@ def row(asset: int = 0, *, ok: bool = True, time: int = 0, attempt: int = 1, pat
         f"asset-{asset}", "scene", "cat", f"scene-{asset}", "a cat", asset, (1, 2), "s", "m", "f",
         attempt=attempt, created_at=START + timedelta(seconds=time), **facts,
     )  # fmt: skip
+
+
+def done(store: OutputStore) -> set[str]:
+    """Ids of the assets whose pictures are there."""
+    table = read_index(store)
+    return set(table.filter(pc.equal(table["status"], "ok"))["asset_id"].to_pylist())
 
 
 def slow_latest(rows: Sequence[IndexRow]) -> list[IndexRow]:
@@ -147,7 +148,7 @@ def test_long_errors_and_broken_text_fit_a_row(store: OutputStore, parameters: A
 def test_nothing_there_yet(store: OutputStore) -> None:
     assert read_index(store).schema.equals(SCHEMA, check_metadata=True)
     assert len(read_index(store)) == 0
-    assert done_assets(store) == set()
+    assert done(store) == set()
     assert compact(store) is None
     with IndexWriter(store):
         pass
@@ -161,7 +162,7 @@ def test_write_and_read(store: OutputStore, render: Any, parameters: Any) -> Non
         writer.add(IndexRow.failed(parameters(9), "it broke", attempt=2))
     table = read_index(store)
     assert table_to_rows(table)[:3] == rows
-    assert done_assets(store) == {one.asset_id for one in rows}
+    assert done(store) == {one.asset_id for one in rows}
     wanted = {rows[1].asset_id, parameters(9)["asset_id"], "unknown"}
     assert set(current_index(store, wanted)["asset_id"].to_pylist()) == wanted - {"unknown"}
 
@@ -169,7 +170,7 @@ def test_write_and_read(store: OutputStore, render: Any, parameters: Any) -> Non
 def test_parts_are_committed_by_count_and_time(store: OutputStore, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = IndexWriter(store, rows_per_part=3, seconds_per_part=5.0)
     clock = 100.0
-    monkeypatch.setattr(index.time, "monotonic", lambda: clock)
+    monkeypatch.setattr(index_writer.time, "monotonic", lambda: clock)
     writer.add(row(1))
     writer.add(row(2))
     assert (writer.pending, len(list_parts(store))) == (2, 0)
@@ -202,13 +203,13 @@ def test_many_parts_are_merged_on_the_way(local: OutputStore) -> None:
 def test_rows_are_merged_seldom(local: OutputStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is merged on the way does not grow with what is there, or a long run would merge more than it renders."""
     merged: list[int] = []
-    encode = index.encode_part
+    encode = index_parts.encode_part
 
     def counting(table: pa.Table) -> bytes:
         merged.append(len(table))
         return encode(table)
 
-    monkeypatch.setattr(index, "encode_part", counting)
+    monkeypatch.setattr(index_parts, "encode_part", counting)
     writer = IndexWriter(local, rows_per_part=2, parts_before_compaction=10)
     for number in range(300):
         writer.add(row(number, time=number))
@@ -238,7 +239,7 @@ def test_a_failed_commit_keeps_its_rows(local: OutputStore, monkeypatch: pytest.
             writer.add(row(2))
         assert writer.pending == 2
     writer.close()
-    assert done_assets(local) == {"asset-1", "asset-2"}
+    assert done(local) == {"asset-1", "asset-2"}
 
 
 class Holder:
@@ -307,7 +308,7 @@ def test_a_lease_lost_while_a_full_level_is_merged(local: OutputStore, monkeypat
     with pytest.raises(RunError, match="not merged: another run"):
         writer.add(row(1))
     assert [name for name, _ in holder.calls] == ["create_exclusive"]
-    assert done_assets(local) == {"asset-1"}
+    assert done(local) == {"asset-1"}
 
 
 def test_merged_parts_are_deleted_side_by_side(local: OutputStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,7 +354,7 @@ def test_dropped_rows_are_gone_and_the_rest_stays(store: OutputStore) -> None:
     write_part(store, rows_to_table([row(1), row(2)]))
     write_part(store, rows_to_table([row(3)]))
     compact(store, drop={"asset-2", "asset-unknown"})
-    assert done_assets(store) == {"asset-1", "asset-3"}
+    assert done(store) == {"asset-1", "asset-3"}
     assert compact(store, drop={"asset-1", "asset-3"}) is None
     assert list_parts(store) == []
 
@@ -387,7 +388,7 @@ def test_a_truncated_part_is_named(store: OutputStore, keep: int) -> None:
     good = write_part(store, rows_to_table([row(1)]))
     broken = write_part(store, rows_to_table([row(2)]))
     store.write_atomic(broken, store.read(broken)[:keep])
-    for action in (read_index, done_assets, compact):
+    for action in (read_index, compact):
         with pytest.raises(CorruptIndexError, match=broken) as caught:
             action(store)
         assert caught.value.parts == (broken,)

@@ -19,11 +19,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from consistory_ray.errors import InputError, OutputBusyError, StorageError
-from consistory_ray.output.lease.lease import CLOCK, Clock, Lease, current_lease
-from consistory_ray.output.lease.lease import lease as lease_module
+from consistory_ray.output.files import StoredFile
+from consistory_ray.output.lease import holders
+from consistory_ray.output.lease.holders import CLOCK, Clock, current_lease
+from consistory_ray.output.lease.lease import Lease
 from consistory_ray.output.lease.processes import Process, is_gone, is_running, this_process
 from consistory_ray.output.lease.record import LEASE_FOLDER
-from consistory_ray.output.storage import MissingFileError, OutputStore, StoredFile
+from consistory_ray.output.storage import MissingFileError, OutputStore
 
 TTL = 60.0
 ELSEWHERE = Process("gpu-7", "", 4711, "")
@@ -475,7 +477,7 @@ def test_never_two_holders_in_long_games() -> None:
 def test_the_games_would_find_a_flaw(weakness: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same games with one of the two rules broken do end with two holders: they are able to fail."""
     if weakness == "impatient taker":
-        monkeypatch.setattr(lease_module, "PATIENCE_TTLS", 0.5)
+        monkeypatch.setattr(holders, "PATIENCE_TTLS", 0.5)
     else:
         monkeypatch.setattr(Lease, "_is_overdue", lambda self: False)
     assert doubles(range(40)) > 0

@@ -13,7 +13,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from consistory_ray.errors import InputError, OutputBusyError
-from consistory_ray.output.lease.lease import Lease, current_lease
+from consistory_ray.output.lease.holders import CLOCK, current_lease
+from consistory_ray.output.lease.lease import Lease
 from consistory_ray.output.storage import OutputStore
 
 
@@ -88,10 +89,8 @@ def test_what_is_no_file_is_no_lease(tmp_path: Path, make: Callable[[Path], None
 
 @pytest.mark.parametrize("hours", [-1, 1])
 def test_a_living_process_of_this_machine_keeps_its_lease_whatever_the_clock_says(tmp_path: Path, hours: int) -> None:
-    from consistory_ray.output.lease.lease import lease as module
-
     with Lease.acquire(str(tmp_path), "first", ttl_seconds=1.0) as first:
-        wrong = dataclasses.replace(module.CLOCK, wall=lambda: module.CLOCK.wall() + hours * 3600)
+        wrong = dataclasses.replace(CLOCK, wall=lambda: CLOCK.wall() + hours * 3600)
 
         def renewing(message: str) -> None:
             assert first.renew()

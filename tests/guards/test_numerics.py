@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from consistory_ray.consistory import ConsiStoryPipeline
-from consistory_ray.guards.half_precision import half_on_cpu
+from consistory_ray.guards.numerics import half_on_cpu
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

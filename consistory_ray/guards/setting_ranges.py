@@ -8,15 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from consistory_ray.errors import Problem
-from consistory_ray.jobs.checks import check_text
-from consistory_ray.jobs.problems import FIXES, explain, fault, path
-
-
-def _text(value: str) -> str:
-    cleaned, fix = check_text(value)
-    if fix:
-        raise fault(fix)
-    return cleaned
+from consistory_ray.guards.problems import FIXES, explain, fault, path
 
 
 def _ordered(value: tuple[float, float]) -> tuple[float, float]:
@@ -25,7 +17,6 @@ def _ordered(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
-Text = Annotated[str, Strict(), AfterValidator(_text)]
 Whole = Annotated[int, Strict()]
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Switch = Annotated[bool, Strict()]

@@ -9,9 +9,9 @@ import fsspec
 import numpy as np
 import pytest
 
-from consistory_ray.output import uploads
+from consistory_ray.output import driver_files
+from consistory_ray.output.driver_files import LARGE, Pieces, payload
 from consistory_ray.output.storage import open_output
-from consistory_ray.output.uploads import LARGE, Pieces, payload
 
 
 class Driver:
@@ -38,7 +38,7 @@ def test_large_data_is_not_copied(protocol: str, kind: type) -> None:
 def test_a_large_object_arrives_whole(s3_options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_output(f"s3://runs/{uuid.uuid4().hex}", **s3_options)
     data = np.random.default_rng(0).integers(0, 256, 12_000_001, np.uint8)
-    monkeypatch.setattr(uploads, "LARGE", 1 << 20)
+    monkeypatch.setattr(driver_files, "LARGE", 1 << 20)
     parts: list[Any] = []
     original = store.fs._pipe_file
 

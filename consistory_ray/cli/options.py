@@ -1,0 +1,233 @@
+"""Every option of the command line: what it takes, what it does, in which group of the help it stands.
+
+The reference (docs/cli.md) is written from these. Defaults are those of RunOptions.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Optional
+
+import typer
+from typer.core import TyperCommand
+
+from consistory_ray.engine.options import Device, KeepAnchors, RunOptions
+from consistory_ray.watch.logs import LogFormat, LogLevel
+
+# ruff: noqa: UP045, older typers do not read the other spelling
+
+DEFAULTS = RunOptions()
+
+WHAT = "What"
+WHERE = "Where it runs"
+HOW_MANY = "How many"
+FAILURES = "When it fails or is stopped"
+LOGS = "Logs and metrics"
+
+GONE = {
+    "--fail-fast": "--max-failures 0 stops at the first failure",
+    "--only-failed": "consistory-ray retry renders only what failed",
+    "--verbose": "--log-level debug shows where in the code failures come from",
+    "-v": "--log-level debug shows where in the code failures come from",
+}
+
+
+class RenderCommand(TyperCommand):
+    """A command that says what to give instead of an option that is gone."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As of any command."""
+        given = args[: args.index("--")] if "--" in args else args
+        for name in given:
+            if name in GONE:
+                ctx.fail(f"No such option: {name}. {GONE[name]}.")
+        return super().parse_args(ctx, args)
+
+
+def batch_size(given: str) -> int | Literal["auto"]:
+    """A value of ``--batch-size``."""
+    if given == "auto":
+        return "auto"
+    if not given.isdecimal() or len(given) > 9 or int(given) < 1:
+        raise typer.BadParameter(f"{given!a}: give 1, 2, … or auto")
+    return int(given)
+
+
+Job = Annotated[
+    str,
+    typer.Argument(metavar="JOB", help="Job file or URL: .yaml, .json, .csv or .parquet; - is standard input."),
+]
+Url = Annotated[str, typer.Argument(metavar="URL", help="An output.")]
+UrlOrJob = Annotated[str, typer.Argument(metavar="URL-OR-JOB", help="An output, or a job file.")]
+OutputOfJob = Annotated[
+    Optional[str],
+    typer.Option("--output", "-o", metavar="URL", help="Of a job file: its output; without it, out/NAME-OF-THE-JOB."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+Output = Annotated[
+    Optional[str],
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="URL",
+        help="Folder or fsspec URL; without it, out/NAME-OF-THE-JOB.",
+        rich_help_panel=WHAT,
+    ),
+]
+KeepAnchorsOption = Annotated[
+    KeepAnchors,
+    typer.Option(
+        help="What stays of a subject's anchors once all of its scenes are done; auto: all, while the caches of the "
+        "job take at most 100 GB together, else previews.",
+        rich_help_panel=WHAT,
+    ),
+]
+Gallery = Annotated[bool, typer.Option(help="Build the gallery at the end.", rich_help_panel=WHAT)]
+
+Address = Annotated[
+    Optional[str],
+    typer.Option(
+        help="Ray cluster: local, auto, HOST:PORT or ray://HOST:PORT; without it, $RAY_ADDRESS or local.",
+        rich_help_panel=WHERE,
+    ),
+]
+DeviceOption = Annotated[Device, typer.Option(help="What workers render on.", rich_help_panel=WHERE)]
+AcceleratorType = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="NAME",
+        help="Only on nodes with these accelerators, as Ray names them: H100, L4.",
+        rich_help_panel=WHERE,
+    ),
+]
+Labels = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="Only on nodes with this Ray label; may be given several times.",
+        rich_help_panel=WHERE,
+    ),
+]
+
+Workers = Annotated[
+    Optional[int],
+    typer.Option(
+        min=1, help="Number of workers; without it, one per GPU, on CPU one per machine.", rich_help_panel=HOW_MANY
+    ),
+]
+MinWorkers = Annotated[
+    int, typer.Option(min=1, help="Workers kept even if there is nothing left for them.", rich_help_panel=HOW_MANY)
+]
+CpusPerWorker = Annotated[
+    Optional[float],
+    typer.Option(help="CPUs that Ray reserves for a worker; without it, an even share.", rich_help_panel=HOW_MANY),
+]
+GpusPerWorker = Annotated[
+    float, typer.Option(help="GPUs that Ray reserves for a worker; below 1 they are shared.", rich_help_panel=HOW_MANY)
+]
+BatchSize = Annotated[
+    Optional[Any],
+    typer.Option(
+        parser=batch_size,
+        metavar="N|auto",
+        help="Scenes rendered together; without it, what the job says.",
+        rich_help_panel=HOW_MANY,
+    ),
+]
+CacheBudget = Annotated[
+    Optional[int],
+    typer.Option(
+        min=1,
+        help="Bytes of anchor caches in memory at a time, at most; a machine takes what its object store holds.",
+        rich_help_panel=HOW_MANY,
+    ),
+]
+
+MaxFailures = Annotated[
+    Optional[int],
+    typer.Option(
+        min=0,
+        help="Stop once more pictures than that have failed, 0 at the first; without it, never.",
+        rich_help_panel=FAILURES,
+    ),
+]
+Grace = Annotated[
+    float, typer.Option(min=0, help="Seconds that running batches get after Ctrl-C.", rich_help_panel=FAILURES)
+]
+StuckSeconds = Annotated[
+    float,
+    typer.Option(
+        min=1, help="Least silence after which a worker may be found stuck and replaced.", rich_help_panel=FAILURES
+    ),
+]
+OutageSeconds = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="How long a run that has begun waits for an output that is out of reach.",
+        rich_help_panel=FAILURES,
+    ),
+]
+Submission = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="ID",
+        help="For schedulers that repeat whatever fails: a run of this id that ended with 1 or 2 is not repeated.",
+        rich_help_panel=FAILURES,
+    ),
+]
+
+SummaryAsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.", rich_help_panel=LOGS)]
+LogFormatOption = Annotated[
+    LogFormat,
+    typer.Option(
+        envvar="CONSISTORY_LOG_FORMAT",
+        help="json: every line a JSON object, and no progress display.",
+        rich_help_panel=LOGS,
+    ),
+]
+LogLevelOption = Annotated[
+    Optional[LogLevel],
+    typer.Option(
+        envvar="CONSISTORY_LOG_LEVEL",
+        help="info: a line per picture; debug: also where in the code failures come from. Without it, warning, with "
+        "json info.",
+        rich_help_panel=LOGS,
+    ),
+]
+MetricsPort = Annotated[
+    Optional[int],
+    typer.Option(
+        min=0,
+        max=65535,
+        envvar="CONSISTORY_METRICS_PORT",
+        help="Export Prometheus metrics there; 0 is off.",
+        rich_help_panel=LOGS,
+    ),
+]
+MetricsHost = Annotated[
+    str,
+    typer.Option(envvar="CONSISTORY_METRICS_HOST", help="Address at which metrics are exported.", rich_help_panel=LOGS),
+]
+PricePerGpuHour = Annotated[
+    Optional[float],
+    typer.Option(
+        min=0,
+        envvar="CONSISTORY_PRICE_PER_GPU_HOUR",
+        help="For the cost metrics, in any currency.",
+        rich_help_panel=LOGS,
+    ),
+]
+Renderer = Annotated[Optional[str], typer.Option(hidden=True, metavar="MODULE:NAME")]
+RendererOptions = Annotated[str, typer.Option(hidden=True, metavar="JSON")]
+
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Follow the run until it is over.")]
+Interval = Annotated[float, typer.Option(min=0.1, help="Seconds between two looks with --watch.")]
+AllThumbnails = Annotated[
+    bool, typer.Option("--all-thumbnails", help="Of a large run, too: every picture is read once.")
+]
+Repair = Annotated[
+    bool, typer.Option("--repair/--no-repair", help="Drop rows of damaged pictures, delete damaged files.")
+]
+Threads = Annotated[int, typer.Option(min=1, help="Files read at a time.")]
+Split = Annotated[str, typer.Option(help="Name of the dataset's split.")]
