@@ -180,7 +180,7 @@ def rooms_diagram() -> str:
     room(436, 16, 320, 322, "engine", ("one coordinator, many workers; imports Ray",), ray)
     inner(452, 76, 138, "scheduling", ("who does what next;", "no Ray, no clock"))
     inner(602, 76, 138, "cluster", ("starting or joining", "Ray; its machines"))
-    inner(452, 166, 288, "coordinator", ("sends calls out, takes reports in,", "keeps the books"))
+    inner(452, 166, 288, "coordinator, dispatching", ("hands calls out, takes reports in,", "keeps the books"))
     inner(452, 256, 288, "workers", ("one actor per device holds the model", "and saves what it made"))
     room(846, 16, 178, 100, "watch", ("events become progress,", "logs, metrics, status,", "reports"), pure)
     room(846, 150, 178, 270, "output", ("what a run leaves behind",), files)
@@ -206,7 +206,7 @@ def rooms_diagram() -> str:
         454,
         350,
         76,
-        "errors  settings  testing",
+        "errors, settings, testing",
         ("one error tree; the method's settings;", "a renderer without a model"),
         pure,
     )
