@@ -22,7 +22,11 @@ __all__ = [
 ]
 
 _MODULES = dict.fromkeys(("MODEL_DEFAULT", "ConsiStoryPipeline", "RenderResult", "SubjectResult"), "pipeline")
-_MODULES |= {"AnchorCache": "anchor_cache", "Trace": "trace", "estimate_cache_bytes": "estimates"}
+_MODULES |= {
+    "AnchorCache": "cache.anchor_cache",
+    "Trace": "method.trace",
+    "estimate_cache_bytes": "cache.estimates",
+}
 
 
 def __getattr__(name: str) -> Any:
