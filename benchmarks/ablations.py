@@ -28,6 +28,7 @@ from benchmarks.model_options import (
     described_pipeline,
     load_pipeline,
     renderer_of,
+    say,
 )
 from consistory_ray.evaluation.consistency import compare_with_vanilla
 from consistory_ray.evaluation.prompts import consistency_subjects
@@ -70,7 +71,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", metavar="'NAME=JSON ...'", help="a variant; may be repeated")
     options = parser.parse_args()
     pipeline = load_pipeline(options)
-    print(described_pipeline(pipeline), file=sys.stderr, flush=True)
+    say(str(described_pipeline(pipeline)))
     judge, subjects = Judge.load(), consistency_subjects(options.subjects)
     base = changed(pipeline.default_settings, num_inference_steps=options.steps)
     variants = {text: parse_variant(text) for text in options.set} if options.set else ABLATIONS
@@ -78,7 +79,7 @@ def main() -> None:
     for name, changes in variants.items():
         numbers = compare_with_vanilla(renderer_of(pipeline, base.replace(**changes), options), judge, subjects).numbers
         results[name] = {column: round(numbers[column], 4) for column in COLUMNS}
-        print(name, results[name], file=sys.stderr, flush=True)
+        say(f"{name} {results[name]}")
     print(json.dumps({**results, "on": described_pipeline(pipeline)}))
 
 

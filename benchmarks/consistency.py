@@ -44,6 +44,7 @@ from benchmarks.model_options import (
     described_pipeline,
     load_pipeline,
     renderer_of,
+    say,
 )
 from consistory_ray.evaluation.consistency import compare_with_vanilla
 from consistory_ray.evaluation.prompts import consistency_subjects
@@ -125,7 +126,7 @@ def main() -> None:
         for subject, mine, plain in zip(subjects, found.our_scores, found.vanilla_scores, strict=True)
     ]
     (options.out / "consistency.json").write_text(json.dumps(report, indent=1) + "\n")
-    print(f"contact sheet and plot: {options.out}", file=sys.stderr)
+    say(f"contact sheet and plot: {options.out}")
     print(json.dumps(numbers | described_pipeline(pipeline)))
 
 

@@ -54,7 +54,7 @@ if not __package__:  # run as a script
     sys.path.insert(0, str(__import__("pathlib").Path(__file__).resolve().parents[1]))
 
 from benchmarks.hollow_tensors import HollowExecution, count_flops, hollow_out
-from benchmarks.model_options import add_device_options, chosen_device, chosen_dtype, described, synchronise
+from benchmarks.model_options import add_device_options, chosen_device, chosen_dtype, described, say, synchronise
 from benchmarks.random_sdxl import QUICK, SDXL, Topology, build_pipeline, build_unet
 from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, estimate_cache_bytes
 from consistory_ray.consistory.method.layout import Grid, Level
@@ -78,11 +78,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--wall-model", help="a pipeline folder to time, in place of the miniature")
     add_device_options(parser)
     return parser.parse_args(arguments)
-
-
-def say(text: str) -> None:
-    """Progress, beside the result."""
-    print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager

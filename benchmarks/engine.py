@@ -50,6 +50,7 @@ if not __package__:  # run as a script
 from benchmarks import throughput
 from benchmarks.engine_model import books, real, simulation, sweeps
 from benchmarks.engine_model.apart import apart
+from benchmarks.model_options import say
 
 RESULTS = Path(__file__).parent / "results"
 SECONDS = 0.2
@@ -276,11 +277,6 @@ def _job(scratch: Path, pictures: int) -> Path:
 
 def _numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(",") if part.strip()]
-
-
-def say(text: str) -> None:
-    """Progress, beside the result."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from benchmarks.model_options import (
     described_pipeline,
     load_pipeline,
     renderer_of,
+    say,
     synchronise,
 )
 from consistory_ray.consistory import ConsiStoryPipeline
@@ -103,7 +104,7 @@ def main() -> None:
     known = {key: round(value, 4) for key, value in numbers.items() if not math.isnan(value)}
     line = json.dumps(known | described_pipeline(pipeline) | {"settings": settings.to_dict()})
     (options.out / "miniature_quality.json").write_text(line + "\n")
-    print(f"contact sheet: {options.out / 'miniature_quality.png'}", file=sys.stderr)
+    say(f"contact sheet: {options.out / 'miniature_quality.png'}")
     print(line)
 
 

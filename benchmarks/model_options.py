@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,11 @@ def described_pipeline(pipeline: ConsiStoryPipeline) -> dict[str, str]:
     """The same of a loaded model."""
     unet: Any = pipeline.pipe.unet
     return described(pipeline.device, unet.dtype)
+
+
+def say(text: str) -> None:
+    """Progress, beside the result."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def synchronise(device: torch.device) -> None:

@@ -44,7 +44,7 @@ if not __package__:  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.engine_model.apart import apart
-from benchmarks.model_options import DTYPES
+from benchmarks.model_options import DTYPES, say
 from consistory_ray.engine.cluster.local_ray import start_local_ray
 from consistory_ray.engine.coordinator import run_plan
 from consistory_ray.engine.events import BatchDone, Event, WorkerReady
@@ -267,11 +267,6 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     (options.out / "throughput.json").write_text(line + "\n")
     print(line)
     return found
-
-
-def say(text: str) -> None:
-    """Progress, beside the result."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

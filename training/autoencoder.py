@@ -13,8 +13,9 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 
 from consistory_ray.miniature.architecture import build_autoencoder
+from training.checkpoints import Ema, restore, save_atomically, snapshot
 from training.dataset import Pictures, open_pictures
-from training.parallel import Ema, average, save_atomically
+from training.parallel import average
 
 CROP = 64
 DECODER_NOISE = 0.25
@@ -65,13 +66,7 @@ def train_autoencoder(
     ema = Ema(vae, 0.995)
     trained = [parameter for parameter in vae.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
-    first = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        vae.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        ema.load(state["ema"])
-        first = state["step"]
+    first = restore(checkpoint, vae, optimizer, ema)
     dist.barrier()
     rng = np.random.default_rng([rank, first])
     started = time.time()
@@ -100,12 +95,7 @@ def train_autoencoder(
                 f"autoencoder {step + 1}/{steps} loss {loss:.4f} psnr {psnr:.1f} dB {time.time() - started:.0f} s",
                 flush=True,
             )
-            state = {
-                "model": vae.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "ema": ema.state(),
-                "step": step + 1,
-            }
+            state = snapshot(step + 1, vae, optimizer, ema)
             if last:
                 vae.load_state_dict({**vae.state_dict(), **ema.shadow})
                 if not decoder_only:

@@ -23,8 +23,9 @@ from consistory_ray.miniature.architecture import (
     time_ids,
 )
 from consistory_ray.miniature.vocabulary import KINDS, PICTURE_SIZE
+from training.checkpoints import Ema, restore, save_atomically, snapshot
 from training.dataset import open_pictures
-from training.parallel import Ema, average, save_atomically
+from training.parallel import average
 
 EMPTY_PROMPTS = 0.1
 SNR_CAP = 5.0
@@ -200,13 +201,7 @@ def train_stage(rank: int, processes: int, folder: str, stage: Stage, start_from
                 flush=True,
             )
         if rank == 0 and ((step + 1) % 250 == 0 or step + 1 == stage.steps):
-            state = {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "ema": ema.state(),
-                "step": step + 1,
-            }
-            save_atomically(state, checkpoint)
+            save_atomically(snapshot(step + 1, model, optimizer, ema), checkpoint)
     dist.barrier()
 
 
@@ -219,15 +214,11 @@ def load_weights(model: Denoiser, folder: Path) -> None:
 
 
 def _resume(model: Denoiser, optimizer: torch.optim.Optimizer, ema: Ema, own: Path, other: Path | None) -> int:
-    path = own if own.exists() else other
-    if path is None:
-        return 0
-    if path.is_dir():
-        load_weights(model, path)
+    if other is None or own.exists():
+        return restore(own, model, optimizer, ema)
+    if other.is_dir():
+        load_weights(model, other)
         ema.load({"steps": ema.steps, "shadow": dict(model.named_parameters())})
-        return 0
-    state = torch.load(path, weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    ema.load(state["ema"])
-    return int(state["step"]) if path == own else 0
+    elif not restore(other, model, optimizer, ema):
+        raise FileNotFoundError(f"{other}: neither a checkpoint nor a pipeline folder to start from")
+    return 0

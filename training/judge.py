@@ -32,8 +32,8 @@ from consistory_ray.miniature.judge import (
 )
 from consistory_ray.miniature.vocabulary import COLOURS, KINDS, PICTURE_SIZE, SCENES
 from training.autoencoder import trained_autoencoder
+from training.checkpoints import restore, save_atomically, snapshot
 from training.individuals import Identity, random_identity, random_placement
-from training.parallel import save_atomically
 from training.world import PictureSpec, draw, random_spec
 
 JUDGE_SEED = 3
@@ -269,12 +269,7 @@ def identifier_step(network: Identifier, data: JudgeData) -> Step:
 def fit(name: str, network: nn.Module, step_loss: Step, steps: int, checkpoint: Path) -> None:
     """Train a network, resuming from its checkpoint."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-2)
-    first = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
+    first = restore(checkpoint, network, optimizer)
     rng = np.random.default_rng([JUDGE_SEED, first])
     started, losses = time.time(), []
     for step in range(first, steps):
@@ -292,9 +287,7 @@ def fit(name: str, network: nn.Module, step_loss: Step, steps: int, checkpoint: 
                 f"{name} {step + 1}/{steps} loss {np.mean(losses[-100:]):.3f} {time.time() - started:.0f} s", flush=True
             )
         if (step + 1) % 250 == 0 or last:
-            save_atomically(
-                {"model": network.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}, checkpoint
-            )
+            save_atomically(snapshot(step + 1, network, optimizer), checkpoint)
 
 
 def train_judge(run: Path, steps: int, out: Path = WEIGHTS) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.multiprocessing.spawn import spawn
 
 
@@ -43,36 +42,3 @@ def average(parameters: Iterable[torch.Tensor]) -> None:
     flat /= dist.get_world_size()
     for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))
-
-
-class Ema:
-    """Exponential moving average of a module's parameters, with a ramp so that early steps do not linger."""
-
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay, self.steps = decay, 0
-        self.shadow = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
-
-    @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        """Move towards the module's present parameters."""
-        self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        for name, parameter in module.named_parameters():
-            self.shadow[name].lerp_(parameter.detach(), 1 - decay)
-
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {"steps": self.steps, "shadow": self.shadow}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """From a checkpoint."""
-        self.steps = int(state["steps"])
-        for name, value in state["shadow"].items():
-            self.shadow[name].copy_(value)
-
-
-def save_atomically(state: Any, path: Path) -> None:
-    """``torch.save`` to a temporary name, then rename."""
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    temporary.replace(path)

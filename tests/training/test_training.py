@@ -13,10 +13,10 @@ import torch.distributed as dist
 from consistory_ray.miniature.architecture import LATENT_SIZE, build_autoencoder
 from consistory_ray.miniature.vocabulary import PICTURE_SIZE
 from training.autoencoder import encode, train_autoencoder
+from training.checkpoints import Ema, save_atomically
 from training.dataset import draw_pictures, open_pictures
 from training.denoiser import Stage, TrainingSet, train_stage
 from training.judge import fit
-from training.parallel import Ema, save_atomically
 
 COUNT = 8
 
