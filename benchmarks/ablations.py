@@ -1,4 +1,4 @@
-"""What each part of the method contributes, and what other settings would do.
+"""What does each part of the method contribute, and what would other settings do?
 
     python benchmarks/ablations.py --subjects 16 --cache /tmp/pictures
     python benchmarks/ablations.py --subjects 8 --set mask_dropout=0 --set 'mask_dropout=0 injection_window=[0.1,0.6]'
@@ -20,13 +20,18 @@ from typing import Any
 if not __package__:  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.model_options import add_model_options, described_pipeline, load_pipeline
-from consistory_ray.evaluation.consistency import compare, score_subject
-from consistory_ray.evaluation.pictures import PictureStore
+
+from benchmarks.model_options import (
+    add_model_options,
+    add_rendering_options,
+    changed,
+    described_pipeline,
+    load_pipeline,
+    renderer_of,
+)
+from consistory_ray.evaluation.consistency import compare_with_vanilla
 from consistory_ray.evaluation.prompts import consistency_subjects
-from consistory_ray.evaluation.rendering import Renderer, stacked
 from consistory_ray.miniature.judge import Judge
-from consistory_ray.settings import MethodSettings
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "whole method": {},
@@ -60,38 +65,19 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_options(parser)
+    add_rendering_options(parser)
     parser.add_argument("--subjects", type=int, default=16)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--cache", type=Path)
     parser.add_argument("--set", action="append", metavar="'NAME=JSON ...'", help="a variant; may be repeated")
     options = parser.parse_args()
     pipeline = load_pipeline(options)
     print(described_pipeline(pipeline), file=sys.stderr, flush=True)
     judge, subjects = Judge.load(), consistency_subjects(options.subjects)
-    store = PictureStore(options.cache, pipeline.fingerprint)
-    base: MethodSettings = pipeline.default_settings
-    if options.steps:
-        base = base.replace(num_inference_steps=options.steps)
+    base = changed(pipeline.default_settings, num_inference_steps=options.steps)
     variants = {text: parse_variant(text) for text in options.set} if options.set else ABLATIONS
-    prompts = [prompt for subject in subjects for prompt in subject.prompts]
-    seeds = [seed for subject in subjects for seed in subject.seeds]
-    kinds = sorted({subject.kind for subject in subjects})
-    results: dict[str, dict[str, object]] = {}
+    results: dict[str, dict[str, float]] = {}
     for name, changes in variants.items():
-        renderer = Renderer(pipeline, base.replace(**changes), store, options.batch_size)
-        flat, scenes = renderer.vanilla(prompts, seeds, kinds), len(subjects[0].prompts)
-        vanilla = [flat[index * scenes : (index + 1) * scenes] for index in range(len(subjects))]
-        ours = [pictures for _, pictures in renderer.subjects(subjects)]
-        scores = [
-            [
-                score_subject(judge, stacked(pictures), subject)
-                for pictures, subject in zip(rendered, subjects, strict=True)
-            ]
-            for rendered in (ours, vanilla)
-        ]
-        numbers = compare(*scores)
-        results[name] = {column: round(float(str(numbers[column])), 4) for column in COLUMNS}
+        numbers = compare_with_vanilla(renderer_of(pipeline, base.replace(**changes), options), judge, subjects).numbers
+        results[name] = {column: round(numbers[column], 4) for column in COLUMNS}
         print(name, results[name], file=sys.stderr, flush=True)
     print(json.dumps({**results, "on": described_pipeline(pipeline)}))
 

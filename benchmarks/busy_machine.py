@@ -1,4 +1,4 @@
-"""How much longer a run takes beside two processes that never rest, on a Ray that the run starts itself.
+"""How much longer does a run take beside two processes that never rest, on a Ray that the run starts itself?
 
     python benchmarks/busy_machine.py
 

@@ -1,4 +1,4 @@
-"""How much more one subject's pictures agree with the method than without it, and what that costs.
+"""How much more do one subject's pictures agree with the method than without it, and what does that cost?
 
     python benchmarks/consistency.py --subjects 32 --cache /tmp/pictures
 
@@ -36,11 +36,17 @@ from typing import Any
 if not __package__:  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.model_options import add_model_options, described_pipeline, load_pipeline
-from consistory_ray.evaluation.consistency import compare, score_subject
-from consistory_ray.evaluation.pictures import PictureStore
+
+from benchmarks.model_options import (
+    add_model_options,
+    add_rendering_options,
+    changed,
+    described_pipeline,
+    load_pipeline,
+    renderer_of,
+)
+from consistory_ray.evaluation.consistency import compare_with_vanilla
 from consistory_ray.evaluation.prompts import consistency_subjects
-from consistory_ray.evaluation.rendering import Renderer, stacked
 from consistory_ray.evaluation.sheets import comparison_sheet, plot_plane
 from consistory_ray.miniature.judge import Judge
 from consistory_ray.settings import MethodSettings
@@ -50,15 +56,13 @@ def parse_arguments() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_options(parser)
+    add_rendering_options(parser)
     parser.add_argument("--subjects", type=int, default=32)
     parser.add_argument("--scenes", type=int, default=6)
     parser.add_argument("--anchors", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--cache", type=Path, help="folder to keep pictures in, for going on after an interruption")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--sheet-subjects", type=int, default=8, help="subjects on the contact sheet, the first ones")
     method = parser.add_argument_group("settings of the method")
-    method.add_argument("--steps", type=int)
     method.add_argument("--guidance", type=float)
     method.add_argument("--mask-dropout", type=float)
     method.add_argument("--injection-window", type=float, nargs=2, metavar=("FIRST", "LAST"))
@@ -74,18 +78,18 @@ def parse_arguments() -> argparse.Namespace:
 
 def settings_from(options: argparse.Namespace, defaults: MethodSettings) -> MethodSettings:
     """The model's settings with what the command line changes."""
-    changes: dict[str, Any] = {
-        "num_inference_steps": options.steps,
-        "guidance_scale": options.guidance,
-        "mask_dropout": options.mask_dropout,
-        "injection_window": options.injection_window and tuple(options.injection_window),
-        "injection_alpha": options.injection_alpha,
-        "query_blend_until": options.query_blend_until,
-        "map_steps": options.map_steps,
-        "dift_timestep": options.dift_timestep,
-        "freeu": options.freeu and tuple(options.freeu),
-    }
-    settings = defaults.replace(**{key: value for key, value in changes.items() if value is not None})
+    settings = changed(
+        defaults,
+        num_inference_steps=options.steps,
+        guidance_scale=options.guidance,
+        mask_dropout=options.mask_dropout,
+        injection_window=options.injection_window,
+        injection_alpha=options.injection_alpha,
+        query_blend_until=options.query_blend_until,
+        map_steps=options.map_steps,
+        dift_timestep=options.dift_timestep,
+        freeu=options.freeu,
+    )
     off: dict[str, Any] = {"sdsa": False, "query_blending": False, "injection": False, "freeu": None}
     return settings.replace(**{key: value for key, value in off.items() if getattr(options, f"no_{key}")})
 
@@ -102,25 +106,14 @@ def main() -> None:
     options = parse_arguments()
     pipeline = load_pipeline(options)
     settings = settings_from(options, pipeline.default_settings)
-    judge = Judge.load()
     subjects = consistency_subjects(options.subjects, options.scenes, options.anchors)
-    renderer = Renderer(pipeline, settings, PictureStore(options.cache, pipeline.fingerprint), options.batch_size)
-    kinds = sorted({subject.kind for subject in subjects})
-    prompts = [prompt for subject in subjects for prompt in subject.prompts]
-    flat = renderer.vanilla(prompts, [seed for subject in subjects for seed in subject.seeds], kinds)
-    vanilla = [flat[index * options.scenes : (index + 1) * options.scenes] for index in range(len(subjects))]
-    ours = [scenes for _, scenes in renderer.subjects(subjects)]
-
-    scores = [
-        [score_subject(judge, stacked(pictures), subject) for pictures, subject in zip(rendered, subjects, strict=True)]
-        for rendered in (ours, vanilla)
-    ]
-    numbers = {key: rounded(value) for key, value in compare(*scores).items()}
+    found = compare_with_vanilla(renderer_of(pipeline, settings, options), Judge.load(), subjects)
+    numbers = {key: rounded(value) for key, value in found.numbers.items()}
     options.out.mkdir(parents=True, exist_ok=True)
     shown = slice(0, options.sheet_subjects)
     sheet = comparison_sheet(
-        [[picture.image for picture in pictures] for pictures in vanilla[shown]],
-        [[picture.image for picture in pictures] for pictures in ours[shown]],
+        [[picture.image for picture in pictures] for pictures in found.vanilla[shown]],
+        [[picture.image for picture in pictures] for pictures in found.ours[shown]],
         [subject.kind for subject in subjects[shown]],
     )
     sheet.save(options.out / "consistency.png", optimize=True)
@@ -129,7 +122,7 @@ def main() -> None:
     report["model_fingerprint"] = pipeline.fingerprint
     report["subjects"] = [
         {"kind": subject.kind, "consistory": dataclasses.asdict(mine), "vanilla": dataclasses.asdict(plain)}
-        for subject, mine, plain in zip(subjects, *scores, strict=True)
+        for subject, mine, plain in zip(subjects, found.our_scores, found.vanilla_scores, strict=True)
     ]
     (options.out / "consistency.json").write_text(json.dumps(report, indent=1) + "\n")
     print(f"contact sheet and plot: {options.out}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What consistency costs: FLOPs, wall-clock time and cache bytes of a scene, against a vanilla picture.
+"""What does consistency cost? FLOPs, wall-clock time and cache bytes of a scene, against a vanilla picture.
 
     python benchmarks/cost.py            # SDXL's topology at 1024 px, 50 steps: some minutes of one core, 2 GB
     python benchmarks/cost.py --quick    # a small topology with the same block layout: half a minute

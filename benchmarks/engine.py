@@ -1,4 +1,4 @@
-"""What the engine costs next to the GPUs, and how far it scales.
+"""What does the engine cost next to the GPUs, and how far does it scale?
 
     python benchmarks/engine.py --quick     # seconds: everything that needs no Ray, small
     python benchmarks/engine.py             # some minutes: a million pictures in the books, 8 real workers

@@ -1,4 +1,4 @@
-"""Host memory while a subject is made and saved, against the size of its anchor cache.
+"""How much host memory does it take to make and save a subject, against the size of its anchor cache?
 
     python benchmarks/host_memory.py                  # SDXL's layers and dtype, a cache of half a gigabyte
     python benchmarks/host_memory.py --megabytes 5500 # as large as at 1024 px and 50 steps

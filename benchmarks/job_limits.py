@@ -1,4 +1,4 @@
-"""CPU seconds and memory that checking and planning a job takes, as ``validate`` does it; the last line is JSON.
+"""What CPU seconds and memory does it take to check and plan a job, as ``validate`` does it? The last line is JSON.
 
 python benchmarks/job_limits.py                  # 100,000 scenes
 python benchmarks/job_limits.py --scenes 1000000

@@ -1,4 +1,4 @@
-"""How good the bundled model's pictures are, by the judge, and how far the judge can be trusted.
+"""How good are the bundled model's pictures, by the judge, and how far can the judge be trusted?
 
     python benchmarks/miniature_quality.py --n 500 --cache /tmp/pictures
 
@@ -31,16 +31,23 @@ import torch
 if not __package__:  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.model_options import add_model_options, described_pipeline, load_pipeline, synchronise
+from benchmarks.model_options import (
+    add_model_options,
+    add_rendering_options,
+    changed,
+    described_pipeline,
+    load_pipeline,
+    renderer_of,
+    synchronise,
+)
 from consistory_ray.consistory import ConsiStoryPipeline
-from consistory_ray.evaluation.pictures import PictureStore
-from consistory_ray.evaluation.prompts import held_out_prompts
-from consistory_ray.evaluation.quality import calibrate, judge_pictures, summarise
-from consistory_ray.evaluation.rendering import Renderer, stacked
+from consistory_ray.evaluation.rendering import stacked
 from consistory_ray.evaluation.sheets import grid_sheet
-from consistory_ray.miniature.individuals import KINDS
 from consistory_ray.miniature.judge import Judge
+from consistory_ray.miniature.vocabulary import KINDS
 from consistory_ray.settings import MethodSettings
+from training.held_out import held_out_prompts
+from training.quality import calibrate, judge_pictures, summarise
 
 SHEET_PICTURES = 48
 
@@ -60,14 +67,12 @@ def parse_arguments() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_model_options(parser)
+    add_rendering_options(parser)
     parser.add_argument("--n", type=int, default=500, help="pictures")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
     parser.add_argument("--guidance", type=float, help="guidance scale (default: the model's)")
     parser.add_argument("--no-freeu", action="store_true")
     parser.add_argument("--calibration", type=int, default=600, help="held-out drawings for the judge; 0: skip")
     parser.add_argument("--timed", type=int, default=5, help="pictures for seconds_per_image; 0: skip")
-    parser.add_argument("--cache", type=Path, help="folder to keep pictures in, for going on after an interruption")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     return parser.parse_args()
 
@@ -76,8 +81,7 @@ def main() -> None:
     """Command line."""
     options = parse_arguments()
     pipeline = load_pipeline(options)
-    changes = {"num_inference_steps": options.steps, "guidance_scale": options.guidance}
-    settings = pipeline.default_settings.replace(**{key: value for key, value in changes.items() if value is not None})
+    settings = changed(pipeline.default_settings, num_inference_steps=options.steps, guidance_scale=options.guidance)
     if options.no_freeu:
         settings = settings.replace(freeu=None)
     judge = Judge.load()
@@ -85,7 +89,7 @@ def main() -> None:
     if options.timed:
         numbers["seconds_per_image"] = seconds_per_image(pipeline, settings, options.timed)
     prompts = held_out_prompts(options.n)
-    renderer = Renderer(pipeline, settings, PictureStore(options.cache, pipeline.fingerprint), options.batch_size)
+    renderer = renderer_of(pipeline, settings, options)
     rendered = renderer.vanilla([prompt.text for prompt in prompts], [prompt.seed for prompt in prompts], KINDS)
     verdicts = judge_pictures(judge, stacked(rendered), [dict(picture.masks) for picture in rendered], prompts)
     numbers |= summarise(verdicts)

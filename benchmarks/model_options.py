@@ -1,14 +1,17 @@
-"""The options that say which model a benchmark runs on what, the same for all of them, and what results tell of it."""
+"""The options that say which model a benchmark runs on what, and how pictures are rendered; what results tell of it."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from consistory_ray.consistory import ConsiStoryPipeline
 from consistory_ray.errors import InputError, Problem
+from consistory_ray.evaluation.rendering import PictureStore, Renderer
+from consistory_ray.settings import MethodSettings
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -24,6 +27,24 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="miniature", help="'miniature', a hub id, or a pipeline folder")
     add_device_options(parser)
     parser.add_argument("--threads", type=int, default=2, help="of the CPU")
+
+
+def add_rendering_options(parser: argparse.ArgumentParser) -> None:
+    """``--batch-size``, ``--steps`` and ``--cache``, of benchmarks that look at pictures."""
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
+    parser.add_argument("--cache", type=Path, help="folder to keep pictures in, for going on after an interruption")
+
+
+def renderer_of(pipeline: ConsiStoryPipeline, settings: MethodSettings, options: argparse.Namespace) -> Renderer:
+    """Pictures as :func:`add_rendering_options` wants them."""
+    return Renderer(pipeline, settings, PictureStore(options.cache, pipeline.fingerprint), options.batch_size)
+
+
+def changed(settings: MethodSettings, **changes: Any) -> MethodSettings:
+    """Settings with what a command line gives; None changes nothing, a list is a tuple."""
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in changes.items()}
+    return settings.replace(**{key: value for key, value in given.items() if value is not None})
 
 
 def chosen_device(options: argparse.Namespace) -> torch.device:

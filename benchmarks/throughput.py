@@ -1,4 +1,4 @@
-"""Pictures per second of real workers, how that scales, and where their time goes.
+"""How many pictures a second do real workers make, how does that scale, and where does their time go?
 
     python benchmarks/throughput.py                                  # all GPUs of this machine: 1, 2, 4, ... workers
     python benchmarks/throughput.py --model MODEL --scenes 32 --workers 1,8

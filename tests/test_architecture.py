@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from hatchling.builders.sdist import SdistBuilder
 from hatchling.builders.wheel import WheelBuilder
 
 import consistory_ray
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "consistory_ray"
+BESIDE = ("training", "benchmarks", "tests")
 MODELS = ("torch", "diffusers", "transformers", "accelerate", "safetensors")
 
 
@@ -116,6 +118,26 @@ def test_imports_run_one_way(part: str) -> None:
     assert not wrong
 
 
+def importing(folder: Path, *forbidden: str) -> set[str]:
+    """What below a folder imports any of these."""
+    return {
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in folder.rglob("*.py")
+        for name in imported(path)
+        if within(name, forbidden)
+    }
+
+
+def test_the_wheel_knows_nothing_that_lies_beside_it() -> None:
+    assert not importing(PACKAGE, *BESIDE)
+
+
+def test_training_needs_the_model_and_its_measures_only() -> None:
+    rest = rooms("jobs", "plan", "consistory", "engine", "output", "watch", "cli", "testing", "evaluation.rendering")
+    assert importing(ROOT / "training", "consistory_ray.miniature"), "imports are no longer found"
+    assert not importing(ROOT / "training", "ray", *rest, *BESIDE[1:])
+
+
 def test_every_module_belongs_to_a_part_with_rules() -> None:
     known = {path for part in FORBIDDEN for path in modules(part)}
     others = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py") if path not in known}
@@ -137,7 +159,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     def module(path: Path) -> str:
         return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
-    names = {module(path): path for path in PACKAGE.rglob("*.py")}
+    names = {module(path): path for root in (PACKAGE, ROOT / "training") for path in root.rglob("*.py")}
     graph = {
         name: {
             found
@@ -176,9 +198,17 @@ def test_the_wheel_holds_the_package_and_its_data_and_nothing_else() -> None:
     assert {path.parts[0] for path in files} == {"consistory_ray"}
     names = {path.as_posix() for path in files}
     assert {"consistory_ray/py.typed", "consistory_ray/miniature/weights/model_index.json"} <= names
+    miniature = {path.name for path in files if path.parent == Path("consistory_ray/miniature")}
+    code = {"__init__.py", "architecture.py", "judge.py", "vocabulary.py"}
+    assert miniature == {*code, "judge.safetensors"}, "to render with it and to judge its pictures, not to train it"
     assert any(name.endswith(".safetensors") for name in names)
     assert any(name.endswith(".html.j2") for name in names)
     assert not any(".cache" in name or name.endswith(".pyc") for name in names)
+
+
+def test_the_source_distribution_can_train() -> None:
+    names = {file.distribution_path for file in SdistBuilder(str(ROOT)).recurse_included_files()}
+    assert {"training/train.py", "training/drawing/pen.py", "consistory_ray/miniature/judge.py"} <= names
 
 
 def test_the_front_door() -> None:
@@ -229,6 +259,7 @@ def test_the_top_level_is_as_documented() -> None:
     assert folders <= {
         ".ci",
         "consistory_ray",
+        "training",
         "pipelines",
         "cluster",
         "tests",
@@ -244,7 +275,18 @@ def test_the_top_level_is_as_documented() -> None:
 def test_the_texts_name_no_ones_machine() -> None:
     private = re.compile(r"(?<![\w.])/(?:root|srv|work|Users)/[\w.]")
     endings = {".py", ".md", ".yaml", ".yml", ".toml", ".txt", ".json", ".sh", ".j2", ".tpl", ".csv", ""}
-    folders = ("consistory_ray", "tests", "pipelines", "scripts", "cluster", "helm", "benchmarks", "docs", ".ci")
+    folders = (
+        "consistory_ray",
+        "training",
+        "tests",
+        "pipelines",
+        "scripts",
+        "cluster",
+        "helm",
+        "benchmarks",
+        "docs",
+        ".ci",
+    )
     paths = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in endings]
     paths += [path for path in ROOT.iterdir() if path.suffix in endings]
     wrong = [

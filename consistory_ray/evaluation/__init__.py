@@ -1,1 +1,1 @@
-"""Measures of pictures: identity consistency, prompt alignment, subject masks, and their uncertainty."""
+"""How well are subjects kept? Prompts, their pictures with and without the method, the judge's measures, intervals."""

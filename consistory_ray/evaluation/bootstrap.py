@@ -1,4 +1,4 @@
-"""Percentile bootstrap intervals."""
+"""How sure is a number? Percentile bootstrap intervals."""
 
 from __future__ import annotations
 

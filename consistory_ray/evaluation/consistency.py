@@ -1,16 +1,21 @@
-"""Identity within a subject's pictures, prompt alignment and variety of layout, each with and without the method."""
+"""Do subjects stay themselves, do pictures show their prompts, do layouts vary, and what of it does the method change?
+
+The judge, and measures without learning, read each subject's scenes; the yardstick is the same without the method.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
 from consistory_ray.evaluation.bootstrap import difference_interval, mean_interval, ratio_interval
+from consistory_ray.evaluation.measures import layout_spread, srgb_to_lab
 from consistory_ray.evaluation.prompts import SubjectPrompts
-from consistory_ray.miniature.colour import srgb_to_lab
+from consistory_ray.evaluation.rendering import Rendered, Renderer, stacked
 from consistory_ray.miniature.judge import Judge
 
 IDENTITY_ATTRIBUTES = ("body", "second", "pattern", "accessory", "variant")
@@ -25,8 +30,7 @@ class SubjectScores:
         colour_distance: mean pairwise CIELAB distance of the mean colours inside the judge's masks; no learning in it.
         attribute_agreement: share of (pair, attribute) on which the judge reads the same value.
         scene_accuracy, kind_accuracy: share of pictures showing the prompt's scene and kind.
-        spread: mean of the standard deviations of the subject's centre x, centre y and size (square root of its area),
-            as fractions of the frame.
+        spread: see :func:`~consistory_ray.evaluation.measures.layout_spread`.
     """
 
     similarity: float
@@ -71,17 +75,41 @@ def score_subject(judge: Judge, images: np.ndarray, subject: SubjectPrompts) -> 
     )
 
 
-def layout_spread(masks: Sequence[np.ndarray]) -> float:
-    """See :class:`SubjectScores`; NaN with fewer than two masks that show anything."""
-    placed = []
-    for mask in masks:
-        if mask.any():
-            ys, xs = np.nonzero(mask)
-            placed.append((xs.mean() / mask.shape[1], ys.mean() / mask.shape[0], np.sqrt(mask.mean())))
-    return float(np.std(placed, axis=0).mean()) if len(placed) > 1 else float("nan")
+@dataclass(frozen=True)
+class Comparison:
+    """Subjects rendered with and without the method, and measured; all lists in the order of the subjects.
+
+    Attributes:
+        ours, vanilla: their scenes.
+        our_scores, vanilla_scores: measures of these.
+    """
+
+    ours: list[list[Rendered]]
+    vanilla: list[list[Rendered]]
+    our_scores: list[SubjectScores]
+    vanilla_scores: list[SubjectScores]
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """See :func:`compare`."""
+        return compare(self.our_scores, self.vanilla_scores)
 
 
-def compare(ours: Sequence[SubjectScores], vanilla: Sequence[SubjectScores]) -> dict[str, object]:
+def compare_with_vanilla(renderer: Renderer, judge: Judge, subjects: Sequence[SubjectPrompts]) -> Comparison:
+    """Render subjects' scenes with and without the method, and measure both; anchors are not measured."""
+
+    def scores(rendered: list[list[Rendered]]) -> list[SubjectScores]:
+        return [
+            score_subject(judge, stacked(pictures), subject)
+            for pictures, subject in zip(rendered, subjects, strict=True)
+        ]
+
+    vanilla = renderer.vanilla_subjects(subjects)
+    ours = [scenes for _, scenes in renderer.subjects(subjects)]
+    return Comparison(ours, vanilla, scores(ours), scores(vanilla))
+
+
+def compare(ours: Sequence[SubjectScores], vanilla: Sequence[SubjectScores]) -> dict[str, Any]:
     """The benchmark's numbers, with 95 % bootstrap intervals over subjects.
 
     Args:

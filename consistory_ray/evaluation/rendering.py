@@ -1,16 +1,23 @@
-"""Pictures for the benchmarks, rendered in batches, with and without consistency, and kept in a store."""
+"""What does the model draw for these prompts, with and without consistency? Each picture is rendered once and kept."""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from PIL import Image
 
 from consistory_ray.consistory import ConsiStoryPipeline, RenderResult
-from consistory_ray.evaluation.pictures import PictureStore, Rendered
 from consistory_ray.evaluation.prompts import SubjectPrompts
 from consistory_ray.settings import MethodSettings
 
@@ -23,6 +30,64 @@ METHOD_FIELDS = (
     "dift_timestep",
 )
 """Settings without influence on a vanilla picture."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A picture with its subject masks by level, bool ``[rows, columns]`` (maybe none)."""
+
+    image: Image.Image
+    masks: Mapping[str, np.ndarray]
+
+
+class PictureStore:
+    """Pictures by everything that decides them; an interrupted benchmark goes on from its folder.
+
+    Args:
+        folder: where they lie; None keeps nothing.
+        fingerprint: of the model; each model has a subfolder of its own.
+    """
+
+    def __init__(self, folder: Path | None, fingerprint: str) -> None:
+        self.folder = None if folder is None else folder / fingerprint[:16]
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+    def path(self, key: Mapping[str, object]) -> Path:
+        """Where a picture lies; ``key`` must be JSON-ready."""
+        assert self.folder is not None
+        return self.folder / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]}.npz"
+
+    def get(self, key: Mapping[str, object]) -> Rendered | None:
+        """A stored picture, or None."""
+        if self.folder is None or not self.path(key).exists():
+            return None
+        with np.load(self.path(key)) as arrays:
+            image = Image.fromarray(arrays["image"])
+            return Rendered(
+                image, {name.removeprefix("mask-"): arrays[name] for name in arrays.files if name != "image"}
+            )
+
+    def get_all(self, keys: Sequence[Mapping[str, object]]) -> list[Rendered] | None:
+        """All of several pictures, or None if one is absent."""
+        found = [self.get(key) for key in keys]
+        return None if None in found else [picture for picture in found if picture is not None]
+
+    def put(self, key: Mapping[str, object], picture: Rendered) -> None:
+        """Store a picture; other writers never see half of one."""
+        if self.folder is None:
+            return
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = {f"mask-{level}": mask for level, mask in picture.masks.items()}
+        np.savez_compressed(buffer, image=np.asarray(picture.image.convert("RGB")), **arrays)
+        temporary = self.path(key).with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_bytes(buffer.getvalue())
+        temporary.replace(self.path(key))
+
+
+def stacked(pictures: Sequence[Rendered]) -> np.ndarray:
+    """The pictures as uint8 ``[N, H, W, 3]``."""
+    return np.stack([np.asarray(picture.image.convert("RGB")) for picture in pictures])
 
 
 def progress(done: int, total: int, what: str, started: float) -> None:
@@ -78,6 +143,13 @@ class Renderer:
             progress(first + len(rows), len(missing), "vanilla pictures", started)
         return [picture for picture in found if picture is not None]
 
+    def vanilla_subjects(self, subjects: Sequence[SubjectPrompts]) -> list[list[Rendered]]:
+        """Several subjects' scenes without consistency."""
+        prompts = [prompt for subject in subjects for prompt in subject.prompts]
+        seeds = [seed for subject in subjects for seed in subject.seeds]
+        pictures = iter(self.vanilla(prompts, seeds, sorted({subject.kind for subject in subjects})))
+        return [list(islice(pictures, len(subject.prompts))) for subject in subjects]
+
     def subject(self, subject: SubjectPrompts) -> tuple[list[Rendered], list[Rendered]]:
         """A subject's anchors and scenes, with consistency."""
         made_by = {"anchors": list(subject.anchors), "anchor_seeds": list(subject.anchor_seeds)}
@@ -108,8 +180,3 @@ class Renderer:
             found.append(self.subject(subject))
             progress(done, len(subjects), "consistent subjects", started)
         return found
-
-
-def stacked(pictures: Sequence[Rendered]) -> np.ndarray:
-    """The pictures as uint8 ``[N, H, W, 3]``."""
-    return np.stack([np.asarray(picture.image.convert("RGB")) for picture in pictures])

@@ -1,4 +1,4 @@
-"""Contact sheets and plots."""
+"""What do the pictures and the numbers look like? Contact sheets and plots."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from consistory_ray.miniature.world import PICTURE_SIZE, words
+from consistory_ray.miniature.vocabulary import PICTURE_SIZE, words
 
 LATENT_SIZE = 32
 TEXT_LENGTH = 24

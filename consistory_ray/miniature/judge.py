@@ -4,7 +4,7 @@ The *segmenter* says which scene a picture shows and which kind of subject cover
 one subject alone, cut out along its mask with everything else gray, and says which attributes it has; its embedding is
 trained so that the cosine of two subjects is the weighted share of their identity that agrees (see
 :data:`IDENTITY_WEIGHTS`), whatever their scene, place, size, pose and mirroring. Both were trained on drawings and on
-their reconstructions by the miniature's autoencoder (:mod:`consistory_ray.miniature.judge_training`), never on sampled
+their reconstructions by the miniature's autoencoder (``training/judge.py`` in the repository), never on sampled
 pictures.
 """
 
@@ -23,8 +23,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from consistory_ray.errors import CheckpointError, Problem
-from consistory_ray.miniature.individuals import ACCESSORIES, ACCESSORY_COLOURS, COLOURS, KINDS, PATTERNS
-from consistory_ray.miniature.world import PICTURE_SIZE, SCENES
+from consistory_ray.miniature.vocabulary import (
+    ACCESSORIES,
+    ACCESSORY_COLOURS,
+    COLOURS,
+    KINDS,
+    PATTERNS,
+    PICTURE_SIZE,
+    SCENES,
+)
 
 WEIGHTS = Path(__file__).parent / "judge.safetensors"
 
@@ -247,7 +254,7 @@ class Judge:
                 own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
                 network.load_state_dict(own)
         except (OSError, RuntimeError) as error:
-            fix = "train the judge: python -m consistory_ray.miniature.train judge"
+            fix = "reinstall consistory-ray, or in a checkout: python -m training.train judge --run FOLDER"
             raise CheckpointError("the judge cannot be loaded", [Problem(str(path), str(error), fix)]) from error
         return cls(segmenter, identifier)
 

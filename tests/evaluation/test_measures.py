@@ -12,10 +12,9 @@ from PIL import Image
 
 from consistory_ray.evaluation.bootstrap import difference_interval, interval, mean_interval, ratio_interval
 from consistory_ray.evaluation.consistency import SubjectScores, compare, layout_spread
-from consistory_ray.evaluation.masks import best_token_overlap, enlarged, overlap, token_overlap
-from consistory_ray.evaluation.pictures import PictureStore, Rendered
+from consistory_ray.evaluation.measures import best_token_overlap, enlarged, overlap, srgb_to_lab, token_overlap
+from consistory_ray.evaluation.rendering import PictureStore, Rendered
 from consistory_ray.evaluation.sheets import comparison_sheet, grid_sheet, plot_plane
-from consistory_ray.miniature.colour import srgb_to_lab
 
 
 def test_lab_agrees_with_published_values() -> None:

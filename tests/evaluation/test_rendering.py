@@ -12,9 +12,8 @@ import torch
 from PIL import Image
 
 from consistory_ray.consistory import ConsiStoryPipeline
-from consistory_ray.evaluation.pictures import PictureStore
 from consistory_ray.evaluation.prompts import consistency_subjects
-from consistory_ray.evaluation.rendering import Renderer, stacked
+from consistory_ray.evaluation.rendering import PictureStore, Renderer, stacked
 from consistory_ray.settings import MethodSettings
 
 

@@ -10,12 +10,9 @@ import pytest
 import torch
 
 from consistory_ray.errors import CheckpointError
-from consistory_ray.evaluation.masks import overlap
-from consistory_ray.miniature.individuals import KINDS, Identity, random_identity, random_placement
+from consistory_ray.evaluation.measures import overlap
 from consistory_ray.miniature.judge import (
-    ATTRIBUTES,
     CROP_SIZE,
-    IDENTITY_WEIGHTS,
     WEIGHTS,
     Identifier,
     Judge,
@@ -23,8 +20,9 @@ from consistory_ray.miniature.judge import (
     boxes,
     cut_out,
 )
-from consistory_ray.miniature.judge_training import identity_agreement, identity_targets, judge_specs, label_map
-from consistory_ray.miniature.world import SCENES, PictureSpec, draw
+from consistory_ray.miniature.vocabulary import KINDS, SCENES
+from training.individuals import random_identity, random_placement
+from training.world import PictureSpec, draw
 
 HELD_OUT = "judge test"
 
@@ -91,7 +89,7 @@ def test_a_picture_without_subject_resembles_nothing(judge: Judge) -> None:
 
 
 def test_missing_or_foreign_weights_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"miniature\.train judge"):
+    with pytest.raises(CheckpointError, match=r"training\.train judge"):
         Judge.load(tmp_path / "none.safetensors")
     Judge(Segmenter((16, 24, 32)), Identifier()).save(tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match=r"other\.safetensors"):
@@ -123,26 +121,3 @@ def test_cut_outs_do_not_depend_on_where_the_subject_stands() -> None:
     assert crops[:, :, :2].abs().max() == 0, "the surroundings are gray"
     where = boxes(masks, margin=0.0)
     assert where[0].tolist() == pytest.approx([2 * 40 / 128 - 1, 2 * 30 / 128 - 1, 40 / 128])
-
-
-def test_agreement_is_the_share_of_the_identity_in_common() -> None:
-    assert sum(IDENTITY_WEIGHTS.values()) == pytest.approx(1) and IDENTITY_WEIGHTS.keys() == ATTRIBUTES.keys()
-    one = Identity("cat", "red", "blue", "striped", "hat", "yellow", 1)
-    plain = Identity("cat", "red", "blue", "plain", "hat", "yellow", 1)
-    other_hat = Identity("cat", "red", "blue", "striped", "hat", "purple", 1)
-    crowns = [Identity("cat", "red", "blue", "striped", "crown", colour, 1) for colour in ("red", "teal")]
-    table = identity_agreement(identity_targets([one, one, plain, other_hat, *crowns]))
-    assert table[0, 1] == pytest.approx(1) and torch.allclose(table, table.T)
-    assert table[0, 2] == pytest.approx(1 - IDENTITY_WEIGHTS["pattern"])
-    assert table[0, 3] == pytest.approx(1 - IDENTITY_WEIGHTS["accessory_colour"])
-    assert table[4, 5] == pytest.approx(1), "a crown is golden whatever its gems"
-    assert torch.linalg.eigvalsh(table).min() > -1e-5, "cosines can have these values"
-
-
-def test_labels_and_specs() -> None:
-    masks = np.zeros((2, 4, 4), np.float32)
-    masks[0, :2], masks[1, 2:] = 0.9, 0.4
-    assert label_map(masks, ["cat", "robot"]).tolist() == [[1 + KINDS.index("cat")] * 4] * 2 + [[0] * 4] * 2
-    specs = judge_specs()
-    assert specs[0].subjects == specs[1].subjects and specs[0].scene != specs[1].scene
-    assert len(specs[-1].subjects) == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from consistory_ray.jobs.job import load_job
-from consistory_ray.miniature.world import words
+from consistory_ray.miniature.vocabulary import words
 from consistory_ray.plan.plan import make_plan
 from consistory_ray.settings import BUNDLED_MODEL
 

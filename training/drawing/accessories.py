@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from consistory_ray.miniature.individuals import COLOURS, Identity
-from consistory_ray.miniature.pen import Pen, ellipse, paint, polygon, shade
+from consistory_ray.miniature.vocabulary import COLOURS
+from training.drawing.pen import Pen, ellipse, paint, polygon, shade
+from training.individuals import Identity
 
 
 class Anchors:

@@ -5,23 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-KINDS = ("dragon", "cat", "rabbit", "robot", "ghost", "penguin", "octopus", "snail")
-COLOURS: dict[str, tuple[int, int, int]] = {
-    "red": (222, 62, 58),
-    "orange": (244, 144, 46),
-    "yellow": (250, 212, 66),
-    "green": (96, 180, 76),
-    "teal": (50, 176, 166),
-    "blue": (70, 122, 224),
-    "purple": (144, 92, 204),
-    "pink": (246, 142, 178),
-    "brown": (150, 98, 62),
-    "white": (244, 242, 236),
-    "gray": (142, 148, 160),
-}
-PATTERNS = ("plain", "spotted", "striped")
-ACCESSORIES = ("none", "hat", "scarf", "crown", "bow", "glasses")
-ACCESSORY_COLOURS = ("red", "yellow", "blue", "purple", "teal")
+from consistory_ray.miniature.vocabulary import ACCESSORIES, ACCESSORY_COLOURS, COLOURS, KINDS, PATTERNS
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,9 @@ from consistory_ray.miniature.architecture import (
     build_unet,
     time_ids,
 )
-from consistory_ray.miniature.dataset import open_pictures
-from consistory_ray.miniature.individuals import KINDS
-from consistory_ray.miniature.parallel import Ema, average, save_atomically
-from consistory_ray.miniature.world import PICTURE_SIZE
+from consistory_ray.miniature.vocabulary import KINDS, PICTURE_SIZE
+from training.dataset import open_pictures
+from training.parallel import Ema, average, save_atomically
 
 EMPTY_PROMPTS = 0.1
 SNR_CAP = 5.0

@@ -11,12 +11,12 @@ import torch
 import torch.distributed as dist
 
 from consistory_ray.miniature.architecture import LATENT_SIZE, build_autoencoder
-from consistory_ray.miniature.autoencoder import encode, train_autoencoder
-from consistory_ray.miniature.dataset import MASK_SIZE, _draw_block
-from consistory_ray.miniature.denoiser import Stage, train_stage
-from consistory_ray.miniature.judge_training import fit
-from consistory_ray.miniature.parallel import Ema, save_atomically
-from consistory_ray.miniature.world import PICTURE_SIZE
+from consistory_ray.miniature.vocabulary import PICTURE_SIZE
+from training.autoencoder import encode, train_autoencoder
+from training.dataset import draw_pictures, open_pictures
+from training.denoiser import Stage, TrainingSet, train_stage
+from training.judge import fit
+from training.parallel import Ema, save_atomically
 
 COUNT = 8
 
@@ -29,22 +29,25 @@ pytestmark = [
 @pytest.fixture
 def alone(tmp_path: Path) -> Iterator[None]:
     """This process as the only one of a training."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
     yield
     dist.destroy_process_group()
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run folder with a few pictures."""
-    folder = tmp_path / "run" / "pictures"
-    folder.mkdir(parents=True)
-    shape = (COUNT, PICTURE_SIZE, PICTURE_SIZE, 3)
-    np.lib.format.open_memmap(f"{folder}/images.npy", mode="w+", dtype="uint8", shape=shape).flush()
-    coverage = (COUNT, 2, MASK_SIZE, MASK_SIZE)
-    np.lib.format.open_memmap(f"{folder}/coverage.npy", mode="w+", dtype="float16", shape=coverage).flush()
-    _draw_block((str(folder), 1, 0, COUNT, 0.5))
-    return folder.parent
+    draw_pictures(tmp_path / "run" / "pictures", COUNT, 1, processes=1, two_subjects=0.5)
+    return tmp_path / "run"
+
+
+def made_up_latents(run: Path, size: int) -> None:
+    """Noise in place of the pictures' latents."""
+    noise = np.random.default_rng(0).standard_normal((COUNT, 4, size, size))
+    np.save(run / f"latents-{size}.npy", noise.astype(np.float16))
 
 
 def test_the_autoencoder_resumes_and_ends_with_white_latents(run: Path, alone: None) -> None:
@@ -63,9 +66,8 @@ def test_the_autoencoder_resumes_and_ends_with_white_latents(run: Path, alone: N
 
 
 def test_the_denoiser_resumes_and_later_stages_start_from_earlier_ones(run: Path, alone: None) -> None:
-    rng = np.random.default_rng(0)
     for size in (LATENT_SIZE // 2, LATENT_SIZE):
-        np.save(run / f"latents-{size}.npy", rng.standard_normal((COUNT, 4, size, size)).astype(np.float16))
+        made_up_latents(run, size)
     half = Stage("half", PICTURE_SIZE // 2, 1, 2, 1e-3, 1e-3)
     train_stage(0, 1, str(run), half, None)
     train_stage(0, 1, str(run), Stage("half", PICTURE_SIZE // 2, 2, 2, 1e-3, 1e-3), None)
@@ -76,6 +78,19 @@ def test_the_denoiser_resumes_and_later_stages_start_from_earlier_ones(run: Path
     assert full["step"] == 1
     for name, value in resumed["model"].items():
         assert torch.equal(value, full["model"][name]), name
+
+
+def test_every_subject_s_word_is_found_in_its_captions(run: Path) -> None:
+    made_up_latents(run, LATENT_SIZE)
+    data = TrainingSet(run, LATENT_SIZE)
+    pictures = open_pictures(run / "pictures")
+    shown = [pictures.kinds(index) for index in range(COUNT)]
+    batch = data.batch(np.random.default_rng(0), 64)
+    found = [
+        [data.tokenizer.decode(tokens[position]).strip() for position in positions if position >= 0]
+        for tokens, positions in zip(batch.tokens, batch.positions, strict=True)
+    ]
+    assert {len(kinds) for kinds in found} == {1, 2} and all(kinds in shown for kinds in found)
 
 
 def test_a_moving_average_survives_its_checkpoint(tmp_path: Path) -> None:

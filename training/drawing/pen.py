@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image, ImageDraw
 
-from consistory_ray.miniature.individuals import Identity, Placement
+from training.individuals import Identity, Placement
 
 Colour = tuple[int, int, int]
 Point = tuple[float, float]

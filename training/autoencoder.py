@@ -13,8 +13,8 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 
 from consistory_ray.miniature.architecture import build_autoencoder
-from consistory_ray.miniature.dataset import Pictures, open_pictures
-from consistory_ray.miniature.parallel import Ema, average, save_atomically
+from training.dataset import Pictures, open_pictures
+from training.parallel import Ema, average, save_atomically
 
 CROP = 64
 DECODER_NOISE = 0.25

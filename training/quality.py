@@ -1,4 +1,4 @@
-"""How good the miniature's pictures are, and how far the judge that says so can be trusted."""
+"""How good are the miniature's pictures, and how far can the judge that says so be trusted?"""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from consistory_ray.evaluation.masks import best_token_overlap, overlap, token_overlap
-from consistory_ray.evaluation.prompts import EvaluationPrompt
-from consistory_ray.miniature.dataset import HELD_OUT_SEED
-from consistory_ray.miniature.individuals import random_identity, random_placement
+from consistory_ray.evaluation.measures import best_token_overlap, overlap, token_overlap
 from consistory_ray.miniature.judge import ATTRIBUTES, Judge, Reading
-from consistory_ray.miniature.judge_training import identity_targets, label_map, reconstruct
-from consistory_ray.miniature.world import SCENES, PictureSpec, draw, random_spec
+from consistory_ray.miniature.vocabulary import SCENES
+from training.dataset import HELD_OUT_SEED
+from training.held_out import EvaluationPrompt
+from training.individuals import random_identity, random_placement
+from training.judge import identity_targets, label_map, reconstruct
+from training.world import PictureSpec, draw, random_spec
 
 VISIBLE_ATTRIBUTES = ("body", "second", "pattern", "accessory", "accessory_colour", "variant")
 

@@ -1,6 +1,6 @@
 """How the miniature's subjects are drawn: eight kinds with silhouettes of their own, outlined like cartoon stickers.
 
-Coordinates are those of :mod:`consistory_ray.miniature.pen`.
+Coordinates are those of :mod:`training.drawing.pen`.
 """
 
 from __future__ import annotations
@@ -10,19 +10,10 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from consistory_ray.miniature.accessories import Anchors, wear
-from consistory_ray.miniature.individuals import COLOURS, Identity, Placement
-from consistory_ray.miniature.pen import (
-    INK,
-    Colour,
-    Pen,
-    ellipse,
-    paint,
-    paint_pattern,
-    polygon,
-    shade,
-    stroke,
-)
+from consistory_ray.miniature.vocabulary import COLOURS
+from training.drawing.accessories import Anchors, wear
+from training.drawing.pen import INK, Colour, Pen, ellipse, paint, paint_pattern, polygon, shade, stroke
+from training.individuals import Identity, Placement
 
 
 def eyes(pen: Pen, y: float, spacing: float, radius: float, x: float = 0.0) -> None:

@@ -1,8 +1,8 @@
-"""Reproduce the bundled model: ``python -m consistory_ray.miniature.train all --run FOLDER``.
+"""Reproduce the bundled model: ``python -m training.train all --run FOLDER`` in the repository's root.
 
 The stages, each resumable by running the same command again (checkpoints lie in the run folder):
 
-    draw          pictures with captions and masks from world.py
+    draw          pictures with captions and masks by :mod:`training.world`
     autoencoder   AutoencoderKL on crops, then whitening of its latents
     encode        latents of all pictures, of half and of full size
     denoiser      UNet and text encoders: first on half-size pictures, then at full size
@@ -24,10 +24,12 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 
 from consistory_ray.miniature.architecture import assemble, build_tokenizer
-from consistory_ray.miniature.autoencoder import encode, train_autoencoder, trained_autoencoder
-from consistory_ray.miniature.dataset import TRAIN_SEED, draw_pictures, open_pictures
-from consistory_ray.miniature.denoiser import Denoiser, Stage, train_stage
-from consistory_ray.miniature.parallel import launch
+from consistory_ray.miniature.judge import WEIGHTS as JUDGE_WEIGHTS
+from training.autoencoder import encode, train_autoencoder, trained_autoencoder
+from training.dataset import TRAIN_SEED, draw_pictures, open_pictures
+from training.denoiser import Denoiser, Stage, train_stage
+from training.judge import train_judge
+from training.parallel import launch
 
 PICTURES = 48_000
 AUTOENCODER_STEPS, DECODER_STEPS, JUDGE_STEPS = 2000, 6000, 6000
@@ -35,7 +37,7 @@ STAGES = (
     Stage("half", pixels=64, steps=1000, batch=32, learning_rate=1.5e-3, final_rate=1e-3),
     Stage("full", pixels=128, steps=5600, batch=32, learning_rate=1e-3, final_rate=2e-5),
 )
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = JUDGE_WEIGHTS.parent / "weights"
 
 
 def stage_draw(run: Path, options: argparse.Namespace) -> None:
@@ -91,8 +93,6 @@ def stage_denoiser(run: Path, options: argparse.Namespace) -> None:
 
 def stage_judge(run: Path, options: argparse.Namespace) -> None:
     """Train the judge."""
-    from consistory_ray.miniature.judge_training import train_judge
-
     train_judge(run, options.judge_steps)
 
 

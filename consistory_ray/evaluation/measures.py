@@ -1,8 +1,27 @@
-"""How well a subject mask of a few tokens can, and does, fit the subject's pixels."""
+"""How far apart are two colours, two masks, several layouts? Measures of pixels in which nothing is learned."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+
+_TO_XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+)
+_WHITE = np.array([0.95047, 1.0, 1.08883])
+
+
+def srgb_to_lab(pixels: np.ndarray) -> np.ndarray:
+    """CIELAB (D65) of sRGB values in 0..255, ``[..., 3]``; a distance of about 2.3 is just visible."""
+    values = np.asarray(pixels, dtype=np.float64) / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    scaled = linear @ _TO_XYZ.T / _WHITE
+    roots = np.where(scaled > 216 / 24389, np.cbrt(scaled), (24389 / 27 * scaled + 16) / 116)
+    return np.stack(
+        [116 * roots[..., 1] - 16, 500 * (roots[..., 0] - roots[..., 1]), 200 * (roots[..., 1] - roots[..., 2])],
+        axis=-1,
+    )
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> float:
@@ -38,3 +57,17 @@ def best_token_overlap(pixels: np.ndarray, rows: int, columns: int) -> float:
     taken = np.cumsum(inside)
     size = height * width // (rows * columns)
     return float((taken / (pixels.sum() + np.arange(1, len(inside) + 1) * size - taken)).max())
+
+
+def layout_spread(masks: Sequence[np.ndarray]) -> float:
+    """How differently a subject stands in its pictures, from its masks.
+
+    The mean of the standard deviations of its centre x, centre y and size (square root of its area), as fractions of
+    the frame; NaN with fewer than two masks that show anything.
+    """
+    placed = []
+    for mask in masks:
+        if mask.any():
+            ys, xs = np.nonzero(mask)
+            placed.append((xs.mean() / mask.shape[1], ys.mean() / mask.shape[0], np.sqrt(mask.mean())))
+    return float(np.std(placed, axis=0).mean()) if len(placed) > 1 else float("nan")

@@ -8,27 +8,20 @@ import random
 import numpy as np
 import pytest
 
-from consistory_ray.miniature.individuals import (
+from consistory_ray.miniature.vocabulary import (
     ACCESSORIES,
     COLOURS,
     KINDS,
     PATTERNS,
-    Identity,
-    random_identity,
-    random_placement,
-)
-from consistory_ray.miniature.world import (
     PICTURE_SIZE,
     SCENES,
     NamedAttributes,
-    PictureSpec,
     caption,
     describe,
-    draw,
-    random_caption,
-    random_spec,
     words,
 )
+from training.individuals import Identity, random_identity, random_placement
+from training.world import PictureSpec, draw, random_caption, random_spec
 
 
 def one(kind: str, scene: str = "in the forest", seed: int = 5, **changes: object) -> PictureSpec:

@@ -19,9 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from consistory_ray.miniature.autoencoder import trained_autoencoder
-from consistory_ray.miniature.colour import srgb_to_lab
-from consistory_ray.miniature.individuals import COLOURS, KINDS, Identity, random_identity, random_placement
+from consistory_ray.evaluation.measures import srgb_to_lab
 from consistory_ray.miniature.judge import (
     ATTRIBUTES,
     IDENTITY_WEIGHTS,
@@ -32,8 +30,11 @@ from consistory_ray.miniature.judge import (
     boxes,
     cut_out,
 )
-from consistory_ray.miniature.parallel import save_atomically
-from consistory_ray.miniature.world import PICTURE_SIZE, SCENES, PictureSpec, draw, random_spec
+from consistory_ray.miniature.vocabulary import COLOURS, KINDS, PICTURE_SIZE, SCENES
+from training.autoencoder import trained_autoencoder
+from training.individuals import Identity, random_identity, random_placement
+from training.parallel import save_atomically
+from training.world import PictureSpec, draw, random_spec
 
 JUDGE_SEED = 3
 INDIVIDUALS, PAIRS = 6000, 1000
