@@ -304,6 +304,9 @@ def main() -> None:
     before = root / "before"
     before.mkdir(parents=True)
     prepare(str(before))
+    rehearsal = root / "rehearsal"  # what is imported, read or compiled once is so here, not in every child
+    shutil.copytree(before, rehearsal)
+    scenario(str(rehearsal))
     for step in itertools.count():
         folder = root / f"step-{step}"
         shutil.copytree(before, folder)
