@@ -62,7 +62,7 @@ def test_the_readmes_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
 
 
 def test_the_readmes_calls_of_the_pipeline_are_ones_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names and arguments only: rendering it takes minutes on a CPU."""
+    """Names and arguments only: rendering it takes a quarter of a minute on a CPU."""
     (program,) = [text for text in PROGRAMS if "from_pretrained(" in text]
     kind = create_autospec(consistory_ray.ConsiStoryPipeline)
     pipe = kind.from_pretrained.return_value = create_autospec(consistory_ray.ConsiStoryPipeline, instance=True)
