@@ -53,6 +53,8 @@ class RunOptions:
         lease_seconds: for how long the output is held against other runs after a sign of life.
         outage_seconds: for how long a run that has begun tries to come back to an output that is out of reach; 0 ends
             it at once. The time is counted anew once a run has gone well for as long.
+        submission: the name under which a scheduler runs this job; a run that has ended under the same name, with
+            failed pictures or with an error that only an edit mends, is not begun again.
         renderer: makes each worker's renderer, in the worker; None is the real one.
         caps: how often what is tried again.
     """
