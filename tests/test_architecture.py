@@ -36,13 +36,16 @@ FORBIDDEN = {
     "plan": (*MODELS, "ray", *rooms("consistory", "engine", "output", "watch", "cli", "testing")),
     "consistory": ("ray", *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing", "evaluation")),
     "consistory/method": ("ray", "transformers", *rooms("consistory.models", "consistory.pipeline")),
-    "miniature": ("ray", *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing", "evaluation")),
+    "miniature": (
+        "ray",
+        *rooms("jobs", "plan", "consistory", "engine", "output", "watch", "cli", "testing", "evaluation"),
+    ),
     "output": (*MODELS, "ray", *rooms("consistory", "engine", "watch", "cli", "evaluation", "testing")),
     "engine": rooms("watch", "cli", "evaluation", "testing"),
     "engine/scheduling": (*MODELS, "ray", "time", "pathlib", "os", *rooms("engine.workers", "engine.cluster")),
     "testing": (*MODELS, "ray", *rooms("watch", "cli")),
     "watch": (*MODELS, "ray", *rooms("consistory", "cli", "evaluation", "testing")),
-    "evaluation": ("ray", *rooms("engine", "watch", "cli")),
+    "evaluation": ("ray", *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing")),
     "cli": ("ray", *rooms("testing")),
 }
 # what is allowed nevertheless: arithmetic that needs no model
