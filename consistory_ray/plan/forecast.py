@@ -97,7 +97,7 @@ def forecast(
     device: str = "cpu",
     keep_anchors: str = "auto",
 ) -> Forecast:
-    """Compare a plan with what its output holds, see :func:`~consistory_ray.output.begun.pictures_made`.
+    """Compare a plan with what its output holds, see :func:`~consistory_ray.output.comparison.pictures_made`.
 
     Args:
         plan: the plan.

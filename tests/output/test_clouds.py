@@ -13,11 +13,10 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -145,22 +144,17 @@ def test_unusual_names(cloud: OutputStore) -> None:
     assert {file.path for file in cloud.list_files()} == set(names)
 
 
-def test_one_of_many_writers_creates(cloud: OutputStore) -> None:
+def test_one_of_many_writers_creates(cloud: OutputStore, at_once: Callable[[Callable[[int], object]], None]) -> None:
     assert cloud.create_exclusive("once", b"first")
     assert not cloud.create_exclusive("once", b"second")
     assert cloud.create_exclusive("once", b"first") and cloud.read("once") == b"first"
-    barrier, won = threading.Barrier(8), list[int]()
+    won: list[int] = []
 
     def write(number: int) -> None:
-        barrier.wait()
         if cloud.create_exclusive("deep/down/lease", f"writer {number}".encode() * 1000):
             won.append(number)
 
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(write)
     assert len(won) == 1
     assert cloud.read("deep/down/lease") == f"writer {won[0]}".encode() * 1000
 
