@@ -33,7 +33,11 @@ FORBIDDEN = {
     "jobs": (*MODELS, "ray", *rooms("plan", "consistory", "engine", "output", "watch", "cli", "testing")),
     "plan": (*MODELS, "ray", *rooms("consistory", "engine", "output", "watch", "cli", "testing")),
     "consistory": ("ray", *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing", "evaluation")),
-    "consistory/method": ("ray", "transformers", *rooms("consistory.models", "consistory.pipeline")),
+    "consistory/method": (
+        *("ray", "transformers", "diffusers", "accelerate"),
+        *rooms("consistory.models", "consistory.pipeline", "consistory.inputs"),
+    ),
+    "consistory/cache": ("ray", "transformers", "diffusers", *rooms("consistory.pipeline", "consistory.inputs")),
     "miniature": ("ray", *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing", "evaluation")),
     "output": (*MODELS, "ray", *rooms("consistory", "engine", "watch", "cli", "evaluation", "testing")),
     "engine": rooms("watch", "cli", "evaluation", "testing"),
@@ -44,7 +48,7 @@ FORBIDDEN = {
     "cli": ("ray", *rooms("testing")),
 }
 # what is allowed nevertheless: arithmetic that needs no model
-PURE = {"plan": ("consistory.cache.estimates", "consistory.method.layout")}
+PURE = {"plan": ("consistory.cache.estimates", "consistory.models.sdxl_layout")}
 LAZY = ("torch", "diffusers", "transformers", "ray")
 SHALLOW = ("cli", "guards", "concepts", "jobs", "plan", "testing", "watch")
 

@@ -179,7 +179,7 @@ def _cache_bytes(config: Mapping[str, Any], scale: int, settings: MethodSettings
 
 def _model_config(model: str) -> tuple[Mapping[str, Any], int]:
     """The UNet's configuration and the pixels per latent: the model's own where it lies here, else SDXL's."""
-    from consistory_ray.consistory.method.layout import SDXL_UNET_CONFIG
+    from consistory_ray.consistory.models.sdxl_layout import SDXL_UNET_CONFIG
 
     folder: Any = Path(model)
     if model == BUNDLED_MODEL:

@@ -1,6 +1,6 @@
-"""Digests of our own pictures: what the bundled model renders, kept so that a rebuilt part cannot change it unnoticed.
+"""Digests of our own pictures: what the bundled model renders, so that no rebuilt part changes it unnoticed.
 
-    python -m tests.consistory.own_digests                    # compare with what is kept, and print SHA-256 of each case
+    python -m tests.consistory.own_digests                    # compare with what is kept; print SHA-256 of each case
     python -m tests.consistory.own_digests --write            # keep what the package renders now
     python -m tests.consistory.own_digests --model FOLDER     # only print SHA-256, of another model's pictures
 
