@@ -292,7 +292,7 @@ def measured_cache(topology: Topology, settings: MethodSettings, steps: int, dev
     first, last = settings.injection_steps
     tensors = {"injected.fine": last - first + 1, "features.fine": 1, "mask.coarse": 1, "mask.fine": 1}
     shared = settings.num_inference_steps - 1 + settings.num_inference_steps - first  # pass 2 starts where it differs
-    tensors |= {"shared.coarse": shared, "shared.fine": shared}
+    tensors |= {f"{kind}.{level}": shared for kind in ("shared", "positions") for level in ("coarse", "fine")}
     expected = sum(size[kind] / count[kind] * number for kind, number in tensors.items())
     return {"sdxl_cache_measured_gb": expected / 1e9}
 

@@ -31,8 +31,9 @@ import torch
 
 from benchmarks.engine_model.apart import Meter, apart
 from consistory_ray.consistory import AnchorCache
-from consistory_ray.consistory.cache.anchor_cache import CacheRecorder
-from consistory_ray.consistory.method.layout import (
+from consistory_ray.consistory.cache.recorder import CacheRecorder
+from consistory_ray.consistory.method.steps import Pass
+from consistory_ray.consistory.models.sdxl_layout import (
     COARSE,
     FINE,
     LEVELS,
@@ -53,15 +54,15 @@ TOKENS = {COARSE: 256, FINE: 1024}
 def recorded(megabytes: float, dtype: torch.dtype = torch.float16) -> AnchorCache:
     """A cache of about that size, of steps as large as SDXL's, by way of the recorder."""
     layers = read_layers(expected_layer_names(SDXL_UNET_CONFIG), len(SDXL_UNET_CONFIG["down_block_types"]))
-    recorder = CacheRecorder()
+    recorder = CacheRecorder(LEVELS)
     steps = max(1, round(megabytes * 1e6 / STEP_BYTES))
     for step in range(steps):
         for layer in layers:
             if layer.shared_slot is not None and layer.level is not None:
                 shape = 2, TOKENS[layer.level], level_channels(SDXL_UNET_CONFIG, layer.level)
                 recorder.add_shared(layer, torch.full(shape, float(step), dtype=dtype))
-        recorder.end_step(1, step)
-    masks = {level: torch.ones(2, 4 * TOKENS[level], dtype=torch.bool) for level in LEVELS}
+        recorder.end_step(Pass(1, step))
+    masks = {level: torch.ones(2, 4 * TOKENS[level], dtype=torch.bool) for level in LEVELS.names}
     features = torch.ones(2 * TOKENS[FINE], level_channels(SDXL_UNET_CONFIG, COARSE), dtype=dtype)
     return AnchorCache(
         settings=MethodSettings(),

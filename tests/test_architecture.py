@@ -57,7 +57,11 @@ FORBIDDEN = {
     "jobs": (*MODELS, "ray", *rooms(*LATER)),
     "plan": (*MODELS, "ray", *rooms(*LATER[1:])),
     "consistory": ("ray", *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing", "evaluation")),
-    "consistory/method": ("ray", "transformers", *rooms("consistory.models", "consistory.pipeline")),
+    "consistory/method": (
+        *("ray", "transformers", "diffusers", "accelerate"),
+        *rooms("consistory.models", "consistory.pipeline", "consistory.inputs"),
+    ),
+    "consistory/cache": ("ray", "transformers", "diffusers", *rooms("consistory.pipeline", "consistory.inputs")),
     "miniature": (
         "ray",
         *rooms("jobs", "plan", "consistory", "engine", "output", "watch", "cli", "testing", "evaluation"),
@@ -74,7 +78,7 @@ FORBIDDEN = {
 }
 # what is allowed nevertheless: arithmetic that needs no model; of the engine its table of faults
 PURE = {
-    "plan": ("consistory.cache.estimates", "consistory.method.layout"),
+    "plan": ("consistory.cache.estimates", "consistory.models.sdxl_layout"),
     "engine/scheduling": ("engine.faults", "engine.scheduling"),
 }
 LAZY = ("torch", "diffusers", "transformers", "ray")

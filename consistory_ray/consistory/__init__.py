@@ -9,10 +9,9 @@ if TYPE_CHECKING:
     from consistory_ray.consistory.cache.anchor_cache import AnchorCache
     from consistory_ray.consistory.cache.estimates import estimate_cache_bytes
     from consistory_ray.consistory.method.trace import Trace
-    from consistory_ray.consistory.pipeline import MODEL_DEFAULT, ConsiStoryPipeline, RenderResult, SubjectResult
+    from consistory_ray.consistory.pipeline import ConsiStoryPipeline, RenderResult, SubjectResult
 
 __all__ = [
-    "MODEL_DEFAULT",
     "AnchorCache",
     "ConsiStoryPipeline",
     "RenderResult",
@@ -21,7 +20,7 @@ __all__ = [
     "estimate_cache_bytes",
 ]
 
-_MODULES = dict.fromkeys(("MODEL_DEFAULT", "ConsiStoryPipeline", "RenderResult", "SubjectResult"), "pipeline")
+_MODULES = dict.fromkeys(("ConsiStoryPipeline", "RenderResult", "SubjectResult"), "pipeline")
 _MODULES |= {
     "AnchorCache": "cache.anchor_cache",
     "Trace": "method.trace",

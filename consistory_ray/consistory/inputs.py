@@ -2,85 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from consistory_ray.consistory.method.layout import Grid, Level, level_grids
-from consistory_ray.consistory.method.sampler import initial_latents
-from consistory_ray.consistory.method.steps import check_settings
-from consistory_ray.consistory.models.prompts import concept_columns, concept_positions, text_tokens
+from consistory_ray.consistory.method.backbone import Backbone
+from consistory_ray.consistory.method.latents import seeded_noise
+from consistory_ray.consistory.method.request import Batch, Request
+from consistory_ray.consistory.method.steps import StepPlan, check_settings
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.numerics import whole_number
 from consistory_ray.settings import MethodSettings
 
+_SETTINGS = tuple(field.name for field in dataclasses.fields(MethodSettings))
 
-@dataclass(frozen=True)
-class Batch:
-    """What is rendered together.
 
-    Attributes:
-        prompts: one per image.
-        latents: [images, channels, h, w] float32 on the CPU, the initial noise.
-        columns: which text tokens make the masks, [images, text tokens, concepts]; None for no masks.
-        positions: for each prompt, for each concept, its token positions.
+def changed_settings(settings: MethodSettings, changes: Mapping[str, Any]) -> MethodSettings:
+    """Settings with some changed by name.
+
+    Raises:
+        InputError: naming every name that is none of a setting.
     """
-
-    prompts: tuple[str, ...]
-    latents: Tensor
-    columns: Tensor | None
-    positions: list[list[list[int]]]
-
-    def part(self, start: int, stop: int) -> Batch:
-        """Some of the images."""
-        columns = None if self.columns is None else self.columns[start:stop]
-        return Batch(self.prompts[start:stop], self.latents[start:stop], columns, self.positions[start:stop])
+    problems = []
+    for name in changes.keys() - set(_SETTINGS):
+        near = difflib.get_close_matches(name, _SETTINGS, 1, cutoff=0.4)
+        fix = f"did you mean {near[0]}?" if near else f"there are {', '.join(_SETTINGS)}"
+        problems.append(Problem(name, repr(changes[name])[:100], fix))
+    if problems:
+        raise InputError("there are no such settings", sorted(problems, key=lambda problem: problem.path))
+    return settings.replace(**changes)
 
 
-def resolve_settings(pipe: Any, settings: MethodSettings, latents: Tensor | None) -> MethodSettings:
+def resolve_settings(backbone: Backbone, settings: MethodSettings, latents: Tensor | None) -> MethodSettings:
     """Settings with the picture size filled in: that of the latents where given, else the model's own.
 
     Raises:
         InputError: naming every field that cannot be used.
     """
     check_settings(settings)
-    scale, sample_size = pipe.vae_scale_factor, pipe.unet.config.sample_size
-    native = (sample_size, sample_size) if isinstance(sample_size, int) else tuple(sample_size)
+    scale, native = backbone.pixels_per_latent, backbone.native_size
     if latents is not None:
-        native = tuple(latents.shape[-2:])
+        native = int(latents.shape[-2]), int(latents.shape[-1])
     height, width = settings.height or native[0] * scale, settings.width or native[1] * scale
     problems = [
         Problem(name, str(value), f"must be a positive multiple of {scale}, the model's pixels per latent")
         for name, value in (("height", height), ("width", width))
         if value < 1 or value % scale
     ]
-    trained = int(pipe.scheduler.config.num_train_timesteps)
-    if settings.num_inference_steps > trained:
-        fix = f"must be at most {trained}, the timesteps the model was trained with"
+    if settings.num_inference_steps > backbone.max_steps:
+        fix = f"must be at most {backbone.max_steps}, the timesteps the model was trained with"
         problems.append(Problem("num_inference_steps", str(settings.num_inference_steps), fix))
     if problems:
         raise InputError("the settings cannot be used with this model", problems)
     return settings.replace(height=height, width=width)
 
 
-def latent_shape(pipe: Any, settings: MethodSettings) -> tuple[int, int, int]:
-    """Channels, rows and columns of a picture's latents, from resolved settings."""
-    assert settings.height is not None and settings.width is not None
-    scale = pipe.vae_scale_factor
-    return int(pipe.unet.config.in_channels), settings.height // scale, settings.width // scale
-
-
-def token_grids(pipe: Any, settings: MethodSettings) -> dict[Level, Grid]:
-    """The levels' token grids of a picture, from resolved settings."""
-    return level_grids(*latent_shape(pipe, settings)[1:])
-
-
 def make_batch(
-    pipe: Any,
+    backbone: Backbone,
     prompts: Sequence[str],
-    seeds: Sequence[int] | None,
+    seeds: Any,
     latents: Tensor | None,
     concepts: tuple[str, ...] | None,
     settings: MethodSettings,
@@ -96,14 +80,39 @@ def make_batch(
     Raises:
         InputError: they do not fit each other; :class:`PromptError` for concepts not in a prompt.
     """
-    shape = latent_shape(pipe, settings)
-    seeds = whole_seeds(seeds)
-    _check_lengths(prompts, seeds, latents, shape)
-    found = {"every": every, "exact_suffices": exact_suffices}
-    positions = [] if concepts is None else concept_positions(pipe, prompts, concepts, **found)
-    columns = concept_columns(positions, text_tokens(pipe)) if positions else None
-    noise = initial_latents(seeds or (), shape) if latents is None else latents
-    return Batch(tuple(prompts), noise, columns, positions)
+    shape = backbone.latent_shape(settings.height or 0, settings.width or 0)
+    whole = whole_seeds(seeds)
+    _check_lengths(prompts, whole, latents, shape)
+    positions = (
+        []
+        if concepts is None
+        else backbone.concept_positions(prompts, concepts, every=every, exact_suffices=exact_suffices)
+    )
+    columns = concept_columns(positions, backbone.text_tokens) if positions else None
+    numbers = tuple(range(len(prompts))) if whole is None else whole
+    noise = initial_latents(numbers, shape) if latents is None else latents
+    return Batch(tuple(prompts), numbers, noise, columns, positions)
+
+
+def make_request(backbone: Backbone, batch: Batch, settings: MethodSettings) -> Request:
+    """Encode a batch's prompts; with resolved settings, while the model is in use."""
+    plan, grids = StepPlan.from_settings(settings), backbone.grids(*batch.latents.shape[-2:])
+    return Request(batch, settings, plan, backbone.levels, grids, backbone.encode(batch.prompts, settings))
+
+
+def initial_latents(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
+    """Noise that depends on the seed alone: [images, channels, height, width] float32, drawn on the CPU."""
+    return torch.stack([seeded_noise(seed, shape) for seed in seeds])
+
+
+def concept_columns(positions: Sequence[Sequence[Sequence[int]]], text_tokens: int) -> Tensor:
+    """Weights that average attention over each concept's tokens: [prompts, text tokens, concepts] float32."""
+    columns = torch.zeros(len(positions), text_tokens, len(positions[0]))
+    for prompt, concepts in enumerate(positions):
+        for concept, tokens in enumerate(concepts):
+            for token in tokens:
+                columns[prompt, token, concept] = 1 / len(tokens)
+    return columns
 
 
 def whole_seeds(seeds: Any) -> tuple[int, ...] | None:

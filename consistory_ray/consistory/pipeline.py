@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionXLPipeline
@@ -14,34 +14,27 @@ from torch import Tensor
 
 from consistory_ray.concepts.matching import all_exact
 from consistory_ray.consistory.cache.anchor_cache import AnchorCache, check_cache
-from consistory_ray.consistory.inputs import Batch, make_batch, resolve_settings, token_grids, whole_seeds
+from consistory_ray.consistory.inputs import (
+    changed_settings,
+    make_batch,
+    make_request,
+    resolve_settings,
+    whole_seeds,
+)
 from consistory_ray.consistory.method.attention_kernel import chosen_kernel
+from consistory_ray.consistory.method.backbone import Backbone, OutputType
 from consistory_ray.consistory.method.companions import CachedAnchors, Companions, LiveAnchors
 from consistory_ray.consistory.method.layout import Grid, Level
 from consistory_ray.consistory.method.masks import Masks
+from consistory_ray.consistory.method.request import Batch, Request
 from consistory_ray.consistory.method.sampler import PassResult, Sampler
 from consistory_ray.consistory.method.steps import StepPlan
 from consistory_ray.consistory.method.trace import Trace
-from consistory_ray.consistory.models.checkpoints import check_architecture, load_checkpoint
-from consistory_ray.consistory.models.decoding import OutputType, decode_latents, encode_prompts
-from consistory_ray.consistory.models.fingerprint import adapter_state, model_fingerprint
-from consistory_ray.consistory.models.hooks import UNetHooks, execution_device, offloaded_again
-from consistory_ray.consistory.models.schedules import ddim_scheduler, scheduler_notice
-from consistory_ray.consistory.models.sdxl import SplitUNet, method_installed
+from consistory_ray.consistory.models.checkpoints import load_checkpoint
+from consistory_ray.consistory.models.sdxl import SDXL
 from consistory_ray.errors import AssetError, InputError, PictureError, Problem
 from consistory_ray.guards.numerics import warn_of_half_on_cpu
-from consistory_ray.settings import FreeU, MethodSettings
-
-
-class _ModelDefault:
-    """Type of :data:`MODEL_DEFAULT`."""
-
-    def __repr__(self) -> str:
-        return "MODEL_DEFAULT"
-
-
-MODEL_DEFAULT: Final = _ModelDefault()
-"""Stands for the model's own default of a setting (``None`` often means something else)."""
+from consistory_ray.settings import MethodSettings
 
 Progress = Callable[[int, int], None]
 
@@ -53,7 +46,8 @@ class RenderResult:
     Attributes:
         images: list of PIL images, float array [B, height, width, 3] in 0..1, or latents [B, 4, h, w] float32.
             (Where a :class:`~consistory_ray.errors.PictureError` brings the result, what failed is None or NaN in it.)
-        masks: level ("coarse", "fine") -> final subject masks, bool [B, rows, columns]; empty where none were made.
+        masks: level (SDXL's are "coarse" and "fine") -> final subject masks, bool [B, rows, columns]; empty where none
+            were made.
     """
 
     images: Any
@@ -81,11 +75,13 @@ class ConsiStoryPipeline:
     are changed between calls; VAE tiling and slicing too.
 
     Args:
-        pipe: a loaded pipeline. It is left as found after every call, also after a failed one.
+        pipe: a loaded pipeline, or another :class:`~consistory_ray.consistory.method.backbone.Backbone`. It is left as
+            found after every call, also after a failed one.
         default_settings: of the model; the paper's constants when None.
 
     Attributes:
         pipe: the pipeline.
+        backbone: the same as the method sees it.
         default_settings: used where a call is given none.
         notices: what somebody should know about the model, in whole sentences.
 
@@ -95,12 +91,14 @@ class ConsiStoryPipeline:
         InputError: the environment names an attention kernel that does not exist.
     """
 
-    def __init__(self, pipe: StableDiffusionXLPipeline, default_settings: MethodSettings | None = None) -> None:
+    def __init__(
+        self, pipe: StableDiffusionXLPipeline | Backbone, default_settings: MethodSettings | None = None
+    ) -> None:
         chosen_kernel()  # a wrong environment is refused here, not in the middle of a picture
         self.pipe: Any = pipe
+        self.backbone: Backbone = pipe if isinstance(pipe, Backbone) else SDXL(pipe)
         self.default_settings = default_settings or MethodSettings()
         self.notices: list[str] = []
-        self._held: tuple[str, str] | None = None
         self._check(stacklevel=3)
 
     @classmethod
@@ -141,32 +139,25 @@ class ConsiStoryPipeline:
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet computes."""
-        return execution_device(self.pipe)
+        """Where the network computes."""
+        return self.backbone.device
 
     @property
     def fingerprint(self) -> str:
         """Identifies weights, configurations and what adapters do, whatever dtype and device; 64 hexadecimal digits."""
-        adapters = adapter_state(self.pipe)
-        if self._held is not None and self._held[0] == adapters:
-            return self._held[1]
-        found = model_fingerprint(self.pipe)
-        if self._held is not None:
-            self._held = adapters, found
-        return found
+        return self.backbone.fingerprint
 
     def hold_fingerprint(self) -> None:
         """Promise that nobody changes the weights from now on, so that not every call has to look at them again.
 
         Adapters may still be switched and scaled: that is looked at in every call.
         """
-        self._held = adapter_state(self.pipe), model_fingerprint(self.pipe)
+        if isinstance(self.backbone, SDXL):
+            self.backbone.hold_fingerprint()
 
     def _check(self, stacklevel: int = 4) -> None:
-        """Refuse a pipeline that cannot be used as it is at the moment, and tell what is not used of it."""
-        check_architecture(self.pipe)
-        UNetHooks(self.pipe.unet)
-        notice = scheduler_notice(self.pipe.scheduler)
+        """Refuse a model that cannot be used as it is at the moment, and tell what is not used of it."""
+        notice = self.backbone.check()
         if notice and notice not in self.notices:
             self.notices.append(notice)
             warnings.warn(notice, UserWarning, stacklevel=stacklevel)
@@ -180,19 +171,10 @@ class ConsiStoryPipeline:
         *,
         latents: Tensor | None = None,
         settings: MethodSettings | None = None,
-        height: int | _ModelDefault | None = MODEL_DEFAULT,
-        width: int | _ModelDefault | None = MODEL_DEFAULT,
-        num_inference_steps: int | _ModelDefault = MODEL_DEFAULT,
-        guidance_scale: float | _ModelDefault = MODEL_DEFAULT,
-        negative_prompt: str | _ModelDefault | None = MODEL_DEFAULT,
-        mask_dropout: float | _ModelDefault = MODEL_DEFAULT,
-        sdsa: bool | _ModelDefault = MODEL_DEFAULT,
-        query_blending: bool | _ModelDefault = MODEL_DEFAULT,
-        injection: bool | _ModelDefault = MODEL_DEFAULT,
-        freeu: FreeU | _ModelDefault | None = MODEL_DEFAULT,
         output_type: OutputType = "pil",
         progress: Progress | None = None,
         trace: Trace | None = None,
+        **changes: Any,
     ) -> SubjectResult:
         """Render a subject's anchors together and keep what its scenes will need.
 
@@ -201,61 +183,47 @@ class ConsiStoryPipeline:
             concepts: the words of the prompts that name the subject.
             seeds: one per anchor: its initial noise and its self-attention dropout.
             latents: initial noise [A, 4, h, w] instead; dropout then follows ``seeds`` where given, else the position.
-            settings: all settings at once, in place of the model's defaults; single ones below override them.
-            height, width: in pixels; None is the model's own size (or that of ``latents``).
-            num_inference_steps, guidance_scale, negative_prompt, mask_dropout, sdsa, query_blending, injection, freeu:
-                see :class:`~consistory_ray.settings.MethodSettings`.
+            settings: all settings at once, in place of the model's defaults.
             output_type: ``"pil"``, ``"np"`` or ``"latent"``.
             progress: called with (steps done, steps in all).
             trace: filled with what happens inside.
+            changes: single settings by name, which override those: ``num_inference_steps``, ``guidance_scale`` and so
+                on, see :class:`~consistory_ray.settings.MethodSettings`. ``height`` and ``width`` are in pixels, None
+                is the model's own size (or that of ``latents``).
 
         Raises:
-            InputError: arguments that do not fit each other; :class:`PromptError` for concepts not in a prompt.
+            InputError: a setting that does not exist, or arguments that do not fit each other; :class:`PromptError` for
+                concepts not in a prompt.
             AssetError: the model produced numbers that are not finite, or an anchor of one colour.
         """
         self._check()
-        given = {
-            "height": height,
-            "width": width,
-            "num_inference_steps": num_inference_steps,
-            "guidance_scale": guidance_scale,
-            "negative_prompt": negative_prompt,
-            "mask_dropout": mask_dropout,
-            "sdsa": sdsa,
-            "query_blending": query_blending,
-            "injection": injection,
-            "freeu": freeu,
-        }
-        changes: dict[str, Any] = {}
         if latents is not None and settings is None:  # the size is then that of the latents, not the default one
-            changes = {"height": None, "width": None}
-        changes |= {key: value for key, value in given.items() if not isinstance(value, _ModelDefault)}
-        resolved = resolve_settings(self.pipe, (settings or self.default_settings).replace(**changes), latents)
+            changes = {"height": None, "width": None} | changes
+        changed = changed_settings(settings or self.default_settings, changes)
+        resolved = resolve_settings(self.backbone, changed, latents)
         concepts = (concepts,) if isinstance(concepts, str) else tuple(concepts)
-        seeds = whole_seeds(seeds)
-        batch = make_batch(self.pipe, prompts, seeds, latents, concepts, resolved, every=True)
-        plan, grids = StepPlan.from_settings(resolved), token_grids(self.pipe, resolved)
-        halves = 2 if resolved.guidance_scale > 1 else 1
-        dropout_seeds = tuple(seeds) if seeds is not None else tuple(range(len(batch.prompts)))
-        anchors = LiveAnchors(resolved, plan, grids, halves, dropout_seeds)
-        with offloaded_again(self.pipe):
-            with method_installed(self.pipe.unet, resolved.freeu) as unet:
-                tick = _ticker(progress, _steps(plan))
-                result = self._sample(unet, batch, resolved, plan, grids, anchors, tick, trace)
-            images, faults = decode_latents(self.pipe, result.latents, output_type)
+        batch = make_batch(self.backbone, prompts, seeds, latents, concepts, resolved, every=True)
+        with self.backbone.in_use():
+            with self.backbone.installed(resolved.freeu) as network:
+                request = make_request(self.backbone, batch, resolved)
+                anchors, tick = LiveAnchors(request), _ticker(progress, request.plan.ticks)
+                schedule = self.backbone.schedule(request.plan.steps)
+                result = Sampler(network, schedule, request, anchors, tick, trace).sample()
+            images, faults = self.backbone.decode(result.latents, output_type)
         if faults:  # scenes cannot do without any of them
             raise AssetError(PictureError.of(faults, len(batch.prompts)).message)
-        masks = _final_masks(result)
+        assert result.masks is not None  # every subject has concepts, hence masks
         cache = AnchorCache(
             settings=resolved,
             fingerprint=self.fingerprint,
             concepts=concepts,
             prompts=batch.prompts,
-            seeds=None if seeds is None else tuple(seeds),
-            grids={level: (grid.height, grid.width) for level, grid in grids.items()},
-            tensors=anchors.recorded(masks, self.pipe.unet.dtype),
+            seeds=whole_seeds(seeds),
+            grids={level: (grid.height, grid.width) for level, grid in request.grids.items()},
+            tensors=anchors.recorded(result.masks, self.backbone.dtype),
+            feature_level=request.levels.features,
         )
-        return SubjectResult(images, _shaped(masks, grids), cache)
+        return SubjectResult(images, _shaped(result.masks, request.grids), cache)
 
     @torch.no_grad()
     def render(
@@ -293,13 +261,12 @@ class ConsiStoryPipeline:
         check_cache(cache, self.fingerprint, settings)
         resolved = cache.settings
         as_written = all_exact(cache.prompts, cache.concepts)
-        batch = make_batch(self.pipe, prompts, seeds, latents, cache.concepts, resolved, exact_suffices=as_written)
-        plan, grids = StepPlan.from_settings(resolved), token_grids(self.pipe, resolved)
+        batch = make_batch(self.backbone, prompts, seeds, latents, cache.concepts, resolved, exact_suffices=as_written)
 
-        def companions() -> Companions:
-            return CachedAnchors(cache, plan, grids, self.device, self.pipe.unet.dtype)
+        def companions(request: Request) -> Companions:
+            return CachedAnchors(request, cache, self.device, self.backbone.dtype)
 
-        return self._render(batch, resolved, plan, companions, batch_size, output_type, progress, trace)
+        return self._render(batch, resolved, companions, batch_size, output_type, progress, trace)
 
     @torch.no_grad()
     def render_vanilla(
@@ -328,18 +295,17 @@ class ConsiStoryPipeline:
         """
         self._check()
         off = (settings or self.default_settings).replace(sdsa=False, query_blending=False, injection=False)
-        resolved = resolve_settings(self.pipe, off, latents)
+        resolved = resolve_settings(self.backbone, off, latents)
         concepts = (concepts,) if isinstance(concepts, str) else concepts
-        batch = make_batch(self.pipe, prompts, seeds, latents, None if concepts is None else tuple(concepts), resolved)
-        plan = StepPlan.from_settings(resolved)
-        return self._render(batch, resolved, plan, Companions, batch_size, output_type, progress, trace)
+        named = None if concepts is None else tuple(concepts)
+        batch = make_batch(self.backbone, prompts, seeds, latents, named, resolved)
+        return self._render(batch, resolved, Companions, batch_size, output_type, progress, trace)
 
     def _render(
         self,
         batch: Batch,
         settings: MethodSettings,
-        plan: StepPlan,
-        companions: Callable[[], Companions],
+        companions: Callable[[Request], Companions],
         batch_size: int | None,
         output_type: OutputType,
         progress: Progress | None,
@@ -348,54 +314,29 @@ class ConsiStoryPipeline:
         if batch_size is not None and batch_size < 1:
             raise InputError("the batch size is wrong", [Problem("batch_size", str(batch_size), "must be 1 or more")])
         size = batch_size or len(batch.prompts)
-        grids = token_grids(self.pipe, settings)
         starts = range(0, len(batch.prompts), size)
-        tick = _ticker(progress, _steps(plan) * len(starts))
+        grids, plan = self.backbone.grids(*batch.latents.shape[-2:]), StepPlan.from_settings(settings)
+        tick = _ticker(progress, plan.ticks * len(starts))
         results = []
-        with offloaded_again(self.pipe):
-            with method_installed(self.pipe.unet, settings.freeu) as unet:
+        with self.backbone.in_use():
+            with self.backbone.installed(settings.freeu) as network:
                 for start in starts:
                     part = batch.part(start, start + size)
                     try:
-                        results.append(self._sample(unet, part, settings, plan, grids, companions(), tick, trace))
+                        request = make_request(self.backbone, part, settings)
+                        schedule = self.backbone.schedule(plan.steps)
+                        sampler = Sampler(network, schedule, request, companions(request), tick, trace)
+                        results.append(sampler.sample())
                     except AssetError:  # this part only
                         results.append(PassResult.given_up(part.latents, grids, masked=part.columns is not None))
             latents = torch.cat([result.latents.cpu() for result in results])
-            images, faults = decode_latents(self.pipe, latents.to(self.device), output_type)
+            images, faults = self.backbone.decode(latents.to(self.device), output_type)
         found = [result.masks for result in results if result.masks is not None]
         masks = {level: torch.cat([part[level].cpu() for part in found]) for level in grids} if found else {}
         rendered = RenderResult(images, _shaped(masks, grids))
         if faults:
             raise PictureError.of(faults, len(batch.prompts), rendered)
         return rendered
-
-    def _sample(
-        self,
-        unet: SplitUNet,
-        batch: Batch,
-        settings: MethodSettings,
-        plan: StepPlan,
-        grids: dict[Level, Grid],
-        companions: Companions,
-        tick: Callable[[], None],
-        trace: Trace | None,
-    ) -> PassResult:
-        size = settings.height or 0, settings.width or 0
-        guided = settings.guidance_scale > 1
-        conditioning = encode_prompts(self.pipe, batch.prompts, settings.negative_prompt, size, guided, self.device)
-        scheduler = ddim_scheduler(self.pipe.scheduler.config, settings.num_inference_steps, self.device)
-        if trace is not None:
-            trace.token_positions = batch.positions
-            trace.prompt_embeds = conditioning.text.chunk(conditioning.halves)[-1].cpu()
-            trace.pooled = conditioning.pooled.chunk(conditioning.halves)[-1].cpu()
-        sampler = Sampler(unet, scheduler, settings, plan, grids, conditioning, companions, tick, trace)
-        latents = batch.latents.to(self.device, torch.float32) * scheduler.init_noise_sigma
-        columns = None if batch.columns is None else batch.columns.to(self.device)
-        return sampler.sample(latents, columns)
-
-
-def _steps(plan: StepPlan) -> int:
-    return plan.steps + (0 if plan.fork is None else plan.steps - plan.fork)
 
 
 def _ticker(progress: Progress | None, total: int) -> Callable[[], None]:
@@ -410,11 +351,6 @@ def _ticker(progress: Progress | None, total: int) -> Callable[[], None]:
     return tick
 
 
-def _final_masks(result: PassResult) -> Masks:
-    assert result.masks is not None  # every subject has concepts, hence masks
-    return result.masks
-
-
-def _shaped(masks: Masks, grids: dict[Level, Grid]) -> dict[Level, Tensor]:
+def _shaped(masks: Masks, grids: Mapping[Level, Grid]) -> dict[Level, Tensor]:
     """[images, tokens] -> [images, rows, columns] on the CPU."""
     return {level: mask.reshape(-1, grids[level].height, grids[level].width).cpu() for level, mask in masks.items()}

@@ -137,7 +137,7 @@ def forecast(
 def expected_cache_bytes(plan: Plan, device: str) -> dict[str, int]:
     """Bytes of every subject's anchor cache, by subject id."""
     dtype = plan.torch_dtype if plan.torch_dtype != "auto" else "float16" if device == "cuda" else "float32"
-    from consistory_ray.consistory.method.layout import SDXL_UNET_CONFIG
+    from consistory_ray.consistory.models.sdxl_layout import SDXL_UNET_CONFIG
 
     config, scale = model_config(plan.model, "unet") or SDXL_UNET_CONFIG, pixels_per_latent(plan.model)
     kinds = {(subject.settings, len(subject.anchors)) for subject in plan.subjects if subject.source is None}

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from benchmarks.random_sdxl import DEEP, Topology, build_pipeline, build_unet
 from consistory_ray.consistory import ConsiStoryPipeline, Trace
 from consistory_ray.consistory.method.attention import Queries
-from consistory_ray.consistory.models.sdxl import SplitUNet
+from consistory_ray.consistory.models.split_unet import SplitUNet
 from consistory_ray.settings import MethodSettings
 
 KEPT = Path(__file__).parent / "data" / "full_depth.json"

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from benchmarks.random_sdxl import Topology, build_pipeline, build_unet
 from consistory_ray.consistory import ConsiStoryPipeline, Trace
-from consistory_ray.consistory.method.companions import undropped
-from consistory_ray.consistory.method.layout import LEVELS
+from consistory_ray.consistory.method.dropout import undropped
+from consistory_ray.consistory.method.steps import Pass
+from consistory_ray.consistory.models.sdxl_layout import LEVELS
 from tests.consistory import slow_reference as slow
 
 SMALL = Topology((16, 32, 64), (1, 1, 2), 1, (1, 1, 2), (32, 32), 8, 8, 32)
@@ -135,7 +136,7 @@ def package_draws(seeds: list[int], probability: float, fork: int) -> slow.Dropo
 
     def draw(number: int, step: int, level: str, masks: Tensor) -> Tensor:
         drawn_in = 1 if step < fork else number
-        kept = [undropped(probability, masks.shape[1], (seed, drawn_in, step, level)) for seed in seeds]
+        kept = [undropped(probability, masks.shape[1], seed, Pass(drawn_in, step), level) for seed in seeds]
         return masks & torch.stack(kept)
 
     return draw
@@ -151,9 +152,13 @@ def test_pictures_with_the_packages_dropout(probability: float, steps: int, pipe
 @pytest.mark.parametrize("probability", [0.2, 0.5, 0.9])
 def test_dropout_drops_each_token_independently_with_its_probability(probability: float) -> None:
     keys = [
-        (seed, number, step, level) for seed in (0, 7) for number in (1, 2) for step in range(1, 26) for level in LEVELS
+        (seed, Pass(number, step), level)
+        for seed in (0, 7)
+        for number in (1, 2)
+        for step in range(1, 26)
+        for level in LEVELS.names
     ]
-    draws = torch.stack([undropped(probability, 400, key) for key in keys]).float()
+    draws = torch.stack([undropped(probability, 400, *key) for key in keys]).float()
     deviation = (probability * (1 - probability)) ** 0.5
     kept = 1 - probability
 
@@ -179,8 +184,8 @@ def test_the_cache_keeps_what_dropout_left(pipe: ConsiStoryPipeline) -> None:
     )
     kept = masked = 0
     for step in range(1, 12):
-        for level in LEVELS:
-            kept += subject.cache.shared(1, step)[level].shape[2]
+        for level in LEVELS.names:
+            kept += subject.cache.shared(Pass(1, step))[level].shape[2]
             masked += int(trace.masks[1, step - 1][level].sum())
     expected, deviation = masked * (1 - probability), (masked * probability * (1 - probability)) ** 0.5
 

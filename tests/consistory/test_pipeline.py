@@ -11,7 +11,8 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from torch import Tensor
 
-from consistory_ray.consistory import MODEL_DEFAULT, AnchorCache, ConsiStoryPipeline, SubjectResult, Trace
+from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, SubjectResult, Trace
+from consistory_ray.consistory.method.steps import Pass
 from consistory_ray.errors import AssetError, CacheMismatchError, CheckpointError, InputError, PromptError
 from consistory_ray.settings import MethodSettings
 from tests.consistory.conftest import make_diffusers_pipeline
@@ -250,7 +251,7 @@ def test_any_size(pipe: ConsiStoryPipeline, size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("guidance", [1.0, 0.0, 7.5])
 def test_guidance(pipe: ConsiStoryPipeline, subject: SubjectResult, guidance: float) -> None:
     made = pipe.create_subject(ANCHORS, ["cat"], [1, 2], guidance_scale=guidance, **QUICK)
-    assert made.cache.shared(1, 1)["coarse"].shape[1] == (2 if guidance > 1 else 1)
+    assert made.cache.shared(Pass(1, 1))["coarse"].shape[1] == (2 if guidance > 1 else 1)
     scene = pipe.render(SCENES[:2], made, [3, 4], output_type="latent")
     assert far(scene.images, pipe.render(SCENES[:2], subject, [3, 4], output_type="latent").images) > 1e-2
 
@@ -304,7 +305,7 @@ def test_scenes_may_lack_some_concepts(pipe: ConsiStoryPipeline) -> None:
 
 def test_full_dropout_shares_nothing(pipe: ConsiStoryPipeline) -> None:
     made = pipe.create_subject(ANCHORS, ["cat"], [1, 2], mask_dropout=1.0, injection=False, **QUICK)
-    assert all(tensor.shape[2] == 0 for step in range(1, 10) for tensor in made.cache.shared(1, step).values())
+    assert all(tensor.shape[2] == 0 for step in range(1, 10) for tensor in made.cache.shared(Pass(1, step)).values())
     scene = pipe.render(SCENES[:1], made, [3], output_type="latent")
     vanilla = pipe.render_vanilla(SCENES[:1], [3], settings=made.cache.settings, output_type="latent")
     assert far(scene.images, vanilla.images) < 1e-4
@@ -368,6 +369,8 @@ def test_the_pipeline_is_left_as_found(
         ({"mask_dropout": 1.5}, "mask_dropout"),
         ({"freeu": (1.0, 2.0)}, "freeu"),
         ({"settings": MethodSettings(injection_window=(0.5, 0.1))}, "injection_window"),
+        ({"num_inference_step": 5}, "num_inference_step: did you mean num_inference_steps?"),
+        ({"zebra": 5}, "zebra: there are num_inference_steps"),
     ],
 )
 def test_bad_arguments_are_named(pipe: ConsiStoryPipeline, arguments: dict[str, Any], named: str) -> None:
@@ -419,7 +422,7 @@ def test_pipelines_of_another_architecture(diffusers_pipe: StableDiffusionXLPipe
 
 def test_defaults_are_the_models(diffusers_pipe: StableDiffusionXLPipeline) -> None:
     pipe = ConsiStoryPipeline(diffusers_pipe, MethodSettings(num_inference_steps=3, mask_dropout=0.2, freeu=None))
-    made = pipe.create_subject(ANCHORS, ["cat"], [1, 2], mask_dropout=MODEL_DEFAULT, guidance_scale=2.0)
+    made = pipe.create_subject(ANCHORS, ["cat"], [1, 2], guidance_scale=2.0)
     assert made.cache.settings == MethodSettings(
         num_inference_steps=3, mask_dropout=0.2, freeu=None, guidance_scale=2.0, height=32, width=32
     )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,40 +15,51 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from consistory_ray.consistory.cache.codecs import CODECS, NONE
 from consistory_ray.consistory.cache.safetensors_file import Buffer, deserialise, pack, serialise
-from consistory_ray.consistory.method.layout import LEVELS, Layer, Level
+from consistory_ray.consistory.method.layout import Level
+from consistory_ray.consistory.method.steps import Pass
 from consistory_ray.errors import CacheMismatchError, Problem, StorageError
 from consistory_ray.guards.outside import parse_json
 from consistory_ray.guards.places import place_of
 from consistory_ray.settings import MethodSettings
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Of the files that are written. Version 1 had no positions and no codec, and ``fine`` was the level of the features;
+it is read like version 2, and a cache that was read from it is written as version 1 again."""
+READABLE_VERSIONS = ("1", "2")
 _FORMAT = "consistory_ray anchor cache"
-_FEATURES = "features.fine"
-_OWN_PAGES = 1 << 20
 
 
 @dataclass(frozen=True)
 class AnchorCache:
     """A subject, ready to be rendered in any scene.
 
-    Tensors are on the CPU, in the model's dtype, and must not be written to: they may be memory-mapped or shared
-    between processes. With A anchors, h halves (2 with classifier-free guidance), L layers of a level and K tokens
-    kept at a step (those of all anchors one after the other):
+    Tensors are in the model's dtype, on the CPU unless :meth:`to` brought them elsewhere, and must not be written to:
+    they may be memory-mapped or shared between processes. With A anchors, h halves (2 with classifier-free guidance), L
+    layers of a level and K tokens kept at a step (those of all anchors one after the other):
 
-        pass{1,2}.step{SSS}.shared.{level}   [L, h, K, C]  hidden states before to_k/to_v; pass 2 holds only the steps
-                                                           after it left pass 1
-        pass2.step{SSS}.injected.fine        [L, M, C]     injected outputs at the M mask tokens of all anchors
-        features.fine                        [M, C]        DIFT features of length one at those tokens
-        mask.{level}                         [A, tokens]   final subject masks, bool
+        pass{1,2}.step{SSS}.shared.{level}     [L, h, K, C]  hidden states before to_k/to_v; pass 2 holds only the steps
+                                                             after it left pass 1
+        pass{1,2}.step{SSS}.positions.{level}  [K]           which tokens those are, anchor * tokens + token, int32
+        pass2.step{SSS}.injected.{features}    [L, M, C]     injected outputs at the M mask tokens of all anchors
+        features.{features}                    [M, C]        DIFT features of length one at those tokens
+        mask.{level}                           [A, tokens]   final subject masks, bool
+
+    ``{features}`` is the level of the features. The M tokens are those of its mask, in order, so that their positions
+    need no room of their own. What is shared and injected is packed by the codec; another one than ``none`` may put
+    more tensors in the place of one, whose names it makes longer.
 
     Attributes:
         settings: the settings that made it, height and width filled in; scenes are rendered with the same.
         fingerprint: of the model that made it.
         concepts, prompts: of the anchors.
         seeds: of the anchors, or None where latents were given.
-        grids: level -> (rows, columns) of its tokens.
+        grids: level -> (rows, columns) of its tokens, in the order of the model's levels.
         tensors: as above, in the order of the file.
+        feature_level: the level of the features.
+        codec: name of how tensors are packed.
+        version: of the file's format.
     """
 
     settings: MethodSettings
@@ -59,6 +69,9 @@ class AnchorCache:
     seeds: tuple[int, ...] | None
     grids: Mapping[Level, tuple[int, int]]
     tensors: Mapping[str, Tensor] = field(repr=False)
+    feature_level: Level = "fine"
+    codec: str = NONE.name
+    version: int = FORMAT_VERSION
 
     @property
     def anchors(self) -> int:
@@ -77,27 +90,56 @@ class AnchorCache:
         return str(next(floating, torch.float32)).removeprefix("torch.")
 
     @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return next((tensor.device for tensor in self.tensors.values()), torch.device("cpu"))
+
+    def to(self, device: torch.device | str) -> AnchorCache:
+        """The same with its tensors on a device, where scenes then need not fetch them; itself if they are there."""
+        if torch.device(device) == self.device:
+            return self
+        return replace(self, tensors={name: tensor.to(device) for name, tensor in self.tensors.items()})
+
+    @property
     def features(self) -> Tensor:
         """DIFT features at the anchors' mask tokens, [M, C] of length one.
 
         Raises:
             KeyError: the cache was made without injection.
         """
-        return self.tensors[_FEATURES]
+        return self.tensors[features_name(self.feature_level)]
 
-    def shared(self, pass_number: int, step: int) -> dict[Level, Tensor]:
+    @property
+    def injected_positions(self) -> Tensor:
+        """Which tokens :attr:`features` and :meth:`injected` are of, anchor * tokens + token: int64 [M]."""
+        return self.tensors[mask_name(self.feature_level)].flatten().nonzero()[:, 0]
+
+    def shared(self, at: Pass) -> dict[Level, Tensor]:
         """Hidden states shared at a step: level -> [L, h, K, C]. Pass 2's earlier steps are pass 1's."""
-        own = all(_shared_name(pass_number, step, level) in self.tensors for level in LEVELS)
-        number = pass_number if own else 1
-        return {level: self.tensors[_shared_name(number, step, level)] for level in LEVELS}
+        where = self._recorded_in(at)
+        return {level: self._unpacked(step_name(where, f"shared.{level}")) for level in self.grids}
+
+    def positions(self, at: Pass) -> dict[Level, Tensor] | None:
+        """Which tokens those are, anchor * tokens + token: level -> int32 [K]. None where version 1 did not say."""
+        if self.version == 1:
+            return None
+        where = self._recorded_in(at)
+        return {level: self.tensors[step_name(where, f"positions.{level}")] for level in self.grids}
 
     def injected(self, step: int) -> Tensor:
         """Injected outputs of a step of pass 2, [L, M, C]."""
-        return self.tensors[_injected_name(step)]
+        return self._unpacked(step_name(Pass(2, step), f"injected.{self.feature_level}"))
+
+    def _recorded_in(self, at: Pass) -> Pass:
+        start = step_name(at, "shared.")
+        return at if any(name.startswith(start) for name in self.tensors) else Pass(1, at.step)
+
+    def _unpacked(self, name: str) -> Tensor:
+        return CODECS[self.codec].unpack(name, self.tensors)
 
     def masks(self) -> dict[Level, Tensor]:
         """The anchors' final subject masks: level -> bool [A, rows, columns]."""
-        return {level: self.tensors[f"mask.{level}"].reshape(-1, *self.grids[level]) for level in LEVELS}
+        return {level: self.tensors[mask_name(level)].reshape(-1, *grid) for level, grid in self.grids.items()}
 
     def to_buffer(self) -> Buffer:
         """The bytes of the safetensors file, as one uint8 array; a second copy of everything in memory."""
@@ -125,11 +167,14 @@ class AnchorCache:
         except ValueError as error:
             problem = Problem("cache", str(error), "give a complete file that AnchorCache.save has written")
             raise CacheMismatchError("this is not an anchor cache", [problem]) from error
-        version = metadata.get("format_version")
-        if version != str(FORMAT_VERSION):
+        version, codec = metadata.get("format_version"), metadata.get("codec", NONE.name)
+        if version not in READABLE_VERSIONS:
             fix = f"make the subject again: this is version {FORMAT_VERSION}"
             problem = Problem("format_version", str(version), fix)
             raise CacheMismatchError("the anchor cache has another format version", [problem])
+        if codec not in CODECS:
+            fix = f"use a version that knows it, or make the subject again with {' or '.join(CODECS)}"
+            raise CacheMismatchError("the anchor cache is packed in another way", [Problem("codec", codec, fix)])
         return cls(**_parsed(metadata), tensors=tensors)
 
     def save(self, url: str | os.PathLike[str]) -> None:
@@ -171,19 +216,32 @@ class AnchorCache:
             raise StorageError(f"the anchor cache could not be read from {os.fspath(url)}: {error}") from error
 
     def _metadata(self) -> dict[str, str]:
-        return {
+        common = {
             "format": _FORMAT,
-            "format_version": str(FORMAT_VERSION),
+            "format_version": str(self.version),
             "model_fingerprint": self.fingerprint,
             "settings": json.dumps(self.settings.to_dict()),
             "concepts": json.dumps(self.concepts),
             "prompts": json.dumps(self.prompts),
             "seeds": json.dumps(self.seeds),
             "grids": json.dumps(self.grids),
-            "layout": "pass<1|2>.step<step>.shared.<level> [layers, halves, kept tokens, channels]; "
-            "pass2.step<step>.injected.fine [layers, mask tokens, channels]; features.fine [mask tokens, channels]; "
-            "mask.<level> [anchors, tokens]",
         }
+        if self.version == 1:
+            return common | {"layout": _LAYOUT_1}
+        return common | {"feature_level": self.feature_level, "codec": self.codec, "layout": _LAYOUT}
+
+
+_LAYOUT = (
+    "pass<1|2>.step<step>.shared.<level> [layers, halves, kept tokens, channels]; "
+    "pass<1|2>.step<step>.positions.<level> [kept tokens] anchor * tokens + token; "
+    "pass2.step<step>.injected.<feature level> [layers, mask tokens, channels]; "
+    "features.<feature level> [mask tokens, channels]; mask.<level> [anchors, tokens]"
+)
+_LAYOUT_1 = (
+    "pass<1|2>.step<step>.shared.<level> [layers, halves, kept tokens, channels]; "
+    "pass2.step<step>.injected.fine [layers, mask tokens, channels]; features.fine [mask tokens, channels]; "
+    "mask.<level> [anchors, tokens]"
+)
 
 
 def _parsed(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -196,22 +254,28 @@ def _parsed(metadata: Mapping[str, str]) -> dict[str, Any]:
             "prompts": tuple(parse_json(metadata["prompts"])),
             "seeds": None if seeds is None else tuple(seeds),
             "grids": {level: tuple(grid) for level, grid in parse_json(metadata["grids"]).items()},
+            "feature_level": metadata.get("feature_level", "fine"),
+            "codec": metadata.get("codec", NONE.name),
+            "version": int(metadata["format_version"]),
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         problem = Problem("metadata", repr(error), "make the subject again with this version")
         raise CacheMismatchError("the anchor cache's metadata cannot be read", [problem]) from error
 
 
-def _name(pass_number: int, step: int, kind: str) -> str:
-    return f"pass{pass_number}.step{step:03d}.{kind}"
+def step_name(at: Pass, kind: str) -> str:
+    """Name of a step's tensor."""
+    return f"pass{at.number}.step{at.step:03d}.{kind}"
 
 
-def _shared_name(pass_number: int, step: int, level: Level) -> str:
-    return _name(pass_number, step, f"shared.{level}")
+def mask_name(level: Level) -> str:
+    """Name of a level's masks."""
+    return f"mask.{level}"
 
 
-def _injected_name(step: int) -> str:
-    return _name(2, step, "injected.fine")
+def features_name(level: Level) -> str:
+    """Name of the DIFT features."""
+    return f"features.{level}"
 
 
 def _local_path(url: str | os.PathLike[str]) -> Path | None:
@@ -232,85 +296,6 @@ def _write_atomically(path: Path, write: Callable[[Any], object]) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-class CacheRecorder:
-    """Collects an anchor cache while the anchors are rendered; one instance per subject.
-
-    Layers come in the order in which the UNet reaches them and are filed by their slots, by which scenes read them.
-    A step's tensors are moved to the CPU at its end, so that a device never holds more than one step.
-    """
-
-    def __init__(self) -> None:
-        self.tensors: dict[str, Tensor] = {}
-        self._step: dict[str, dict[int, Tensor]] = {}
-        self._layers: dict[str, int] = {}
-
-    def add_shared(self, layer: Layer, tokens: Tensor) -> None:
-        """A layer's kept hidden states, [h, K, C].
-
-        Raises:
-            RuntimeError: it shares none, or the step has them already.
-        """
-        self._add(f"shared.{layer.level}", layer.shared_slot, layer, tokens)
-
-    def add_injected(self, layer: Layer, tokens: Tensor) -> None:
-        """A layer's injected outputs, [M, C].
-
-        Raises:
-            RuntimeError: nothing is injected there, or the step has them already.
-        """
-        self._add("injected.fine", layer.injected_slot, layer, tokens)
-
-    def _add(self, kind: str, slot: int | None, layer: Layer, tokens: Tensor) -> None:
-        if slot is None:
-            raise RuntimeError(f"{layer.name} was recorded as {kind}, where it has no slot")
-        step = self._step.setdefault(kind, {})
-        if slot in step:
-            raise RuntimeError(f"{layer.name} was recorded as {kind} twice in a step")
-        step[slot] = tokens
-
-    def end_step(self, pass_number: int, step: int) -> None:
-        """File what was added since the last call.
-
-        Raises:
-            RuntimeError: a layer is missing.
-        """
-        for kind in (*(f"shared.{level}" for level in LEVELS), "injected.fine"):
-            if kind in self._step:
-                found = self._step[kind]
-                slots = range(self._layers.setdefault(kind, len(found)))
-                if sorted(found) != list(slots):
-                    raise RuntimeError(f"step {step} recorded {kind} of layers {sorted(found)}, not of {list(slots)}")
-                self.tensors[_name(pass_number, step, kind)] = _stacked([found[slot] for slot in slots])
-        self._step = {}
-
-    def finish(self, masks: Mapping[Level, Tensor], features: Tensor | None) -> dict[str, Tensor]:
-        """Hand over all tensors in file order: features, steps, and masks last (theirs is the narrowest dtype).
-
-        Args:
-            masks: level -> bool [A, tokens].
-            features: [M, C] in the model's dtype, or None without injection.
-        """
-        head = {} if features is None else {_FEATURES: features.cpu()}
-        steps, self.tensors = self.tensors, {}
-        return head | steps | {f"mask.{level}": masks[level].cpu() for level in LEVELS}
-
-
-def _stacked(parts: Sequence[Tensor]) -> Tensor:
-    """``torch.stack`` on the CPU, large results on memory pages of their own.
-
-    Those go back to the system with the tensor, whatever lies around them; the allocator keeps hold of some of what is
-    freed, a third of a cache's size by the time that :meth:`AnchorCache.into_buffer` has put the last tensor away.
-    """
-    size = len(parts) * parts[0].numel() * parts[0].element_size()
-    if size < _OWN_PAGES:
-        return torch.stack(list(parts)).cpu()
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    pages = torch.frombuffer(memory, dtype=parts[0].dtype).view(len(parts), *parts[0].shape)
-    for slot, part in enumerate(parts):
-        pages[slot] = part
-    return pages
 
 
 def check_cache(cache: AnchorCache, fingerprint: str, settings: MethodSettings | None) -> None:

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from consistory_ray.consistory.method.layout import (
+from consistory_ray.consistory.method.layout import Layer, Level
+from consistory_ray.consistory.method.steps import StepPlan
+from consistory_ray.consistory.models.sdxl_layout import (
     FINE,
     LEVELS,
-    Layer,
-    Level,
     expected_layer_names,
     level_channels,
     level_grids,
     read_layers,
 )
-from consistory_ray.consistory.method.steps import StepPlan
 from consistory_ray.settings import MethodSettings
 
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _HEADER_BYTES_PER_TENSOR = 110
+_POSITION_BYTES = 4
 
 
 def estimate_cache_bytes(
@@ -32,7 +32,7 @@ def estimate_cache_bytes(
     dtype: str = "float16",
     vae_scale_factor: int = 8,
 ) -> int:
-    """Bytes of a subject's anchor cache (section 3.2 and 3.4: shared hidden states and injected outputs).
+    """Bytes of a subject's anchor cache (sections 3.2 and 3.4: shared hidden states with positions, injected outputs).
 
     Args:
         unet_config: the UNet's configuration, e.g. ``SDXL_UNET_CONFIG`` or a parsed ``unet/config.json``.
@@ -53,20 +53,22 @@ def estimate_cache_bytes(
     layers = read_layers(expected_layer_names(unet_config), len(unet_config["down_block_types"]))
     plan = StepPlan.from_settings(settings)
     item = _ITEM_BYTES[dtype]
-    subject = {level: anchors * mask_fraction * grids[level].tokens for level in LEVELS}
+    subject = {level: anchors * mask_fraction * grids[level].tokens for level in LEVELS.names}
 
     halves = 2 if settings.guidance_scale > 1 else 1
     kept = 1 - settings.mask_dropout
     per_step = sum(
-        halves * _shared_layers(layers, level) * level_channels(unet_config, level) * subject[level] * kept * item
-        for level in LEVELS
+        (halves * _shared_layers(layers, level) * level_channels(unet_config, level) * item + _POSITION_BYTES)
+        * subject[level]
+        * kept
+        for level in LEVELS.names
     )
     shared_steps = len(plan.shared_in(1)) + len(plan.shared_in(2))
     injected_layers = sum(layer.injected_slot is not None for layer in layers)
     injected = len(plan.injected) * injected_layers * level_channels(unet_config, FINE) * subject[FINE] * item
     features = subject[FINE] * int(unet_config["block_out_channels"][-1]) * item if plan.injected else 0
-    masks = anchors * sum(grids[level].tokens for level in LEVELS)
-    header = _HEADER_BYTES_PER_TENSOR * (2 * shared_steps + len(plan.injected)) + 2048
+    masks = anchors * sum(grids[level].tokens for level in LEVELS.names)
+    header = _HEADER_BYTES_PER_TENSOR * (2 * len(LEVELS.names) * shared_steps + len(plan.injected)) + 2048
     return round(shared_steps * per_step + injected + features + masks + header)
 
 

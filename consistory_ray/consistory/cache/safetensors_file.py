@@ -30,8 +30,8 @@ Buffer = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def as_bytes(tensor: Tensor) -> Buffer:
-    """A CPU tensor's bytes, not copied when it is contiguous."""
-    flat = tensor.detach().contiguous().reshape(-1)
+    """A tensor's bytes, not copied when it is on the CPU and contiguous."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
 
 

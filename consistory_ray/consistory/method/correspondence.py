@@ -30,6 +30,20 @@ class Matches:
     gate: Tensor
 
 
+@dataclass(frozen=True)
+class Correspondences:
+    """Matches with their sources' places in the anchors' pictures, for whoever wants to look at them.
+
+    Attributes:
+        sources: [images, tokens] int64, anchor * tokens + token.
+        distance, gate: as in :class:`Matches`.
+    """
+
+    sources: Tensor
+    distance: Tensor
+    gate: Tensor
+
+
 def smooth(features: Tensor) -> Tensor:
     """Each channel under a 3x3 Gaussian of sigma 1, zero outside; [images, channels, rows, columns] float32."""
     channels = features.shape[1]

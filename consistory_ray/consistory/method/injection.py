@@ -48,7 +48,7 @@ class AnchorInjection:
         return torch.stack(self._sources)
 
     def inject(self, layer: Layer, output: Tensor) -> None:
-        """See :class:`~consistory_ray.consistory.method.attention.Injection`."""
+        """See :class:`~consistory_ray.consistory.method.attention.Exchange`."""
         conditional = output[-len(self._sources) :]
         flat = conditional.flatten(0, 1)  # a view: every write below is seen by the next anchor
         for anchor, (found, sources) in enumerate(zip(self.matches, self._sources, strict=True)):
@@ -72,7 +72,7 @@ class CachedInjection:
         self.alpha = alpha
 
     def inject(self, layer: Layer, output: Tensor) -> None:
-        """See :class:`~consistory_ray.consistory.method.attention.Injection`."""
+        """See :class:`~consistory_ray.consistory.method.attention.Exchange`."""
         assert layer.injected_slot is not None
         if self.outputs.shape[1] == 0:
             return

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from consistory_ray.consistory.method.layout import COARSE, Grid, Level
+from consistory_ray.consistory.method.layout import Grid, Level
 
 Masks = Mapping[Level, Tensor]
 """Subject masks: level -> bool [images, tokens]."""
@@ -67,10 +67,12 @@ class AttentionMaps:
         columns: [images, text tokens, concepts] float32; column c averages over the tokens of concept c and is zero
             where the prompt lacks it.
         window: how many steps are kept.
+        level: at whose tokens they are.
     """
 
-    def __init__(self, columns: Tensor, window: int) -> None:
+    def __init__(self, columns: Tensor, window: int, level: Level) -> None:
         self.columns = columns
+        self.level = level
         self._steps: deque[Tensor] = deque(maxlen=window)
         self._sum: Tensor | None = None
         self._layers = 0
@@ -99,7 +101,7 @@ class AttentionMaps:
         self._sum, self._layers = None, 0
 
     def mean(self) -> Tensor:
-        """The averaged maps, [images, concepts, coarse tokens] float32.
+        """The averaged maps, [images, concepts, tokens] float32.
 
         Raises:
             RuntimeError: nothing was recorded.
@@ -111,12 +113,12 @@ class AttentionMaps:
     def masks(self, grids: Mapping[Level, Grid]) -> dict[Level, Tensor]:
         """Subject masks of every level: the union over concepts of what is above each map's Otsu threshold."""
         maps = self.mean()
-        coarse = grids[COARSE]
-        maps = maps.reshape(*maps.shape[:2], coarse.height, coarse.width)
+        own = grids[self.level]
+        maps = maps.reshape(*maps.shape[:2], own.height, own.width)
         masks: dict[Level, Tensor] = {}
         for level, grid in grids.items():
             resized = maps
-            if grid != coarse:
+            if grid != own:
                 size = (grid.height, grid.width)
                 resized = F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
             flat = resized.flatten(2)
@@ -125,6 +127,6 @@ class AttentionMaps:
 
     def fork(self) -> AttentionMaps:
         """A copy that goes its own way from here."""
-        copy = AttentionMaps(self.columns, self._steps.maxlen or 1)
+        copy = AttentionMaps(self.columns, self._steps.maxlen or 1, self.level)
         copy._steps.extend(self._steps)
         return copy

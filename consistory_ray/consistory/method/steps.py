@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.settings import MethodSettings
+
+
+class Pass(NamedTuple):
+    """A step of a pass: pass 1 gives masks and correspondences, pass 2 the picture."""
+
+    number: int
+    step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,11 @@ class StepPlan:
         if pass_number == 1:
             return self.shared
         return range(0) if self.fork is None else range(max(self.fork, self.shared.start), self.shared.stop)
+
+    @property
+    def ticks(self) -> int:
+        """Steps of both passes together."""
+        return self.steps + (0 if self.fork is None else self.steps - self.fork)
 
     def blend_weight(self, step: int) -> float:
         """v of section 3.3: the share of the vanilla query at a step, 0 where nothing is blended."""

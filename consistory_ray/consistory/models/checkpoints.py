@@ -17,8 +17,8 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from consistory_ray.consistory.models.component_files import DTYPE_ARGUMENT, load_networks, refuse_unloaded
 from consistory_ray.consistory.models.model_checks import check_folder, check_pipeline, read_config
-from consistory_ray.consistory.models.sdxl import unet_layers
 from consistory_ray.consistory.models.single_file import own_scheduler, read_single_file
+from consistory_ray.consistory.models.split_unet import unet_layers
 from consistory_ray.errors import CheckpointError, InputError, Problem
 from consistory_ray.settings import BUNDLED_MODEL, MethodSettings, model_defaults, model_path
 

@@ -1,63 +1,19 @@
-"""Text to conditioning, and latents to pictures, with the user's own pipeline components."""
+"""Latents to pictures, with the user's own pipeline components."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from consistory_ray.consistory.models.prompts import bounded_tokenizers
-from consistory_ray.consistory.models.sdxl import Conditioning
+from consistory_ray.consistory.method.backbone import OutputType
+from consistory_ray.consistory.models.hooks import evaluating
 from consistory_ray.guards.numerics import NOT_FINITE, picture_fault
-
-OutputType = Literal["pil", "np", "latent"]
-
-
-@contextmanager
-def evaluating(*modules: nn.Module | None) -> Iterator[None]:
-    """Run modules in evaluation mode and put back the mode of each part afterwards."""
-    training = {part: part.training for module in modules if module is not None for part in module.modules()}
-    try:
-        for part in training:
-            part.training = False
-        yield
-    finally:
-        for part, mode in training.items():
-            part.training = mode
-
-
-def encode_prompts(
-    pipe: Any,
-    prompts: Sequence[str],
-    negative_prompt: str | None,
-    size: tuple[int, int],
-    guided: bool,
-    device: torch.device,
-) -> Conditioning:
-    """What the UNet is conditioned on.
-
-    Args:
-        pipe: the user's pipeline.
-        prompts: of the batch.
-        negative_prompt: of the unconditional half, None for SDXL's zero embedding.
-        size: picture height and width in pixels.
-        guided: whether there is an unconditional half.
-        device: of the UNet.
-    """
-    with evaluating(pipe.text_encoder, pipe.text_encoder_2), bounded_tokenizers(pipe):
-        text, negative_text, pooled, negative_pooled = pipe.encode_prompt(
-            list(prompts), device=device, do_classifier_free_guidance=guided, negative_prompt=negative_prompt
-        )
-    if guided:
-        text, pooled = torch.cat([negative_text, text]), torch.cat([negative_pooled, pooled])
-    dtype = pipe.unet.dtype
-    time_ids = torch.tensor([[*size, 0, 0, *size]], dtype=dtype, device=device).expand(text.shape[0], -1)
-    return Conditioning(text.to(device, dtype), pooled.to(device, dtype), time_ids, 2 if guided else 1)
 
 
 def decode_latents(pipe: Any, latents: Tensor, output_type: OutputType) -> tuple[Any, dict[int, str]]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from consistory_ray.errors import CheckpointError, Problem
 
@@ -89,3 +89,16 @@ def offloaded_again(pipe: Any) -> Iterator[None]:
     finally:
         if getattr(pipe, "_all_hooks", None):
             pipe.maybe_free_model_hooks()
+
+
+@contextmanager
+def evaluating(*modules: nn.Module | None) -> Iterator[None]:
+    """Run modules in evaluation mode and put back the mode of each part afterwards."""
+    training = {part: part.training for module in modules if module is not None for part in module.modules()}
+    try:
+        for part in training:
+            part.training = False
+        yield
+    finally:
+        for part, mode in training.items():
+            part.training = mode

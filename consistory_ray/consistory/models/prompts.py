@@ -6,9 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from consistory_ray.concepts.matching import Match, Span, find_concepts
 from consistory_ray.consistory.models.token_spans import token_spans
 from consistory_ray.errors import Problem, PromptError
@@ -114,16 +111,6 @@ def concept_tokens(
     if problems:
         raise PromptError("the subject's concepts are not in every prompt", problems)
     return found
-
-
-def concept_columns(positions: Sequence[Sequence[Sequence[int]]], text_tokens: int) -> Tensor:
-    """Weights that average attention over each concept's tokens: [prompts, text tokens, concepts] float32."""
-    columns = torch.zeros(len(positions), text_tokens, len(positions[0]))
-    for prompt, concepts in enumerate(positions):
-        for concept, tokens in enumerate(concepts):
-            for token in tokens:
-                columns[prompt, token, concept] = 1 / len(tokens)
-    return columns
 
 
 def _must_contain(concepts: Sequence[str]) -> str:

@@ -1,181 +1,128 @@
-"""One UNet call in two halves, so that calls on the same latents can share the first (section 8 of docs/method.md).
-
-:class:`SplitUNet` mirrors ``UNet2DConditionModel.forward`` of diffusers for the SDXL architecture with the model's own
-blocks; a test asserts that both give the same numbers.
-"""
+"""The SDXL architecture as the method's first backbone: a loaded diffusers pipeline, asked anew in every call."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
-from diffusers.models.attention_processor import Attention
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
-from consistory_ray.consistory.method.attention import (
-    AttentionCall,
-    CrossAttentionProcessor,
-    Queries,
-    QueriesComplete,
-    SelfAttentionProcessor,
-    TextKeys,
-)
-from consistory_ray.consistory.method.layout import Layer, read_layers
-from consistory_ray.consistory.models.hooks import UNetHooks
-from consistory_ray.settings import FreeU
+from consistory_ray.consistory.method.backbone import Network, OutputType
+from consistory_ray.consistory.method.conditioning import Conditioning
+from consistory_ray.consistory.method.latents import SchedulerSteps
+from consistory_ray.consistory.method.layout import Grid, Level, Levels
+from consistory_ray.consistory.models.checkpoints import check_architecture
+from consistory_ray.consistory.models.decoding import decode_latents
+from consistory_ray.consistory.models.encoding import encode_prompts
+from consistory_ray.consistory.models.fingerprint import adapter_state, model_fingerprint
+from consistory_ray.consistory.models.hooks import UNetHooks, execution_device, offloaded_again
+from consistory_ray.consistory.models.prompts import concept_positions, text_tokens
+from consistory_ray.consistory.models.schedules import ddim_scheduler, scheduler_notice
+from consistory_ray.consistory.models.sdxl_layout import LEVELS, level_grids
+from consistory_ray.consistory.models.split_unet import method_installed
+from consistory_ray.settings import FreeU, MethodSettings
 
 
-@dataclass(frozen=True)
-class Conditioning:
-    """What a batch is conditioned on, rows as the UNet sees them (unconditional half first).
+class SDXL:
+    """See :class:`~consistory_ray.consistory.method.backbone.Backbone`.
 
-    Attributes:
-        text: [rows, text tokens, channels].
-        pooled: [rows, channels].
-        time_ids: [rows, 6] original size, crop, target size.
-        halves: 2 with classifier-free guidance, else 1.
+    Args:
+        pipe: a ``StableDiffusionXLPipeline``.
     """
 
-    text: Tensor
-    pooled: Tensor
-    time_ids: Tensor
-    halves: int
+    levels: Levels = LEVELS
 
+    def __init__(self, pipe: Any) -> None:
+        self.pipe = pipe
+        self._held: tuple[str, str] | None = None
 
-@dataclass(frozen=True)
-class Trunk:
-    """What the ``down`` and ``mid`` parts leave for the ``up`` part."""
+    @property
+    def device(self) -> torch.device:
+        """Where the UNet computes."""
+        return execution_device(self.pipe)
 
-    sample: Tensor
-    residuals: tuple[Tensor, ...]
-    embedding: Tensor
-    text: Tensor
+    @property
+    def dtype(self) -> torch.dtype:
+        """In what the UNet computes."""
+        dtype: torch.dtype = self.pipe.unet.dtype
+        return dtype
 
+    @property
+    def fingerprint(self) -> str:
+        """Of weights, configurations and what adapters do, whatever dtype and device."""
+        adapters = adapter_state(self.pipe)
+        if self._held is not None and self._held[0] == adapters:
+            return self._held[1]
+        found = model_fingerprint(self.pipe)
+        if self._held is not None:
+            self._held = adapters, found
+        return found
 
-class SplitUNet:
-    """A UNet whose ``down``/``mid`` and ``up`` parts are called separately. Needs :func:`method_installed`."""
+    def hold_fingerprint(self) -> None:
+        """See :meth:`~consistory_ray.consistory.pipeline.ConsiStoryPipeline.hold_fingerprint`."""
+        self._held = adapter_state(self.pipe), model_fingerprint(self.pipe)
 
-    def __init__(self, unet: UNet2DConditionModel) -> None:
-        self.unet = unet
-        self._hooks = UNetHooks(unet)
+    @property
+    def text_tokens(self) -> int:
+        """What both text encoders read."""
+        return text_tokens(self.pipe)
 
-    def trunk(self, sample: Tensor, timestep: Tensor, conditioning: Conditioning, call: AttentionCall) -> Trunk:
-        """Run the ``down`` and ``mid`` parts on [rows, channels, height, width] latents."""
-        unet = self.unet
-        sample = self._hooks.before(sample)
-        added = {"text_embeds": conditioning.pooled, "time_ids": conditioning.time_ids}
-        embedding = unet.time_embedding(unet.get_time_embed(sample=sample, timestep=timestep))
-        embedding = embedding + unet.get_aug_embed(
-            emb=embedding, encoder_hidden_states=conditioning.text, added_cond_kwargs=added
-        )
-        if unet.time_embed_act is not None:
-            embedding = unet.time_embed_act(embedding)
-        sample = unet.conv_in(sample)
-        residuals: tuple[Tensor, ...] = (sample,)
-        for block in unet.down_blocks:
-            sample, states = block(sample, embedding, **_attention_inputs(block, conditioning.text, call))
-            residuals += states
-        if unet.mid_block is not None:
-            sample = unet.mid_block(sample, embedding, **_attention_inputs(unet.mid_block, conditioning.text, call))
-        return Trunk(sample, residuals, embedding, conditioning.text)
+    @property
+    def native_size(self) -> tuple[int, int]:
+        """Latent rows and columns of the UNet's configuration."""
+        size = self.pipe.unet.config.sample_size
+        return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
-    def up(
-        self, trunk: Trunk, call: AttentionCall, tap: Callable[[Tensor], None] | None = None, *, reuse: bool = False
-    ) -> Tensor:
-        """Run the ``up`` part and the output layers.
+    @property
+    def pixels_per_latent(self) -> int:
+        """Of the autoencoder."""
+        return int(self.pipe.vae_scale_factor)
 
-        Args:
-            trunk: from :meth:`trunk`; unusable afterwards unless ``reuse``.
-            call: what the attention layers do.
-            tap: receives the output of the first block, which it must not keep a reference to: FreeU overwrites it.
-            reuse: leave the trunk as it is, for another call.
+    @property
+    def max_steps(self) -> int:
+        """The timesteps the model was trained with."""
+        return int(self.pipe.scheduler.config.num_train_timesteps)
 
-        Returns:
-            The model's prediction, [rows, channels, height, width].
-        """
-        unet: Any = self.unet
-        sample = trunk.sample.clone() if reuse else trunk.sample  # FreeU scales its input in place
-        residuals = trunk.residuals
-        for index, block in enumerate(unet.up_blocks):
-            count = len(block.resnets)
-            states, residuals = residuals[-count:], residuals[:-count]
-            # Sizes that halving does not divide need to be told what to grow back to; for others it is the default.
-            size = residuals[-1].shape[2:] if residuals else None
-            inputs = _attention_inputs(block, trunk.text, call)
-            sample = block(sample, states, trunk.embedding, upsample_size=size, **inputs)
-            if index == 0 and tap is not None:
-                tap(sample)
-        if unet.conv_norm_out is not None:
-            sample = unet.conv_act(unet.conv_norm_out(sample))
-        return self._hooks.after(unet.conv_out(sample))
+    def check(self) -> str:
+        """See :class:`~consistory_ray.consistory.method.backbone.Backbone`."""
+        check_architecture(self.pipe)
+        UNetHooks(self.pipe.unet)
+        return scheduler_notice(self.pipe.scheduler)
 
-    def vanilla_queries(self, trunk: Trunk, text_keys: TextKeys, *, reuse: bool = False) -> Queries:
-        """The ``up`` queries without the method, at the cost of the ``up`` part up to the last of them."""
-        captured: Queries = {}
-        try:
-            self.up(trunk, AttentionCall(text_keys=text_keys, captured=captured), reuse=reuse)
-        except QueriesComplete:
-            return captured
-        raise RuntimeError("the UNet call ended without reaching its last self-attention")
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """See :class:`~consistory_ray.consistory.method.backbone.Backbone`."""
+        scale = self.pixels_per_latent
+        return int(self.pipe.unet.config.in_channels), height // scale, width // scale
 
+    def grids(self, rows: int, columns: int) -> dict[Level, Grid]:
+        """See :func:`~consistory_ray.consistory.models.sdxl_layout.level_grids`."""
+        return level_grids(rows, columns)
 
-def _attention_inputs(block: nn.Module, text: Tensor, call: AttentionCall) -> dict[str, Any]:
-    if not getattr(block, "has_cross_attention", False):
-        return {}
-    return {"encoder_hidden_states": text, "cross_attention_kwargs": {"call": call}}
+    def concept_positions(
+        self, prompts: Sequence[str], concepts: Sequence[str], *, every: bool = False, exact_suffices: bool = False
+    ) -> list[list[list[int]]]:
+        """See :func:`~consistory_ray.consistory.models.prompts.concept_positions`."""
+        return concept_positions(self.pipe, prompts, concepts, every=every, exact_suffices=exact_suffices)
 
+    def encode(self, prompts: Sequence[str], settings: MethodSettings) -> Conditioning:
+        """See :func:`~consistory_ray.consistory.models.encoding.encode_prompts`."""
+        size, guided = (settings.height or 0, settings.width or 0), settings.guidance_scale > 1
+        return encode_prompts(self.pipe, prompts, settings.negative_prompt, size, guided, self.device)
 
-def attention_modules(unet: UNet2DConditionModel) -> dict[str, Attention]:
-    """The UNet's attention modules by path."""
-    return {name: module for name, module in unet.named_modules() if isinstance(module, Attention)}
+    def schedule(self, steps: int) -> SchedulerSteps:
+        """DDIM, see :func:`~consistory_ray.consistory.models.schedules.ddim_scheduler`."""
+        return SchedulerSteps(ddim_scheduler(self.pipe.scheduler.config, steps, self.device))
 
+    def installed(self, freeu: FreeU | None) -> AbstractContextManager[Network]:
+        """See :func:`~consistory_ray.consistory.models.split_unet.method_installed`."""
+        return method_installed(self.pipe.unet, freeu)
 
-def unet_layers(unet: UNet2DConditionModel) -> tuple[Layer, ...]:
-    """Every attention layer of the UNet with its place.
+    def in_use(self) -> AbstractContextManager[None]:
+        """See :func:`~consistory_ray.consistory.models.hooks.offloaded_again`."""
+        return offloaded_again(self.pipe)
 
-    Raises:
-        CheckpointError: the UNet is not of the SDXL architecture.
-    """
-    return read_layers(attention_modules(unet), len(unet.down_blocks))
-
-
-@contextmanager
-def method_installed(unet: UNet2DConditionModel, freeu: FreeU | None) -> Iterator[SplitUNet]:
-    """Give the UNet the method's attention processors and FreeU; leave it as found, whatever happens.
-
-    Raises:
-        CheckpointError: the UNet is not of the SDXL architecture, or has hooks that would be bypassed.
-    """
-    modules: dict[str, Any] = dict(attention_modules(unet))
-    processors = {name: module.processor for name, module in modules.items()}
-    freeu_before = [
-        {key: getattr(block, key) for key in _FREEU_KEYS if hasattr(block, key)} for block in unet.up_blocks
-    ]
-    training = {module: module.training for module in unet.modules()}
-    split = SplitUNet(unet)
-    try:
-        for layer in unet_layers(unet):
-            processor = SelfAttentionProcessor(layer) if layer.is_self else CrossAttentionProcessor(layer)
-            modules[layer.name].set_processor(processor)
-        for block in unet.up_blocks:
-            for key, value in zip(_FREEU_KEYS, freeu or (None,) * 4, strict=True):
-                setattr(block, key, value)
-        unet.eval()
-        yield split
-    finally:
-        for name, module in modules.items():
-            module.set_processor(processors[name])
-        for block, before in zip(unet.up_blocks, freeu_before, strict=True):
-            for key in _FREEU_KEYS:
-                if key in before:
-                    setattr(block, key, before[key])
-                elif hasattr(block, key):
-                    delattr(block, key)
-        for part, mode in training.items():
-            part.training = mode
-
-
-_FREEU_KEYS = ("s1", "s2", "b1", "b2")
+    def decode(self, latents: Tensor, output_type: OutputType) -> tuple[Any, dict[int, str]]:
+        """See :func:`~consistory_ray.consistory.models.decoding.decode_latents`."""
+        return decode_latents(self.pipe, latents, output_type)

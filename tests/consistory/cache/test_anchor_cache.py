@@ -18,12 +18,14 @@ import safetensors.torch
 import torch
 
 from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, SubjectResult, estimate_cache_bytes
-from consistory_ray.consistory.cache.anchor_cache import CacheRecorder
-from consistory_ray.consistory.method.layout import (
+from consistory_ray.consistory.cache.recorder import CacheRecorder
+from consistory_ray.consistory.method.layout import Layer
+from consistory_ray.consistory.method.steps import Pass
+from consistory_ray.consistory.models.sdxl_layout import (
     COARSE,
     FINE,
+    LEVELS,
     SDXL_UNET_CONFIG,
-    Layer,
     expected_layer_names,
     read_layers,
 )
@@ -56,7 +58,7 @@ def test_only_tokens_that_can_be_read_are_kept(cache: AnchorCache, subject: Subj
     torch.testing.assert_close(cache.features.norm(dim=-1), torch.ones(subject_tokens))
     for step in range(1, STEPS):
         for level, layers, channels in (("coarse", 4, 32), ("fine", 2, 16)):
-            shape = cache.shared(1, step)[level].shape
+            shape = cache.shared(Pass(1, step))[level].shape
             assert (shape[0], shape[1], shape[3]) == (layers, 2, channels)
             total = subject.masks[level].numel()
             assert 0 < shape[2] < 0.75 * total, "dropout leaves about half of the subject's tokens"
@@ -70,9 +72,9 @@ def test_only_tokens_that_can_be_read_are_kept(cache: AnchorCache, subject: Subj
 
 def test_pass_2_reads_the_first_pass_until_they_part(pipe: ConsiStoryPipeline) -> None:
     cache = pipe.create_subject(PROMPTS, ["cat"], [1, 2], num_inference_steps=20, output_type="latent").cache
-    assert cache.shared(2, 1)["fine"] is cache.shared(1, 1)["fine"]
-    assert cache.shared(2, 2)["fine"] is not cache.shared(1, 2)["fine"]
-    assert torch.equal(cache.shared(2, 2)["coarse"], cache.tensors["pass2.step002.shared.coarse"])
+    assert cache.shared(Pass(2, 1))["fine"] is cache.shared(Pass(1, 1))["fine"]
+    assert cache.shared(Pass(2, 2))["fine"] is not cache.shared(Pass(1, 2))["fine"]
+    assert torch.equal(cache.shared(Pass(2, 2))["coarse"], cache.tensors["pass2.step002.shared.coarse"])
 
 
 def test_masks_are_the_subjects(cache: AnchorCache, subject: SubjectResult) -> None:
@@ -179,7 +181,7 @@ def test_other_files_and_versions_are_refused(cache: AnchorCache, tmp_path: Path
     safetensors.torch.save_file({"a": torch.zeros(3)}, tmp_path / "other.safetensors")
     with pytest.raises(CacheMismatchError, match="some other safetensors file"):
         AnchorCache.load(tmp_path / "other.safetensors")
-    newer = cache.to_buffer().tobytes().replace(b'"format_version":"1"', b'"format_version":"9"')
+    newer = cache.to_buffer().tobytes().replace(b'"format_version":"2"', b'"format_version":"9"')
     with pytest.raises(CacheMismatchError, match="another format version"):
         AnchorCache.from_buffer(np.frombuffer(newer, np.uint8))
     odd = cache.to_buffer().tobytes().replace(b"num_inference_steps", b"num_inference_stepz")
@@ -218,33 +220,33 @@ def test_large_steps_are_the_same_as_small_ones(dtype: torch.dtype, monkeypatch:
     parts = [torch.randn(2, 3, 4).to(dtype).transpose(0, 1).contiguous().transpose(0, 1) for _ in layers]
     filed = []
     for own_pages in (1 << 20, 1):
-        monkeypatch.setattr("consistory_ray.consistory.cache.anchor_cache._OWN_PAGES", own_pages)
-        recorder = CacheRecorder()
+        monkeypatch.setattr("consistory_ray.consistory.cache.recorder._OWN_PAGES", own_pages)
+        recorder = CacheRecorder(LEVELS)
         for layer, part in zip(layers, parts, strict=True):
             recorder.add_shared(layer, part)
-        recorder.end_step(1, 1)
+        recorder.end_step(Pass(1, 1))
         filed.append(recorder.tensors["pass1.step001.shared.fine"])
     assert torch.equal(*filed) and filed[1].is_contiguous() and filed[0].dtype == filed[1].dtype == dtype
 
 
 def test_steps_without_tokens_are_kept_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("consistory_ray.consistory.cache.anchor_cache._OWN_PAGES", 1)
-    recorder = CacheRecorder()
+    monkeypatch.setattr("consistory_ray.consistory.cache.recorder._OWN_PAGES", 1)
+    recorder = CacheRecorder(LEVELS)
     for layer in SHARED:
         recorder.add_shared(layer, torch.empty(2, 0, 4))
-    recorder.end_step(1, 1)
+    recorder.end_step(Pass(1, 1))
     assert recorder.tensors["pass1.step001.shared.fine"].shape[1:] == (2, 0, 4)
 
 
 @pytest.mark.parametrize("backwards", [False, True])
 def test_layers_are_filed_by_their_slots_in_whatever_order_they_run(backwards: bool) -> None:
-    recorder = CacheRecorder()
+    recorder = CacheRecorder(LEVELS)
     for step in (1, 2):
         for layer in SHARED[::-1] if backwards else SHARED:
             recorder.add_shared(layer, number(layer))
         for layer in INJECTED[::-1] if backwards else INJECTED:
             recorder.add_injected(layer, number(layer)[0])
-        recorder.end_step(2, step)
+        recorder.end_step(Pass(2, step))
     tensors = recorder.finish({COARSE: torch.ones(2, 4) > 0, FINE: torch.ones(2, 4) > 0}, None)
     for layer in SHARED:
         filed = tensors[f"pass2.step002.shared.{layer.level}"]
@@ -256,18 +258,18 @@ def test_layers_are_filed_by_their_slots_in_whatever_order_they_run(backwards: b
 
 
 def test_a_layer_that_is_missing_or_comes_twice_is_an_error() -> None:
-    recorder = CacheRecorder()
+    recorder = CacheRecorder(LEVELS)
     for layer in SHARED:
         recorder.add_shared(layer, number(layer))
     with pytest.raises(RuntimeError, match="twice"):
         recorder.add_shared(SHARED[0], number(SHARED[0]))
     with pytest.raises(RuntimeError, match="no slot"):
-        recorder.add_injected(next(layer for layer in LAYERS if layer.part == "mid"), torch.zeros(3, 4))
-    recorder.end_step(1, 1)
+        recorder.add_injected(next(layer for layer in LAYERS if layer.name.startswith("mid_block")), torch.zeros(3, 4))
+    recorder.end_step(Pass(1, 1))
     for layer in SHARED[1:]:
         recorder.add_shared(layer, number(layer))
     with pytest.raises(RuntimeError, match="step 2"):
-        recorder.end_step(1, 2)
+        recorder.end_step(Pass(1, 2))
 
 
 def test_a_recorded_cache_is_freed_with_its_last_reference(pipe: ConsiStoryPipeline) -> None:

@@ -8,10 +8,10 @@ from torch import Tensor
 
 from consistory_ray.consistory.method.correspondence import match, smooth, unit_features
 from consistory_ray.consistory.method.injection import AnchorInjection, CachedInjection
-from consistory_ray.consistory.method.layout import FINE, Grid, Layer
+from consistory_ray.consistory.method.layout import Grid, Layer
 from consistory_ray.consistory.method.masks import otsu_threshold
 
-LAYER = Layer("up_blocks.1.x.attn1", is_self=True, part="up", level=FINE, shared_slot=0, injected_slot=1)
+LAYER = Layer("up_blocks.1.x.attn1", is_self=True, level="fine", shared_slot=0, injected_slot=1)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

@@ -7,16 +7,16 @@ import sys
 
 import pytest
 
-from consistory_ray.consistory.method.layout import (
+from consistory_ray.consistory.method.layout import Grid
+from consistory_ray.consistory.method.steps import StepPlan, check_settings, nearest_step
+from consistory_ray.consistory.models.sdxl_layout import (
     LEVELS,
     SDXL_UNET_CONFIG,
-    Grid,
     expected_layer_names,
     level_channels,
     level_grids,
     read_layers,
 )
-from consistory_ray.consistory.method.steps import StepPlan, check_settings, nearest_step
 from consistory_ray.errors import CheckpointError, InputError
 from consistory_ray.settings import MethodSettings
 
@@ -24,14 +24,14 @@ from consistory_ray.settings import MethodSettings
 def test_sdxl_has_the_layers_of_the_paper() -> None:
     layers = read_layers(expected_layer_names(SDXL_UNET_CONFIG), 3)
     assert len(layers) == 140
-    shared = {level: [x for x in layers if x.shared_slot is not None and x.level == level] for level in LEVELS}
+    shared = {level: [x for x in layers if x.shared_slot is not None and x.level == level] for level in LEVELS.names}
     assert {level: len(found) for level, found in shared.items()} == {"coarse": 30, "fine": 6}
     assert sum(layer.injected_slot is not None for layer in layers) == 10
-    assert sum(not layer.is_self and layer.level == "coarse" for layer in layers) == 60
+    assert sum(layer.makes_maps for layer in layers) == 60
     assert [layer.name for layer in layers if layer.is_last_shared] == [
         "up_blocks.1.attentions.2.transformer_blocks.1.attn1"
     ]
-    assert [level_channels(SDXL_UNET_CONFIG, level) for level in LEVELS] == [1280, 640]
+    assert [level_channels(SDXL_UNET_CONFIG, level) for level in LEVELS.names] == [1280, 640]
 
 
 def test_grids_round_up() -> None:

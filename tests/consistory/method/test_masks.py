@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from consistory_ray.consistory import ConsiStoryPipeline
 from consistory_ray.consistory.method import masks
-from consistory_ray.consistory.method.layout import level_grids
 from consistory_ray.consistory.method.masks import AttentionMaps, otsu_threshold
+from consistory_ray.consistory.models.sdxl_layout import COARSE, level_grids
 
 
 def plain_otsu(values: list[float]) -> float:
@@ -73,7 +73,7 @@ def columns() -> Tensor:
 
 def test_maps_average_conditional_attention_over_heads_layers_and_the_last_steps() -> None:
     draw = torch.Generator().manual_seed(0)
-    maps = AttentionMaps(columns(), window=2)
+    maps = AttentionMaps(columns(), 2, COARSE)
     expected = []
     for _ in range(3):
         step = torch.zeros(2, 2, 16)
@@ -94,7 +94,7 @@ def test_maps_average_conditional_attention_over_heads_layers_and_the_last_steps
 def test_a_lacking_concept_adds_nothing_to_the_mask() -> None:
     draw = torch.Generator().manual_seed(0)
     query, key = random_layer(draw)
-    both, alone = AttentionMaps(columns(), 1), AttentionMaps(columns()[1:, :, :1], 1)
+    both, alone = AttentionMaps(columns(), 1, COARSE), AttentionMaps(columns()[1:, :, :1], 1, COARSE)
     both.add(query, key)
     both.end_step()
     alone.add(query[1::2], key[1::2])
@@ -107,7 +107,7 @@ def test_a_lacking_concept_adds_nothing_to_the_mask() -> None:
 
 def test_a_fork_goes_its_own_way() -> None:
     draw = torch.Generator().manual_seed(0)
-    maps = AttentionMaps(columns(), window=3)
+    maps = AttentionMaps(columns(), 3, COARSE)
     maps.add(*random_layer(draw))
     maps.end_step()
     fork, before = maps.fork(), maps.mean()
@@ -118,7 +118,7 @@ def test_a_fork_goes_its_own_way() -> None:
 
 def test_masks_before_any_map_are_a_bug() -> None:
     with pytest.raises(RuntimeError, match="no attention map"):
-        AttentionMaps(columns(), 1).masks(level_grids(16, 16))
+        AttentionMaps(columns(), 1, COARSE).masks(level_grids(16, 16))
 
 
 class NoFloat64(TorchDispatchMode):

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from consistory_ray.consistory.models.prompts import concept_columns, concept_tokens
+from consistory_ray.consistory.inputs import concept_columns
+from consistory_ray.consistory.models.prompts import concept_tokens
 from consistory_ray.errors import PromptError
 from tests.consistory.conftest import MAX_LENGTH, write_tokenizer
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import Tensor
 
 from consistory_ray.consistory.method.attention import AttentionCall, Queries
-from consistory_ray.consistory.method.layout import expected_layer_names, level_grids
-from consistory_ray.consistory.models.sdxl import Conditioning, SplitUNet, method_installed, unet_layers
+from consistory_ray.consistory.method.conditioning import Conditioning, Rows
+from consistory_ray.consistory.method.layout import Layer
+from consistory_ray.consistory.models.sdxl_layout import expected_layer_names, level_grids
+from consistory_ray.consistory.models.split_unet import SplitUNet, method_installed, unet_layers
 
 FREEU = (0.6, 0.4, 1.1, 1.2)
 
@@ -22,7 +26,8 @@ def unet(diffusers_pipe: StableDiffusionXLPipeline) -> UNet2DConditionModel:
 def conditioning(rows: int = 2) -> Conditioning:
     draw = torch.Generator().manual_seed(7)
     text, pooled = torch.randn(rows, 16, 40, generator=draw), torch.randn(rows, 16, generator=draw)
-    return Conditioning(text, pooled, torch.tensor([[32.0, 32, 0, 0, 32, 32]]).expand(rows, -1), 2)
+    time_ids = torch.tensor([[32.0, 32, 0, 0, 32, 32]]).expand(rows, -1)
+    return Conditioning(Rows(2, rows // 2), text, pooled, {"time_ids": time_ids})
 
 
 def noise(rows: int, height: int, width: int) -> Tensor:
@@ -30,12 +35,12 @@ def noise(rows: int, height: int, width: int) -> Tensor:
 
 
 def stock_forward(unet: UNet2DConditionModel, sample: Tensor, given: Conditioning) -> Tensor:
-    added = {"text_embeds": given.pooled, "time_ids": given.time_ids}
+    added = {"text_embeds": given.pooled, **given.extra}
     return unet(sample, torch.tensor(261), given.text, added_cond_kwargs=added).sample
 
 
 def split_forward(split: SplitUNet, sample: Tensor, given: Conditioning, call: AttentionCall) -> Tensor:
-    return split.up(split.trunk(sample, torch.tensor(261), given, call), call)
+    return split.finish(split.begin(sample, torch.tensor(261), given, call), call)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (16, 24), (18, 13), (11, 6)])
@@ -64,7 +69,7 @@ def test_with_the_same_processors_it_is_the_stock_forward_bit_for_bit(
     unet: UNet2DConditionModel, freeu: tuple[float, float, float, float] | None, size: tuple[int, int]
 ) -> None:
     sample, given = noise(2, *size), conditioning()
-    added = {"text_embeds": given.pooled, "time_ids": given.time_ids}
+    added = {"text_embeds": given.pooled, **given.extra}
     with method_installed(unet, freeu) as split:
         found = split_forward(split, sample, given, AttentionCall())
     with method_installed(unet, None):  # for the processors; FreeU is diffusers' own
@@ -88,9 +93,9 @@ def test_a_reused_trunk_is_not_spoilt(unet: UNet2DConditionModel, freeu: tuple[f
     with method_installed(unet, freeu) as split:
         expected = split_forward(split, sample, given, AttentionCall())
         call = AttentionCall()
-        trunk = split.trunk(sample, torch.tensor(261), given, call)
+        trunk = split.begin(sample, torch.tensor(261), given, call)
         queries = split.vanilla_queries(trunk, call.text_keys, reuse=True)
-        found = split.up(trunk, call)
+        found = split.finish(trunk, call)
     assert torch.equal(found, expected)
     shared = [layer.name for layer in unet_layers(unet) if layer.shared_slot is not None]
     assert sorted(queries) == sorted(shared)
@@ -101,12 +106,12 @@ def test_blending_with_the_same_queries_changes_nothing(unet: UNet2DConditionMod
     sample, given = noise(2, 16, 16), conditioning()
     with method_installed(unet, None) as split:
         call = AttentionCall()
-        trunk = split.trunk(sample, torch.tensor(261), given, call)
+        trunk = split.begin(sample, torch.tensor(261), given, call)
         queries: Queries = split.vanilla_queries(trunk, call.text_keys, reuse=True)
-        plain = split.up(trunk, AttentionCall(), reuse=True)
-        blended = split.up(trunk, AttentionCall(vanilla=queries, blend=0.9), reuse=True)
+        plain = split.finish(trunk, AttentionCall(), reuse=True)
+        blended = split.finish(trunk, AttentionCall(vanilla=queries, blend=0.9), reuse=True)
         changed = {name: query + 1 for name, query in queries.items()}
-        moved = split.up(trunk, AttentionCall(vanilla=changed, blend=0.9))
+        moved = split.finish(trunk, AttentionCall(vanilla=changed, blend=0.9))
     torch.testing.assert_close(plain, blended, atol=1e-5, rtol=1e-5)
     assert (moved - plain).abs().max() > 1e-3
 
@@ -118,7 +123,7 @@ def test_layers_are_those_of_the_configuration(unet: UNet2DConditionModel) -> No
     slots = [layer.shared_slot for layer in layers if layer.level == "coarse" and layer.shared_slot is not None]
     assert slots == list(range(4))
     assert [layer.injected_slot for layer in layers if layer.injected_slot is not None] == [0, 1, 2]
-    assert {layer.level for layer in layers if layer.part == "mid"} == {"coarse"}
+    assert {layer.level for layer in layers if layer.name.startswith("mid_block")} == {"coarse"}
 
 
 @torch.no_grad()
@@ -127,15 +132,18 @@ def test_levels_match_the_tokens_that_layers_see(unet: UNet2DConditionModel) -> 
     seen: dict[str, int] = {}
 
     class Spy:
-        def inject(self, layer: object, output: Tensor) -> None:
-            seen["fine"] = output.shape[1]
+        shares = injects = True
 
-        def record_input(self, layer: object, hidden_states: Tensor) -> None:
-            seen[str(getattr(layer, "level"))] = hidden_states.shape[1]  # noqa: B009, layer is any object here
+        def attend(self, attn: Any, layer: Layer, hidden: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            seen[str(layer.level)] = hidden.shape[1]
+            return query
+
+        def inject(self, layer: Layer, output: Tensor) -> None:
+            seen[f"{layer.level} injected"] = output.shape[1]
 
     with method_installed(unet, None) as split:
-        split_forward(split, noise(2, 18, 13), conditioning(), AttentionCall(injection=Spy(), recorder=Spy()))
-    assert seen == {level: grid.tokens for level, grid in grids.items()}
+        split_forward(split, noise(2, 18, 13), conditioning(), AttentionCall(exchange=Spy()))
+    assert seen == {level: grid.tokens for level, grid in grids.items()} | {"fine injected": grids["fine"].tokens}
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -1,0 +1,149 @@
+"""What the method asks of a model: the one seam between the two.
+
+A :class:`Backbone` is a model as it is loaded; its :class:`Network` is the part that is called at every step, while the
+method's attention processors (:class:`~consistory_ray.consistory.method.attention.LayerProcessor`) are in its layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from consistory_ray.consistory.method.attention import AttentionCall, Queries, TextKeys
+from consistory_ray.consistory.method.conditioning import Conditioning
+from consistory_ray.consistory.method.latents import Schedule
+from consistory_ray.consistory.method.layout import Grid, Level, Levels
+from consistory_ray.settings import FreeU, MethodSettings
+
+OutputType = Literal["pil", "np", "latent"]
+Tap: TypeAlias = Callable[[Tensor], None]
+
+
+class Trunk(Protocol):
+    """What a network has computed before its first sharing layer."""
+
+    def plus(self, residuals: Any) -> Trunk:
+        """A trunk with residuals added to it, whose shape is the model's own affair."""
+        ...
+
+
+class Network(Protocol):
+    """A model's network with the method installed. A call is ``finish(begin(...))``; rows are images in halves."""
+
+    def begin(self, sample: Tensor, timestep: Tensor, conditioning: Conditioning, call: AttentionCall) -> Any:
+        """Everything before the first sharing self-attention.
+
+        Args:
+            sample: [rows, channels, height, width] in the network's dtype.
+            timestep: a tensor without dimensions.
+            conditioning: of these rows.
+            call: what the attention layers do.
+
+        Returns:
+            A :class:`Trunk`.
+        """
+        ...
+
+    def finish(self, trunk: Any, call: AttentionCall, tap: Tap | None = None, *, reuse: bool = False) -> Tensor:
+        """The rest of a call.
+
+        Args:
+            trunk: from :meth:`begin`; unusable afterwards unless ``reuse``.
+            call: what the attention layers do.
+            tap: is shown the features that correspondences are found by, [rows, channels, rows, columns]; it copies
+                what it wants to keep.
+            reuse: leave the trunk as it is, for another call.
+
+        Returns:
+            The prediction, [rows, channels, height, width].
+        """
+        ...
+
+    def vanilla_queries(self, trunk: Any, text_keys: TextKeys, *, reuse: bool = False) -> Queries:
+        """The sharing layers' queries without the method, at the cost of a call up to the last of them."""
+        ...
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A loaded model. All of it is asked anew in every call: users change their models in between.
+
+    Attributes:
+        levels: of its sharing layers.
+        device, dtype: where and in what its network computes.
+        fingerprint: identifies weights, configurations and adapters, 64 hexadecimal digits.
+        text_tokens: how many tokens a prompt has.
+        native_size: latent rows and columns that it was trained for.
+        pixels_per_latent: by which picture sizes have to be divisible.
+        max_steps: denoising steps that make sense.
+    """
+
+    @property
+    def levels(self) -> Levels: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def text_tokens(self) -> int: ...
+    @property
+    def native_size(self) -> tuple[int, int]: ...
+    @property
+    def pixels_per_latent(self) -> int: ...
+    @property
+    def max_steps(self) -> int: ...
+
+    def check(self) -> str:
+        """Refuse a model that cannot be used as it is at the moment.
+
+        Returns:
+            What somebody should know who uses it, in a whole sentence; empty for nothing.
+
+        Raises:
+            CheckpointError: it cannot be used.
+        """
+        ...
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Channels, rows and columns of the latents of a picture of this size in pixels."""
+        ...
+
+    def grids(self, rows: int, columns: int) -> dict[Level, Grid]:
+        """Each level's tokens, for latents of this size."""
+        ...
+
+    def concept_positions(
+        self, prompts: Sequence[str], concepts: Sequence[str], *, every: bool = False, exact_suffices: bool = False
+    ) -> list[list[list[int]]]:
+        """For each prompt, for each concept, the positions of its tokens in the text.
+
+        Raises:
+            PromptError: a prompt holds none of the concepts.
+        """
+        ...
+
+    def encode(self, prompts: Sequence[str], settings: MethodSettings) -> Conditioning:
+        """What the network is conditioned on; two halves where the guidance scale is more than 1."""
+        ...
+
+    def schedule(self, steps: int) -> Schedule:
+        """A schedule of its own noise levels for so many steps, at its beginning."""
+        ...
+
+    def installed(self, freeu: FreeU | None) -> AbstractContextManager[Network]:
+        """The network with the method's processors in its layers; left as found, whatever happens."""
+        ...
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """Around everything that a call does with the model, decoding included: weights may be moved in and out."""
+        ...
+
+    def decode(self, latents: Tensor, output_type: OutputType) -> tuple[Any, dict[int, str]]:
+        """Pictures of [images, channels, rows, columns] latents, and by index why one is none (it is None or NaN)."""
+        ...

@@ -1,0 +1,77 @@
+"""Two seams of the denoising loop: where the latents of the next step come from, and where noise comes from."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+Noise: TypeAlias = Callable[[int | None], Tensor]
+"""Noise of a batch at a step, or the initial noise for None: [images, channels, height, width] float32 on the CPU.
+
+An image's noise depends on its seed and the step alone: not on its neighbours, the device, or how often it is drawn."""
+
+
+class Schedule(Protocol):
+    """Where a step's latents come from: a scheduler that integrates the prediction, or a path that is given.
+
+    It belongs to a pass's state and forks with it, so that it may remember earlier predictions. Steps are advanced one
+    after the other, from the first or from the fork.
+    """
+
+    timesteps: Sequence[int]
+    """The timestep of each step, falling."""
+    noise_scale: float
+    """What initial noise is multiplied with."""
+
+    def model_input(self, latents: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """What the network is shown at a step, like the latents, and its timestep, a tensor without dimensions."""
+        ...
+
+    def advance(self, prediction: Tensor, latents: Tensor, step: int, noise: Noise) -> Tensor:
+        """Latents after a step, [images, channels, height, width] float32, from those before it and the prediction."""
+        ...
+
+    def fork(self) -> Schedule:
+        """A copy that goes its own way from here."""
+        ...
+
+
+class SchedulerSteps:
+    """A :class:`Schedule` made of a deterministic scheduler with diffusers' interface.
+
+    Args:
+        scheduler: with its timesteps set; not shared with anybody.
+    """
+
+    def __init__(self, scheduler: Any) -> None:
+        self.scheduler = scheduler
+        self.timesteps: Sequence[int] = [int(timestep) for timestep in scheduler.timesteps.tolist()]
+        self.noise_scale = float(scheduler.init_noise_sigma)
+
+    def model_input(self, latents: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """See :class:`Schedule`."""
+        return self.scheduler.scale_model_input(latents, self.timesteps[step]), self.scheduler.timesteps[step]
+
+    def advance(self, prediction: Tensor, latents: Tensor, step: int, noise: Noise) -> Tensor:
+        """See :class:`Schedule`."""
+        latents = self.scheduler.step(prediction, self.timesteps[step], latents, return_dict=False)[0]
+        return latents
+
+    def fork(self) -> SchedulerSteps:
+        """See :class:`Schedule`."""
+        return SchedulerSteps(copy.deepcopy(self.scheduler))
+
+
+def seeded_noise(seed: int, shape: tuple[int, ...], step: int | None = None) -> Tensor:
+    """One image's noise, float32 on the CPU: its initial noise, or that of a step."""
+    if step is None:
+        generator = torch.Generator().manual_seed(seed)
+    else:
+        digest = hashlib.sha256(f"noise/{seed}/{step}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return torch.randn(shape, generator=generator)

@@ -1,0 +1,80 @@
+"""What is rendered together, as one value: everything that a call was asked for and that its steps need to know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from consistory_ray.consistory.method.conditioning import Conditioning, Rows
+from consistory_ray.consistory.method.latents import seeded_noise
+from consistory_ray.consistory.method.layout import Grid, Level, Levels
+from consistory_ray.consistory.method.steps import StepPlan
+from consistory_ray.settings import MethodSettings
+
+Additions: TypeAlias = Callable[[Tensor, Tensor, Conditioning], Any]
+"""What is added to the trunk of every call of a step: residuals in the shape that the model's ``Trunk.plus`` takes.
+
+Called once a step with what the network is shown, [rows, channels, height, width], the timestep and the conditioning.
+Vanilla calls, both passes, anchors and scenes get residuals alike."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images that are rendered together.
+
+    Attributes:
+        prompts: one per image.
+        seeds: one per image, their positions where only latents were given.
+        latents: [images, channels, h, w] float32 on the CPU, the initial noise.
+        columns: which text tokens make the masks, [images, text tokens, concepts]; None for no masks.
+        positions: for each prompt, for each concept, its token positions.
+    """
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    latents: Tensor
+    columns: Tensor | None
+    positions: list[list[list[int]]]
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Some of the images."""
+        columns = None if self.columns is None else self.columns[start:stop]
+        chosen = slice(start, stop)
+        return Batch(self.prompts[chosen], self.seeds[chosen], self.latents[chosen], columns, self.positions[chosen])
+
+    def noise(self, step: int | None) -> Tensor:
+        """See :data:`~consistory_ray.consistory.method.latents.Noise`."""
+        if step is None:
+            return self.latents
+        return torch.stack([seeded_noise(seed, tuple(self.latents.shape[1:]), step) for seed in self.seeds])
+
+
+@dataclass(frozen=True)
+class Request:
+    """A batch with all that its passes need to know.
+
+    Attributes:
+        batch: the images.
+        settings: complete ones, with the picture's size.
+        plan: which step does what.
+        levels, grids: the model's levels, and each one's tokens for pictures of this size.
+        conditioning: of the batch.
+        additions: what is added to the network's trunk, None for nothing.
+    """
+
+    batch: Batch
+    settings: MethodSettings
+    plan: StepPlan
+    levels: Levels
+    grids: Mapping[Level, Grid]
+    conditioning: Conditioning
+    additions: Additions | None = None
+
+    @property
+    def rows(self) -> Rows:
+        """How the images lie in the network's rows."""
+        return self.conditioning.rows
