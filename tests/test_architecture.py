@@ -58,7 +58,10 @@ FORBIDDEN = {
     "plan": (*MODELS, "ray", *rooms(*LATER[1:])),
     "consistory": ("ray", *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing", "evaluation")),
     "consistory/method": ("ray", "transformers", *rooms("consistory.models", "consistory.pipeline")),
-    "miniature": ("ray", *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing", "evaluation")),
+    "miniature": (
+        "ray",
+        *rooms("jobs", "plan", "consistory", "engine", "output", "watch", "cli", "testing", "evaluation"),
+    ),
     "output": (*MODELS, "ray", *rooms("concepts", "jobs", "settings", *LATER[1:3], *LATER[4:])),
     **{f"output/{part}": rooms(*(f"output.{other}" for other in ABOVE[part])) for part in ABOVE},
     "engine": rooms("watch", "cli", "evaluation", "testing"),
@@ -66,7 +69,7 @@ FORBIDDEN = {
     "engine/scheduling": (*PURELY, "consistory_ray"),
     "testing": (*MODELS, "ray", *rooms("watch", "cli")),
     "watch": (*MODELS, "ray", *rooms("consistory", "cli", "evaluation", "testing")),
-    "evaluation": ("ray", *rooms("engine", "watch", "cli")),
+    "evaluation": ("ray", *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing")),
     "cli": ("ray", *rooms("testing")),
 }
 # what is allowed nevertheless: arithmetic that needs no model; of the engine its table of faults

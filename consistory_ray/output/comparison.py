@@ -102,7 +102,7 @@ def lacking(output: Output, plan_paths: Mapping[str, str]) -> Lacking:
         plan_paths: for each asset id of the plan its path below the output.
 
     Raises:
-        CorruptIndexError, InputError: the index cannot be read, see :func:`.index.read_parts`.
+        CorruptIndexError, InputError: the index cannot be read, see :func:`.index.parts.read_parts`.
         StorageError: the storage failed.
     """
     store = as_store(output)

@@ -60,7 +60,7 @@ def move_pictures(store: OutputStore, moves: Sequence[Move], kept: Iterable[str]
 
     Raises:
         RunError: the output is lost.
-        StorageError, InputError: see :func:`consistory_ray.output.index.index.read_parts`.
+        StorageError, InputError: see :func:`consistory_ray.output.index.parts.read_parts`.
     """
     waiting = {move.old.lower(): move for move in moves}
     following = {move.new.lower(): move for move in waiting.values()}

@@ -105,7 +105,7 @@ class IndexFollower:
         """The rows of :data:`COLUMNS` as they are now; reads only parts that are new since the last call.
 
         Raises:
-            CorruptIndexError, InputError, StorageError: see :func:`consistory_ray.output.index.index.read_parts`.
+            CorruptIndexError, InputError, StorageError: see :func:`consistory_ray.output.index.parts.read_parts`.
         """
         import pyarrow as pa
 

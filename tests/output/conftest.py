@@ -7,6 +7,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -48,6 +49,26 @@ def store(request: pytest.FixtureRequest) -> OutputStore:
 def local(tmp_path: Path) -> OutputStore:
     """An empty store on the disk."""
     return open_output(tmp_path / "out")
+
+
+@pytest.fixture(scope="session")
+def at_once() -> Callable[[Callable[[int], object]], None]:
+    """``at_once(action)``: call ``action(number)`` in eight threads that begin together."""
+
+    def run(action: Callable[[int], object]) -> None:
+        barrier = threading.Barrier(8)
+
+        def begin(number: int) -> None:
+            barrier.wait()
+            action(number)
+
+        threads = [threading.Thread(target=begin, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    return run
 
 
 @pytest.fixture(scope="session")

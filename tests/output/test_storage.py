@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import pickle
-import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from consistory_ray.output import files
 from consistory_ray.output.files import StoredFile
 from consistory_ray.output.storage import MissingFileError, OutputStore, as_store, open_output
 
+AtOnce = Callable[[Callable[[int], object]], None]
 NO_RETRIES = {"max_attempts": 1}
 
 
@@ -76,22 +77,16 @@ def test_create_exclusive(store: OutputStore) -> None:
     assert store.read("lease") == b"first"
 
 
-def test_one_of_many_writers_creates(store: OutputStore) -> None:
+def test_one_of_many_writers_creates(store: OutputStore, at_once: AtOnce) -> None:
     if "memory" in str(store.fs.protocol):
         pytest.skip("the memory file system is not for several writers")
-    barrier = threading.Barrier(8)
     won: list[int] = []
 
     def write(number: int) -> None:
-        barrier.wait()
         if store.create_exclusive("deep/down/lease", f"writer {number}".encode() * 1000):
             won.append(number)
 
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(write)
     assert len(won) == 1
     assert store.read("deep/down/lease") == f"writer {won[0]}".encode() * 1000
 

@@ -22,7 +22,7 @@ def read_index(output: Output) -> pa.Table:
     """The index: one row per asset as :func:`latest_rows` decides; empty when there is none yet.
 
     Raises:
-        CorruptIndexError, InputError, StorageError: see :func:`read_parts`.
+        CorruptIndexError, InputError, StorageError: see :func:`.parts.read_parts`.
     """
     return latest_rows(read_parts(as_store(output))[0])
 
@@ -55,7 +55,7 @@ def compact(
         The path of the one part, or None when no row is left.
 
     Raises:
-        CorruptIndexError, InputError, StorageError: see :func:`read_parts`; nothing was deleted.
+        CorruptIndexError, InputError, StorageError: see :func:`.parts.read_parts`; nothing was deleted.
         RunError: the output was lost; at most the merged part was written and some of the merged ones deleted.
     """
     store = as_store(output)

@@ -80,25 +80,20 @@ def test_one_holds_and_the_next_is_refused_until_it_is_released(store: OutputSto
     assert json.loads(store.read(files(store)[0]))["owner"] == "another"
 
 
-def test_of_many_takers_one_wins(store: OutputStore) -> None:
+def test_of_many_takers_one_wins(store: OutputStore, at_once: Callable[[Callable[[int], object]], None]) -> None:
     if "memory" in str(store.fs.protocol):
         pytest.skip("the memory file system is not for several writers")
     Lease.acquire(store, "before").release()
-    barrier, won, refused = threading.Barrier(8), [], []
+    won, refused = [], []
 
     def take(number: int) -> None:
         process = dataclasses.replace(ELSEWHERE, pid=number + 1)
-        barrier.wait()
         try:
             won.append(Lease.acquire(store, str(number), process=process, trust_wall_clock=False, on_wait=_give_up))
         except OutputBusyError as error:
             refused.append(error)
 
-    threads = [threading.Thread(target=take, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(take)
     assert (len(won), len(refused)) == (1, 7)
 
 
