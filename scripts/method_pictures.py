@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from consistory_ray import ConsiStoryPipeline
-from consistory_ray.consistory.method.companions import undropped
+from consistory_ray.consistory.method.steps import Pass
 from consistory_ray.consistory.method.trace import Trace
 from consistory_ray.settings import BUNDLED_MODEL, model_revision
 
@@ -52,6 +52,7 @@ class Renders:
         )
         self.pipeline.render(prompts, subject, SCENE_SEEDS, trace=self.scenes)
         self.pipeline.render_vanilla(prompts, SCENE_SEEDS, trace=self.vanilla)
+        self.cache = subject.cache
         self.grids = subject.cache.grids
         self.last = self.settings.num_inference_steps - 1
         self.alphas = self.pipeline.pipe.scheduler.alphas_cumprod.double()
@@ -86,9 +87,12 @@ class Renders:
 
     def kept(self, anchor: int, step: int, level: str) -> Tensor:
         """The tokens that an anchor shares at a step of pass 1, bool [rows, columns]."""
-        mask = self.mask(self.anchors, step - 1, anchor, level)
-        key = (ANCHOR_SEEDS[anchor], 1, step, level)
-        return mask & undropped(self.settings.mask_dropout, mask.numel(), key).reshape(mask.shape)
+        positions = self.cache.positions(Pass(1, step))
+        assert positions is not None  # caches that are made now have them
+        rows, columns = self.grids[level]
+        kept = torch.zeros(len(ANCHORS) * rows * columns, dtype=torch.bool)
+        kept[positions[level].long()] = True
+        return kept.reshape(-1, rows, columns)[anchor]
 
 
 class Sheet:
