@@ -10,6 +10,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import cache
 from importlib import metadata
 from typing import Annotated, Any, Literal, get_args
 
@@ -33,6 +34,11 @@ def _now() -> str:
 
 def installed_versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a picture's pixels, without importing them."""
+    return dict(_installed_versions())
+
+
+@cache
+def _installed_versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

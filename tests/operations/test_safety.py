@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -160,8 +161,10 @@ print("joined", ray.cluster_resources()["CPU"])
 @pytest.mark.slow
 def test_a_client_without_the_token_is_refused(guarded_head: tuple[str, str], tmp_path: Path) -> None:
     address, token = guarded_head
-    for environment in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64}):
-        stranger = _join(address, tmp_path, **environment)
+    strangers = ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64})
+    with ThreadPoolExecutor(2) as pool:  # they wait rather than work
+        refused = list(pool.map(lambda environment: _join(address, tmp_path, **environment), strangers))
+    for environment, stranger in zip(strangers, refused, strict=True):
         assert stranger.returncode != 0 and "joined" not in stranger.stdout, environment
         assert "Failed to connect to Ray cluster" in stranger.stderr, stranger.stderr
     welcome = _join(address, tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token)
@@ -172,6 +175,7 @@ def test_a_client_without_the_token_is_refused(guarded_head: tuple[str, str], tm
 
 STRANGER = """
 import json, sys, urllib.error, urllib.request
+from concurrent.futures import ThreadPoolExecutor
 import grpc
 from ray._raylet import GcsClient
 
@@ -183,10 +187,10 @@ try:
     found["gcs"] = f"{len(client.internal_kv_keys(b'', b'fun'))} keys"
 except Exception as error:
     found["gcs"] = type(error).__name__
-for port in ports:
+def ask(port):
     channel = grpc.insecure_channel(f"{host}:{port}")
     try:
-        grpc.channel_ready_future(channel).result(timeout=2)
+        grpc.channel_ready_future(channel).result(timeout=3)
     except grpc.FutureTimeoutError:
         for path in ("api/job_agent/jobs/", "api/jobs/", "get_or_create_runtime_env"):
             request = urllib.request.Request(f"http://{host}:{port}/{path}", data=b'{"entrypoint": "id"}')
@@ -198,7 +202,7 @@ for port in ports:
             except OSError as error:
                 status = type(error).__name__
             found["http"].setdefault(port, []).append(status)
-        continue
+        return
     for method in methods:
         try:
             channel.unary_unary(f"/ray.rpc.{method}")(b"", timeout=5)
@@ -206,6 +210,8 @@ for port in ports:
         except grpc.RpcError as error:
             code = error.code().name
         found["grpc"].setdefault(port, []).append(code)
+with ThreadPoolExecutor(8) as pool:
+    list(pool.map(ask, ports))
 print(json.dumps(found))
 """
 METHODS = [
@@ -256,11 +262,8 @@ def test_a_ray_that_we_start_refuses_strangers_on_every_port() -> None:
     listening = _listening()
     assert int(port) in listening
     token = os.environ["RAY_AUTH_TOKEN"]  # for what the tests start, see the fixture
-    for environment in (
-        {},
-        {"RAY_AUTH_MODE": "disabled"},
-        {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64},
-    ):
+    disabled, wrong = {"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "f" * 64}
+    for environment in ({}, disabled, wrong):
         found = _ask(host, int(port), list(listening) if not environment else [], **environment)
         assert found["gcs"] == "AuthenticationError", environment
         for number, codes in found["grpc"].items():
