@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -98,3 +100,19 @@ def make_job() -> MakeJob:
         )
 
     return make
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests that kill have told, see tests/chaos/conftest.py, in whichever process they ran."""
+    lines, killed = list[str](), Counter[str]()
+    for report in itertools.chain(*terminalreporter.stats.values()):
+        if getattr(report, "when", "") == "teardown":
+            for name, value in report.user_properties:
+                lines += value if name == "told" else []
+                killed.update(value if name == "killed" else {})
+    if lines:
+        terminalreporter.section("proof by violence")
+        for line in lines:
+            terminalreporter.line(line)
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(killed.items()))
+        terminalreporter.line(f"processes killed with SIGKILL: {killed.total()} ({kinds})")

@@ -2,10 +2,12 @@
 
     python cluster_host.py NODES CPUS_PER_NODE
 
-The head has no CPUs and is never killed: coordinators are connected to it. Of the other nodes ``seed`` chooses one:
+The head has no CPUs and is never killed: coordinators are connected to it. Of the other nodes ``seed`` chooses one (or
+``pid``, of one of its workers):
 
 * ``{"do": "kill_node"}`` ends its raylet with SIGKILL, ``{"do": "terminate_node"}`` with SIGTERM, which Ray takes for a
-  request to shut down in order. Another node takes its place unless ``replace`` is false.
+  request to shut down in order. Another node takes its place unless ``replace`` is false. The answer has the ``pids``
+  that were the raylet's children.
 * ``{"do": "drain_node", "seconds": ...}`` says that it will be preempted then, and starts another one. Ray ends a
   drained node once it is idle; ``{"do": "remove_drained"}`` kills those that are left.
 * ``{"do": "add_node"}`` starts one more.
@@ -75,6 +77,12 @@ def end_all() -> None:
     psutil.wait_procs(below, 10)
 
 
+def children(node: Any) -> list[int]:
+    """The processes of a node's workers, among others."""
+    (raylet,) = node.all_processes["raylet"]
+    return [process.pid for process in psutil.Process(raylet.process.pid).children()]
+
+
 def end_raylet(node: Any, number: signal.Signals) -> None:
     """Send a signal to a node's raylet and wait until it is gone."""
     (raylet,) = node.all_processes["raylet"]
@@ -121,13 +129,15 @@ def run(nodes: int, cpus: float) -> None:
     for _ in range(nodes):
         add_node()
 
-    def choose(seed: int) -> Any:
-        return started.pop(random.Random(seed).randrange(len(started)))
+    def choose(seed: int, pid: int = 0) -> Any:
+        its = [number for number, node in enumerate(started) if pid and pid in children(node)]
+        return started.pop(its[0] if its else random.Random(seed).randrange(len(started)))
 
     def act(question: dict[str, Any]) -> dict[str, Any]:
-        what = question["do"]
+        what, pids = question["do"], list[int]()
         if what in ("kill_node", "terminate_node"):
-            node = choose(question["seed"])
+            node = choose(question["seed"], question.get("pid", 0))
+            pids = children(node)
             end_raylet(node, signal.SIGKILL if what == "kill_node" else signal.SIGTERM)
             cluster.remove_node(node, allow_graceful=False)
         elif what == "drain_node":
@@ -140,7 +150,7 @@ def run(nodes: int, cpus: float) -> None:
             raise ValueError(question)
         if what != "remove_drained" and question.get("replace", True):
             add_node()
-        return {"nodes": len(started)}
+        return {"pids": pids}
 
     serve({"address": cluster.address}, act)
 

@@ -15,7 +15,7 @@ from tests.chaos.harness import ASKED, FACTS, KILLS, Cluster, Run
 from tests.chaos.hosts import Host
 from tests.chaos.invariants import Digests, check_complete, digests
 
-NODES = 3
+NODES, PLACES = 3, 2
 SUBJECTS, SCENES = 6, 60
 
 MakeRun = Callable[..., Run]
@@ -23,8 +23,8 @@ MakeRun = Callable[..., Run]
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """Three nodes with room for one worker each, and a head without any."""
-    cluster = Cluster(Host("cluster_host.py", str(NODES), "1"), Host("coordinator_host.py"))
+    """Three nodes with room for two workers each, and a head without any."""
+    cluster = Cluster(Host("cluster_host.py", str(NODES), str(PLACES)), Host("coordinator_host.py"))
     yield cluster
     cluster.close()
 
@@ -73,26 +73,18 @@ def undisturbed(cluster: Cluster, job: Path, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(autouse=True)
-def told(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Notes down how many kills a test survived, and in what time."""
+def told(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Iterator[None]:
+    """Notes down how many kills a test survived, and in what time; the session's end prints it."""
     killed, asked, started = KILLS.copy(), ASKED.copy(), time.monotonic()
     yield
     gone = f"killed {listed(KILLS - killed)}"
     if ASKED - asked:
         gone += f", asked {listed(ASKED - asked)} to go"
-    FACTS.append(f"{request.node.name}: {gone} in {time.monotonic() - started:.0f} s")
+    record_property("killed", dict(KILLS - killed))
+    record_property("told", [f"{request.node.name}: {gone} in {time.monotonic() - started:.0f} s", *FACTS])
+    FACTS.clear()
 
 
 def listed(counts: Counter[str]) -> str:
     """Counts of things in words."""
     return ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "nothing"
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the count."""
-    if not FACTS:
-        return
-    terminalreporter.section("proof by violence")
-    for fact in FACTS:
-        terminalreporter.line(fact)
-    terminalreporter.line(f"processes killed with SIGKILL: {sum(KILLS.values())} ({listed(KILLS)})")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +19,14 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from consistory_ray.jobs.job import load_job
+from consistory_ray.output.lease.lease import current_lease
 from consistory_ray.output.storage import OutputStore, open_output
 from consistory_ray.plan.plan import Plan, make_plan
 from consistory_ray.testing import read_trace
 from tests.chaos.hosts import Host, environment
+from tests.chaos.witness import last_word
 
-FAKE = "consistory_ray.testing:FakeRenderer"
+FAKE = "tests.chaos.witness:Witness"
 WORKER = "ray::RenderWorker"
 PAUSE = 0.05
 
@@ -33,7 +35,7 @@ KILLS: Counter[str] = Counter()
 ASKED: Counter[str] = Counter()
 """What was asked to go, by SIGTERM or a notice, by kind."""
 FACTS: list[str] = []
-"""A line for each scenario, printed at the end of the session."""
+"""What the running scenario has to tell, printed at the end of the session."""
 
 
 @dataclass
@@ -69,10 +71,15 @@ class Cluster:
                 return now - started
         raise AssertionError(f"workers outlive their run by more than {seconds:.0f} s: {left}")
 
-    def kill_node(self, seed: int, *, replace: bool = True) -> None:
-        """SIGKILL a node's raylet; another node takes its place."""
-        self.nodes.ask(do="kill_node", seed=seed, replace=replace)
+    def kill_node(self, seed: int, *, replace: bool = True, pid: int = 0) -> list[int]:
+        """SIGKILL a node's raylet, the one of this process if given; another node takes its place.
+
+        Returns:
+            Which processes were its children.
+        """
+        pids: list[int] = self.nodes.ask(do="kill_node", seed=seed, replace=replace, pid=pid)["pids"]
         KILLS["nodes"] += 1
+        return pids
 
     def terminate_node(self, seed: int, *, replace: bool = True) -> None:
         """SIGTERM for a node's raylet; another node takes its place."""
@@ -152,6 +159,8 @@ class Run:
         workers: how many.
         storage: options of an S3 file system; with any, each coordinator is a fresh ``consistory-ray`` process, which
             reads them, as workers do, from fsspec's environment variable.
+        met: what was killed at what, for example ``worker at anchors``.
+        former: workers that were there before the coordinator that was started last.
     """
 
     cluster: Cluster
@@ -164,6 +173,8 @@ class Run:
     storage: Mapping[str, Any] = field(default_factory=dict)
     starts: int = 0
     number: int = 0
+    met: Counter[str] = field(default_factory=Counter)
+    former: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         (self.folder / "trace").mkdir(parents=True, exist_ok=True)
@@ -197,6 +208,7 @@ class Run:
     def start(self, **changes: Any) -> Coordinator:
         """Start a coordinator."""
         self.starts += 1
+        self.former = {worker.pid for worker in self.cluster.workers()}
         log = self.folder / f"coordinator-{self.starts}.log"
         if not self.storage:
             host = self.cluster.coordinators
@@ -239,20 +251,67 @@ class Run:
         """Processes that have finished a call."""
         return {span.pid for span in read_trace(self.folder / "trace") if span.kind != "load"}
 
-    def kill_worker(self, chance: random.Random) -> bool:
-        """SIGKILL a worker, mostly one that has done something; False if there is none."""
+    def words(self, pids: Iterable[int]) -> list[str]:
+        """What these workers are at, see :func:`~tests.chaos.witness.last_word`."""
+        return [last_word(self.folder / "trace", pid) for pid in pids]
+
+    def stage(self, coordinator: Coordinator) -> str:
+        """What a coordinator is at: ``starting`` until the output is its own, ``joining`` until a worker of its own is
+        there, ``anchors`` while any of them makes anchors, else ``scenes``.
+        """
+        lease = current_lease(self.store)
+        if lease is None or lease.process.pid != coordinator.pid:
+            return "starting"
+        words = set(self.words(worker.pid for worker in self.cluster.workers() if worker.pid not in self.former))
+        return "anchors" if "anchors" in words else "scenes" if words - {"starting"} else "joining"
+
+    def kill(self, coordinator: Coordinator) -> bool:
+        """SIGKILL a coordinator; False if it was over before."""
+        stage = self.stage(coordinator)
+        killed = coordinator.kill()
+        self.met[f"coordinator at {stage}"] += killed
+        return killed
+
+    def at(self, word: str) -> list[psutil.Process]:
+        """The workers that are at this."""
+        return [worker for worker in self.cluster.workers() if self.words([worker.pid]) == [word]]
+
+    def kill_node(self, chance: random.Random, wish: str = "") -> None:
+        """SIGKILL a node, one with a worker that is at what is wished for if any is; another one takes its place."""
+        seed, workers = chance.randrange(100), {worker.pid for worker in self.cluster.workers()}
+        pid = next((worker.pid for worker in self.at(wish)), 0)
+        victims = workers.intersection(self.cluster.kill_node(seed, pid=pid))
+        self.met.update(f"node at {word}" for word in self.words(victims))
+
+    def kill_worker(self, chance: random.Random, wish: str = "") -> bool:
+        """SIGKILL a worker: one that is at what is wished for, else mostly one that has done something.
+
+        Returns:
+            False if there is none.
+        """
         workers = self.cluster.workers()
-        if self.fake is not None and chance.random() < 0.8:
-            experienced = self.experienced()
-            workers = [worker for worker in workers if worker.pid in experienced]
+        if self.fake is not None:
+            if wished := self.at(wish):
+                workers = wished
+            elif chance.random() < 0.8:
+                experienced = self.experienced()
+                workers = [worker for worker in workers if worker.pid in experienced]
         if not workers:
             return False
+        victim = chance.choice(sorted(workers, key=lambda worker: worker.pid))
         try:
-            chance.choice(sorted(workers, key=lambda worker: worker.pid)).kill()
+            victim.kill()
         except psutil.NoSuchProcess:
             return False
         KILLS["workers"] += 1
+        self.met.update(f"worker at {word}" for word in self.words([victim.pid]))
         return True
+
+    def check_met(self, kind: str, *words: str) -> None:
+        """Things of this kind were killed at all of these, or the scenario proves less than it says."""
+        found = {word: self.met[f"{kind} at {word}"] for word in words}
+        FACTS.append(f"{kind}s died at " + ", ".join(f"{word} {times}" for word, times in found.items()))
+        assert all(found.values()), f"no {kind} was killed at some of these: {found}"
 
 
 def moments(seconds: float) -> Iterator[float]:

@@ -77,8 +77,9 @@ def check_rows(store: OutputStore, plan: Plan, undisturbed: Digests, is_alike: A
             assert row["error"] and row["path"] is None, row
             continue
         assert (row["status"], row["path"]) == ("ok", planned[row["asset_id"]].path), row
-        assert digest(store, row["path"]) == row["sha256"], f"{row['path']} is not what its row says"
-        same = content(store, row["path"]) == undisturbed[row["path"]] or is_alike(row["path"])
+        data = there(store, row["path"])
+        assert hashlib.sha256(data).hexdigest() == row["sha256"], f"{row['path']} is not what its row says"
+        same = content(data) == undisturbed[row["path"]] or is_alike(row["path"])
         assert same, f"{row['path']} differs from the undisturbed run's"
     check_caches(store, plan)
     return rows
@@ -86,13 +87,13 @@ def check_rows(store: OutputStore, plan: Plan, undisturbed: Digests, is_alike: A
 
 def check_caches(store: OutputStore, plan: Plan) -> None:
     """Every anchor cache that has a checksum is what the checksum says, and no file is one of another plan's."""
-    there = {file.path for file in store.list_files("anchors")}
+    files = {file.path for file in store.list_files("anchors")}
     for subject in plan.subjects:
-        if checksum_path(subject.cache_path) in there:
+        if checksum_path(subject.cache_path) in files:
             expected = stored_digest(store, subject.cache_path)
             assert digest(store, subject.cache_path) == expected, f"{subject.cache_path} is not what its checksum says"
     caches = {subject.cache_path for subject in plan.subjects}
-    strange = [path for path in there if path.endswith(".safetensors") and path not in caches]
+    strange = [path for path in files if path.endswith(".safetensors") and path not in caches]
     assert not strange, f"anchor caches of nobody: {strange}"
 
 
@@ -189,21 +190,25 @@ def _file_mark(store: OutputStore, path: str) -> tuple[int, int] | None:
 
 def digests(store: OutputStore, plan: Plan) -> dict[str, str]:
     """What all pictures of a complete output are."""
-    found = {asset.path: content(store, asset.path) for asset in plan.assets()}
-    missing = [path for path, said in found.items() if not said]
+    found = {asset.path: there(store, asset.path) for asset in plan.assets()}
+    missing = [path for path, data in found.items() if not data]
     assert not missing, f"not there: {missing}"
-    return found
+    return {path: content(data) for path, data in found.items()}
 
 
-def content(store: OutputStore, path: str) -> str:
-    """SHA-256 of a picture and its parameters; empty when it is not there.
+def there(store: OutputStore, path: str) -> bytes:
+    """A file; empty when it is not there."""
+    try:
+        return store.read(path)
+    except MissingFileError:
+        return b""
+
+
+def content(data: bytes) -> str:
+    """SHA-256 of a picture and its parameters.
 
     The digest of the anchor cache is left out: caches of other sizes are made for some scenarios.
     """
-    try:
-        data = store.read(path)
-    except MissingFileError:
-        return ""
     parameters = dict(read_metadata(data) or {})
     parameters.pop("cache_sha256", None)
     with Image.open(io.BytesIO(data)) as image:
@@ -212,8 +217,5 @@ def content(store: OutputStore, path: str) -> str:
 
 
 def digest(store: OutputStore, path: str) -> str:
-    """SHA-256 of a file; empty when it is not there."""
-    try:
-        return hashlib.sha256(store.read(path)).hexdigest()
-    except MissingFileError:
-        return ""
+    """SHA-256 of a file, also of one that is not there."""
+    return hashlib.sha256(there(store, path)).hexdigest()

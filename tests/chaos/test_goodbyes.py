@@ -15,7 +15,7 @@ from consistory_ray.output.index.index import read_index
 from consistory_ray.output.lease.holders import current_lease
 from consistory_ray.output.run_record import read_run_record
 from consistory_ray.testing import read_trace
-from tests.chaos.conftest import NODES, MakeRun
+from tests.chaos.conftest import NODES, PLACES, MakeRun
 from tests.chaos.harness import Coordinator, Run, moments
 from tests.chaos.invariants import Digests, Marks, check_complete, check_kept, check_rows, check_told, keepsakes
 from tests.chaos.test_kills import PATIENCE, let_it_begin
@@ -77,6 +77,7 @@ def test_drained_nodes_are_left_in_order(make_run: MakeRun, undisturbed: Digests
     """3 machines are announced to go: their workers finish what they have, others take over, nothing is lost."""
     chance = random.Random(10)
     run = make_run(seconds=0.3, jitter=0.5, cache_bytes=1 << 20)
+    run.workers = NODES * PLACES
     coordinator = run.start()
     for _ in range(3):
         assert let_it_begin(run, coordinator, chance.randrange(3, 6)) is None, coordinator.text()
@@ -92,6 +93,7 @@ def test_nodes_are_terminated(make_run: MakeRun, undisturbed: Digests) -> None:
     """4 raylets get SIGTERM without any notice: the same run goes on elsewhere and blames no asset."""
     chance = random.Random(11)
     run = make_run(seconds=0.3, jitter=0.5, cache_bytes=1 << 20)
+    run.workers = NODES * PLACES
     coordinator = run.start()
     for _ in range(4):
         assert let_it_begin(run, coordinator, chance.randrange(1, 4)) is None, coordinator.text()
@@ -103,6 +105,7 @@ def test_nodes_are_terminated(make_run: MakeRun, undisturbed: Digests) -> None:
 def test_the_last_node_goes_and_others_come(make_run: MakeRun, undisturbed: Digests) -> None:
     """For ten seconds there is no machine at all; the same run waits and goes on where it was."""
     run = make_run(seconds=0.2, jitter=0.5, cache_bytes=1 << 20)
+    run.workers = NODES * PLACES
     plan = run.plan
     coordinator = run.start()
     assert let_it_begin(run, coordinator, 6) is None, coordinator.text()

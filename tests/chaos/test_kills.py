@@ -14,13 +14,15 @@ import pytest
 
 from consistory_ray.plan.plan import Plan
 from consistory_ray.testing import read_trace
-from tests.chaos.conftest import MakeRun, write_job
+from tests.chaos.conftest import NODES, PLACES, MakeRun, write_job
 from tests.chaos.harness import FACTS, KILLS, Coordinator, Run, moments
 from tests.chaos.invariants import Digests, Marks, check_accounted, check_complete, check_kept, check_rows, keepsakes
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
 PATIENCE = 120.0
+STAGES = {0: "anchors", 4: "starting", 7: "joining"}
+"""At which stage the coordinators die of every ten that begin an output; the others after a few calls."""
 
 
 def let_it_begin(run: Run, coordinator: Coordinator, calls: int) -> int | None:
@@ -40,6 +42,15 @@ def settle(run: Run, plan: Plan, undisturbed: Digests) -> None:
     run.into_another_output()
 
 
+def let_it_reach(run: Run, coordinator: Coordinator, stage: str) -> int | None:
+    """Wait until it is at this stage, or past it; the exit code if it is over before."""
+    order = ("starting", "joining", "anchors", "scenes")
+    for _ in moments(PATIENCE):
+        if (code := coordinator.wait(0)) is not None or order.index(run.stage(coordinator)) >= order.index(stage):
+            return code
+    raise AssertionError(f"it has not come to {stage} in {PATIENCE:.0f} s:\n{coordinator.text()}")
+
+
 def test_coordinators_die(make_run: MakeRun, undisturbed: Digests) -> None:
     """30 coordinators die, some while they start or resume, most while pictures come in; rows hold after each death.
 
@@ -47,20 +58,23 @@ def test_coordinators_die(make_run: MakeRun, undisturbed: Digests) -> None:
     seen to go, and what lies on storage then is not rendered by any coordinator after that.
     """
     chance, before, deaths = random.Random(1), KILLS["coordinators"], 30
-    run = make_run(seconds=0.15, jitter=0.5)
+    run = make_run(seconds=0.15, anchor_seconds=0.3, jitter=0.5)
     run.workers = 2  # each coordinator starts its own
-    plan, kept, most, longest = run.plan, Marks(), 0, 0.0
+    plan, kept, most, longest, number = run.plan, Marks(), 0, 0.0, 0
     while KILLS["coordinators"] - before < deaths:
         coordinator = run.start()
-        code = None
-        if chance.random() < 0.75:
+        stage, number = STAGES.get(number % 10), number + 1
+        if stage is None:
             code = let_it_begin(run, coordinator, chance.randrange(1, 4))
+        else:
+            code = let_it_reach(run, coordinator, stage)
         if code is None:
-            code = coordinator.wait(chance.uniform(0, 2.5))
-        if code is not None or not coordinator.kill():
+            code = coordinator.wait(chance.uniform(0, 1.5 if stage is None else 0.1))
+        if code is not None or not run.kill(coordinator):
             assert code in (0, None), coordinator.text()
             settle(run, plan, undisturbed)
             kept.clear()
+            number = 0
         elif chance.random() < 0.5:
             longest = max(longest, run.cluster.wait_until_gone())
             check_kept(run.store, kept)
@@ -71,52 +85,64 @@ def test_coordinators_die(make_run: MakeRun, undisturbed: Digests) -> None:
     check_complete(run.store, plan, undisturbed)
     check_kept(run.store, kept)
     assert most > len(undisturbed) / 4, "too little was there to be rendered again"
+    run.check_met("coordinator", "starting", "joining", "anchors", "scenes")
     FACTS.append(f"the last worker of a killed coordinator was gone after {longest:.1f} s at most")
 
 
 def test_workers_die(make_run: MakeRun, undisturbed: Digests) -> None:
-    """140 workers die, one after every few calls that all of them together have finished.
+    """140 workers die, one after every few calls that all of them together have finished, whatever they are at.
 
     An asset that was alone on two workers that died is taken for a killer and fails with that reason, and where too
     many die in one place it is left empty: such runs end with 1 or 3, and what they lack is rendered without killing.
     """
     chance, before, deaths = random.Random(2), KILLS["workers"], 140
-    run = make_run(seconds=0.1, jitter=0.5)
+    run = make_run(seconds=0.1, anchor_seconds=0.3, jitter=0.5)
+    run.workers = NODES * PLACES
     plan = run.plan
     while KILLS["workers"] - before < deaths:
         coordinator = run.start()
+        for _ in range(2):  # anchors are soon made, few calls later there are none to die at
+            if let_it_reach(run, coordinator, "anchors") is None:
+                run.kill_worker(chance, "anchors")
         while KILLS["workers"] - before < deaths:
             if let_it_begin(run, coordinator, chance.randrange(1, 4)) is not None:
                 break
-            run.kill_worker(chance)
+            run.kill_worker(chance, chance.choice(("starting", "loaded", "anchors", "scenes", "writing")))
         check_rows(run.store, plan, undisturbed)
         code = coordinator.wait(PATIENCE)
         assert code in (0, 1, 3), f"{code}: {coordinator.text()}"
         for row in check_accounted(run.store, plan, undisturbed) if code == 1 else []:
             assert "died each time" in row["error"], row
         settle(run, plan, undisturbed)
+    run.check_met("worker", "starting", "anchors", "scenes", "writing")
 
 
 def test_nodes_die(make_run: MakeRun, undisturbed: Digests) -> None:
     """10 nodes die with all that is on them, anchor caches included, and are replaced; no asset is blamed for it."""
     chance, before, deaths = random.Random(3), KILLS["nodes"], 10
-    run = make_run(seconds=0.4, jitter=0.5, cache_bytes=1 << 20)
+    run = make_run(seconds=0.4, anchor_seconds=0.8, jitter=0.5, cache_bytes=1 << 20)
+    run.workers = NODES * PLACES
     plan = run.plan
     while KILLS["nodes"] - before < deaths:
         coordinator = run.start()
         for _ in range(deaths - KILLS["nodes"] + before):
-            if let_it_begin(run, coordinator, chance.randrange(1, 5)) is not None:
+            code = let_it_begin(run, coordinator, chance.randrange(1, 5)) if run.met else None
+            if code is None and not run.met:
+                code = let_it_reach(run, coordinator, "anchors")
+            if code is not None:
                 break
-            run.cluster.kill_node(seed=chance.randrange(100))
+            run.kill_node(chance, "anchors")
         assert coordinator.wait(PATIENCE) == 0, coordinator.text()
         check_complete(run.store, plan, undisturbed)
         run.into_another_output()
+    run.check_met("node", "anchors", "scenes")
 
 
 def test_everything_dies(make_run: MakeRun, undisturbed: Digests) -> None:
     """Coordinators, workers and nodes die while batches run out of memory; 40 deaths in all."""
     chance, before, deaths = random.Random(4), sum(KILLS.values()), 40
     run = make_run(seconds=0.15, jitter=1.0, cache_bytes=1 << 18, max_batch=3)
+    run.workers = NODES * PLACES
     plan = run.plan
     while sum(KILLS.values()) - before < deaths:
         coordinator = run.start()
@@ -125,15 +151,16 @@ def test_everything_dies(make_run: MakeRun, undisturbed: Digests) -> None:
             if code is not None:
                 break
             if chance.random() < 0.1:
-                run.cluster.kill_node(seed=chance.randrange(100))
+                run.kill_node(chance)
             else:
                 run.kill_worker(chance)
         code = coordinator.wait(chance.uniform(0, 1))
-        if code is not None or not coordinator.kill():
+        if code is not None or not run.kill(coordinator):
             assert code in (0, 1, 3, None), coordinator.text()
             settle(run, plan, undisturbed)
         check_rows(run.store, plan, undisturbed)
     settle(run, plan, undisturbed)
+    assert {where.split()[0] for where, times in run.met.items() if times} == {"coordinator", "node", "worker"}
 
 
 def test_a_run_dies_beside_another(make_run: MakeRun, undisturbed: Digests, tmp_path: Path) -> None:
