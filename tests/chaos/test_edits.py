@@ -84,12 +84,17 @@ EDITS: tuple[tuple[int, Callable[[Subjects], None]], ...] = (
 def check_history(store: OutputStore, plans: Sequence[Plan]) -> dict[str, dict[str, Any]]:
     """At any moment: every row, replaced ones included, is of an asset of one of these plans and says what its file is.
 
+    Only where a picture was moved, what its former row speaks of may be gone.
+
     Returns:
         The index's rows by asset id.
     """
     planned = {(asset.asset_id, asset.path) for plan in plans for asset in plan.assets()}
+    places = {row["asset_id"]: row["path"] for row in read_index(store).to_pylist()}
     for row in read_parts(store)[0].to_pylist():
         assert row["status"] == "ok" and (row["asset_id"], row["path"]) in planned, row
+        if row["path"] != places[row["asset_id"]]:
+            continue
         data = store.read(row["path"])
         inside = read_metadata(data)
         assert inside is not None and inside["asset_id"] == row["asset_id"], f"{row['path']} is another asset's"
