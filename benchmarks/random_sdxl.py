@@ -1,4 +1,4 @@
-"""Pipelines of SDXL's topology with random, or with no, weights: for counting and timing, not for pictures.
+"""Pipelines of SDXL's topology with random, or with no, weights: for tests, counting and timing, not for pictures.
 
 The UNet has SDXL base 1.0's published configuration, or the same block layout with narrower channels. The text encoders
 and the autoencoder are minimal at every size, since no number here is about them; their widths fit the UNet.
@@ -34,6 +34,18 @@ SDXL = Topology((320, 640, 1280), (5, 10, 20), 2, (1, 2, 10), (768, 1280), 256, 
 DEEP = Topology((64, 128, 256), (1, 2, 4), 2, (1, 2, 10), (64, 64), 32, 32, 32)
 """All 70 transformer blocks of SDXL with its heads of 64 channels, a fifth as wide: 0.1 instead of 2.6 B parameters."""
 QUICK = Topology((32, 64, 128), (1, 1, 2), 2, (1, 1, 3), (32, 32), 8, 8, 32)
+TINY = Topology((8, 16, 32), (1, 2, 4), 1, (1, 1, 2), (16, 24), 8, 4, 16)
+"""As small as the topology goes: the levels are 4x4 and 8x8 tokens."""
+SCHEDULE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
+"""SDXL's scheduler constants."""
 
 
 def build_unet(topology: Topology) -> UNet2DConditionModel:
@@ -81,7 +93,7 @@ def _text_config(tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:
         projection_dim=width,
         num_hidden_layers=2,
         num_attention_heads=2,
-        max_position_embeddings=TEXT_LENGTH,
+        max_position_embeddings=min(TEXT_LENGTH, int(tokenizer.model_max_length)),
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -89,40 +101,52 @@ def _text_config(tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:
 
 
 def build_pipeline(
-    topology: Topology, unet: UNet2DConditionModel, dtype: torch.dtype, seed: int = 0
+    topology: Topology,
+    unet: UNet2DConditionModel,
+    dtype: torch.dtype,
+    seed: int = 0,
+    *,
+    tokenizer: CLIPTokenizer | None = None,
+    halvings: int = 3,
+    force_upcast: bool = False,
+    **scheduler: object,
 ) -> StableDiffusionXLPipeline:
-    """A pipeline around ``unet`` with SDXL's scheduler constants, on DDIM, and an autoencoder of factor 8."""
-    torch.manual_seed(seed)
-    tokenizer = build_tokenizer()
-    first, second = (_text_config(tokenizer, width) for width in topology.text_widths)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 8, 8),
-        latent_channels=4,
-        norm_num_groups=4,
-        mid_block_add_attention=False,
-        sample_size=8 * topology.latent_size,
-        scaling_factor=0.13025,
-        force_upcast=False,
-    )
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-        timestep_spacing="leading",
-    )
+    """A pipeline around ``unet`` on DDIM.
+
+    Args:
+        topology: of the UNet; text encoders and autoencoder fit it.
+        unet: with whatever weights.
+        dtype: of the other parts.
+        seed: of their weights.
+        tokenizer: for both text encoders; that of :func:`build_tokenizer` when None.
+        halvings: of the autoencoder, which makes a latent of 2**halvings pixels.
+        force_upcast: as the autoencoder's configuration says it.
+        scheduler: what its configuration has besides, or in place of, :data:`SCHEDULE`.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        tokenizer = tokenizer or build_tokenizer()
+        first, second = (_text_config(tokenizer, width) for width in topology.text_widths)
+        vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * (halvings + 1),
+            up_block_types=("UpDecoderBlock2D",) * (halvings + 1),
+            block_out_channels=(8,) * (halvings + 1),
+            latent_channels=4,
+            norm_num_groups=4,
+            mid_block_add_attention=False,
+            sample_size=2**halvings * topology.latent_size,
+            scaling_factor=0.13025,
+            force_upcast=force_upcast,
+        )
+        encoders = CLIPTextModel(first), CLIPTextModelWithProjection(second)
     pipe = StableDiffusionXLPipeline(
         vae=vae.to(dtype).eval(),
-        text_encoder=CLIPTextModel(first).to(dtype).eval(),
-        text_encoder_2=CLIPTextModelWithProjection(second).to(dtype).eval(),
+        text_encoder=encoders[0].to(dtype).eval(),
+        text_encoder_2=encoders[1].to(dtype).eval(),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
         unet=unet.eval(),
-        scheduler=scheduler,
+        scheduler=DDIMScheduler(**(SCHEDULE | scheduler)),
         add_watermarker=False,
     )
     pipe.set_progress_bar_config(disable=True)

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from diffusers import StableDiffusionXLPipeline
+from transformers import CLIPTokenizer
 
+from benchmarks.random_sdxl import TINY, build_pipeline, build_unet
 from consistory_ray.consistory import ConsiStoryPipeline
 
 WORDS = (
@@ -41,61 +42,15 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder, model_max_length=MAX_LENGTH)
 
 
-def _text_config(tokenizer: CLIPTokenizer, hidden_size: int) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden_size,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=MAX_LENGTH,
-        projection_dim=16,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id,
-    )
-
-
 def make_diffusers_pipeline(folder: Path, **scheduler: object) -> StableDiffusionXLPipeline:
-    """The tiny model: 16x16 latents, so that the levels are 4x4 and 8x8."""
-    tokenizer = write_tokenizer(folder)
+    """The tiny model with a tokenizer of whole words: 16x16 latents of two pixels each."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        unet = UNet2DConditionModel(
-            sample_size=16,
-            block_out_channels=(8, 16, 32),
-            layers_per_block=1,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            attention_head_dim=(1, 2, 4),
-            transformer_layers_per_block=(1, 1, 2),
-            cross_attention_dim=16 + 24,
-            norm_num_groups=4,
-            use_linear_projection=True,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=8,
-            projection_class_embeddings_input_dim=16 + 6 * 8,
-        )
-        vae = AutoencoderKL(
-            block_out_channels=(8, 8),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            layers_per_block=1,
-            latent_channels=4,
-            norm_num_groups=4,
-            sample_size=32,
-            force_upcast=True,
-        )
-        text_encoder = CLIPTextModel(_text_config(tokenizer, 16))
-        text_encoder_2 = CLIPTextModelWithProjection(_text_config(tokenizer, 24))
-    defaults = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
-    scheduler = {"set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "leading", **defaults, **scheduler}
-    pipe = StableDiffusionXLPipeline(
-        vae, text_encoder, text_encoder_2, tokenizer, tokenizer, unet, DDIMScheduler(**scheduler)
-    )
-    for module in (unet, vae, text_encoder, text_encoder_2):
-        module.eval().requires_grad_(False)
-    pipe.set_progress_bar_config(disable=True)
+        unet = build_unet(TINY)
+    options = {"tokenizer": write_tokenizer(folder), "halvings": 1, "force_upcast": True}
+    pipe = build_pipeline(TINY, unet, torch.float32, **options, **scheduler)
+    for module in (pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2):
+        module.requires_grad_(False)
     return pipe
 
 

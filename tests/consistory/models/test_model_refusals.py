@@ -81,7 +81,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
         "refiner",
     ),
     "refiner without its mark": (edit("model_index.json", text_encoder=[None, None]), "refiner"),
-    "refiner's UNet": (edit("unet/config.json", projection_class_embeddings_input_dim=16 + 5 * 8), "refiner"),
+    "refiner's UNet": (edit("unet/config.json", projection_class_embeddings_input_dim=24 + 5 * 8), "refiner"),
     "inpainting pipeline": (edit("model_index.json", _class_name="StableDiffusionXLInpaintPipeline"), "Inpaint"),
     "inpainting UNet": (edit("unet/config.json", in_channels=9), "inpainting"),
     "instruct-pix2pix": (edit("unet/config.json", in_channels=8), "instruct-pix2pix"),
@@ -152,7 +152,7 @@ def test_the_cosine_schedule_is_edm() -> None:
 
 def test_a_loaded_refiner_and_other_odd_pipelines(tmp_path: Path) -> None:
     model = make_diffusers_pipeline(tmp_path)
-    model.unet.register_to_config(projection_class_embeddings_input_dim=16 + 5 * 8)
+    model.unet.register_to_config(projection_class_embeddings_input_dim=24 + 5 * 8)
     with pytest.raises(CheckpointError, match="refiner"):
         ConsiStoryPipeline(model)
     model = make_diffusers_pipeline(tmp_path)
