@@ -130,6 +130,5 @@ def test_the_last_node_goes_and_others_come(make_run: MakeRun, undisturbed: Dige
     assert coordinator.wait(PATIENCE) == 0, coordinator.text()
     check_complete(run.store, plan, undisturbed)
     check_kept(run.store, kept)
-    assert {row["asset_id"]: row for row in read_index(run.store).to_pylist()}.items() >= {
-        row["asset_id"]: row for row in rows
-    }.items(), "rows have changed"
+    before = {row["asset_id"]: row for row in rows if row["path"] in kept}  # anchors without a cache are made again
+    assert {row["asset_id"]: row for row in read_index(run.store).to_pylist()}.items() >= before.items(), "rows changed"
