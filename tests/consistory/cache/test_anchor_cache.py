@@ -192,7 +192,7 @@ def test_other_files_and_versions_are_refused(cache: AnchorCache, tmp_path: Path
 @pytest.mark.parametrize("changes", [{}, {"injection": False}, {"sdsa": False}, {"guidance_scale": 1.0}])
 def test_the_estimate_is_that_of_a_real_cache(pipe: ConsiStoryPipeline, changes: dict[str, object]) -> None:
     settings = MethodSettings(num_inference_steps=STEPS, height=64, width=48).replace(**changes)
-    subject = pipe.create_subject(PROMPTS, ["cat"], [1, 2], settings=settings, output_type="latent")
+    subject = pipe.create_subject(PROMPTS, ["cat"], [7, 8], settings=settings, output_type="latent")
     fraction = float(subject.masks["fine"].float().mean())
     config = pipe.pipe.unet.config
     estimate = estimate_cache_bytes(config, settings, 2, fraction, dtype="float32", vae_scale_factor=2)

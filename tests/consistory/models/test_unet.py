@@ -25,7 +25,7 @@ def unet(diffusers_pipe: StableDiffusionXLPipeline) -> UNet2DConditionModel:
 
 def conditioning(rows: int = 2) -> Conditioning:
     draw = torch.Generator().manual_seed(7)
-    text, pooled = torch.randn(rows, 16, 40, generator=draw), torch.randn(rows, 16, generator=draw)
+    text, pooled = torch.randn(rows, 16, 40, generator=draw), torch.randn(rows, 24, generator=draw)
     time_ids = torch.tensor([[32.0, 32, 0, 0, 32, 32]]).expand(rows, -1)
     return Conditioning(Rows(2, rows // 2), text, pooled, {"time_ids": time_ids})
 
