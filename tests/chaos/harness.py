@@ -19,7 +19,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 
 from consistory_ray.jobs.job import load_job
-from consistory_ray.output.lease.lease import current_lease
+from consistory_ray.output.lease.holders import current_lease
 from consistory_ray.output.storage import OutputStore, open_output
 from consistory_ray.plan.plan import Plan, make_plan
 from consistory_ray.testing import read_trace
