@@ -1,6 +1,6 @@
 """Kernels, memory and exactness at SDXL's size with random weights; on a CPU the same checks on a tiny model.
 
-scripts/test -m gpu tests/gpu -s          # prints what it measures
+scripts/test -n 0 -m gpu tests/gpu -s     # prints what it measures
 """
 
 from __future__ import annotations
