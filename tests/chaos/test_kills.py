@@ -51,6 +51,14 @@ def let_it_reach(run: Run, coordinator: Coordinator, stage: str) -> int | None:
     raise AssertionError(f"it has not come to {stage} in {PATIENCE:.0f} s:\n{coordinator.text()}")
 
 
+def let_one_be_at(run: Run, coordinator: Coordinator, word: str) -> int | None:
+    """Wait until some worker is at this; the exit code if the coordinator is over before."""
+    for _ in moments(PATIENCE):
+        if (code := coordinator.wait(0)) is not None or any(run.at(word)):
+            return code
+    raise AssertionError(f"no worker was at {word} in {PATIENCE:.0f} s:\n{coordinator.text()}")
+
+
 def test_coordinators_die(make_run: MakeRun, undisturbed: Digests) -> None:
     """30 coordinators die, some while they start or resume, most while pictures come in; rows hold after each death.
 
@@ -126,9 +134,10 @@ def test_nodes_die(make_run: MakeRun, undisturbed: Digests) -> None:
     while KILLS["nodes"] - before < deaths:
         coordinator = run.start()
         for _ in range(deaths - KILLS["nodes"] + before):
-            code = let_it_begin(run, coordinator, chance.randrange(1, 5)) if run.met else None
-            if code is None and not run.met:
-                code = let_it_reach(run, coordinator, "anchors")
+            if run.met["node at anchors"]:
+                code = let_it_begin(run, coordinator, chance.randrange(1, 5))
+            else:  # soon there are none to die at
+                code = let_one_be_at(run, coordinator, "anchors")
             if code is not None:
                 break
             run.kill_node(chance, "anchors")
