@@ -152,8 +152,7 @@ class ConsiStoryPipeline:
 
         Adapters may still be switched and scaled: that is looked at in every call.
         """
-        if isinstance(self.backbone, SDXL):
-            self.backbone.hold_fingerprint()
+        self.backbone.hold_fingerprint()
 
     def _check(self, stacklevel: int = 4) -> None:
         """Refuse a model that cannot be used as it is at the moment, and tell what is not used of it."""

@@ -151,6 +151,9 @@ class SecondBackbone:
                 if isinstance(part, PlainAttention):
                     part.to_q.weight.mul_(3), part.to_k.weight.mul_(3)  # attention that prefers something
 
+    def hold_fingerprint(self) -> None:
+        pass
+
     def check(self) -> str:
         return ""
 

@@ -99,6 +99,10 @@ class Backbone(Protocol):
     @property
     def max_steps(self) -> int: ...
 
+    def hold_fingerprint(self) -> None:
+        """Nobody changes the weights from now on, so that the fingerprint need not look at them in every call."""
+        ...
+
     def check(self) -> str:
         """Refuse a model that cannot be used as it is at the moment.
 

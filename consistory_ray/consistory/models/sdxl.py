@@ -61,7 +61,7 @@ class SDXL:
         return found
 
     def hold_fingerprint(self) -> None:
-        """See :meth:`~consistory_ray.consistory.pipeline.ConsiStoryPipeline.hold_fingerprint`."""
+        """See :class:`~consistory_ray.consistory.method.backbone.Backbone`."""
         self._held = adapter_state(self.pipe), model_fingerprint(self.pipe)
 
     @property
