@@ -27,13 +27,14 @@ def _needs_ray(item: pytest.Item) -> bool:
     return "ray_cluster" in getattr(item, "fixturenames", ())
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)  # around what xdist does, which reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     """Where tests run in several processes (``-n 2``), those on the cluster come first and all in one of them."""
     if config.pluginmanager.hasplugin("xdist"):
         items.sort(key=_needs_ray, reverse=True)
         for item in filter(_needs_ray, items):
             item.add_marker(pytest.mark.xdist_group(RAY))
+    yield
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -70,10 +71,10 @@ def ray_cluster() -> Iterator[None]:
         for name, value in local.environment.items():
             patch.setenv(name, value)
         yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # Ray does not wait for the processes it ends
-        local.stop()
-        gc.collect()
+        with warnings.catch_warnings():  # still with its token: Ray ends the process that says goodbye without it
+            warnings.simplefilter("ignore", ResourceWarning)  # Ray does not wait for the processes it ends
+            local.stop()
+            gc.collect()
 
 
 @pytest.fixture
