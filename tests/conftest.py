@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import os
+import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,40 +19,36 @@ from hypothesis import settings
 from consistory_ray.jobs.job import RenderJob
 
 MakeJob = Callable[..., RenderJob]
-RAY = "ray"
-"""The group of all tests that use the session's cluster: one process runs them, so that there is one cluster."""
-
+ROOT = Path(__file__).parents[1]
 settings.register_profile("default", deadline=None)  # machines that run tests are busy
 settings.load_profile("default")
 
 
-def _needs_ray(item: pytest.Item) -> bool:
-    return "ray_cluster" in getattr(item, "fixturenames", ())
+@functools.cache
+def _uses_cluster(file: str) -> bool:
+    """Whether tests of this file, as ids name it, use the session's cluster."""
+    return bool(re.search(r'usefixtures\("ray_cluster"\)|\(.*\bray_cluster: ', Path(ROOT, file).read_text()))
 
 
-@pytest.hookimpl(wrapper=True)  # around what xdist does, which reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
-    """Where tests run in several processes (``-n 2``), those on the cluster come first and all in one of them."""
-    if config.pluginmanager.hasplugin("xdist"):
-        items.sort(key=_needs_ray, reverse=True)
-        for item in filter(_needs_ray, items):
-            item.add_marker(pytest.mark.xdist_group(RAY))
-    yield
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests on the cluster come first: theirs is the longest way where tests run in several processes."""
+    items.sort(key=lambda item: _uses_cluster(item.nodeid.split("::")[0]), reverse=True)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With ``--dist loadgroup`` the other tests go to the processes file by file: a file makes its fixtures once."""
-    if config.getvalue("dist") != "loadgroup":
+    """With ``-n 2 --dist loadfile`` all files on the cluster go to one process, so that there is one cluster."""
+    if config.getvalue("dist") != "loadfile":
         return None
-    from xdist.scheduler import LoadGroupScheduling
+    from xdist.scheduler import LoadFileScheduling
 
-    class FileByFile(LoadGroupScheduling):  # type: ignore[misc]
+    class OneCluster(LoadFileScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            group: str = super()._split_scope(nodeid)
-            return group.split("::")[0]
+            file: str = super()._split_scope(nodeid)
+            return "the cluster" if _uses_cluster(file) else file
 
-    return FileByFile(config, log)
+    return OneCluster(config, log)
 
 
 @pytest.fixture(scope="session")
