@@ -229,9 +229,8 @@ class _Run:
             self._emit(Notice(f"{kept} in {url}/{REPLACED}"))
 
     def _finish(self) -> None:
+        self._confirm_lease()  # the last rows do not go into what may have taken the output's place since the last look
         self._ledger.flush()
-        if reason := self._lost():
-            raise RunError(f"the run cannot be brought to its end: {reason}")
         if not self._stop:
             self._clear_anchors()
         self._ledger.close(merge=not self._stop)

@@ -238,8 +238,7 @@ def test_an_older_state_of_the_storage_is_not_taken_for_the_output(
 ) -> None:
     """As below a mount, or from a backup; a second run there meanwhile is told as well.
 
-    It is noticed when the lease is renewed, every half a second here. What is committed before that goes astray, so
-    that the next commit is put off: this is about what is written once it is known.
+    The run is about to commit its last rows before its lease is renewed again, and looks once more.
     """
     monkeypatch.setattr("consistory_ray.engine.coordinator.SECONDS_PER_PART", 60.0)
     out, aside, older = tmp_path / "out", tmp_path / "aside", tmp_path / "older"
@@ -254,7 +253,7 @@ def test_an_older_state_of_the_storage_is_not_taken_for_the_output(
 
     watched = Mishap(put_back, scene(3))
     with pytest.raises(ConsistoryError, match="not the storage that the run was begun in"):
-        run_plan(plan, str(out), options(outage_seconds=1.0, lease_seconds=2.0, seconds=0.4), watched)
+        run_plan(plan, str(out), options(outage_seconds=1.0, lease_seconds=2.0, seconds=0.05), watched)
     assert sorted(path.relative_to(out) for path in out.rglob("*.*")) == before, "something was written there"
     shutil.rmtree(out)
     aside.rename(out)
