@@ -60,6 +60,17 @@ FIXES: Mapping[str, str] = {
     "injection_alpha": _SHARE,
     "map_steps": "write a whole number from 1 to 1000",
     "dift_timestep": "write a whole number from 0 to 999",
+    "controlnets": "write a list of up to 8 ControlNets: \"miniature\", Hugging Face ids, folders or .safetensors files",
+    "guess_mode": _SWITCH,
+    "control": "write the path or URL of a hint, or a mapping such as {image: pose.png, scale: 0.8}, or a list of them",
+    "poses": "write the path or URL of a folder of hints, a list of up to 1000 hints, or {folder: poses, scale: 0.8}",
+    "image": "write the path or URL of a picture: PNG, JPEG or WebP",
+    "scale": "write a number from 0 to 10, 1 is usual",
+    "start": "write a number from 0 to below 1, a share of the steps",
+    "end": "write a number above start and up to 1, a share of the steps",
+    "preprocess": "write \"none\" for a hint, or what makes one of a photo: \"canny\"",
+    "net": "write the place of one of the controlnets, from 0, or its name",
+    "mode": "write the kind of hint of a ControlNet union, by its name or number, or leave it out",
 }
 IN_QUOTES = "put text in quotes if it begins with a sign or has a colon in it"
 _TEXTS = ("anchors", "scenes")
@@ -68,6 +79,7 @@ _ITEM_FIXES: Mapping[str, str] = {
     "anchors": "write text, or a mapping with the keys prompt and seed",
     "scenes": "write text, or a mapping with the keys id, prompt, seed and count",
     "concept": _TEXT,
+    "controlnets": "write a name, or a mapping with the keys model and name",
 }
 
 
@@ -140,10 +152,11 @@ _COUNT = (
     "write count (how many pictures) and seed (of the first) at a scene, as in {prompt: in space, count: 4, seed: 3}"
 )
 _WORDS_ALONE = "there is no such setting: pictures are made from words alone, guidance_scale says how closely"
+_CONTROLNETS = "write a list as controlnets at the top of the file, such as [miniature]"
 _COMMAND_LINE = "leave it out and give it to render on the command line: --device, --workers, --output"
 _OTHER_NAMES = (
     ("steps num_steps sampling_steps inference_steps step n_steps ddim_steps", _SETTING.format("num_inference_steps")),
-    ("cfg cfg_scale cfgscale guidance scale true_cfg", _SETTING.format("guidance_scale")),
+    ("cfg cfg_scale cfgscale guidance true_cfg", _SETTING.format("guidance_scale")),
     ("negative negative_text neg neg_prompt negativeprompt negative_prompts", _SETTING.format("negative_prompt")),
     ("size resolution image_size dimensions ar aspect aspect_ratio", "write height and width in pixels under settings"),
     ("w image_width", _SETTING.format("width")),
@@ -157,8 +170,14 @@ _OTHER_NAMES = (
     ("lora loras lora_weights lora_scale adapter adapters embedding embeddings textual_inversion", _ADAPTERS),
     ("vae vae_path unet text_encoder", "there is no such setting: put it into a folder of the model"),
     ("clip_skip clipskip", "there is no such setting: SDXL models use the layer before the last"),
-    ("prompt_strength strength denoise denoising_strength init_image image img2img mask", _WORDS_ALONE),
-    ("controlnet control_net control_image ip_adapter ip_adapter_scale t2i_adapter", "there is no such setting yet"),
+    ("prompt_strength strength denoise denoising_strength init_image img2img mask", _WORDS_ALONE),
+    ("controlnet control_net controlnet_model controlnet_model_name", _CONTROLNETS),
+    ("controls hint hints control_image pose pose_image", "write it as control at a scene or an anchor, or as poses"),
+    ("controlnet_conditioning_scale conditioning_scale control_weight", "write it as scale at a control"),
+    ("control_guidance_start guidance_start", "write it as start at a control"),
+    ("control_guidance_end guidance_end", "write it as end at a control"),
+    ("preprocessor processor control_mode", "write it as preprocess, or as mode for a ControlNet union, at a control"),
+    ("ip_adapter ip_adapter_scale t2i_adapter", "there is no such setting yet"),
     ("refiner refiner_checkpoint hires_fix enable_hr upscale upscaler", "there is no such setting"),
     ("checkpoint ckpt model_id base_model model_name sd_model", "write it as model at the top of the file"),
     ("device workers gpus num_gpus output out output_dir", _COMMAND_LINE),
@@ -200,7 +219,10 @@ _ELSEWHERE = (
     (_OF_SETTINGS, "write this key under settings, at the top of the file"),
     (("concept", "style", "subject", "anchors", "scenes", "from"), "write this key in each of the subjects"),
     (("count", "prompt"), "write this key in each of the scenes"),
-    (("model", "name", "subjects", "settings"), "write this key at the top of the file"),
+    (("model", "name", "subjects", "settings", "controlnets", "guess_mode"), "write this key at the top of the file"),
+    (("control",), "write this key at a scene or an anchor"),
+    (("poses",), "write this key in each of the subjects"),
+    (("image", "scale", "start", "end", "preprocess", "net", "mode"), "write this key at a control"),
     (("seed",), "write this key under settings, or at an anchor or a scene"),
 )
 
@@ -215,6 +237,8 @@ def _real(loc: Loc, data: Any) -> Loc:
     """A place without the steps pydantic adds for branches of a union and for a string that stands for a mapping."""
     kept: list[str | int] = []
     for part in loc:
+        if isinstance(data, Mapping) and isinstance(part, int):
+            continue  # one thing where a list of them may be
         if isinstance(data, Mapping):
             data = data.get(part)
         elif isinstance(data, Sequence) and not isinstance(data, str) and isinstance(part, int):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -46,28 +47,43 @@ from consistory_ray.jobs.checks import (
     MAX_SEED,
     Finding,
     check_text,
+    control_findings,
     job_findings,
     join_prompt,
     oversized,
     subject_findings,
 )
-from consistory_ray.jobs.ids import id_problem
+from consistory_ray.jobs.control_files import resolve_controls
+from consistory_ray.jobs.controls import (
+    MAX_CONTROLNETS,
+    MAX_POSES,
+    Control,
+    ControlNet,
+    Controls,
+    Pose,
+    PoseFolder,
+    listed,
+    named,
+)
+from consistory_ray.jobs.input_files import InputFiles
 from consistory_ray.jobs.model_names import model_name
 from consistory_ray.jobs.readers import Document, read_document
 from consistory_ray.jobs.stored_subjects import resolve_stored
-from consistory_ray.jobs.validation import Budget, Text, bounded_entry, bounded_subject, checked, handed_down, invalid
+from consistory_ray.jobs.validation import (
+    Budget,
+    Id,
+    Text,
+    bounded_entry,
+    bounded_subject,
+    checked,
+    handed_down,
+    invalid,
+)
 from consistory_ray.settings import BUNDLED_MODEL, MethodSettings, model_defaults
 
 MAX_COUNT = 100_000
 MAX_ANCHORS = 64
 MAX_CONCEPTS = 16
-
-
-def _id(value: str) -> str:
-    fix = id_problem(value)
-    if fix:
-        raise fault(fix)
-    return value
 
 
 def _text_or_none(value: str) -> str:
@@ -94,7 +110,6 @@ def _as_whole(value: Any) -> Any:
 
 
 TextOrNothing = Annotated[str, Strict(), AfterValidator(_text_or_none)]
-Id = Annotated[str, Strict(), AfterValidator(_id)]
 OnMissingConcept = Literal["fail", "skip"]
 _Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Seed = Annotated[_Seed, Strict(), BeforeValidator(_as_whole, json_schema_input_type=_Seed)]
@@ -180,6 +195,8 @@ class Anchor:
     seed: Seed | None = None
     """Seed of its initial latents; left out, it is derived from the job's seed, the subject's id or text and the
     prompt."""
+    control: Controls = ()
+    """What leads its layout: a hint for one of the job's controlnets, or several."""
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
@@ -196,6 +213,8 @@ class Scene:
     prompt."""
     count: Annotated[Whole, Field(ge=1, le=MAX_COUNT)] = 1
     """How many pictures; with more than one they are called id-0, id-1, … and their seeds count up."""
+    control: Controls = ()
+    """What leads its layout: a hint for one of the job's controlnets, or several."""
 
 
 def _of_the_method(settings: RenderSettings) -> dict[str, Any]:
@@ -273,6 +292,14 @@ class Subject(BaseModel):
         Field(min_length=1),
     ]
     """The pictures to render."""
+    poses: Annotated[
+        tuple[Pose, ...],
+        Field(max_length=MAX_POSES),
+        BeforeValidator(listed, json_schema_input_type=str | PoseFolder | list[str | Pose]),
+    ] = ()
+    """Hints that every scene is rendered with, each in turn: so many pictures as scenes times poses, called like
+    in-the-snow.sitting. A folder (path or URL) of pictures, a list of pictures, or a mapping with folder or images and
+    what all of them have, such as {folder: poses, scale: 0.8}."""
     on_missing_concept: OnMissingConcept = "fail"
     """What becomes of the job if nothing of a concept stands in a prompt: it is refused, or those pictures fail."""
 
@@ -301,6 +328,14 @@ class RenderJob(BaseModel):
     tokenizers that such a file lacks. Left out, they are looked up on the hub, which needs a network."""
     settings: RenderSettings = RenderSettings()
     """How to render."""
+    controlnets: Annotated[
+        tuple[Annotated[ControlNet, BeforeValidator(named, json_schema_input_type=str | ControlNet)], ...],
+        Field(max_length=MAX_CONTROLNETS),
+        BeforeValidator(listed, json_schema_input_type=str | ControlNet | list[str | ControlNet]),
+    ] = ()
+    """ControlNets that lead pictures by hints; control and poses say which pictures, by what."""
+    guess_mode: Switch = False
+    """Whether hints lead the conditional half of the guidance only, so that they count more than the words."""
     on_missing_concept: OnMissingConcept = "fail"
     """That of all subjects that have none of their own."""
     subjects: Annotated[tuple[Annotated[Subject, WrapValidator(bounded_subject)], ...], Field(min_length=1)]
@@ -309,7 +344,9 @@ class RenderJob(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _complete(cls, data: Any, handler: Callable[[Any], Self], info: ValidationInfo) -> Self:
-        job: Self = checked(cls, handed_down(data), handler, job_findings, info)
+        job: Self = checked(
+            cls, handed_down(data), handler, lambda one: chain(job_findings(one), control_findings(one)), info
+        )
         return job
 
 
@@ -344,6 +381,7 @@ def parse_document(document: Document) -> RenderJob:
         problems += [Problem(document.locate(loc), found.value, found.fix) for loc, found in too_much]
         raise _cannot_be_rendered(document, problems)
     data = resolve_stored(document.source, document.data)
+    data = resolve_controls(document.source, data, InputFiles(document.source))
     if isinstance(data, Mapping) and "name" not in data:
         data = {"name": PurePosixPath(document.source).stem or "job", **data}
     job = None
@@ -372,6 +410,10 @@ def _known_keys(loc: tuple[str | int, ...]) -> list[str]:
         ("subjects",): Subject,
         ("subjects", "anchors"): Anchor,
         ("subjects", "scenes"): Scene,
+        ("subjects", "anchors", "control"): Control,
+        ("subjects", "scenes", "control"): Control,
+        ("subjects", "poses"): Pose,
+        ("controlnets",): ControlNet,
     }
     kind = kinds.get(tuple(names), RenderJob)
     if not issubclass(kind, BaseModel):
