@@ -45,23 +45,26 @@ ENGINE = (
     *("scheduling", "cluster", "workers"),
     *("ledger", "workload", "anchor_files", "history", "dispatching", "coordinator", "running"),
 )
+# what stands before the method and calls it
+FACE = ("pipeline", "subjects", "scenes", "results", "inputs")
 # what decides without Ray, clocks, files or threads
 PURELY = (*MODELS, "ray", "time", "datetime", "random", "os", "pathlib", "threading", "asyncio", "concurrent", "socket")
 
 # part of the package -> what it may not import, not even inside a function
 FORBIDDEN = {
     "errors": (*MODELS, "ray", "consistory_ray"),
-    "guards": (*MODELS, "ray", *rooms("concepts", "jobs", "settings", *LATER)),
-    "concepts": (*MODELS, "ray", *rooms("errors", "guards", "jobs", "settings", *LATER)),
-    "settings": (*MODELS, "ray", *rooms("concepts", "jobs", *LATER)),
+    "guards": (*MODELS, "ray", *rooms("concepts", "jobs", "pictures", "settings", *LATER)),
+    "pictures": (*MODELS, "ray", *rooms("concepts", "jobs", "settings", *LATER)),
+    "concepts": (*MODELS, "ray", *rooms("errors", "guards", "jobs", "pictures", "settings", *LATER)),
+    "settings": (*MODELS, "ray", *rooms("concepts", "jobs", "pictures", *LATER)),
     "jobs": (*MODELS, "ray", *rooms(*LATER)),
     "plan": (*MODELS, "ray", *rooms(*LATER[1:])),
     "consistory": ("ray", *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing", "evaluation")),
     "consistory/method": (
         *("ray", "transformers", "diffusers", "accelerate"),
-        *rooms("consistory.models", "consistory.pipeline", "consistory.inputs"),
+        *rooms("consistory.models", *(f"consistory.{name}" for name in FACE)),
     ),
-    "consistory/cache": ("ray", "transformers", "diffusers", *rooms("consistory.pipeline", "consistory.inputs")),
+    "consistory/cache": ("ray", "transformers", "diffusers", *rooms(*(f"consistory.{name}" for name in FACE))),
     "miniature": (
         "ray",
         *rooms("jobs", "plan", "consistory", "engine", "output", "watch", "cli", "testing", "evaluation"),
@@ -82,7 +85,7 @@ PURE = {
     "engine/scheduling": ("engine.faults", "engine.scheduling"),
 }
 LAZY = ("torch", "diffusers", "transformers", "ray")
-SHALLOW = ("cli", "guards", "concepts", "jobs", "plan", "testing", "watch")
+SHALLOW = ("cli", "guards", "pictures", "concepts", "jobs", "plan", "testing", "watch")
 
 
 def modules(part: str) -> list[Path]:
