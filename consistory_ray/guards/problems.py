@@ -60,7 +60,7 @@ FIXES: Mapping[str, str] = {
     "injection_alpha": _SHARE,
     "map_steps": "write a whole number from 1 to 1000",
     "dift_timestep": "write a whole number from 0 to 999",
-    "controlnets": "write a list of up to 8 ControlNets: \"miniature\", Hugging Face ids, folders or .safetensors files",
+    "controlnets": 'write a list of up to 8 ControlNets: "miniature", Hugging Face ids, folders or .safetensors files',
     "guess_mode": _SWITCH,
     "control": "write the path or URL of a hint, or a mapping such as {image: pose.png, scale: 0.8}, or a list of them",
     "poses": "write the path or URL of a folder of hints, a list of up to 1000 hints, or {folder: poses, scale: 0.8}",
@@ -68,7 +68,7 @@ FIXES: Mapping[str, str] = {
     "scale": "write a number from 0 to 10, 1 is usual",
     "start": "write a number from 0 to below 1, a share of the steps",
     "end": "write a number above start and up to 1, a share of the steps",
-    "preprocess": "write \"none\" for a hint, or what makes one of a photo: \"canny\"",
+    "preprocess": 'write "none" for a hint, or what makes one of a photo: "canny"',
     "net": "write the place of one of the controlnets, from 0, or its name",
     "mode": "write the kind of hint of a ControlNet union, by its name or number, or leave it out",
 }

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from consistory_ray.errors import InputError, JobError, Problem
 from consistory_ray.guards.places import Place, without_credentials
-from consistory_ray.guards.problems import FIXES, MAX_PROBLEMS, Loc, explain, path, shown
+from consistory_ray.guards.problems import FIXES, MAX_PROBLEMS, Loc, explain, path
 from consistory_ray.jobs.controls import MAX_POSES, PoseFolder
 from consistory_ray.jobs.ids import Wanted, distinct_names, slug
 from consistory_ray.jobs.input_files import InputFiles

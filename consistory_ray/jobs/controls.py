@@ -1,4 +1,4 @@
-"""What leads the layout of a job's pictures: ControlNets, hints for them, and poses that a subject takes in every scene.
+"""What leads the layout of a job's pictures: ControlNets, hints for them, and poses that a subject takes in each scene.
 
 A hint is a picture. In a file it is an address, which :mod:`consistory_ray.jobs.control_files` looks up.
 """

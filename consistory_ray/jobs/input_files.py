@@ -1,4 +1,4 @@
-"""Pictures that a job refers to by an address: read once while the job is read, and known by their content from then on.
+"""Pictures that a job refers to by address: read once while the job is read, and known by their content from then on.
 
 A relative address is relative to the job file. Pure: neither torch nor ray.
 """
