@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
-from typing import Annotated
+from threading import Lock
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, Strict
 from pydantic.dataclasses import dataclass
@@ -19,7 +20,7 @@ from consistory_ray.jobs.allowlist import check_allowed
 from consistory_ray.jobs.readers import STANDARD_INPUT
 from consistory_ray.jobs.sources import TooLargeError, read_all, reading_problem
 from consistory_ray.jobs.validation import Text
-from consistory_ray.pictures import MAX_BYTES, open_picture
+from consistory_ray.pictures import MAX_BYTES, open_picture, read_header
 
 MAX_FILES = 10_000
 Sha256 = Annotated[str, Strict(), Field(pattern="^[0-9a-f]{64}$")]
@@ -35,10 +36,12 @@ class InputFile:
     """Its content; pictures depend on this, not on the address."""
     bytes: Annotated[Whole, Field(ge=0, lt=2**63)]
     """Its size."""
+    format: Literal["png", "jpg", "webp"]
+    """What it is, whatever it is called."""
 
 
 class InputFiles:
-    """The pictures of one job, each of them read once however often it is referred to.
+    """The pictures of one job, each of them read once however often, and from whichever threads, it is referred to.
 
     Args:
         source: path or URL of the job file, which relative addresses go by; anything that is no file goes by the
@@ -47,8 +50,8 @@ class InputFiles:
 
     def __init__(self, source: str) -> None:
         self._folder = _folder_of(source)
-        self._found: dict[str, InputFile] = {}
-        self._broken: dict[str, InputError] = {}
+        self._looked_up: dict[str, _LookUp] = {}
+        self._lock = Lock()
 
     def place(self, field: str, address: str) -> Place:
         """Where an address leads, if that is allowed.
@@ -74,21 +77,43 @@ class InputFiles:
             InputError: it cannot be reached, is not allowed, or is no picture that can be used.
         """
         place = self.place(field, address)
-        if (broken := self._broken.get(place.url)) is not None:
-            again = [Problem(field, problem.value, problem.fix) for problem in broken.problems]
-            raise InputError(broken.message, again)
-        if place.url not in self._found:
-            if len(self._found) >= MAX_FILES:
-                fix = f"split the job, it may refer to {MAX_FILES} pictures at most"
-                raise InputError("these are too many pictures", [Problem(field, "one more", fix)])
-            try:
-                data = read_picture(place, field)
-                open_picture(data, field)
-            except InputError as error:
-                self._broken[place.url] = error
-                raise
-            self._found[place.url] = InputFile(place.url, hashlib.sha256(data).hexdigest(), len(data))
-        return self._found[place.url]
+        with self._lock:
+            looked_up = self._looked_up.get(place.url)
+            if looked_up is None:
+                if len(self._looked_up) >= MAX_FILES:
+                    fix = f"split the job, it may refer to {MAX_FILES} pictures at most"
+                    raise InputError("these are too many pictures", [Problem(field, "one more", fix)])
+                looked_up = self._looked_up[place.url] = _LookUp(place, field)
+        return looked_up.found(field)
+
+
+class _LookUp:
+    """One picture, which several threads may ask for."""
+
+    def __init__(self, place: Place, field: str) -> None:
+        self._place = place
+        self._field = field
+        self._lock = Lock()
+        self._result: InputFile | InputError | None = None
+
+    def found(self, field: str) -> InputFile:
+        """What it is; what is wrong with it is told of every field that refers to it."""
+        with self._lock:
+            if self._result is None:
+                try:
+                    self._result = self._read()
+                except InputError as error:
+                    self._result = error
+        if isinstance(self._result, InputFile):
+            return self._result
+        again = [Problem(field, problem.value, problem.fix) for problem in self._result.problems]
+        raise InputError(self._result.message, again)
+
+    def _read(self) -> InputFile:
+        data = read_picture(self._place, self._field)
+        open_picture(data, self._field)
+        kind = read_header(data, self._field).format
+        return InputFile(self._place.url, hashlib.sha256(data).hexdigest(), len(data), kind)
 
 
 def read_picture(place: Place, field: str) -> bytes:

@@ -39,7 +39,7 @@ def test_a_relative_address_goes_by_the_job_file_and_is_known_by_its_content(
     files = InputFiles(str(jobs / "job.yaml"))
     beside = files.look_up("here", "poses/a.png")
     assert beside.url == str(jobs / "poses" / "a.png")
-    assert (beside.sha256, beside.bytes) == (hashlib.sha256(png()).hexdigest(), len(png()))
+    assert (beside.sha256, beside.bytes, beside.format) == (hashlib.sha256(png()).hexdigest(), len(png()), "png")
     assert files.look_up("here", f"file://{jobs}/poses/a.png") == beside
     assert refused(files, "b.png")[2].startswith("check the path")
     assert InputFiles("the job").look_up("here", "b.png").sha256 == beside.sha256
