@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from consistory_ray.errors import InputError, JobError, Problem
+from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.places import Place, without_credentials
-from consistory_ray.guards.problems import FIXES, MAX_PROBLEMS, Loc, explain, path
+from consistory_ray.guards.problems import FIXES, MAX_PROBLEMS, Loc, explain, path, shown
 from consistory_ray.jobs.controls import MAX_POSES, PoseFolder
 from consistory_ray.jobs.ids import Wanted, distinct_names, slug
 from consistory_ray.jobs.input_files import InputFiles
@@ -21,29 +22,24 @@ from consistory_ray.jobs.sources import reading_problem
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _LED = ("anchors", "pictures", "scenes")
 _MAX_ENTRIES = 20_000
+_NONE: tuple[Any, ...] = ()
+"""In the place of poses that were told to be wrong."""
 _SHARED = TypeAdapter(PoseFolder)
 
 
-def resolve_controls(source: str, data: Any, files: InputFiles) -> Any:
-    """A job's plain data with the address of every hint replaced by what is there.
+def look_up_controls(data: Any, files: InputFiles) -> tuple[Any, list[Problem]]:
+    """A job's plain data with the address of every hint replaced by what is there, and what cannot be used.
 
     Args:
-        source: of the job, for messages.
         data: as a job file holds it; what has another shape is left for pydantic to refuse.
         files: looks the hints up.
-
-    Raises:
-        JobError: hints cannot be read or used, or a folder has none.
     """
     subjects = data.get("subjects") if isinstance(data, Mapping) else None
     if not isinstance(subjects, (list, tuple)):
-        return data
+        return data, []
     finder = _Finder(files)
     resolved = [finder.subject(("subjects", index), subject) for index, subject in enumerate(subjects)]
-    if finder.problems:
-        count = "1 problem" if len(finder.problems) == 1 else f"{len(finder.problems)} problems"
-        raise JobError(f"{source} cannot be rendered: {count}", finder.problems)
-    return {**data, "subjects": resolved}
+    return {**data, "subjects": resolved}, finder.problems
 
 
 class _Finder:
@@ -99,7 +95,7 @@ class _Finder:
         except InputError as error:
             self.problems.extend(error.problems)
             return hint
-        return {**hint, "image": {"url": found.url, "sha256": found.sha256, "bytes": found.bytes}}
+        return {**hint, "image": asdict(found)}
 
     def _poses(self, loc: Loc, poses: Any) -> Any:
         """The list of poses that a folder, a list of addresses, or a mapping with either stands for."""
@@ -108,23 +104,20 @@ class _Finder:
         where = loc
         if isinstance(poses, Mapping) and ("folder" in poses or "images" in poses):
             shared = {key: value for key, value in poses.items() if key not in ("folder", "images")}
-            if "folder" in poses and "images" in poses:
-                self.problems.append(Problem(path((*loc, "images")), "", "write folder or images, one of them"))
-                return poses
-            if self._wrong(loc, shared):
-                return poses
             key = "folder" if "folder" in poses else "images"
             given, where = poses[key], (*loc, key)
+            if "folder" in poses and "images" in poses:
+                self.problems.append(Problem(path((*loc, "images")), "", "write folder or images, one of them"))
+                return _NONE
+            if self._wrong(loc, shared):
+                return _NONE
         if isinstance(given, str):
             given = self._in_folder(where, given)
-        if not isinstance(given, (list, tuple)):
+        elif not isinstance(given, (list, tuple)):
             return given
-        if len(given) > MAX_POSES:
-            self.problems.append(Problem(path(where), f"a list of {len(given)}", FIXES["poses"]))
-            return given
-        if not given:
-            self.problems.append(Problem(path(where), "an empty list", FIXES["poses"]))
-            return given
+        elif not 0 < len(given) <= MAX_POSES:
+            self.problems.append(Problem(path(where), shown(given), FIXES["poses"]))
+            return _NONE
         names = iter(_names([pose for pose in given if _address(pose) and not _has_name(pose)], given))
         hints = [self._hint((*where, index), pose) for index, pose in enumerate(given)]
         return [
@@ -154,6 +147,9 @@ class _Finder:
             names = _pictures_in(place, field)
         except InputError as error:
             self.problems.extend(error.problems)
+            return []
+        if len(names) > MAX_POSES:
+            self.problems.append(Problem(field, f"{len(names)} pictures", FIXES["poses"]))
             return []
         return [place.below(name).url for name in names]
 

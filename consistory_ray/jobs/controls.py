@@ -6,7 +6,7 @@ A hint is a picture. In a file it is an address, which :mod:`consistory_ray.jobs
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo
 from pydantic.dataclasses import dataclass
@@ -17,18 +17,11 @@ from consistory_ray.jobs.input_files import InputFile
 from consistory_ray.jobs.model_names import controlnet_name
 from consistory_ray.jobs.validation import Id, Text
 
-PREPROCESSORS = ("none", "canny")
 MAX_CONTROLNETS = 8
 MAX_CONTROLS = 8
 MAX_POSES = 1_000
 
 _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-
-def _preprocessor(value: str) -> str:
-    if value not in PREPROCESSORS:
-        raise fault(FIXES["preprocess"])
-    return value
 
 
 def _after_start(value: float, info: ValidationInfo) -> float:
@@ -44,18 +37,20 @@ def _controlnet(value: str) -> str:
     return name
 
 
-def _given(value: Any) -> Any:
-    """An address was looked up before (:mod:`consistory_ray.jobs.control_files`)."""
+def _as_file(value: Any) -> Any:
+    """An address was looked up before (:mod:`consistory_ray.jobs.control_files`), unless it could not be read."""
+    if isinstance(value, str):
+        raise fault(FIXES["image"])
     return value
 
 
-Hint = Annotated[InputFile, BeforeValidator(_given, json_schema_input_type=str | InputFile)]
+Hint = Annotated[InputFile, BeforeValidator(_as_file, json_schema_input_type=str | InputFile)]
 
 
 Scale = Annotated[Number, Field(ge=0, le=10)]
 Start = Annotated[Number, Field(ge=0, lt=1)]
 End = Annotated[Number, Field(gt=0, le=1), AfterValidator(_after_start)]
-Preprocess = Annotated[Text, AfterValidator(_preprocessor), Field(json_schema_extra={"enum": list(PREPROCESSORS)})]
+Preprocess = Literal["none", "invert", "canny", "silhouette", "outline"]
 Net = Annotated[Whole, Field(ge=0, lt=MAX_CONTROLNETS)] | Text
 Mode = Annotated[Whole, Field(ge=0, lt=64)] | Text | None
 
@@ -90,7 +85,8 @@ class Control:
     end: End = 1.0
     """Until when it leads, as a share of all steps: with 0.6 the last steps are free to draw details."""
     preprocess: Preprocess = "none"
-    """What makes a hint of the picture: none takes it as it is, canny finds its edges."""
+    """What makes a hint of the picture: none takes it as it is, canny finds its edges, silhouette and outline find what
+    is opaque or stands out from a plain background, invert makes white on black of black on white."""
     net: Net = 0
     """Which of the job's controlnets: its place, from 0, or its name."""
     mode: Mode = None

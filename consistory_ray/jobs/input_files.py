@@ -20,7 +20,6 @@ from consistory_ray.jobs.allowlist import check_allowed
 from consistory_ray.jobs.readers import STANDARD_INPUT
 from consistory_ray.jobs.sources import TooLargeError, read_all, reading_problem
 from consistory_ray.jobs.validation import Text
-from consistory_ray.pictures import MAX_BYTES, open_picture, read_header
 
 MAX_FILES = 10_000
 Sha256 = Annotated[str, Strict(), Field(pattern="^[0-9a-f]{64}$")]
@@ -110,6 +109,8 @@ class _LookUp:
         raise InputError(self._result.message, again)
 
     def _read(self) -> InputFile:
+        from consistory_ray.pictures import open_picture, read_header  # imports numpy, which planning does without
+
         data = read_picture(self._place, self._field)
         open_picture(data, self._field)
         kind = read_header(data, self._field).format
@@ -122,6 +123,8 @@ def read_picture(place: Place, field: str) -> bytes:
     Raises:
         InputError: it cannot be read, or is too large.
     """
+    from consistory_ray.pictures import MAX_BYTES
+
     shown = without_credentials(place.url)
     try:
         return read_all(place, MAX_BYTES)

@@ -53,7 +53,7 @@ from consistory_ray.jobs.checks import (
     oversized,
     subject_findings,
 )
-from consistory_ray.jobs.control_files import resolve_controls
+from consistory_ray.jobs.control_files import look_up_controls
 from consistory_ray.jobs.controls import (
     MAX_CONTROLNETS,
     MAX_POSES,
@@ -381,7 +381,8 @@ def parse_document(document: Document) -> RenderJob:
         problems += [Problem(document.locate(loc), found.value, found.fix) for loc, found in too_much]
         raise _cannot_be_rendered(document, problems)
     data = resolve_stored(document.source, document.data)
-    data = resolve_controls(document.source, data, InputFiles(document.source))
+    data, unreadable = look_up_controls(data, InputFiles(document.source))
+    problems += unreadable
     if isinstance(data, Mapping) and "name" not in data:
         data = {"name": PurePosixPath(document.source).stem or "job", **data}
     job = None

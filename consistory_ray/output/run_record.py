@@ -214,9 +214,23 @@ def _without_secrets(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _subject_without_secrets(subject: Any) -> Any:
-    source = subject.get("from") if isinstance(subject, Mapping) else None
-    if isinstance(source, str):
-        return {**subject, "from": redacted(source)}
-    if isinstance(source, Mapping) and isinstance(source.get("url"), str):
-        return {**subject, "from": {**source, "url": redacted(source["url"])}}
-    return subject
+    if not isinstance(subject, Mapping):
+        return subject
+    told = dict(subject)
+    if isinstance(subject.get("from"), str):
+        told["from"] = redacted(subject["from"])
+    for name in {"from", "anchors", "pictures", "scenes", "poses"} & told.keys():
+        told[name] = _file_without_secrets(told[name])
+    return told
+
+
+def _file_without_secrets(value: Any) -> Any:
+    """What a job says of a stored subject or of hints, with the addresses of files redacted."""
+    if isinstance(value, list | tuple):
+        return [_file_without_secrets(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    if isinstance(value.get("url"), str):
+        return {**value, "url": redacted(value["url"])}
+    files = {name: _file_without_secrets(value[name]) for name in ("image", "mask", "control") if name in value}
+    return {**value, **files} if files else value

@@ -19,6 +19,9 @@ from consistory_ray.errors import JobError, Problem
 from consistory_ray.jobs.checks import impossible
 from consistory_ray.jobs.ids import Wanted, distinct_names, numbered, seed_scope, slug
 from consistory_ray.jobs.job import Anchor, RenderJob, Scene, Subject
+from consistory_ray.plan.controls import ControlPlanner, PlannedControl, in_poses
+from consistory_ray.plan.controls import identity as identity_of
+from consistory_ray.plan.inputs import PlannedFile
 from consistory_ray.settings import MethodSettings, configuration_revision, model_revision
 
 PLAN_FORMAT = 1
@@ -40,6 +43,7 @@ class Asset:
         prompt: the whole prompt.
         seed: of the initial latents.
         path: of the PNG file, relative to the output URL.
+        control: what leads its layout.
     """
 
     asset_id: str
@@ -49,6 +53,7 @@ class Asset:
     prompt: str
     seed: int
     path: str
+    control: tuple[PlannedControl, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +102,12 @@ class SubjectPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything a run has to make."""
+    """Everything a run has to make.
+
+    Attributes:
+        controlnets: the networks that hints are for, as the job names them.
+        guess_mode: see :class:`~consistory_ray.jobs.job.RenderJob`.
+    """
 
     name: str
     model: str
@@ -105,6 +115,8 @@ class Plan:
     batch_size: int | Literal["auto"]
     torch_dtype: str
     config: str | None = None
+    controlnets: tuple[str, ...] = ()
+    guess_mode: bool = False
 
     @property
     def anchor_count(self) -> int:
@@ -120,6 +132,10 @@ class Plan:
         """All pictures, subject by subject, anchors first."""
         for subject in self.subjects:
             yield from subject.assets()
+
+    def inputs(self) -> Iterator[PlannedFile]:
+        """The pictures that users have given, each once."""
+        yield from dict.fromkeys(control.file for asset in self.assets() for control in asset.control)
 
 
 def make_plan(job: RenderJob) -> Plan:
@@ -138,13 +154,15 @@ def make_plan(job: RenderJob) -> Plan:
         identity["config"] = configuration_revision(job.config) or job.config
     if job.settings.torch_dtype != "auto":
         identity["torch_dtype"] = job.settings.torch_dtype
-    former = _former_scopes(job)
+    former, led = _former_scopes(job), ControlPlanner(job)
     subjects = tuple(
-        _plan_subject(subject, name, job.settings.seed, identity, settings, former.get(index, ()))
+        _plan_subject(subject, name, job.settings.seed, identity, settings, led, former.get(index, ()))
         for index, (subject, name) in enumerate(zip(job.subjects, _subject_ids(job), strict=True))
     )
     _refuse_twins(subjects)
-    return Plan(job.name, job.model, subjects, job.settings.batch_size, job.settings.torch_dtype, job.config)
+    nets = tuple(net.model for net in job.controlnets)
+    settings_of_runs = job.settings.batch_size, job.settings.torch_dtype, job.config
+    return Plan(job.name, job.model, subjects, *settings_of_runs, nets, job.guess_mode)
 
 
 def as_begun(plan: Plan, made: Collection[str]) -> Plan:
@@ -210,7 +228,7 @@ def _subject_ids(job: RenderJob) -> list[str]:
 
 def _subject_words(subject: Subject) -> str:
     """All that tells an individual from others: not its scenes, which may come and go."""
-    anchors = [[anchor.prompt, anchor.seed] for anchor in subject.anchors]
+    anchors = [[anchor.prompt, anchor.seed, *(c.image.sha256 for c in anchor.control)] for anchor in subject.anchors]
     words = [subject.style, subject.subject, subject.concept, anchors]
     return _canonical(words if subject.stored is None else [*words, subject.stored.sha256])
 
@@ -245,6 +263,7 @@ def _plan_subject(
     job_seed: int,
     identity: dict[str, Any],
     settings: MethodSettings,
+    led: ControlPlanner,
     former: Sequence[str] = (),
     scope: str = "",
 ) -> SubjectPlan:
@@ -253,8 +272,10 @@ def _plan_subject(
     given = [(anchor.prompt, seeds.of_anchor(anchor)) for anchor in subject.anchors]
     anchored = [(subject.prompt(prompt), seed) for prompt, seed in given]
     source, own_settings = None, settings
+    controls = [led(anchor.control) for anchor in subject.anchors]
     if subject.stored is None:
-        key = _digest({**identity, "concepts": subject.concept, "anchors": anchored})
+        hints = {"controls": [identity_of(control) for control in controls]} if any(controls) else {}
+        key = _digest({**identity, "concepts": subject.concept, "anchors": anchored, **hints})
     else:
         stored, anchored = subject.stored, []
         source = CacheSource(stored.url, stored.sha256, stored.bytes)
@@ -269,10 +290,11 @@ def _plan_subject(
             text,
             seed,
             f"anchors/{name}/anchor-{i}.png",
+            controls[i],
         )
         for i, (text, seed) in enumerate(anchored)
     )
-    scenes = tuple(_plan_scenes(subject, name, key, seeds))
+    scenes = tuple(_plan_scenes(subject, name, key, seeds, led))
     return SubjectPlan(
         subject_id=name,
         subject_key=key,
@@ -286,17 +308,17 @@ def _plan_subject(
         anchor_prompts=tuple(given),
         source=source,
         impossible=impossible(anchors, scenes, subject.concept) if subject.on_missing_concept == "skip" else (),
-        former=tuple(_plan_subject(subject, name, job_seed, identity, settings, (), one) for one in former),
+        former=tuple(_plan_subject(subject, name, job_seed, identity, settings, led, (), one) for one in former),
     )
 
 
-def _plan_scenes(subject: Subject, name: str, key: str, seeds: _Seeds) -> Iterator[Asset]:
+def _plan_scenes(subject: Subject, name: str, key: str, seeds: _Seeds, led: ControlPlanner) -> Iterator[Asset]:
     for scene, ids in zip(subject.scenes, _scene_ids(subject), strict=True):
-        text = subject.prompt(scene.prompt)
-        for scene_id, seed in zip(ids, seeds.of_scene(scene), strict=True):
-            yield Asset(
-                scene_asset_id(key, text, seed), "scene", name, scene_id, text, seed, f"images/{name}/{scene_id}.png"
-            )
+        text, its_seeds = subject.prompt(scene.prompt), seeds.of_scene(scene)
+        for scene_id, number, controls in in_poses(ids, scene.control, subject.poses):
+            seed, control = its_seeds[number], led(controls)
+            asset_id, path = scene_asset_id(key, text, seed, control), f"images/{name}/{scene_id}.png"
+            yield Asset(asset_id, "scene", name, scene_id, text, seed, path, control)
 
 
 def _scene_ids(subject: Subject) -> list[list[str]]:
@@ -352,9 +374,9 @@ class _Seeds:
         return int(_digest([*self._scope, kind, text, occurrence])[:8], 16)
 
 
-def scene_asset_id(subject_key: str, prompt: str, seed: int) -> str:
+def scene_asset_id(subject_key: str, prompt: str, seed: int, control: Sequence[PlannedControl] = ()) -> str:
     """The id of a scene of the subject with that key."""
-    return _digest(["scene", subject_key, prompt, seed])
+    return _digest(["scene", subject_key, prompt, seed, *identity_of(control)])
 
 
 def _digest(value: Any) -> str:
