@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from torch import Tensor
+
 from consistory_ray.consistory.cache.anchor_cache import AnchorCache
+from consistory_ray.consistory.given_pictures import GivenPictures
 from consistory_ray.consistory.inputs import make_request
 from consistory_ray.consistory.method.backbone import Backbone, OutputType
 from consistory_ray.consistory.method.companions import LiveAnchors
-from consistory_ray.consistory.method.request import Batch
+from consistory_ray.consistory.method.given import (
+    LIGHT,
+    GivenAnchors,
+    GivenOptions,
+    NoisedPath,
+    light_masks,
+    sweep,
+    token_masks,
+)
+from consistory_ray.consistory.method.latents import Noise
+from consistory_ray.consistory.method.layout import Level
+from consistory_ray.consistory.method.masks import Masks
+from consistory_ray.consistory.method.request import Batch, Request
 from consistory_ray.consistory.method.sampler import Sampler
 from consistory_ray.consistory.method.trace import Trace
 from consistory_ray.consistory.results import Progress, SubjectResult, shaped, ticker
 from consistory_ray.errors import AssetError, PictureError
+from consistory_ray.guards.numerics import NOT_FINITE
 from consistory_ray.settings import MethodSettings
 
 
@@ -47,14 +65,92 @@ def make_subject(
     if faults:  # scenes cannot do without any of them
         raise AssetError(PictureError.of(faults, len(batch.prompts)).message)
     assert result.masks is not None  # every subject has concepts, hence masks
-    cache = AnchorCache(
-        settings=settings,
+    cache = _cache(backbone, request, concepts, seeds, anchors.recorded(result.masks, backbone.dtype))
+    return SubjectResult(images, shaped(result.masks, request.grids), cache)
+
+
+def given_subject(
+    backbone: Backbone,
+    batch: Batch,
+    concepts: tuple[str, ...],
+    pictures: GivenPictures,
+    settings: MethodSettings,
+    output_type: OutputType,
+    progress: Progress | None,
+    trace: Trace | None,
+    options: GivenOptions,
+) -> SubjectResult:
+    """Make a subject of given pictures: they are its anchors, with noise instead of being sampled.
+
+    Args:
+        pictures: of the size that the settings have.
+        options: what is done otherwise.
+        backbone, batch, concepts, settings, output_type, progress, trace: as for :func:`make_subject`.
+
+    Raises:
+        AssetError: the model produced numbers that are not finite, or finds no subject in a picture without a mask.
+    """
+    with backbone.in_use():
+        clean = backbone.encode_pictures(pictures.pixels)
+        if not bool(clean.isfinite().all()):
+            raise AssetError(NOT_FINITE)
+        noise: Noise = (lambda step: batch.latents) if options.one_noise else batch.noise
+        with backbone.installed(settings.freeu) as network:
+            request = make_request(backbone, batch, settings)
+            path = NoisedPath(backbone.schedule(request.plan.steps), clean, noise)
+            calls = request.plan.ticks if options.together else request.plan.steps
+            tick = ticker(progress, calls + (0 if options.early_masks else len(LIGHT)))
+            if options.early_masks:
+                anchors = LiveAnchors(request)
+                masks = Sampler(network, path, request, anchors, tick, trace).sample().masks
+                assert masks is not None  # every subject has concepts, hence masks
+            else:
+                light = NoisedPath(backbone.schedule(backbone.max_steps), clean, noise)
+                masks = _masks(light_masks(network, light, request, tick), pictures, request)
+                anchors = given = GivenAnchors(request, masks, options.together)
+                if options.together:
+                    Sampler(network, path, request, anchors, tick, trace).sample()
+                else:
+                    sweep(network, path, request, given, tick, trace)
+    images = {"pil": list(pictures.images), "np": pictures.pixels.permute(0, 2, 3, 1).numpy(), "latent": clean.cpu()}
+    cache = _cache(backbone, request, concepts, batch.seeds, anchors.recorded(masks, backbone.dtype))
+    cache = replace(cache, pictures=pictures.digests)
+    return SubjectResult(images[output_type], shaped(masks, request.grids), cache)
+
+
+def _masks(found: Masks, pictures: GivenPictures, request: Request) -> dict[Level, Tensor]:
+    """The masks in force: those that were given win over those that were found.
+
+    Raises:
+        AssetError: nothing, or everything, was found in a picture that none was given for.
+    """
+    masks = {level: mask.clone() for level, mask in found.items()}
+    for index, given in enumerate(pictures.masks):
+        if given is not None:
+            for level, mask in token_masks(given, request).items():
+                masks[level][index] = mask.to(masks[level].device)
+        elif any(bool(mask[index].all()) or not bool(mask[index].any()) for mask in masks.values()):
+            raise AssetError(
+                f"images[{index}]: the subject was not found in this picture; name what it shows in prompts[{index}] "
+                "and as the concept, or give a mask"
+            )
+    return masks
+
+
+def _cache(
+    backbone: Backbone,
+    request: Request,
+    concepts: tuple[str, ...],
+    seeds: tuple[int, ...] | None,
+    tensors: dict[str, Tensor],
+) -> AnchorCache:
+    return AnchorCache(
+        settings=request.settings,
         fingerprint=backbone.fingerprint,
         concepts=concepts,
-        prompts=batch.prompts,
+        prompts=request.batch.prompts,
         seeds=seeds,
         grids={level: (grid.height, grid.width) for level, grid in request.grids.items()},
-        tensors=anchors.recorded(result.masks, backbone.dtype),
+        tensors=tensors,
         feature_level=request.levels.features,
     )
-    return SubjectResult(images, shaped(result.masks, request.grids), cache)
