@@ -9,7 +9,7 @@ from numbers import Real
 from typing import Any, TypeAlias
 
 from consistory_ray.consistory.method.backbone import Backbone, Controllable
-from consistory_ray.consistory.method.hints import ControlHint, Hints
+from consistory_ray.consistory.method.hints import ControlHint, Hints, mode_number
 from consistory_ray.consistory.method.request import Batch
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.numerics import whole_number

@@ -16,12 +16,12 @@ from consistory_ray.consistory.method.layout import Grid, Level, Levels
 from consistory_ray.consistory.method.steps import StepPlan
 from consistory_ray.settings import MethodSettings
 
-Additions: TypeAlias = Callable[[Tensor, Tensor, Conditioning, int], Any]
+Additions: TypeAlias = Callable[[Tensor, Tensor, Conditioning, int, int], Any]
 """What is added to the trunk of every call of a step: residuals in the shape that the model's ``Trunk.plus`` takes, or
 None for nothing.
 
-Called once a step with what the network is shown, [rows, channels, height, width], the timestep, the conditioning and
-the step. Vanilla calls, both passes, anchors and scenes get residuals alike."""
+Called once a step with what the network is shown, [rows, channels, height, width], the timestep, the conditioning, the
+step and how many there are. Vanilla calls, both passes, anchors and scenes get residuals alike."""
 
 
 @dataclass(frozen=True)
