@@ -63,6 +63,8 @@ class RunRecord:
         error: why the run stopped early, if it did; while it is running, why it waits for its output.
         submission: what a scheduler calls this run and its own repetitions of it; None for a run of a person.
         exit_code: of a run that would end the same way again, 1 or 2; None for all others.
+        controlnets: fingerprints of the ControlNets that lead pictures, by what the job calls them, once a worker has
+            loaded them.
     """
 
     name: str
@@ -78,6 +80,7 @@ class RunRecord:
     error: str | None = None
     submission: str | None = None
     exit_code: int | None = None
+    controlnets: Mapping[str, str] = field(default_factory=dict)
     version: int = RECORD_VERSION
 
     def __post_init__(self) -> None:
@@ -122,6 +125,7 @@ class _Stored(BaseModel):
     error: _Text | None = None
     submission: _Text | None = None
     exit_code: int | None = None
+    controlnets: dict[str, _Text] = {}
     version: int = RECORD_VERSION
 
 
@@ -147,6 +151,7 @@ def write_run_record(output: str | os.PathLike[str] | OutputStore, record: RunRe
     """
     values = {item.name: getattr(record, item.name) for item in dataclasses.fields(record)}
     values |= {"model": redacted(record.model), "job": _without_secrets(record.job)}
+    values["controlnets"] = {redacted(name): fingerprint for name, fingerprint in record.controlnets.items()}
     values["error"] = None if record.error is None else redacted(record.error)
     text = json.dumps(values, indent=2, ensure_ascii=True)
     as_store(output).write_atomic(RUN_RECORD, (text + "\n").encode())
