@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -17,7 +18,8 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
-from consistory_ray.consistory import ConsiStoryPipeline, RenderResult
+from consistory_ray.consistory import ConsiStoryPipeline, RenderResult, SubjectResult
+from consistory_ray.consistory.method.given import GivenOptions
 from consistory_ray.evaluation.prompts import SubjectPrompts
 from consistory_ray.settings import MethodSettings
 
@@ -172,6 +174,46 @@ class Renderer:
             for key, picture in zip(keys, pictures, strict=True):
                 self.store.put(key, picture)
         return pictures[: len(subject.anchors)], pictures[len(subject.anchors) :]
+
+    def given(
+        self,
+        pictures: Sequence[Image.Image],
+        subjects: Sequence[SubjectPrompts],
+        options: GivenOptions = GivenOptions(),  # noqa: B008 - frozen
+    ) -> list[list[Rendered]]:
+        """Scenes of one subject with given pictures as its anchors, once for every set of prompts.
+
+        Args:
+            pictures: the anchors.
+            subjects: what they show, which is the same in all, and different prompts of scenes.
+            options: of the given pictures.
+        """
+        first, made = subjects[0], None
+        made_by = {
+            "anchors": list(first.anchors),
+            "anchor_seeds": list(first.anchor_seeds),
+            "pictures": [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures],
+            "given": dataclasses.asdict(options),
+        }
+        found = []
+        for subject in subjects:
+            keys = [
+                self._key("scene of given", prompt, seed, self.settings.to_dict(), **made_by)
+                for prompt, seed in zip(subject.prompts, subject.seeds, strict=True)
+            ]
+            scenes = self.store.get_all(keys)
+            if scenes is None:
+                made = made or self._given(first, pictures, options)
+                scenes = split(self.pipeline.render(subject.prompts, made, subject.seeds, batch_size=self.batch_size))
+                for key, picture in zip(keys, scenes, strict=True):
+                    self.store.put(key, picture)
+            found.append(scenes)
+        return found
+
+    def _given(self, subject: SubjectPrompts, images: Sequence[Image.Image], options: GivenOptions) -> SubjectResult:
+        return self.pipeline.create_subject(
+            subject.anchors, subject.kind, subject.anchor_seeds, images=images, settings=self.settings, given=options
+        )
 
     def subjects(self, subjects: Sequence[SubjectPrompts]) -> list[tuple[list[Rendered], list[Rendered]]]:
         """Several subjects' anchors and scenes, with consistency."""
