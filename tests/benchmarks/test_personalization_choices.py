@@ -1,0 +1,60 @@
+"""Other choices for given pictures: each is a setting that exists, and the patched keys have the scene's statistics."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import personalization_choices
+from benchmarks.personalization_choices import CHOICES, difference, matched_keys, table
+from consistory_ray.consistory.method.conditioning import Rows
+from consistory_ray.consistory.method.exchange import SceneExchange
+from consistory_ray.evaluation.consistency import SubjectScores
+from consistory_ray.evaluation.likeness import LikenessScores
+from consistory_ray.settings import MethodSettings
+
+
+def test_every_choice_is_another_one() -> None:
+    made = [
+        (MethodSettings().replace(**c.settings), c.given, c.pictures, c.true_masks, c.adain) for c in CHOICES.values()
+    ]
+    assert len({repr(one) for one in made}) == len(CHOICES)
+
+
+@pytest.mark.parametrize("tokens", ["all", "subject"])
+def test_cached_keys_get_the_statistics_of_the_scenes_own(tokens: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    seen: list[torch.Tensor] = []
+
+    def attend(query: Any, key: torch.Tensor, value: torch.Tensor, heads: int, ragged: bool) -> torch.Tensor:
+        seen.append(key)
+        return value
+
+    monkeypatch.setattr(personalization_choices, "attend_tokens", attend)
+    own, cached = 3 * torch.randn(4, 9, 8) + 1, torch.randn(1, 2, 20, 8) - 2
+    exchange: Any = SceneExchange(Rows(2, 2), {"fine": cached})  # type: ignore[dict-item]
+    mask = torch.zeros(2, 9, dtype=torch.bool)
+    mask[:, :4] = True
+    exchange.masks = {"fine": mask}
+    attn: Any = SimpleNamespace(to_k=lambda x: x, to_v=lambda x: x, heads=1)
+    layer: Any = SimpleNamespace(level="fine", shared_slot=0)
+    before = SceneExchange.attend
+    with matched_keys(tokens):
+        exchange.attend(attn, layer, own, own, own, own)
+    assert SceneExchange.attend is before
+    theirs, reference = seen[0][:, 9:], own if tokens == "all" else own[:, :4]
+    assert torch.equal(seen[0][:, :9], own)
+    assert torch.allclose(theirs.mean(1), reference.mean(1), atol=1e-4)
+    assert torch.allclose(theirs.std(1, correction=0), reference.std(1, correction=0), atol=1e-3)
+
+
+def test_differences_are_paired() -> None:
+    one = LikenessScores(0.5, 0.4, 30.0, {"body": 0.2}, 0.9, SubjectScores(0.4, 30.0, 0.5, 1.0, 0.9, 0.1))
+    better = LikenessScores(0.6, 0.4, 30.0, {"body": 0.2}, 0.9, one.scenes)
+    found = difference([better, better], [one, one])
+    assert found["difference"] == pytest.approx(0.1) and found["better"] == 2
+    assert found["difference_interval"] == pytest.approx([0.1, 0.1])
+    assert "| +0.100 [+0.100, +0.100] | 2 of 2 |" in table({"other": found}, 2)
