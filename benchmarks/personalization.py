@@ -66,6 +66,10 @@ from training.characters import Character, draw_characters
 WAYS = ("vanilla", "ours", "details", "vanilla_details")
 LABELS = ("given", "vanilla", "with the pictures", "with pictures and details", "vanilla with details")
 SHEET_SCENES = 2
+DETAILS = ("pattern", "accessory", "accessory_colour")
+"""What scenes name with details: what pictures alone do not bring, as benchmarks/personalization_choices.py finds."""
+CHANGES: dict[str, Any] = {"mask_dropout": 0.0}
+"""Of the model's own settings, for the same reason."""
 
 Scenes = dict[str, list[Rendered]]
 
@@ -78,7 +82,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--subjects", type=int, default=32)
     parser.add_argument("--scenes", type=int, default=6)
     parser.add_argument("--pictures", type=int, default=2, help="given of each subject")
-    parser.add_argument("--set", default="", metavar="'NAME=JSON ...'", help="settings of the method")
+    parser.add_argument("--set", default="", metavar="'NAME=JSON ...'", help="other settings of the method")
     parser.add_argument("--part", default="1/1", metavar="I/N", help="I < N: only render a share into --cache")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--sheet-subjects", type=int, default=16, help="subjects on the contact sheet")
@@ -87,7 +91,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def render(renderer: Renderer, character: Character) -> Scenes:
     """One subject's scenes in every way."""
-    plain, detailed = character.subject, character.described(character.named)
+    plain, detailed = character.subject, character.naming(*DETAILS)
     vanilla, vanilla_details = renderer.vanilla_subjects([plain, detailed])
     ours, details = renderer.given(character.pictures, [plain, detailed])
     return dict(zip(WAYS, (vanilla, ours, details, vanilla_details), strict=True))
@@ -137,7 +141,9 @@ def main() -> None:
     options = parse_arguments()
     pipeline = load_pipeline(options)
     pipeline.hold_fingerprint()
-    settings = changed(pipeline.default_settings, num_inference_steps=options.steps, **parse_variant(options.set))
+    settings = changed(
+        pipeline.default_settings, num_inference_steps=options.steps, **CHANGES | parse_variant(options.set)
+    )
     part, parts = (int(number) for number in options.part.split("/"))
     characters = draw_characters(options.subjects, options.pictures, options.scenes)
     renderer = renderer_of(pipeline, settings, options)

@@ -1,12 +1,13 @@
 """What should be done with given pictures? Likeness of scenes under other choices, on individuals of their own.
 
     python benchmarks/personalization_choices.py --cache /tmp/pictures
-    python benchmarks/personalization_choices.py --choices 'one noise for all steps' 'no dropout+'
+    python benchmarks/personalization_choices.py --choices 'one noise for all steps' --choices-named --wordings
 
 Measures as benchmarks/personalization.py does, on other individuals, so that what is chosen here is not chosen for the
-subjects that are reported there. Every choice changes one thing of what is done by default; differences are paired
-(same individuals, scenes and seeds) with 95 % bootstrap intervals over individuals. A choice followed by "+" is also
-measured with details. A table goes to --out as personalization_choices.md; the last line of stdout is JSON.
+subjects that are reported there. Every choice changes one thing of what is done there; differences are paired (same
+individuals, scenes and seeds) with 95 % bootstrap intervals over individuals. Three tables go to --out as
+personalization_choices.md: choices where scenes name nothing of the look, choices where they name all that has words,
+and what to name. The last line of stdout is JSON: table -> row -> numbers.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from torch import Tensor
 if not __package__:  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.consistency import rounded
 from benchmarks.model_options import (
     add_model_options,
     add_rendering_options,
@@ -36,6 +36,7 @@ from benchmarks.model_options import (
     load_pipeline,
     say,
 )
+from benchmarks.personalization import CHANGES, rounded_throughout
 from consistory_ray.consistory import ConsiStoryPipeline
 from consistory_ray.consistory.method.attention import Attention, attend_tokens
 from consistory_ray.consistory.method.companions import CachedAnchors
@@ -74,6 +75,9 @@ class Choice:
 
 CHOICES: dict[str, Choice] = {
     AS_IT_IS: Choice(),
+    "mask_dropout 0.25": Choice({"mask_dropout": 0.25}),
+    "mask_dropout 0.5": Choice({"mask_dropout": 0.5}),
+    "mask_dropout 0.7": Choice({"mask_dropout": 0.7}),
     "one noise for all steps": Choice(given=GivenOptions(one_noise=True)),
     "pictures see each other": Choice(given=GivenOptions(together=True)),
     "pictures see each other, masks found on the way": Choice(given=GivenOptions(together=True, early_masks=True)),
@@ -83,15 +87,20 @@ CHOICES: dict[str, Choice] = {
     "no injection": Choice({"injection": False}),
     "injection_alpha 1": Choice({"injection_alpha": 1.0}),
     "injection_window 0.1 to 0.5": Choice({"injection_window": (0.1, 0.5)}),
-    "injection_window 0.1 to 0.8": Choice({"injection_window": (0.1, 0.8)}),
     "no query blending": Choice({"query_blending": False}),
-    "mask_dropout 0": Choice({"mask_dropout": 0.0}),
-    "mask_dropout 0.25": Choice({"mask_dropout": 0.25}),
-    "mask_dropout 0.7": Choice({"mask_dropout": 0.7}),
     "guidance_scale 3": Choice({"guidance_scale": 3.0}),
     "guidance_scale 7": Choice({"guidance_scale": 7.0}),
     "one picture": Choice(pictures=1),
     "four pictures": Choice(pictures=4),
+}
+EVERYTHING = ("body", "pattern", "accessory")
+WORDINGS: dict[str, tuple[str, ...]] = {
+    "nothing": (),
+    "accessory": ("accessory",),
+    "pattern, accessory": ("pattern", "accessory"),
+    "pattern, accessory and its colour": ("pattern", "accessory", "accessory_colour"),
+    "body, pattern, accessory": EVERYTHING,
+    "body, pattern, accessory and its colour": (*EVERYTHING, "accessory_colour"),
 }
 
 
@@ -163,12 +172,16 @@ class Measuring:
         store = PictureStore(folder, self.pipeline.fingerprint)
         return Renderer(self.pipeline, self.settings.replace(**choice.settings), store, self.options.batch_size)
 
-    def scores(self, choice: Choice | None, details: bool) -> list[LikenessScores]:
-        """Everybody's scenes; without a choice those of vanilla. Likeness is always that to the first two pictures."""
+    def scores(self, choice: Choice | None, named: Sequence[str] = ()) -> list[LikenessScores]:
+        """Everybody's scenes, which name these attributes. Likeness is always that to the first two pictures.
+
+        Args:
+            choice: None for vanilla.
+            named: see :meth:`~training.characters.Character.naming`.
+        """
         found = []
         for character, reference in zip(self.drawn(choice.pictures if choice else 2), self.characters, strict=True):
-            plain = reference.subject
-            subject = character.described(character.named) if details else character.subject
+            subject = character.naming(*named)
             if choice is None:
                 (scenes,) = self._renderer(Choice()).vanilla_subjects([subject])
             else:
@@ -176,7 +189,27 @@ class Measuring:
                     masks = character.masks if choice.true_masks else None
                     (scenes,) = self._renderer(choice).given(character.pictures, [subject], choice.given, masks)
             model = Model(reference.pictures, reference.pictures_of_stranger, reference.truth)
-            found.append(score_likeness(self.judge, [scene.image for scene in scenes], plain, model))
+            found.append(score_likeness(self.judge, [scene.image for scene in scenes], reference.subject, model))
+        return found
+
+    def compare(self, choices: Sequence[str], named: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+        """Vanilla, what is done and other choices, with differences from what is done."""
+        base = self.scores(CHOICES[AS_IT_IS], named)
+        vanilla = self.scores(None, named)
+        found = {"vanilla": describe_scores(vanilla) | difference(vanilla, base), AS_IT_IS: describe_scores(base)}
+        for name in choices:
+            scores = self.scores(CHOICES[name], named)
+            found[name] = describe_scores(scores) | difference(scores, base)
+            say(f"{name}: {found[name]['difference']:+.3f}")
+        return found
+
+    def word(self, wordings: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Scenes that name this and that, with differences from vanilla with the same words."""
+        found = {}
+        for name in wordings:
+            ours, vanilla = self.scores(CHOICES[AS_IT_IS], WORDINGS[name]), self.scores(None, WORDINGS[name])
+            found[name] = describe_scores(ours) | difference(ours, vanilla)
+            found[f"vanilla, {name}"] = describe_scores(vanilla)
         return found
 
 
@@ -205,13 +238,18 @@ COLUMNS = {
 
 def table(results: Mapping[str, Mapping[str, Any]], individuals: int) -> str:
     """Results as a Markdown table."""
-    heads = ["choice", *(name.replace("_accuracy", "").replace("_", " ") for name in COLUMNS), "difference", "better"]
+    heads = ["", *(name.replace("_accuracy", "").replace("_", " ") for name in COLUMNS), "difference", "better"]
     lines = [heads, ["---"] * len(heads)]
     for name, numbers in results.items():
-        low, high = numbers.get("difference_interval", (0.0, 0.0))
-        changes = [f"{numbers['difference']:+.3f} [{low:+.3f}, {high:+.3f}]", f"{numbers['better']} of {individuals}"]
         values = [f"{numbers[key]:{form}}" if key in numbers else "" for key, form in COLUMNS.items()]
-        lines.append([name, *values, *(changes if "difference" in numbers else ("", ""))])
+        changes = ["", ""]
+        if "difference" in numbers:
+            low, high = numbers["difference_interval"]
+            changes = [
+                f"{numbers['difference']:+.3f} [{low:+.3f}, {high:+.3f}]",
+                f"{numbers['better']} of {individuals}",
+            ]
+        lines.append([name, *values, *changes])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
@@ -222,32 +260,29 @@ def main() -> None:
     add_rendering_options(parser)
     parser.add_argument("--subjects", type=int, default=8)
     parser.add_argument("--scenes", type=int, default=3)
-    parser.add_argument("--choices", nargs="+", default=[f"{name}+" for name in CHOICES])
+    others = [name for name in CHOICES if name != AS_IT_IS]
+    parser.add_argument("--choices", nargs="*", default=others, help="where scenes name nothing")
+    parser.add_argument("--choices-named", nargs="*", default=others, help="where they name all that has words")
+    parser.add_argument("--wordings", nargs="*", default=list(WORDINGS))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     pipeline = load_pipeline(options)
     pipeline.hold_fingerprint()
-    measuring = Measuring(pipeline, changed(pipeline.default_settings, num_inference_steps=options.steps), options)
-    results: dict[str, dict[str, Any]] = {}
-    for details in (False, True):
-        ending = ", details" if details else ""
-        base = measuring.scores(CHOICES[AS_IT_IS], details)
-        results[f"vanilla{ending}"] = describe_scores(measuring.scores(None, details))
-        results[AS_IT_IS + ending] = describe_scores(base)
-        for name in options.choices:
-            plain = name.removesuffix("+")
-            if plain != AS_IT_IS and (not details or name.endswith("+")):
-                scores = measuring.scores(CHOICES[plain], details)
-                results[plain + ending] = describe_scores(scores) | difference(scores, base)
-                say(table({plain + ending: results[plain + ending]}, options.subjects).splitlines()[-1])
-    about = {**described_pipeline(pipeline), "steps": measuring.settings.num_inference_steps}
+    settings = changed(pipeline.default_settings, num_inference_steps=options.steps, **CHANGES)
+    measuring = Measuring(pipeline, settings, options)
+    tables = {
+        "Scenes that name nothing of the look": measuring.compare(options.choices),
+        "Scenes that name body, pattern and accessory": measuring.compare(options.choices_named, EVERYTHING),
+        "What scenes should name": measuring.word(options.wordings),
+    }
+    about = described_pipeline(pipeline) | {"steps": settings.num_inference_steps, "settings": settings.to_dict()}
     about |= {"individuals": options.subjects, "scenes": options.scenes, "model_fingerprint": pipeline.fingerprint}
     options.out.mkdir(parents=True, exist_ok=True)
-    heading = "# Given pictures: what was tried\n\n"
-    said = f"{options.subjects} individuals, {options.scenes} scenes each, {about['steps']} steps.\n\n"
-    (options.out / "personalization_choices.md").write_text(heading + said + table(results, options.subjects))
-    flat = {name: {key: rounded(value) for key, value in found.items()} for name, found in results.items()}
-    print(json.dumps(flat | {"on": about}))
+    said = f"{options.subjects} individuals, {options.scenes} scenes each, {settings.num_inference_steps} steps.\n"
+    parts = [f"## {title}\n\n{table(rows, options.subjects)}" for title, rows in tables.items() if rows]
+    text = "\n".join(["# Given pictures: what was tried\n", said, *parts])
+    (options.out / "personalization_choices.md").write_text(text)
+    print(json.dumps(rounded_throughout(tables) | {"on": about}))
 
 
 if __name__ == "__main__":

@@ -73,23 +73,32 @@ class Character:
         """Captions of the given pictures and prompts of the scenes; they name its kind and the place, nothing else."""
         return self._prompts(tuple(self._caption(place) for place in self.scenes))
 
-    def described(self, named: NamedAttributes) -> SubjectPrompts:
-        """The same with scenes that name some of its look, as captions do: "a white spotted ghost with a hat"."""
-        return self.worded(describe(self.who.kind, named))
+    def naming(self, *attributes: str) -> SubjectPrompts:
+        """The same with scenes that name some of its look.
+
+        Args:
+            attributes: of ``body``, ``pattern``, ``accessory`` and ``accessory_colour``. There are no words for its
+                second colour and its build.
+        """
+        return self.worded(self.called(*attributes))
 
     def worded(self, words: str) -> SubjectPrompts:
         """The same with scenes that call it what one likes."""
         return self._prompts(tuple(f"{STYLE} {words} {place}" for place in self.scenes))
 
-    @property
-    def named(self) -> NamedAttributes:
-        """What can be said of its look: body, a pattern, what it wears. Its second colour and its build cannot."""
+    def called(self, *attributes: str) -> str:
+        """It in words that name these of its attributes: "a spotted ghost with a purple hat"; plain is no pattern."""
         who = self.who
-        return NamedAttributes(
-            body=who.body,
-            pattern=None if who.pattern == "plain" else who.pattern,
-            accessory=None if who.accessory == "none" else who.accessory,
+        wears = "accessory" in attributes and who.accessory != "none"
+        named = NamedAttributes(
+            body=who.body if "body" in attributes else None,
+            pattern=who.pattern if "pattern" in attributes and who.pattern != "plain" else None,
+            accessory=who.accessory if wears else None,
         )
+        words = describe(who.kind, named)
+        if wears and "accessory_colour" in attributes:
+            words = words.replace(who.accessory, f"{who.accessory_colour} {who.accessory}")
+        return words
 
     def _caption(self, place: str) -> str:
         return caption(STYLE, [self.who.kind], [NamedAttributes()], place)

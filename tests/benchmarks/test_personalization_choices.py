@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import personalization_choices
+from benchmarks.personalization import CHANGES
 from benchmarks.personalization_choices import CHOICES, difference, matched_keys, table
 from consistory_ray.consistory.method.conditioning import Rows
 from consistory_ray.consistory.method.exchange import SceneExchange
@@ -18,9 +19,8 @@ from consistory_ray.settings import MethodSettings
 
 
 def test_every_choice_is_another_one() -> None:
-    made = [
-        (MethodSettings().replace(**c.settings), c.given, c.pictures, c.true_masks, c.adain) for c in CHOICES.values()
-    ]
+    base = MethodSettings().replace(**CHANGES)
+    made = [(base.replace(**c.settings), c.given, c.pictures, c.true_masks, c.adain) for c in CHOICES.values()]
     assert len({repr(one) for one in made}) == len(CHOICES)
 
 

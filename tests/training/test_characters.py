@@ -32,16 +32,24 @@ def test_more_of_anything_leaves_the_rest_as_it_is() -> None:
 def test_prompts_name_the_look_only_where_they_should() -> None:
     looks = {*COLOURS, *PATTERNS, *ACCESSORIES}
     for character in draw_characters(REPORTED):
-        plain, detailed, who = character.subject, character.described(character.named), character.who
+        plain, detailed, who = character.subject, character.naming("pattern", "accessory"), character.who
         assert not set(plain.scenes) & set(character.places), "a scene is that of a given picture"
         for text in (*plain.anchors, *plain.prompts, *detailed.anchors):
             assert who.kind in text.split() and not looks & set(text.split())
-        expected = {who.body, who.pattern, who.accessory} - {"plain", "none"}
+        expected = {who.pattern, who.accessory} - {"plain", "none"}
         for text, scene in zip(detailed.prompts, detailed.scenes, strict=True):
-            assert looks & set(text.split()) == expected and text.endswith(f"{who.kind} {scene}") == (
-                who.accessory == "none"
-            )
+            assert looks & set(text.split()) == expected and text.endswith(scene)
         assert (detailed.seeds, detailed.anchors) == (plain.seeds, plain.anchors)
+
+
+def test_words_for_a_look_are_those_of_captions() -> None:
+    everything = ("body", "pattern", "accessory", "accessory_colour")
+    called = [character.called(*everything) for character in draw_characters(8, purpose="tuning")]
+    assert called[4:6] == ["a yellow spotted ghost with a purple hat", "a teal penguin with teal glasses"]
+    ghost = draw_characters(5, purpose="tuning")[4]
+    assert ghost.called() == "a ghost"
+    assert ghost.called("pattern", "accessory") == "a spotted ghost with a hat"
+    assert ghost.called("accessory_colour") == "a ghost", "the colour of what is not named"
 
 
 @pytest.mark.parametrize("index", range(4))
