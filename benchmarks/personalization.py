@@ -6,7 +6,8 @@
 Every subject is an individual of the miniature's world, drawn in two places: its given pictures. It is then rendered in
 six scenes, other places. The pictures' captions and the scenes' prompts name its kind and the place ("a drawing of a
 ghost in the meadow") and nothing of its look. "With details" the scenes' prompts, not the pictures' captions, name what
-can be said of it, as the key ``details`` of a job does: "a drawing of a white spotted ghost with a hat in the meadow".
+the pictures do not bring, its pattern and what it wears, as the key ``details`` of a job does: "a drawing of a
+spotted ghost with a hat in the meadow".
 "Vanilla" is the same model with the same prompts and seeds, without pictures and method. The individuals are not those
 that settings were chosen with (benchmarks/personalization_choices.py).
 
@@ -66,7 +67,7 @@ from training.characters import Character, draw_characters
 WAYS = ("vanilla", "ours", "details", "vanilla_details")
 LABELS = ("given", "vanilla", "with the pictures", "with pictures and details", "vanilla with details")
 SHEET_SCENES = 2
-DETAILS = ("pattern", "accessory", "accessory_colour")
+DETAILS = ("pattern", "accessory")
 """What scenes name with details: what pictures alone do not bring, as benchmarks/personalization_choices.py finds."""
 CHANGES: dict[str, Any] = {"mask_dropout": 0.0}
 """Of the model's own settings, for the same reason."""
@@ -83,7 +84,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--scenes", type=int, default=6)
     parser.add_argument("--pictures", type=int, default=2, help="given of each subject")
     parser.add_argument("--set", default="", metavar="'NAME=JSON ...'", help="other settings of the method")
-    parser.add_argument("--part", default="1/1", metavar="I/N", help="I < N: only render a share into --cache")
+    parser.add_argument("--part", default="1/1", metavar="I/N", help="begin with this share; I < N: end with it")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--sheet-subjects", type=int, default=16, help="subjects on the contact sheet")
     return parser.parse_args()
@@ -145,16 +146,18 @@ def main() -> None:
         pipeline.default_settings, num_inference_steps=options.steps, **CHANGES | parse_variant(options.set)
     )
     part, parts = (int(number) for number in options.part.split("/"))
+    if parts > 1 and options.cache is None:
+        raise SystemExit("--part needs --cache, where the parts meet")
     characters = draw_characters(options.subjects, options.pictures, options.scenes)
     renderer = renderer_of(pipeline, settings, options)
-    rendered = []
-    for number, character in enumerate(characters):
-        if part == parts or number % parts == part - 1:
-            rendered.append(render(renderer, character))
-            say(f"subject {number + 1}/{len(characters)}")
-    if part < parts:
-        print(json.dumps({"rendered": len(rendered)}))
-        return
+    scenes: dict[int, Scenes] = {}
+    for number in sorted(range(len(characters)), key=lambda number: number % parts != part - 1):
+        if number % parts != part - 1 and part < parts:
+            print(json.dumps({"part": options.part, "subjects": len(scenes)}))
+            return
+        scenes[number] = render(renderer, characters[number])
+        say(f"subject {number + 1}/{len(characters)}")
+    rendered = [scenes[number] for number in range(len(characters))]
     ways = measure(Judge.load(), characters, rendered)
     numbers = rounded_throughout(ways.numbers)
     options.out.mkdir(parents=True, exist_ok=True)
