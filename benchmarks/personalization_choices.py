@@ -7,7 +7,8 @@ Measures as benchmarks/personalization.py does, on other individuals, so that wh
 subjects that are reported there. Every choice changes one thing of what is done there; differences are paired (same
 individuals, scenes and seeds) with 95 % bootstrap intervals over individuals. Three tables go to --out as
 personalization_choices.md: choices where scenes name nothing of the look, choices where they name all that has words,
-and what to name. The last line of stdout is JSON: table -> row -> numbers.
+and what to name. The last line of stdout is JSON: table -> row -> numbers, and
+what it ran on.
 """
 
 from __future__ import annotations
@@ -282,7 +283,7 @@ def main() -> None:
     parts = [f"## {title}\n\n{table(rows, options.subjects)}" for title, rows in tables.items() if rows]
     text = "\n".join(["# Given pictures: what was tried\n", said, *parts])
     (options.out / "personalization_choices.md").write_text(text)
-    print(json.dumps(rounded_throughout(tables) | {"on": about}))
+    print(json.dumps(rounded_throughout(tables) | about))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +13,7 @@ import torch
 
 from benchmarks import personalization_choices
 from benchmarks.personalization import CHANGES
-from benchmarks.personalization_choices import CHOICES, difference, matched_keys, table
+from benchmarks.personalization_choices import CHOICES, difference, main, matched_keys, table
 from consistory_ray.consistory.method.conditioning import Rows
 from consistory_ray.consistory.method.exchange import SceneExchange
 from consistory_ray.evaluation.consistency import SubjectScores
@@ -58,3 +61,22 @@ def test_differences_are_paired() -> None:
     assert found["difference"] == pytest.approx(0.1) and found["better"] == 2
     assert found["difference_interval"] == pytest.approx([0.1, 0.1])
     assert "| +0.100 [+0.100, +0.100] | 2 of 2 |" in table({"other": found}, 2)
+
+
+@pytest.mark.slow
+def test_a_short_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    choices = ["AdaIN on keys, subject's tokens", "one picture"]
+    words = ["--subjects", "1", "--scenes", "2", "--steps", "2", "--threads", "1", "--device", "cpu"]
+    words += ["--out", str(tmp_path), "--choices", *choices, "--choices-named", "true masks", "--wordings", "nothing"]
+    monkeypatch.setattr(sys, "argv", ["personalization_choices.py", *words])
+    main()
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    plain, named, wordings = (
+        found for found in told.values() if isinstance(found, dict) and "num_inference_steps" not in found
+    )
+    assert list(plain) == ["vanilla", "as it is", *choices] and list(named)[2:] == ["true masks"]
+    assert len({plain[name]["likeness"] for name in plain}) == 4, "a choice changes nothing"
+    assert wordings["nothing"]["likeness"] == plain["as it is"]["likeness"]
+    assert wordings["vanilla, nothing"]["likeness"] == plain["vanilla"]["likeness"]
+    written = (tmp_path / "personalization_choices.md").read_text()
+    assert all(f"| {name} |" in written for name in (*choices, "true masks", "nothing"))
