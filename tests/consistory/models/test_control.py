@@ -1,4 +1,4 @@
-"""ControlNets: the same pictures as diffusers' own pipelines, whatever the batch, and nothing where there is no hint."""
+"""ControlNets: the same pictures as diffusers' own pipelines, whatever the batch; and nothing where nothing leads."""
 
 from __future__ import annotations
 
