@@ -243,9 +243,10 @@ def test_one_call_of_the_net_serves_a_step(
         ([ControlHint(hint_picture(1), net=3), None], r"controls\[0\]\.net: .* 0 to 2"),
         ([ControlHint(hint_picture(1), mode="canny"), None], r"controls\[0\]\.mode: must be None"),
         ([[ControlHint(hint_picture(1)), ControlHint(hint_picture(1), net=2)], None], r"controls\[0\]\[1\]\.mode"),
+        ([None, ControlHint(np.zeros((2, 40, 5)))], r"controls\[1\]\.image: give a PIL image"),
         ([ControlHint(hint_picture(1), net=2, mode="lines"), None], r"mode: must be one of openpose, depth"),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_hints_that_cannot_be_used(led: ConsiStoryPipeline, subject: SubjectResult, controls: Any, where: str) -> None:
     for call in (led.render_vanilla, lambda *given, **named: led.render(given[0], subject, given[1], **named)):
