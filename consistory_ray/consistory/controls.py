@@ -13,13 +13,14 @@ from consistory_ray.consistory.method.hints import ControlHint, Hints, mode_numb
 from consistory_ray.consistory.method.request import Batch
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.numerics import whole_number
+from consistory_ray.pictures import Picture, picture_of
 
 Controls: TypeAlias = Sequence[ControlHint | Sequence[ControlHint] | None]
 """One entry per picture."""
 
 
 def led(backbone: Backbone, batch: Batch, controls: Controls | None) -> Batch:
-    """A batch with its hints.
+    """A batch with its hints, each one's image a :class:`~consistory_ray.pictures.opening.Picture`.
 
     Raises:
         InputError: naming every hint that cannot be used with this model, and why.
@@ -34,9 +35,18 @@ def led(backbone: Backbone, batch: Batch, controls: Controls | None) -> Batch:
     else:
         for place, hint in _places(hints):
             problems += _problems(place, hint, modes)
+    opened: dict[int, Picture] = {}  # by the image's identity: often one leads many
+    for place, hint in _places(hints):
+        try:
+            opened[id(hint.image)] = opened.get(id(hint.image)) or picture_of(hint.image, f"{place}.image")
+        except InputError as error:
+            problems += error.problems
     if problems:
         raise InputError("the controls cannot be used", problems)
-    return dataclasses.replace(batch, hints=hints if any(hints) else ())
+    opened_hints = tuple(
+        tuple(dataclasses.replace(hint, image=opened[id(hint.image)]) for hint in some) for some in hints
+    )
+    return dataclasses.replace(batch, hints=opened_hints if any(hints) else ())
 
 
 _NO_SEAM = "leave them out: this kind of model takes none"

@@ -97,8 +97,8 @@ def make_batch(
 def make_request(backbone: Backbone, batch: Batch, settings: MethodSettings) -> Request:
     """Encode a batch's prompts; with resolved settings, while the model is in use."""
     plan, grids = StepPlan.from_settings(settings), backbone.grids(*batch.latents.shape[-2:])
-    led = isinstance(backbone, Controllable) and any(batch.hints)
-    additions = backbone.additions(batch.hints, settings) if led else None
+    hints = batch.hints if any(batch.hints) else ()
+    additions = backbone.additions(hints, settings) if hints and isinstance(backbone, Controllable) else None
     conditioning = backbone.encode(batch.prompts, settings)
     return Request(batch, settings, plan, backbone.levels, grids, conditioning, additions)
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter
 
 from consistory_ray.errors import InputError, Problem
+from consistory_ray.pictures.memory import picture_of
 from consistory_ray.pictures.opening import Picture
 
 LOW, HIGH = 100, 200
@@ -24,32 +25,17 @@ def prepare_hint(picture: Any, name: str) -> Image.Image:
     """A hint made of a picture; of the same size, RGB.
 
     Args:
-        picture: a :class:`~consistory_ray.pictures.opening.Picture`, whose transparency then says where the subject is,
-            a PIL image or an array.
+        picture: as :func:`~consistory_ray.pictures.memory.picture_of` takes it; where it has transparency, that says
+            where the subject is.
         name: one of :data:`PREPROCESSORS`.
 
     Raises:
-        InputError: there is no such preprocessor.
+        InputError: there is no such preprocessor, or this is no picture.
     """
     if name not in PREPROCESSORS:
         fix = f"must be one of {', '.join(PREPROCESSORS)}"
         raise InputError("this hint cannot be prepared", [Problem("preprocess", repr(name)[:100], fix)])
-    return PREPROCESSORS[name](picture if isinstance(picture, Picture) else picture_of(picture))
-
-
-def picture_of(image: Any) -> Picture:
-    """A picture of a PIL image, or of an array [height, width] or [height, width, 3 or 4], uint8 or floats in 0..1."""
-    if not isinstance(image, Image.Image):
-        pixels = np.asarray(image)
-        if pixels.dtype.kind == "f":
-            pixels = (pixels.clip(0, 1) * 255).round()
-        image = Image.fromarray(pixels.astype(np.uint8))
-    if not image.has_transparency_data:
-        return Picture(image.convert("RGB"), None, image.size)
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    opaque = np.asarray(image.getchannel("A")) >= 128
-    return Picture(Image.alpha_composite(white, image).convert("RGB"), None if opaque.all() else opaque, image.size)
+    return PREPROCESSORS[name](picture_of(picture, "picture"))
 
 
 def canny(pixels: NDArray[np.uint8], low: int = LOW, high: int = HIGH) -> NDArray[np.bool_]:

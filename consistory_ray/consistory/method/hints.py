@@ -1,4 +1,4 @@
-"""Hints: pictures that lead a rendered picture's layout, such as an outline or a pose, and what is to be made of them."""
+"""Hints: pictures that lead a rendered picture's layout, such as an outline or a pose."""
 
 from __future__ import annotations
 

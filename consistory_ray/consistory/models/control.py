@@ -16,7 +16,6 @@ from consistory_ray.consistory.method.hints import ControlHint, Hints, mode_numb
 from consistory_ray.consistory.models.controlnet_checks import mode_names
 from consistory_ray.consistory.models.hooks import evaluating
 from consistory_ray.pictures import Picture, fit
-from consistory_ray.pictures.hints import picture_of
 
 Residuals = tuple[tuple[Tensor, ...], Tensor]
 """Of each skip connection, and of the ``mid`` part: [rows, channels, height, width]."""
@@ -40,7 +39,7 @@ class Control:
 
     Args:
         nets: diffusers' ControlNets.
-        hints: for each image those that lead it; checked.
+        hints: for each image those that lead it; checked, with a Picture each.
         size: picture height and width in pixels.
         guess_mode: lead the conditional half only, deep layers more than early ones, as diffusers does it.
         device: where the network computes.
@@ -63,7 +62,7 @@ class Control:
             for hint in some:
                 number, key = int(hint.net), id(hint.image)
                 if key not in pictures:
-                    pictures[key] = hint_tensor(hint.image, *size).to(device)
+                    pictures[key] = _tensor(hint.image, *size).to(device)
                 mode = mode_number(hint.mode, modes[number]) if modes[number] else None
                 self._leads[number].append(_Lead(image, hint, mode, pictures[key]))
 
@@ -158,9 +157,8 @@ def _sum(some: Residuals, others: Residuals) -> Residuals:
     return skips, some[1] + others[1]
 
 
-def hint_tensor(image: Any, height: int, width: int) -> Tensor:
+def _tensor(picture: Picture, height: int, width: int) -> Tensor:
     """A hint as ControlNets see it: [3, height, width] float32 in 0..1 on the CPU."""
-    picture = image if isinstance(image, Picture) else picture_of(image)
     if picture.image.size != (width, height):
         picture = fit(picture, width, height)
     return torch.from_numpy(np.array(picture.image, dtype=np.float32) / 255).permute(2, 0, 1)

@@ -61,7 +61,7 @@ def check_before_loading(controlnets: Sequence[str | Path | ControlNet], model: 
     problems = []
     for number, given in enumerate(controlnets):
         where = f"controlnets[{number}]"
-        config = given.config if isinstance(given, nn.Module) else _config(where, given, unet)
+        config = _config(where, given, unet) if isinstance(given, (str, Path)) else _config_of_loaded(given)
         if config is not None and unet is not None:
             problems += controlnet_problems(where, config, unet, vae)
     refuse_unfit(problems)
@@ -75,13 +75,13 @@ def check_controlnets(nets: Sequence[ControlNet], pipe: Any) -> None:
     """
     problems = []
     for number, net in enumerate(nets):
-        where, kind = f"controlnets[{number}]", type(getattr(net, "_orig_mod", net)).__name__
-        if not hasattr(net, "config"):
-            problems.append(Problem(where, kind, "give a ControlNetModel or ControlNetUnionModel of diffusers"))
-            continue
-        config = {**net.config, "_class_name": kind}
-        problems += controlnet_problems(where, config, pipe.unet.config, pipe.vae.config)
+        where = f"controlnets[{number}]"
+        problems += controlnet_problems(where, _config_of_loaded(net), pipe.unet.config, pipe.vae.config)
     refuse_unfit(problems)
+
+
+def _config_of_loaded(net: ControlNet) -> Config:
+    return {**getattr(net, "config", {}), "_class_name": type(getattr(net, "_orig_mod", net)).__name__}
 
 
 def load_controlnets(controlnets: Sequence[str | Path | ControlNet], pipe: Any) -> list[ControlNet]:
