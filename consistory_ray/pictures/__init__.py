@@ -6,7 +6,7 @@
 * ``fitting``: a picture of any shape at the size that is rendered.
 """
 
-from consistory_ray.pictures.fitting import FITS, fit
+from consistory_ray.pictures.fitting import FITS, Fit, fit
 from consistory_ray.pictures.formats import MAX_BYTES, MAX_PIXELS, Header, read_header
 from consistory_ray.pictures.masks import draw_mask, open_mask, open_masked
 from consistory_ray.pictures.opening import Picture, open_picture
@@ -15,6 +15,7 @@ __all__ = [
     "FITS",
     "MAX_BYTES",
     "MAX_PIXELS",
+    "Fit",
     "Header",
     "Picture",
     "draw_mask",
