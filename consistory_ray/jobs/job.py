@@ -54,7 +54,7 @@ from consistory_ray.jobs.checks import (
 )
 from consistory_ray.jobs.given_pictures import look_up_pictures
 from consistory_ray.jobs.ids import id_problem
-from consistory_ray.jobs.input_files import InputFile
+from consistory_ray.jobs.input_files import InputFile, InputFiles
 from consistory_ray.jobs.model_names import model_name
 from consistory_ray.jobs.readers import Document, read_document
 from consistory_ray.jobs.stored_subjects import resolve_stored
@@ -408,7 +408,9 @@ def parse_document(document: Document) -> RenderJob:
     if too_much := oversized(document.data):
         problems += [Problem(document.locate(loc), found.value, found.fix) for loc, found in too_much]
         raise _cannot_be_rendered(document, problems)
-    data, unreadable = look_up_pictures(document, resolve_stored(document.source, document.data))
+    data, unreadable = look_up_pictures(
+        document, resolve_stored(document.source, document.data), InputFiles(document.source)
+    )
     problems += unreadable
     if isinstance(data, Mapping) and "name" not in data:
         data = {"name": PurePosixPath(document.source).stem or "job", **data}

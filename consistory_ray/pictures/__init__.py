@@ -8,7 +8,7 @@
 
 from consistory_ray.pictures.fitting import FITS, Fit, fit
 from consistory_ray.pictures.formats import MAX_BYTES, MAX_PIXELS, Header, read_header
-from consistory_ray.pictures.masks import draw_mask, open_mask, open_masked
+from consistory_ray.pictures.masks import check_mask, draw_mask, open_mask, open_masked, shown_by
 from consistory_ray.pictures.opening import Picture, open_picture
 
 __all__ = [
@@ -18,10 +18,12 @@ __all__ = [
     "Fit",
     "Header",
     "Picture",
+    "check_mask",
     "draw_mask",
     "fit",
     "open_mask",
     "open_masked",
     "open_picture",
     "read_header",
+    "shown_by",
 ]
