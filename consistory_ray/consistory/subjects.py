@@ -26,14 +26,14 @@ from consistory_ray.consistory.method.masks import Masks, overlap
 from consistory_ray.consistory.method.request import Batch, Request
 from consistory_ray.consistory.method.sampler import Sampler
 from consistory_ray.consistory.method.trace import Trace
-from consistory_ray.consistory.results import Progress, SubjectResult, shaped, ticker
+from consistory_ray.consistory.results import Progress, RenderResult, SubjectResult, shaped, ticker
 from consistory_ray.errors import AssetError, PictureError
 from consistory_ray.guards.numerics import NOT_FINITE
 from consistory_ray.settings import MethodSettings
 
 LEAST_AGREEMENT = 0.85
 """Below it the masks of single calls differ so much that a picture probably does not show the subject. Of the bundled
-model's drawings those of the subject agree by 0.92 and more, nine of ten empty scenes by less than 0.86."""
+model's drawings (chosen on 24, tried on 40) 33 of 40 scenes without a subject lie below it, and none of 40 with one."""
 LEAST_OVERLAP = 0.3
 """Intersection over union of a given and a found mask below which one of them is probably wrong."""
 _NAME_IT = "let its prompt say what it shows and the concept name it, or give a mask"
@@ -95,7 +95,8 @@ def given_subject(
         backbone, batch, concepts, settings, output_type, progress, trace: as for :func:`make_subject`.
 
     Raises:
-        AssetError: the model produced numbers that are not finite, or finds no subject in a picture without a mask.
+        AssetError: the model produced numbers that are not finite.
+        PictureError: it finds no subject in a picture without a mask; the result has the masks that were found.
     """
     with backbone.in_use():
         clean = backbone.encode_pictures(pictures.pixels)
@@ -115,7 +116,10 @@ def given_subject(
             else:
                 light = NoisedPath(backbone.schedule(backbone.max_steps), clean, noise)
                 found, agreement = light_masks(network, light, request, tick)
-                masks, notices = _masks(found, agreement, pictures, request)
+                masks, notices, faults = _masks(found, agreement, pictures, request)
+                if faults:
+                    result = RenderResult(list(pictures.images), shaped(masks, request.grids))
+                    raise PictureError.of(faults, len(batch.prompts), result)
                 anchors = given = GivenAnchors(request, masks, options.together)
                 if options.together:
                     Sampler(network, path, request, anchors, tick, trace).sample()
@@ -129,13 +133,14 @@ def given_subject(
 
 def _masks(
     found: Masks, agreement: Tensor, pictures: GivenPictures, request: Request
-) -> tuple[dict[Level, Tensor], dict[int, str]]:
-    """The masks in force, in which those that were given win over those that were found; and what is odd about them.
+) -> tuple[dict[Level, Tensor], dict[int, str], dict[int, str]]:
+    """The masks in force, in which those that were given win over those that were found.
 
-    Raises:
-        AssetError: nothing, or everything, was found in a picture that none was given for.
+    Returns:
+        The masks; by picture what is odd about its own, and why it cannot be used: nothing, or everything, was found.
     """
-    masks, notices = {level: mask.clone() for level, mask in found.items()}, {}
+    masks: dict[Level, Tensor] = {level: mask.clone() for level, mask in found.items()}
+    notices, faults = {}, {}
     for index, given in enumerate(pictures.masks):
         if given is not None:
             for level, mask in token_masks(given, request).items():
@@ -147,10 +152,10 @@ def _masks(
                     f"the given mask covers {common:.0%} of what the model takes for the subject and its own"
                 )
         elif any(bool(mask[index].all()) or not bool(mask[index].any()) for mask in masks.values()):
-            raise AssetError(f"images[{index}]: the subject was not found in this picture; {_NAME_IT}")
+            faults[index] = f"the subject was not found in this picture; {_NAME_IT}"
         elif agreement[index] < LEAST_AGREEMENT:
             notices[index] = f"where the subject is in this picture is unclear; {_NAME_IT}"
-    return masks, notices
+    return masks, notices, faults
 
 
 def _cache(

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, SubjectResult, Trace
+from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, SubjectResult, Trace, estimate_cache_bytes
 from consistory_ray.consistory.inputs import make_batch, make_request, resolve_settings
 from consistory_ray.consistory.method.attention import AttentionCall
 from consistory_ray.consistory.method.dropout import undropped
@@ -21,7 +21,7 @@ from consistory_ray.consistory.method.latents import seeded_noise
 from consistory_ray.consistory.method.masks import AttentionMaps
 from consistory_ray.consistory.method.sampler import Sampler
 from consistory_ray.consistory.method.steps import Pass
-from consistory_ray.errors import AssetError, InputError, PromptError
+from consistory_ray.errors import AssetError, InputError, PictureError, PromptError
 from consistory_ray.settings import MethodSettings
 from tests.consistory import slow_reference as slow
 from tests.consistory.inversion import DDPM
@@ -324,6 +324,14 @@ def test_pictures_decide_the_scenes_from_memory_and_from_a_file_alike(
     assert far(vanilla, scenes) > 1e-2
 
 
+def test_the_size_of_its_cache_is_foreseen(pipe: ConsiStoryPipeline, subject: SubjectResult) -> None:
+    fraction = float(subject.masks["fine"].float().mean())
+    config, shape = dict(pipe.pipe.unet.config), {"dtype": "float32", "vae_scale_factor": 2}
+    estimate = estimate_cache_bytes(config, SETTINGS, 2, fraction, **shape, given=True)  # type: ignore[arg-type]
+    assert estimate == pytest.approx(subject.cache.to_buffer().nbytes, rel=0.1)
+    assert estimate < estimate_cache_bytes(config, SETTINGS, 2, fraction, **shape)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("switch", ["sdsa", "injection"])
 def test_parts_of_the_method_can_be_left_out(pipe: ConsiStoryPipeline, subject: SubjectResult, switch: str) -> None:
     without = pipe.create_subject(CAPTIONS, "cat", SEEDS, images=PICTURES, **QUICK, **{switch: False})
@@ -381,8 +389,12 @@ def test_a_picture_in_which_the_subject_is_not_found(pipe: ConsiStoryPipeline, m
 
     masks_of = AttentionMaps.masks
     monkeypatch.setattr(AttentionMaps, "masks", nothing)
-    with pytest.raises(AssetError, match=r"images\[1\]: the subject was not found .* give a mask"):
+    with pytest.raises(PictureError, match=r"picture 1: the subject was not found .* give a mask") as caught:
         pipe.create_subject(CAPTIONS, "cat", images=PICTURES, **QUICK)
+    assert list(caught.value.failures) == [1] and caught.value.result.masks["fine"].any(dim=(1, 2)).tolist() == [
+        True,
+        False,
+    ]
     pipe.create_subject(CAPTIONS, "cat", images=PICTURES, masks=[None, MASK], **QUICK)
 
 
