@@ -18,8 +18,8 @@ from consistory_ray.engine.cluster.address import check_address
 from consistory_ray.engine.dispatching.session import RaySession
 from consistory_ray.engine.events import Event, Notice, RunFinished, RunStarted, RunState, RunSummary
 from consistory_ray.engine.faults import is_lasting
-from consistory_ray.engine.inputs import copy_inputs
 from consistory_ray.engine.history import History, RecordKeeper, told
+from consistory_ray.engine.inputs import copy_inputs
 from consistory_ray.engine.ledger import Ledger
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.outages import Outages, with_backoff

@@ -22,7 +22,8 @@ from consistory_ray.output.storage import MissingFileError, OutputStore, UnfitFi
 from consistory_ray.plan.inputs import INPUT_FOLDER
 
 if TYPE_CHECKING:
-    from consistory_ray.plan.inputs import PlannedFile
+    from consistory_ray.pictures import Picture
+    from consistory_ray.plan.inputs import PlannedFile, PlannedPicture
 
 _THREADS = 8
 _KEPT_BYTES = 64 << 20
@@ -65,11 +66,28 @@ def _copy(store: OutputStore, file: PlannedFile, lost: Lost) -> Problem | None:
     if hashlib.sha256(data).hexdigest() != file.sha256:
         return Problem(shown, "another picture than when the job was read", "render again: it is read anew")
     refuse_if_lost(lost, f"{store.url}/{file.path} was not written")
-    with_backoff(lambda: store.create_exclusive(file.path, data) or store.write_atomic(file.path, data))
+    if not with_backoff(lambda: store.create_exclusive(file.path, data)):  # something else has its place
+        with_backoff(lambda: store.write_atomic(file.path, data))
     return None
 
 
 _OR = f"or put the file into the output's folder {INPUT_FOLDER} yourself, named by its SHA-256"
+
+
+def fitted(reader: InputReader, given: PlannedPicture, width: int, height: int) -> Picture:
+    """A given picture, with its mask, as it is rendered with.
+
+    Raises:
+        AssetError: it cannot be read.
+        InputError: it cannot be used.
+        StorageError: the output failed.
+    """
+    from consistory_ray.pictures import FITS, fit, open_masked
+
+    image, mask = reader.read(given.image), None if given.mask is None else reader.read(given.mask)
+    (how,) = (how for how in FITS if how == given.fit)
+    mask_name = "" if given.mask is None else given.mask.path
+    return fit(open_masked(image, mask, given.image.path, mask_name), width, height, how)
 
 
 class InputReader:

@@ -103,9 +103,7 @@ class UnclearPicturesError(AssetError):
         images, masks: see :class:`MadeSubject`; both may be empty.
     """
 
-    def __init__(
-        self, message: str, images: Sequence[Image] = (), masks: Sequence[NDArray[np.bool_]] = ()
-    ) -> None:
+    def __init__(self, message: str, images: Sequence[Image] = (), masks: Sequence[NDArray[np.bool_]] = ()) -> None:
         super().__init__(message)
         self.images = images
         self.masks = masks

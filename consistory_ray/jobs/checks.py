@@ -116,7 +116,8 @@ def subject_findings(subject: Any) -> Iterator[Finding]:
     if _has(subject, "anchors") and _has(subject, "pictures"):
         fix = "leave out anchors or pictures: a subject is made of words, or of pictures that are given"
         yield Finding(("pictures",), _get(subject, "pictures"), fix)
-    if not _has(subject, "anchors") and not _has(subject, "pictures"):
+    is_subject = isinstance(subject, Mapping) or hasattr(subject, "scenes")
+    if is_subject and not _has(subject, "anchors") and not _has(subject, "pictures"):
         yield Finding(("anchors",), MISSING, "")
     yield from _concept_findings(subject, scenes)
     yield from _scene_id_findings(scenes)
@@ -134,8 +135,8 @@ def _concept_findings(subject: Any, scenes: list[Entry]) -> Iterator[Finding]:
     for name, who in (("anchors", "an anchor"), ("pictures", "a picture")) if missing else ():
         for index, shown_by in _items(subject, name):
             prompt = "" if name == "pictures" and isinstance(shown_by, str) else _prompt(shown_by)
-            absent = lacking_in_anchor(join_prompt(style, text, prompt), concepts) if prompt or name != "anchors" else []
-            if absent:
+            absent = lacking_in_anchor(join_prompt(style, text, prompt), concepts)
+            if absent and (prompt or name == "pictures"):
                 yield Finding((name, index, "prompt"), prompt, must_contain(who, absent, " and "))
     if details:
         head = scene_head(style, text, details, concepts)

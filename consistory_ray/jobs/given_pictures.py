@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.problems import MAX_PROBLEMS, Loc
 from consistory_ray.jobs.input_files import InputFiles, Seen
 from consistory_ray.jobs.readers import Document
-from consistory_ray.pictures import check_mask
+
+Fit = Literal["crop", "letterbox"]
+"""How pictures of another shape are fitted, see :func:`consistory_ray.pictures.fit`."""
 
 _THREADS = 8
 _ONE_COLOUR = "give one that shows the subject"
@@ -58,6 +60,8 @@ def look_up_pictures(document: Document, data: Any, files: InputFiles) -> tuple[
 
 def _looked_up(files: InputFiles, document: Document, loc: Loc, given: Any) -> tuple[Any, list[Problem]]:
     """One picture of a subject, with its mask."""
+    from consistory_ray.pictures import check_mask  # imports numpy
+
     picture = {"image": given} if isinstance(given, str) else given
     if not isinstance(picture, Mapping):
         return given, []
@@ -75,6 +79,4 @@ def _looked_up(files: InputFiles, document: Document, loc: Loc, given: Any) -> t
                 check_mask(field, seen[name].size, seen["image"].size, is_uniform=seen[name].marks_nothing)
         except InputError as error:
             problems += error.problems
-    if problems:
-        return picture, problems
-    return {**picture, **{name: asdict(one.file) for name, one in seen.items()}}, []
+    return {**picture, **{name: asdict(one.file) for name, one in seen.items()}}, problems

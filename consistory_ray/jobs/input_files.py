@@ -20,7 +20,6 @@ from consistory_ray.jobs.allowlist import check_allowed
 from consistory_ray.jobs.readers import STANDARD_INPUT
 from consistory_ray.jobs.sources import TooLargeError, read_all, reading_problem
 from consistory_ray.jobs.validation import Text
-from consistory_ray.pictures import MAX_BYTES, open_picture, read_header, shown_by
 
 MAX_FILES = 10_000
 Sha256 = Annotated[str, Strict(), Field(pattern="^[0-9a-f]{64}$")]
@@ -135,11 +134,13 @@ class _LookUp:
         raise InputError(self._result.message, again)
 
     def _read(self) -> Seen:
+        from consistory_ray.pictures import open_picture, read_header, shown_by  # imports numpy
+
         data = read_picture(self._place, self._field)
         picture = open_picture(data, self._field)
         kind, marked = read_header(data, self._field).format, shown_by(picture)
         file = InputFile(self._place.url, hashlib.sha256(data).hexdigest(), len(data), kind)
-        is_plain = all(low == high for low, high in picture.image.getextrema())
+        is_plain = picture.image.getcolors(1) is not None
         return Seen(file, picture.size, is_plain, bool(marked.all() or not marked.any()))
 
 
@@ -149,6 +150,8 @@ def read_picture(place: Place, field: str) -> bytes:
     Raises:
         InputError: it cannot be read, or is too large.
     """
+    from consistory_ray.pictures.formats import MAX_BYTES  # imports Pillow
+
     shown = without_credentials(place.url)
     try:
         return read_all(place, MAX_BYTES)

@@ -52,7 +52,7 @@ from consistory_ray.jobs.checks import (
     scene_head,
     subject_findings,
 )
-from consistory_ray.jobs.given_pictures import look_up_pictures
+from consistory_ray.jobs.given_pictures import Fit, look_up_pictures
 from consistory_ray.jobs.ids import id_problem
 from consistory_ray.jobs.input_files import InputFile, InputFiles
 from consistory_ray.jobs.model_names import model_name
@@ -68,7 +68,6 @@ from consistory_ray.jobs.validation import (
     handed_down,
     invalid,
 )
-from consistory_ray.pictures import Fit
 from consistory_ray.settings import BUNDLED_MODEL, MethodSettings, model_defaults
 
 MAX_COUNT = 100_000
@@ -323,7 +322,7 @@ class Subject(BaseModel):
         tuple[Annotated[GivenPicture, WrapValidator(bounded_picture, json_schema_input_type=str | GivenPicture)], ...],
         Field(min_length=1, max_length=MAX_GIVEN),
     ] = ()
-    """Instead of anchors: one to eight pictures of the subject that there are already. An entry may be a bare address."""
+    """Instead of anchors: one to eight pictures that there are of the subject. An entry may be a bare address."""
     scenes: Annotated[
         tuple[Annotated[Scene, WrapValidator(bounded_entry, json_schema_input_type=str | Scene)], ...],
         Field(min_length=1),
@@ -333,7 +332,7 @@ class Subject(BaseModel):
     """What becomes of the job if nothing of a concept stands in a prompt: it is refused, or those pictures fail."""
 
     @property
-    def shown_by(self) -> tuple[Anchor, ...] | tuple[GivenPicture, ...]:
+    def shown_by(self) -> tuple[Anchor | GivenPicture, ...]:
         """What fixes its appearance: its pictures, or its anchors."""
         return self.pictures or self.anchors
 
