@@ -54,7 +54,7 @@ def test_anchors_are_the_pictures(folder: Path) -> None:
         folder, {"image": "one.png", "prompt": "in the forest"}, {"image": "other.png", "mask": "mask.png"}
     )
     assert [anchor.prompt for anchor in subject.anchors] == ["a drawing of a cat in the forest", "a drawing of a cat"]
-    assert [anchor.path for anchor in subject.anchors] == ["anchors/a-cat/anchor-0.png", "anchors/a-cat/anchor-1.png"]
+    assert [anchor.path for anchor in subject.anchors] == ["anchors/cat/anchor-0.png", "anchors/cat/anchor-1.png"]
     assert [picture.mask is None for picture in subject.pictures] == [True, False]
     files = [file.path for file in Plan("own", "miniature", (subject, subject), "auto", "auto").inputs()]
     assert len(files) == 3 and all(path.startswith("inputs/") and path.endswith(".png") for path in files)
