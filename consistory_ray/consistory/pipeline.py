@@ -151,9 +151,10 @@ class ConsiStoryPipeline:
             concepts: the words of the prompts that name the subject.
             seeds: one per anchor: its noise and its self-attention dropout. Given pictures may do without.
             latents: initial noise [A, 4, h, w] instead; dropout then follows ``seeds`` where given, else the position.
-            images: 1 to 8 pictures of the subject, which are then its anchors: PIL pictures or arrays.
-            masks: where the subject is in each of them, as a bool array or PIL picture of its size; None for those in
-                which it should be found.
+            images: 1 to 8 pictures of the subject, which are then its anchors (section 10 of docs/method.md): PIL
+                images or arrays, uint8 or floats from 0 to 1. Others than of the size that is rendered are cut to it.
+            masks: where the subject is in each of them, as a bool array [height, width] or PIL image of its size; None
+                for those whose transparency tells, or in which it should be found.
             settings: all settings at once, in place of the model's defaults.
             output_type: ``"pil"``, ``"np"`` or ``"latent"``.
             progress: called with (steps done, steps in all).
