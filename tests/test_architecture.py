@@ -41,7 +41,7 @@ ABOVE = {
 }
 # the engine from the ground up: each part may import those before it, and none that stands above it
 ENGINE = (
-    *("faults", "machine", "stopping", "rendering", "events", "options", "outages"),
+    *("faults", "machine", "stopping", "rendering", "events", "options", "outages", "inputs"),
     *("scheduling", "cluster", "workers"),
     *("ledger", "workload", "anchor_files", "history", "dispatching", "coordinator", "running"),
 )

@@ -30,7 +30,7 @@ def check_controlnets(job: RenderJob) -> None:
     for index, net in enumerate(job.controlnets):
         where = f"controlnets[{index}]"
         if net.model != BUNDLED_MODEL and not os.path.exists(model_path(net.model)) and not is_hub_id(net.model):
-            fix = f'there is no such file or folder on this machine, check the path; or give "{BUNDLED_MODEL}" or a hub id'
+            fix = f'there is no such file or folder here, check the path; or give "{BUNDLED_MODEL}" or a hub id'
             raise CheckpointError("a ControlNet cannot be used", [Problem(where, ascii(net.model)[1:-1], fix)])
         configs.append(config_of(where, net.model, unet))
         if unet is not None and configs[-1] is not None:

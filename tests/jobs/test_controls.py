@@ -142,7 +142,7 @@ def test_files_whose_names_say_the_same_get_different_names(folder: Path) -> Non
         ({"control": {"image": "none.png"}}, "subjects[0].scenes[0].control.image", "check the path (no such file)"),
         ({"control": {"image": "job.yaml"}}, "subjects[0].scenes[0].control.image", "PNG, JPEG or WebP"),
         ({"control": {"strength": 1}}, "subjects[0].scenes[0].control.strength", "scale"),
-        ({"control": {"image": 3}}, "subjects[0].scenes[0].control.image", "path or URL of a picture"),
+        ({"control": {"image": 3}}, "subjects[0].scenes[0].control.image", "path or URL of a PNG"),
         ({"poses": "nowhere"}, "subjects[0].poses", "no such folder"),
         ({"poses": "empty"}, "subjects[0].poses", "at least one PNG, JPEG or WebP file"),
         ({"poses": {"folder": "empty"}}, "subjects[0].poses.folder", "at least one PNG, JPEG or WebP file"),

@@ -1,4 +1,4 @@
-"""Hints in a plan: their content decides ids, never where they lie; poses cross with scenes; ControlNets are checked."""
+"""Hints in a plan: their content decides ids, never where they lie; poses cross with scenes; nets are checked."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def test_nets_that_cannot_be_used_are_told_before_anything_is_loaded(
     fine, union = net(tmp_path / "net"), net(tmp_path / "union", _class_name="ControlNetUnionModel", num_control_type=6)
     scene = {"prompt": "in space", "control": hint(tmp_path / "one.png")}
     load(data(scene, nets=[fine], model="miniature"))
-    assert "no such file or folder" in bad("./nowhere")[1]
+    assert "no such file or folder here" in bad("./nowhere")[1]
     path, fix = bad(fine, net(tmp_path / "xl", block_out_channels=[320, 640, 1280]))
     assert path.startswith("controlnets[1]")
     assert "as in the model" in fix
@@ -173,7 +173,7 @@ def test_nets_that_cannot_be_used_are_told_before_anything_is_loaded(
     assert "write one of openpose, depth" in bad(union, mode=6)[1]
     load(data({**scene, "control": {"image": scene["control"], "mode": "canny"}}, nets=[union], model="miniature"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="config.json"):
+    with pytest.raises(CheckpointError, match=r"config\.json"):
         load(data(scene, nets=[str(tmp_path / "empty")], model="miniature"))
     monkeypatch.setenv(VARIABLE, f"hf://acme,{tmp_path}")
     assert bad("other/net")[0] == "controlnets[0]"

@@ -16,6 +16,7 @@ COUNTS = {  # subjects, anchors, scenes
     "quickstart.yaml": (3, 6, 24),
     "two_subjects.yaml": (2, 4, 10),
     "bulk_50.yaml": (50, 100, 200),
+    "own_character.yaml": (2, 4, 12),
     "prompts.csv": (2, 4, 5),
     "poses.yaml": (2, 4, 15),
     "sdxl_gpus.yaml": (3, 6, 19),

@@ -75,6 +75,7 @@ class WorkerPool:
             gpu_share=share,
             controlnets=controlnets,
             guess_mode=guess_mode,
+            inputs=store.url,
         )
         self._store = store
         self._options = options
