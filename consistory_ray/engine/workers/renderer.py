@@ -142,6 +142,7 @@ class ConsiStoryRenderer:
                     seeds=[anchor.seed for anchor in subject.anchors],
                     images=[picture.image for picture in pictures],
                     masks=[picture.alpha for picture in pictures],
+                    controls=self._hints.of(subject.anchors),
                     settings=subject.settings,
                     progress=clock.tick,
                 )
