@@ -86,7 +86,8 @@ is an error. Texts are at most {text} characters, put into Unicode's form NFC, t
 ## A subject of whom there are pictures
 
 One to eight `pictures` take the place of `anchors`: the subject's own picture in other places and poses, so that what
-stays the same is the subject. A caption (style, subject and `prompt`) says where it is there and nothing of how it looks.
+stays the same is the subject. A caption (style, subject and `prompt`) says where it is there and nothing of how it
+looks.
 
 ```yaml
 subjects:
@@ -100,23 +101,24 @@ subjects:
     scenes: [on the beach, in the snow]
 ```
 
-* **Words.** Colours come over by themselves. A pattern, an accessory and whatever else a scene's layout has to make room
-  for come if the scene's words name them: that is what `details` is for. Text that follows the subject is enough ("with a
-  hat"); text that names the concept ("a spotted dragon with a hat") takes the place of the subject's. Leave colours out of
-  it, they would spread. `mask_dropout: 0` under `settings` keeps scenes closest to the pictures.
-* **Files.** PNG, JPEG and WebP, at a path or any fsspec URL in the places that `CONSISTORY_ALLOWED_URLS` allows. A relative
-  path begins at the job file; in a job that is no file (standard input, Python) at the working directory. Orientation,
-  colour profiles, palettes, CMYK and 16 bits are taken care of. A file has 256 MiB and a picture 128 megapixels (a WebP
-  64) at most, and what is larger than 16 megapixels is reduced when it is opened. Pictures that are broken, animated, of a
-  single colour or smaller than 8 pixels are refused before a model is loaded, all of them at once.
-* **Masks.** Where the subject is, is found. A picture with transparency says it itself, and a `mask` (subject white, all
-  else black, of the picture's size) wins over both. The gallery shows what was taken for the subject; if nothing was
-  found, the subject fails before any of its scenes is rendered, and if it is doubtful, the run tells it.
+* **Words.** Colours come over by themselves. A pattern, an accessory and whatever else a scene's layout has to make
+  room for come if the scene's words name them: that is what `details` is for. Text that follows the subject is enough
+  ("with a hat"); text that names the concept ("a spotted dragon with a hat") takes the place of the subject's. Leave
+  colours out of it, they would spread. `mask_dropout: 0` under `settings` keeps scenes closest to the pictures.
+* **Files.** PNG, JPEG and WebP, at a path or any fsspec URL in the places that `CONSISTORY_ALLOWED_URLS` allows. A
+  relative path begins at the job file; in a job that is no file (standard input, Python) at the working directory.
+  Orientation, colour profiles, palettes, CMYK and 16 bits are taken care of. A file has 256 MiB and a picture 128
+  megapixels (a WebP 64) at most, and what is larger than 16 megapixels is reduced when it is opened. Pictures that
+  are broken, animated, of a single colour or smaller than 8 pixels are refused before a model is loaded, all of them
+  at once.
+* **Masks.** Where the subject is, is found. A picture with transparency says it itself, and a `mask` (subject white,
+  all else black, of the picture's size) wins over both. The gallery shows what was taken for the subject; if nothing
+  was found, the subject fails before any of its scenes is rendered, and if it is doubtful, the run tells it.
 * **Shape.** `fit: crop` cuts a picture to the shape of the job's, around the subject where a mask says where that is;
   `fit: letterbox` keeps all of it.
 * **Content decides.** A subject is known by the SHA-256 of its files: the same bytes at another address are the same
-  subject, another file is another one. The output gets a copy of each below `inputs/`. From then on a run goes on by the
-  job in its `run.json`, even if the originals are gone.
+  subject, another file is another one. The output gets a copy of each below `inputs/`. From then on a run goes on by
+  the job in its `run.json`, even if the originals are gone.
 
 On a cluster give URLs: a job file that travels in a ConfigMap has no folder that relative paths could begin at.
 
@@ -187,7 +189,8 @@ animals:
 
 ## Limits
 
-A job has at most {pictures} pictures, a subject {anchors} anchors, {given} given pictures and {concepts} concepts, a scene a `count` of
+A job has at most {pictures} pictures, a subject {anchors} anchors, {given} given pictures and {concepts} concepts, a
+scene a `count` of
 {count}.
 """
 
