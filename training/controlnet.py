@@ -26,7 +26,7 @@ from training.world import draw
 
 PICTURES = 4000
 """So many of the training set's pictures, drawn as they are needed."""
-SHARES = (0.45, 0.2, 0.35)
+SHARES = (0.35, 0.25, 0.4)
 """How often a picture comes with each of the hints."""
 EMBEDDING_CHANNELS = (16, 32, 96)
 """Of the layers that take in the hint: they halve it twice, as often as the miniature's autoencoder."""
@@ -34,8 +34,8 @@ FRESH_RATE = 5.0
 """Layers that start from nothing learn so many times faster than those copied from the UNet."""
 STAGES = (
     Stage("half", pixels=64, steps=450, batch=16, learning_rate=4e-4, final_rate=4e-4),
-    Stage("full", pixels=128, steps=850, batch=8, learning_rate=4e-4, final_rate=2e-4),
-    Stage("settle", pixels=128, steps=400, batch=8, learning_rate=2e-4, final_rate=2e-6),
+    Stage("full", pixels=128, steps=1300, batch=8, learning_rate=4e-4, final_rate=2e-4),
+    Stage("settle", pixels=128, steps=1100, batch=8, learning_rate=2e-4, final_rate=2e-6),
 )
 
 
