@@ -165,7 +165,8 @@ class ConsiStoryPipeline:
         Raises:
             InputError: a setting that does not exist, or arguments that do not fit each other; :class:`PromptError` for
                 concepts not in a prompt.
-            AssetError: the model produced numbers that are not finite, or an anchor of one colour.
+            AssetError: the model produced numbers that are not finite, or an anchor of one colour; as a
+                :class:`PictureError` that names them: given pictures in which the subject is not found.
         """
         self._check()
         if latents is not None and settings is None:  # the size is then that of the latents, not the default one

@@ -22,14 +22,21 @@ from consistory_ray.consistory.method.given import (
 )
 from consistory_ray.consistory.method.latents import Noise
 from consistory_ray.consistory.method.layout import Level
-from consistory_ray.consistory.method.masks import Masks
+from consistory_ray.consistory.method.masks import Masks, overlap
 from consistory_ray.consistory.method.request import Batch, Request
 from consistory_ray.consistory.method.sampler import Sampler
 from consistory_ray.consistory.method.trace import Trace
-from consistory_ray.consistory.results import Progress, SubjectResult, shaped, ticker
+from consistory_ray.consistory.results import Progress, RenderResult, SubjectResult, shaped, ticker
 from consistory_ray.errors import AssetError, PictureError
 from consistory_ray.guards.numerics import NOT_FINITE
 from consistory_ray.settings import MethodSettings
+
+LEAST_AGREEMENT = 0.85
+"""Below it the masks of single calls differ so much that a picture probably does not show the subject. Of the bundled
+model's drawings (chosen on 24, tried on 40) 33 of 40 scenes without a subject lie below it, and none of 40 with one."""
+LEAST_OVERLAP = 0.3
+"""Intersection over union of a given and a found mask below which one of them is probably wrong."""
+_NAME_IT = "let its prompt say what it shows and the concept name it, or give a mask"
 
 
 def make_subject(
@@ -88,7 +95,8 @@ def given_subject(
         backbone, batch, concepts, settings, output_type, progress, trace: as for :func:`make_subject`.
 
     Raises:
-        AssetError: the model produced numbers that are not finite, or finds no subject in a picture without a mask.
+        AssetError: the model produced numbers that are not finite.
+        PictureError: it finds no subject in a picture without a mask; the result has the masks that were found.
     """
     with backbone.in_use():
         clean = backbone.encode_pictures(pictures.pixels)
@@ -100,13 +108,18 @@ def given_subject(
             path = NoisedPath(backbone.schedule(request.plan.steps), clean, noise)
             calls = request.plan.ticks if options.together else request.plan.steps
             tick = ticker(progress, calls + (0 if options.early_masks else len(LIGHT)))
+            notices: dict[int, str] = {}
             if options.early_masks:
                 anchors = LiveAnchors(request)
                 masks = Sampler(network, path, request, anchors, tick, trace).sample().masks
                 assert masks is not None  # every subject has concepts, hence masks
             else:
                 light = NoisedPath(backbone.schedule(backbone.max_steps), clean, noise)
-                masks = _masks(light_masks(network, light, request, tick), pictures, request)
+                found, agreement = light_masks(network, light, request, tick)
+                masks, notices, faults = _masks(found, agreement, pictures, request)
+                if faults:
+                    result = RenderResult(list(pictures.images), shaped(masks, request.grids))
+                    raise PictureError.of(faults, len(batch.prompts), result)
                 anchors = given = GivenAnchors(request, masks, options.together)
                 if options.together:
                     Sampler(network, path, request, anchors, tick, trace).sample()
@@ -115,26 +128,34 @@ def given_subject(
     images = {"pil": list(pictures.images), "np": pictures.pixels.permute(0, 2, 3, 1).numpy(), "latent": clean.cpu()}
     cache = _cache(backbone, request, concepts, batch.seeds, anchors.recorded(masks, backbone.dtype))
     cache = replace(cache, pictures=pictures.digests)
-    return SubjectResult(images[output_type], shaped(masks, request.grids), cache)
+    return SubjectResult(images[output_type], shaped(masks, request.grids), cache, notices)
 
 
-def _masks(found: Masks, pictures: GivenPictures, request: Request) -> dict[Level, Tensor]:
-    """The masks in force: those that were given win over those that were found.
+def _masks(
+    found: Masks, agreement: Tensor, pictures: GivenPictures, request: Request
+) -> tuple[dict[Level, Tensor], dict[int, str], dict[int, str]]:
+    """The masks in force, in which those that were given win over those that were found.
 
-    Raises:
-        AssetError: nothing, or everything, was found in a picture that none was given for.
+    Returns:
+        The masks; by picture what is odd about its own, and why it cannot be used: nothing, or everything, was found.
     """
-    masks = {level: mask.clone() for level, mask in found.items()}
+    masks: dict[Level, Tensor] = {level: mask.clone() for level, mask in found.items()}
+    notices, faults = {}, {}
     for index, given in enumerate(pictures.masks):
         if given is not None:
             for level, mask in token_masks(given, request).items():
                 masks[level][index] = mask.to(masks[level].device)
+            level = request.levels.masks
+            common = float(overlap(masks[level], found[level])[index])
+            if common < LEAST_OVERLAP:
+                notices[index] = (
+                    f"the given mask covers {common:.0%} of what the model takes for the subject and its own"
+                )
         elif any(bool(mask[index].all()) or not bool(mask[index].any()) for mask in masks.values()):
-            raise AssetError(
-                f"images[{index}]: the subject was not found in this picture; name what it shows in prompts[{index}] "
-                "and as the concept, or give a mask"
-            )
-    return masks
+            faults[index] = f"the subject was not found in this picture; {_NAME_IT}"
+        elif agreement[index] < LEAST_AGREEMENT:
+            notices[index] = f"where the subject is in this picture is unclear; {_NAME_IT}"
+    return masks, notices, faults
 
 
 def _cache(

@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -51,7 +51,7 @@ class Header:
         width, height: in pixels, as stored: before it is turned upright.
     """
 
-    format: str
+    format: Literal["png", "jpg", "webp"]
     width: int
     height: int
 

@@ -200,7 +200,7 @@ def sweep(
 
 def light_masks(
     network: Network, path: NoisedPath, request: Request, tick: Callable[[], None] = lambda: None
-) -> dict[Level, Tensor]:
+) -> tuple[dict[Level, Tensor], Tensor]:
     """Subject masks of pictures with a little noise: as good as those of the last steps, and there before the first.
 
     Args:
@@ -210,7 +210,7 @@ def light_masks(
         tick: called after every call.
 
     Returns:
-        Level -> bool [images, tokens].
+        Level -> bool [images, tokens]; and how far the calls agree about each image's, from 0 to 1.
     """
     columns, conditioning, text_keys = request.batch.columns, request.conditioning.conditional(), TextKeys()
     assert columns is not None  # every subject has concepts
@@ -220,7 +220,7 @@ def light_masks(
         _called(network, path, step, request, conditioning, AttentionCall(text_keys=text_keys, maps=maps))
         maps.end_step()
         tick()
-    return maps.masks(request.grids)
+    return maps.masks(request.grids), maps.agreement()
 
 
 def token_masks(mask: Tensor, request: Request) -> dict[Level, Tensor]:
