@@ -16,6 +16,7 @@ without a hint's name are of scenes led by silhouettes, the others end with ``_o
                              that of the same scenes free, with led_gap_interval
     scene_accuracy_..., subject_accuracy_...  pictures showing the prompt's scene and kind
     colour_distance_...      CIELAB distance to the anchors of mean colours inside the judge's masks (nothing learned)
+    roughness_...            lower quartile of CIELAB distances to the mean of 3 x 3 pixels there: mottled colours
     cost_ratio               CPU seconds of a led scene over those of a free one, in turns, one at a time (median)
     flops_ratio              the same of counted floating point operations
     ..._interval             95 % bootstrap intervals over subjects
@@ -189,8 +190,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         wanted, anchors = [scene.silhouette for scene in scenes], stacked(pictures["anchors"])
         ways = {way: score_scenes(judge, stacked(pictures[way]), anchors, wanted, subject) for way in WAYS}
         drawings = np.stack([np.asarray(scene.drawing) for scene in scenes])
-        ceiling = score_scenes(judge, drawings, anchors, wanted, subject).overlap
-        scores.append(ControlScores([scene.name for scene in scenes], **ways, drawings=ceiling))
+        ways["drawings"] = score_scenes(judge, drawings, anchors, wanted, subject)
+        scores.append(ControlScores([scene.name for scene in scenes], **ways))
         found.append(pictures)
         progress(done, len(subjects), "subjects", started)
     numbers = control_numbers(scores)

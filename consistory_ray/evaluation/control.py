@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageFilter
 
 from consistory_ray.evaluation.bootstrap import mean_interval, ratio_interval
 from consistory_ray.evaluation.measures import overlap, srgb_to_lab
@@ -25,12 +26,15 @@ class SceneScores:
         overlap: IoU of the judge's foreground with the silhouette that is asked for.
         similarity: mean cosine of the judge's identity embedding with the anchors'.
         colour_distance: mean CIELAB distance to the anchors of the mean colours inside the judge's masks.
+        roughness: lower quartile of the CIELAB distances, inside the judge's mask, to the mean of 3 x 3 pixels: how
+            mottled is what should be of one colour.
         scene, kind: whether the picture shows them.
     """
 
     overlap: list[float]
     similarity: list[float]
     colour_distance: list[float]
+    roughness: list[float]
     scene: list[bool]
     kind: list[bool]
 
@@ -67,9 +71,16 @@ def score_scenes(
         overlap=[overlap(r.foreground, wanted) for r, wanted in zip(readings, silhouettes, strict=True)],
         similarity=(embeddings @ anchor_embeddings.T).mean(1).tolist(),
         colour_distance=distances.mean(1).tolist(),
+        roughness=[_roughness(image, reading.foreground) for image, reading in zip(images, readings, strict=True)],
         scene=[reading.scene == scene for reading, scene in zip(readings, subject.scenes, strict=True)],
         kind=[reading.kinds(1) == [subject.kind] for reading in readings],
     )
+
+
+def _roughness(image: np.ndarray, mask: np.ndarray) -> float:
+    smooth = np.asarray(Image.fromarray(image).filter(ImageFilter.BoxBlur(1)))
+    distances = np.linalg.norm(srgb_to_lab(image[mask]) - srgb_to_lab(smooth[mask]), axis=-1)
+    return float(np.quantile(distances, 0.25)) if mask.any() else float("nan")
 
 
 @dataclass(frozen=True)
@@ -80,7 +91,7 @@ class ControlScores:
         hints: what leads each scene: ``silhouette``, ``outline`` or ``pose``.
         led, free: with the method, with and without the hint.
         vanilla_led, vanilla: the same without the method.
-        drawings: IoU of the judge's foreground in the drawing that the hint was made of: what can be reached at most.
+        drawings: what the hints were made of: of their silhouettes what can be reached at most.
     """
 
     hints: list[str]
@@ -88,7 +99,7 @@ class ControlScores:
     free: SceneScores
     vanilla_led: SceneScores
     vanilla: SceneScores
-    drawings: list[float]
+    drawings: SceneScores
 
 
 def control_numbers(scores: Sequence[ControlScores]) -> dict[str, Any]:
@@ -108,7 +119,7 @@ def _of_hint(scores: Sequence[ControlScores], name: str) -> dict[str, Any]:
     def per_subject(way: str, field: str) -> np.ndarray:
         means = []
         for score in scores:
-            values = getattr(getattr(score, way), field) if field else getattr(score, way)
+            values = getattr(getattr(score, way), field)
             means.append(np.nanmean([value for value, hint in zip(values, score.hints, strict=True) if hint == name]))
         return np.array(means, dtype=float)
 
@@ -118,7 +129,7 @@ def _of_hint(scores: Sequence[ControlScores], name: str) -> dict[str, Any]:
         ("silhouette_iou_without", "free", "overlap"),
         ("silhouette_iou_vanilla", "vanilla_led", "overlap"),
         ("silhouette_iou_vanilla_without", "vanilla", "overlap"),
-        ("silhouette_iou_ceiling", "drawings", ""),
+        ("silhouette_iou_ceiling", "drawings", "overlap"),
     ):
         values = per_subject(way, field)
         found |= {key: float(values.mean()), f"{key}_interval": list(mean_interval(values))}
@@ -127,6 +138,7 @@ def _of_hint(scores: Sequence[ControlScores], name: str) -> dict[str, Any]:
     for way in ("led", "free", "vanilla_led", "vanilla"):
         found[f"identity_gap_{way}"] = float(1 - per_subject(way, "similarity").mean())
         found[f"colour_distance_{way}"] = float(np.nanmean(per_subject(way, "colour_distance")))
+        found[f"roughness_{way}"] = float(np.nanmean(per_subject(way, "roughness")))
         found[f"scene_accuracy_{way}"] = float(per_subject(way, "scene").mean())
         found[f"subject_accuracy_{way}"] = float(per_subject(way, "kind").mean())
     found["scenes"] = sum(score.hints.count(name) for score in scores)

@@ -38,12 +38,16 @@ def test_the_measure_sees_who_follows_and_who_stays_the_same() -> None:
     assert min(following.overlap) > 0.9 > max(strange.overlap)
     assert min(following.similarity) > 0.8 > 0.6 > max(strange.similarity)
     assert max(following.colour_distance) < 20 < min(strange.colour_distance)
+    mottled = score_scenes(
+        judge, (ours + np.indices(ours.shape).sum(0) % 2 * 12).clip(0, 255).astype(np.uint8), own, wanted, subject
+    )
+    assert min(mottled.roughness) > 1.5 > max(following.roughness)
     assert np.mean(following.scene) >= 0.75 and np.mean(following.kind) >= 0.75
 
 
 def test_hints_are_told_apart_and_silhouettes_come_first() -> None:
     def scenes(overlap: list[float], similarity: list[float]) -> SceneScores:
-        return SceneScores(overlap, similarity, [1.0, float("nan"), 3.0], [True] * 3, [True, True, False])
+        return SceneScores(overlap, similarity, [1.0, float("nan"), 3.0], [2.0] * 3, [True] * 3, [True, True, False])
 
     one = ControlScores(
         ["silhouette", "silhouette", "pose"],
@@ -51,7 +55,7 @@ def test_hints_are_told_apart_and_silhouettes_come_first() -> None:
         free=scenes([0.6, 0.6, 0.4], [0.9, 0.9, 0.8]),
         vanilla_led=scenes([0.9, 0.9, 0.5], [0.5, 0.5, 0.5]),
         vanilla=scenes([0.6, 0.4, 0.3], [0.5, 0.5, 0.5]),
-        drawings=[0.96, 0.98, 0.9],
+        drawings=scenes([0.96, 0.98, 0.9], [0.5, 0.5, 0.5]),
     )
     numbers = control_numbers([one, one])
     assert numbers["subjects"] == 2 and (numbers["scenes"], numbers["scenes_pose"]) == (4, 2)
