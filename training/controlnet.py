@@ -35,7 +35,7 @@ FRESH_RATE = 5.0
 STAGES = (
     Stage("half", pixels=64, steps=450, batch=16, learning_rate=4e-4, final_rate=4e-4),
     Stage("full", pixels=128, steps=1300, batch=8, learning_rate=4e-4, final_rate=2e-4),
-    Stage("settle", pixels=128, steps=1100, batch=8, learning_rate=2e-4, final_rate=2e-6),
+    Stage("settle", pixels=128, steps=850, batch=8, learning_rate=2e-4, final_rate=2e-6),
 )
 
 

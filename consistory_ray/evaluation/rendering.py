@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -18,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from consistory_ray.consistory import ConsiStoryPipeline, RenderResult
+from consistory_ray.consistory.method.given import GivenOptions
 from consistory_ray.evaluation.prompts import SubjectPrompts
 from consistory_ray.settings import MethodSettings
 
@@ -172,6 +174,52 @@ class Renderer:
             for key, picture in zip(keys, pictures, strict=True):
                 self.store.put(key, picture)
         return pictures[: len(subject.anchors)], pictures[len(subject.anchors) :]
+
+    def given(
+        self,
+        pictures: Sequence[Image.Image],
+        subjects: Sequence[SubjectPrompts],
+        options: GivenOptions = GivenOptions(),  # noqa: B008 - frozen
+        masks: Sequence[np.ndarray] | None = None,
+    ) -> list[list[Rendered]]:
+        """Scenes of one subject with given pictures as its anchors, once for every set of prompts.
+
+        Args:
+            pictures: the anchors.
+            subjects: what they show, which is the same in all, and different prompts of scenes.
+            options: of the given pictures.
+            masks: where the subject is in them, bool ``[H, W]`` each, if it should not be looked for.
+        """
+        first, made = subjects[0], None
+        made_by = {
+            "anchors": list(first.anchors),
+            "anchor_seeds": list(first.anchor_seeds),
+            "pictures": [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures],
+            "masks": None if masks is None else [hashlib.sha256(mask.tobytes()).hexdigest() for mask in masks],
+            "given": dataclasses.asdict(options),
+        }
+        found = []
+        for subject in subjects:
+            keys = [
+                self._key("scene of given", prompt, seed, self.settings.to_dict(), **made_by)
+                for prompt, seed in zip(subject.prompts, subject.seeds, strict=True)
+            ]
+            scenes = self.store.get_all(keys)
+            if scenes is None:
+                made = made or self.pipeline.create_subject(
+                    first.anchors,
+                    first.kind,
+                    first.anchor_seeds,
+                    images=pictures,
+                    masks=masks,
+                    settings=self.settings,
+                    given=options,
+                )
+                scenes = split(self.pipeline.render(subject.prompts, made, subject.seeds, batch_size=self.batch_size))
+                for key, picture in zip(keys, scenes, strict=True):
+                    self.store.put(key, picture)
+            found.append(scenes)
+        return found
 
     def subjects(self, subjects: Sequence[SubjectPrompts]) -> list[tuple[list[Rendered], list[Rendered]]]:
         """Several subjects' anchors and scenes, with consistency."""
