@@ -44,15 +44,31 @@ def _as_file(value: Any) -> Any:
     return value
 
 
-Hint = Annotated[InputFile, BeforeValidator(_as_file, json_schema_input_type=str | InputFile)]
+_IMAGE = (
+    "Path or URL of the hint, as its ControlNet was trained to see it, or of what preprocess makes one of: PNG, JPEG or "
+    "WebP of any size. A relative path is relative to the job file."
+)
+Hint = Annotated[
+    InputFile, BeforeValidator(_as_file, json_schema_input_type=str | InputFile), Field(description=_IMAGE)
+]
 
 
-Scale = Annotated[Number, Field(ge=0, le=10)]
-Start = Annotated[Number, Field(ge=0, lt=1)]
-End = Annotated[Number, Field(gt=0, le=1), AfterValidator(_after_start)]
+_SCALE = "How strongly it leads: 1 is what the ControlNet was trained for."
+_START = "From when it leads, as a share of all steps."
+_END = "Until when it leads, as a share of all steps: with 0.6 the last steps are free to draw details."
+_PREPROCESS = (
+    "What makes a hint of the picture: none takes it as it is, canny finds its edges, silhouette and outline find what "
+    "is opaque or stands out from a plain background, invert makes white on black of black on white."
+)
+_NET = "Which of the job's controlnets: its place, from 0, or its name."
+_MODE = "Of a ControlNet union the kind of hint: its name, such as depth, or its number. Others have none."
+Scale = Annotated[Number, Field(ge=0, le=10, description=_SCALE)]
+Start = Annotated[Number, Field(ge=0, lt=1, description=_START)]
+End = Annotated[Number, Field(gt=0, le=1, description=_END), AfterValidator(_after_start)]
 Preprocess = Literal["none", "invert", "canny", "silhouette", "outline"]
-Net = Annotated[Whole, Field(ge=0, lt=MAX_CONTROLNETS)] | Text
-Mode = Annotated[Whole, Field(ge=0, lt=64)] | Text | None
+Prepared = Annotated[Preprocess, Field(description=_PREPROCESS)]
+Net = Annotated[Annotated[Whole, Field(ge=0, lt=MAX_CONTROLNETS)] | Text, Field(description=_NET)]
+Mode = Annotated[Annotated[Whole, Field(ge=0, lt=64)] | Text | None, Field(description=_MODE)]
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
@@ -60,7 +76,7 @@ class ControlNet:
     """A network that leads pictures by hints. The name alone can be written instead."""
 
     model: Annotated[Text, Field(max_length=1000), AfterValidator(_controlnet)]
-    """"miniature" (bundled, for the bundled model: filled silhouettes), a Hugging Face id, a folder or a .safetensors
+    """"miniature" (bundled, for the bundled model: silhouettes, outlines, skeletons), a Hugging Face id, a folder or a .safetensors
     file: a ControlNet, or a ControlNet union, for the job's model."""
     name: Annotated[Text, Field(max_length=100)] | None = None
     """What controls call it under net; left out, it is called like its model."""
@@ -76,21 +92,12 @@ class Control:
     """A hint: a picture that leads another one's layout. The address alone can be written instead."""
 
     image: Hint
-    """Path or URL of the hint, as its ControlNet was trained to see it, or as a photo if preprocess makes it so: PNG,
-    JPEG or WebP of any size. A relative path is relative to the job file."""
     scale: Scale = 1.0
-    """How strongly it leads: 1 is what the ControlNet was trained for."""
     start: Start = 0.0
-    """From when it leads, as a share of all steps."""
     end: End = 1.0
-    """Until when it leads, as a share of all steps: with 0.6 the last steps are free to draw details."""
-    preprocess: Preprocess = "none"
-    """What makes a hint of the picture: none takes it as it is, canny finds its edges, silhouette and outline find what
-    is opaque or stands out from a plain background, invert makes white on black of black on white."""
+    preprocess: Prepared = "none"
     net: Net = 0
-    """Which of the job's controlnets: its place, from 0, or its name."""
     mode: Mode = None
-    """Of a ControlNet union the kind of hint: its name, such as depth, or its number. Others have none."""
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)
@@ -111,7 +118,7 @@ class PoseFolder:
     scale: Scale = 1.0
     start: Start = 0.0
     end: End = 1.0
-    preprocess: Preprocess = "none"
+    preprocess: Prepared = "none"
     net: Net = 0
     mode: Mode = None
 
