@@ -45,10 +45,10 @@ def awake(net: Any, seed: int) -> Any:
     return net.requires_grad_(False).eval()
 
 
-def make_net(unet: Any, seed: int) -> ControlNetModel:
+def make_net(unet: Any, seed: int, channels: tuple[int, ...] = (8, 16)) -> ControlNetModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return awake(ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16)), seed)
+        return awake(ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=channels), seed)
 
 
 def make_union(unet: Any, seed: int = 9, heads: int = 2) -> ControlNetUnionModel:
