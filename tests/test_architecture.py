@@ -45,6 +45,8 @@ ENGINE = (
     *("scheduling", "cluster", "workers"),
     *("ledger", "workload", "anchor_files", "history", "dispatching", "coordinator", "running"),
 )
+# what stands before the method and calls it
+FACE = ("pipeline", "subjects", "scenes", "results", "inputs")
 # what decides without Ray, clocks, files or threads
 PURELY = (*MODELS, "ray", "time", "datetime", "random", "os", "pathlib", "threading", "asyncio", "concurrent", "socket")
 
@@ -59,9 +61,9 @@ FORBIDDEN = {
     "consistory": ("ray", *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing", "evaluation")),
     "consistory/method": (
         *("ray", "transformers", "diffusers", "accelerate"),
-        *rooms("consistory.models", "consistory.pipeline", "consistory.inputs"),
+        *rooms("consistory.models", *(f"consistory.{name}" for name in FACE)),
     ),
-    "consistory/cache": ("ray", "transformers", "diffusers", *rooms("consistory.pipeline", "consistory.inputs")),
+    "consistory/cache": ("ray", "transformers", "diffusers", *rooms(*(f"consistory.{name}" for name in FACE))),
     "miniature": (
         "ray",
         *rooms("jobs", "plan", "consistory", "engine", "output", "watch", "cli", "testing", "evaluation"),

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from consistory_ray.consistory.cache.anchor_cache import AnchorCache
     from consistory_ray.consistory.cache.estimates import estimate_cache_bytes
     from consistory_ray.consistory.method.trace import Trace
-    from consistory_ray.consistory.pipeline import ConsiStoryPipeline, RenderResult, SubjectResult
+    from consistory_ray.consistory.pipeline import ConsiStoryPipeline
+    from consistory_ray.consistory.results import RenderResult, SubjectResult
 
 __all__ = [
     "AnchorCache",
@@ -20,9 +21,11 @@ __all__ = [
     "estimate_cache_bytes",
 ]
 
-_MODULES = dict.fromkeys(("ConsiStoryPipeline", "RenderResult", "SubjectResult"), "pipeline")
-_MODULES |= {
+_MODULES = {
     "AnchorCache": "cache.anchor_cache",
+    "ConsiStoryPipeline": "pipeline",
+    "RenderResult": "results",
+    "SubjectResult": "results",
     "Trace": "method.trace",
     "estimate_cache_bytes": "cache.estimates",
 }

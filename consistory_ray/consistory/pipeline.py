@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,55 +13,20 @@ from torch import Tensor
 
 from consistory_ray.concepts.matching import all_exact
 from consistory_ray.consistory.cache.anchor_cache import AnchorCache, check_cache
-from consistory_ray.consistory.inputs import (
-    changed_settings,
-    make_batch,
-    make_request,
-    resolve_settings,
-    whole_seeds,
-)
+from consistory_ray.consistory.inputs import changed_settings, make_batch, resolve_settings, whole_seeds
 from consistory_ray.consistory.method.attention_kernel import chosen_kernel
 from consistory_ray.consistory.method.backbone import Backbone, OutputType
-from consistory_ray.consistory.method.companions import CachedAnchors, Companions, LiveAnchors
-from consistory_ray.consistory.method.layout import Grid, Level
-from consistory_ray.consistory.method.masks import Masks
-from consistory_ray.consistory.method.request import Batch, Request
-from consistory_ray.consistory.method.sampler import PassResult, Sampler
-from consistory_ray.consistory.method.steps import StepPlan
+from consistory_ray.consistory.method.companions import CachedAnchors, Companions
+from consistory_ray.consistory.method.request import Request
 from consistory_ray.consistory.method.trace import Trace
 from consistory_ray.consistory.models.checkpoints import load_checkpoint
 from consistory_ray.consistory.models.sdxl import SDXL
-from consistory_ray.errors import AssetError, InputError, PictureError, Problem
+from consistory_ray.consistory.results import Progress, RenderResult, SubjectResult
+from consistory_ray.consistory.scenes import render_scenes
+from consistory_ray.consistory.subjects import make_subject
+from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.numerics import warn_of_half_on_cpu
 from consistory_ray.settings import MethodSettings
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class RenderResult:
-    """Rendered pictures.
-
-    Attributes:
-        images: list of PIL images, float array [B, height, width, 3] in 0..1, or latents [B, 4, h, w] float32.
-            (Where a :class:`~consistory_ray.errors.PictureError` brings the result, what failed is None or NaN in it.)
-        masks: level (SDXL's are "coarse" and "fine") -> final subject masks, bool [B, rows, columns]; empty where none
-            were made.
-    """
-
-    images: Any
-    masks: dict[Level, Tensor]
-
-
-@dataclass(frozen=True)
-class SubjectResult(RenderResult):
-    """A subject's anchors.
-
-    Attributes:
-        cache: what scenes of the subject are rendered with.
-    """
-
-    cache: AnchorCache
 
 
 class ConsiStoryPipeline:
@@ -202,27 +166,7 @@ class ConsiStoryPipeline:
         resolved = resolve_settings(self.backbone, changed, latents)
         concepts = (concepts,) if isinstance(concepts, str) else tuple(concepts)
         batch = make_batch(self.backbone, prompts, seeds, latents, concepts, resolved, every=True)
-        with self.backbone.in_use():
-            with self.backbone.installed(resolved.freeu) as network:
-                request = make_request(self.backbone, batch, resolved)
-                anchors, tick = LiveAnchors(request), _ticker(progress, request.plan.ticks)
-                schedule = self.backbone.schedule(request.plan.steps)
-                result = Sampler(network, schedule, request, anchors, tick, trace).sample()
-            images, faults = self.backbone.decode(result.latents, output_type)
-        if faults:  # scenes cannot do without any of them
-            raise AssetError(PictureError.of(faults, len(batch.prompts)).message)
-        assert result.masks is not None  # every subject has concepts, hence masks
-        cache = AnchorCache(
-            settings=resolved,
-            fingerprint=self.fingerprint,
-            concepts=concepts,
-            prompts=batch.prompts,
-            seeds=whole_seeds(seeds),
-            grids={level: (grid.height, grid.width) for level, grid in request.grids.items()},
-            tensors=anchors.recorded(result.masks, self.backbone.dtype),
-            feature_level=request.levels.features,
-        )
-        return SubjectResult(images, _shaped(result.masks, request.grids), cache)
+        return make_subject(self.backbone, batch, concepts, whole_seeds(seeds), resolved, output_type, progress, trace)
 
     @torch.no_grad()
     def render(
@@ -265,7 +209,7 @@ class ConsiStoryPipeline:
         def companions(request: Request) -> Companions:
             return CachedAnchors(request, cache, self.device, self.backbone.dtype)
 
-        return self._render(batch, resolved, companions, batch_size, output_type, progress, trace)
+        return render_scenes(self.backbone, batch, resolved, companions, batch_size, output_type, progress, trace)
 
     @torch.no_grad()
     def render_vanilla(
@@ -298,58 +242,4 @@ class ConsiStoryPipeline:
         concepts = (concepts,) if isinstance(concepts, str) else concepts
         named = None if concepts is None else tuple(concepts)
         batch = make_batch(self.backbone, prompts, seeds, latents, named, resolved)
-        return self._render(batch, resolved, Companions, batch_size, output_type, progress, trace)
-
-    def _render(
-        self,
-        batch: Batch,
-        settings: MethodSettings,
-        companions: Callable[[Request], Companions],
-        batch_size: int | None,
-        output_type: OutputType,
-        progress: Progress | None,
-        trace: Trace | None,
-    ) -> RenderResult:
-        if batch_size is not None and batch_size < 1:
-            raise InputError("the batch size is wrong", [Problem("batch_size", str(batch_size), "must be 1 or more")])
-        size = batch_size or len(batch.prompts)
-        starts = range(0, len(batch.prompts), size)
-        grids, plan = self.backbone.grids(*batch.latents.shape[-2:]), StepPlan.from_settings(settings)
-        tick = _ticker(progress, plan.ticks * len(starts))
-        results = []
-        with self.backbone.in_use():
-            with self.backbone.installed(settings.freeu) as network:
-                for start in starts:
-                    part = batch.part(start, start + size)
-                    try:
-                        request = make_request(self.backbone, part, settings)
-                        schedule = self.backbone.schedule(plan.steps)
-                        sampler = Sampler(network, schedule, request, companions(request), tick, trace)
-                        results.append(sampler.sample())
-                    except AssetError:  # this part only
-                        results.append(PassResult.given_up(part.latents, grids, masked=part.columns is not None))
-            latents = torch.cat([result.latents.cpu() for result in results])
-            images, faults = self.backbone.decode(latents.to(self.device), output_type)
-        found = [result.masks for result in results if result.masks is not None]
-        masks = {level: torch.cat([part[level].cpu() for part in found]) for level in grids} if found else {}
-        rendered = RenderResult(images, _shaped(masks, grids))
-        if faults:
-            raise PictureError.of(faults, len(batch.prompts), rendered)
-        return rendered
-
-
-def _ticker(progress: Progress | None, total: int) -> Callable[[], None]:
-    done = 0
-
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total)
-
-    return tick
-
-
-def _shaped(masks: Masks, grids: Mapping[Level, Grid]) -> dict[Level, Tensor]:
-    """[images, tokens] -> [images, rows, columns] on the CPU."""
-    return {level: mask.reshape(-1, grids[level].height, grids[level].width).cpu() for level, mask in masks.items()}
+        return render_scenes(self.backbone, batch, resolved, Companions, batch_size, output_type, progress, trace)
