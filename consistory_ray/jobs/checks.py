@@ -115,7 +115,8 @@ def _concept_findings(subject: Any, scenes: list[Entry]) -> Iterator[Finding]:
         return
     head = join_prompt(style, text, "")
     missing = [concept for concept in concepts if not mentions(head, concept)]
-    for index, anchor in _items(subject, "anchors") if missing else ():
+    made = _get(subject, "stored") or _get(subject, "from")  # of subjects that meet, each anchor shows its own
+    for index, anchor in _items(subject, "anchors") if missing and not made else ():
         prompt = _prompt(anchor)
         absent = lacking_in_anchor(join_prompt(style, text, prompt), concepts) if prompt else []
         if absent:

@@ -140,12 +140,12 @@ def expected_cache_bytes(plan: Plan, device: str) -> dict[str, int]:
     from consistory_ray.consistory.models.sdxl_layout import SDXL_UNET_CONFIG
 
     config, scale = model_config(plan.model, "unet") or SDXL_UNET_CONFIG, pixels_per_latent(plan.model)
-    kinds = {(subject.settings, len(subject.anchors)) for subject in plan.subjects if subject.source is None}
+    kinds = {(subject.settings, len(subject.anchors)) for subject in plan.subjects if not subject.sources}
     sizes = {kind: _cache_bytes(config, scale, *kind, dtype) for kind in kinds}
     return {
-        subject.subject_id: sizes[subject.settings, len(subject.anchors)]
-        if subject.source is None
-        else subject.source.nbytes
+        subject.subject_id: sum(source.nbytes for source in subject.sources)
+        if subject.sources
+        else sizes[subject.settings, len(subject.anchors)]
         for subject in plan.subjects
     }
 

@@ -69,7 +69,8 @@ class SubjectPlan:
         cache_path: of the anchor cache, relative to the output URL.
         style, text, anchor_prompts: the words that the subject is made of, for whoever takes it up again: first and
             second part of its prompts, and the third part and the seed of each anchor.
-        source: the anchor cache of a stored subject, which has no anchors to make; None for all others.
+        sources: the anchor caches of a stored subject, which has no anchors to make, or of several that meet, which are
+            joined in this order; none for all others.
         impossible: ids of pictures that cannot be made, which the job accepts, each with the reason.
         former: the same subject with the seeds that an earlier version may have given it because of its neighbours, for
             outputs that were begun with it; see :func:`as_begun`.
@@ -85,7 +86,7 @@ class SubjectPlan:
     style: str = ""
     text: str = ""
     anchor_prompts: tuple[tuple[str, int], ...] = ()
-    source: CacheSource | None = None
+    sources: tuple[CacheSource, ...] = ()
     impossible: tuple[tuple[str, str], ...] = ()
     former: tuple[SubjectPlan, ...] = field(default=(), compare=False, repr=False)
 
@@ -173,7 +174,7 @@ def _refuse_other_settings(job: RenderJob) -> None:
     asked = {name: value for name, value in asked.items() if name in job.settings.model_fields_set}
     problems = []
     for index, subject in enumerate(job.subjects):
-        made = MethodSettings.from_dict(subject.stored.settings).to_dict() if subject.stored is not None else asked
+        made = MethodSettings.from_dict(subject.sources[0].settings).to_dict() if subject.sources else asked
         for name in [name for name, value in asked.items() if made[name] != value]:
             fix = f"leave it out or set {made[name]!r}, subjects[{index}] was stored with that"
             problems.append(Problem(f"settings.{name}", repr(asked[name]), fix))
@@ -189,8 +190,8 @@ def _refuse_twins(subjects: tuple[SubjectPlan, ...]) -> None:
         if other != index:
             add = f"add its scenes to subjects[{other}], which is the same individual"
             other_one = "give its anchors other seeds, or it an id of its own for another individual"
-            fix = f"{other_one}; or {add}" if subject.source is None else add
-            where = "anchors" if subject.source is None else "from"
+            fix = add if subject.sources else f"{other_one}; or {add}"
+            where = "from" if subject.sources else "anchors"
             problems.append(Problem(f"subjects[{index}].{where}", subject.subject_id, fix))
     if problems:
         raise JobError("the job cannot be planned: some subjects are the same individual", problems)
@@ -212,7 +213,7 @@ def _subject_words(subject: Subject) -> str:
     """All that tells an individual from others: not its scenes, which may come and go."""
     anchors = [[anchor.prompt, anchor.seed] for anchor in subject.anchors]
     words = [subject.style, subject.subject, subject.concept, anchors]
-    return _canonical(words if subject.stored is None else [*words, subject.stored.sha256])
+    return _canonical([*words, *(stored.sha256 for stored in subject.sources)])
 
 
 def _former_scopes(job: RenderJob) -> dict[int, tuple[str, ...]]:
@@ -252,14 +253,15 @@ def _plan_subject(
     seeds = _Seeds(job_seed, subject, scope or subject.id or seed_scope(_subject_text(subject), "subject"))
     given = [(anchor.prompt, seeds.of_anchor(anchor)) for anchor in subject.anchors]
     anchored = [(subject.prompt(prompt), seed) for prompt, seed in given]
-    source, own_settings = None, settings
-    if subject.stored is None:
+    own_settings = settings
+    if not subject.sources:
         key = _digest({**identity, "concepts": subject.concept, "anchors": anchored})
     else:
-        stored, anchored = subject.stored, []
-        source = CacheSource(stored.url, stored.sha256, stored.bytes)
-        own_settings = MethodSettings.from_dict(stored.settings)
-        key = _digest({**identity, "settings": own_settings.to_dict(), "cache": stored.sha256})
+        anchored = []
+        digests = [stored.sha256 for stored in subject.sources]
+        own_settings = MethodSettings.from_dict(subject.sources[0].settings)
+        content = digests if len(digests) > 1 else digests[0]
+        key = _digest({**identity, "settings": own_settings.to_dict(), "cache": content})
     anchors = tuple(
         Asset(
             _digest(["anchor", key, i, text, seed]),
@@ -284,7 +286,7 @@ def _plan_subject(
         style=subject.style,
         text=subject.subject,
         anchor_prompts=tuple(given),
-        source=source,
+        sources=tuple(CacheSource(stored.url, stored.sha256, stored.bytes) for stored in subject.sources),
         impossible=impossible(anchors, scenes, subject.concept) if subject.on_missing_concept == "skip" else (),
         former=tuple(_plan_subject(subject, name, job_seed, identity, settings, (), one) for one in former),
     )

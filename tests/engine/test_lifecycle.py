@@ -229,7 +229,7 @@ def test_a_stored_subject_that_cannot_be_used_is_refused(make_job: MakeJob, tmp_
         make_plan(parse_job(job(settings={"num_inference_steps": 7})))
 
     plan = make_plan(parse_job(job()))
-    cache = folder / plan.subjects[0].source.url.rsplit("/", 1)[1] if plan.subjects[0].source else folder
+    cache = folder / plan.subjects[0].sources[0].url.rsplit("/", 1)[1]
     cache.write_bytes(b"damaged")
     summary = run(plan, tmp_path / "second")
     assert (summary.state, summary.failed) == ("failed", 1)
