@@ -206,9 +206,7 @@ class Renderer:
         pictures = self.store.get_all(keys)
         if pictures is None:
             concepts = subject.concepts if len(subject.concepts) > 1 else subject.concepts[0]
-            made = self.pipeline.create_subject(
-                subject.anchors, concepts, subject.anchor_seeds, settings=self.settings
-            )
+            made = self.pipeline.create_subject(subject.anchors, concepts, subject.anchor_seeds, settings=self.settings)
             pictures = [*split(made), *self.scenes(subject.prompts, subject.seeds, made, sources=sources)]
             for key, picture in zip(keys, pictures, strict=True):
                 self.store.put(key, picture)
