@@ -13,17 +13,19 @@ from torch import Tensor
 
 from consistory_ray.concepts.matching import all_exact
 from consistory_ray.consistory.cache.anchor_cache import AnchorCache, check_cache
+from consistory_ray.consistory.given_pictures import given_pictures
 from consistory_ray.consistory.inputs import changed_settings, make_batch, resolve_settings, whole_seeds
 from consistory_ray.consistory.method.attention_kernel import chosen_kernel
 from consistory_ray.consistory.method.backbone import Backbone, OutputType
 from consistory_ray.consistory.method.companions import CachedAnchors, Companions
+from consistory_ray.consistory.method.given import GivenOptions
 from consistory_ray.consistory.method.request import Request
 from consistory_ray.consistory.method.trace import Trace
 from consistory_ray.consistory.models.checkpoints import load_checkpoint
 from consistory_ray.consistory.models.sdxl import SDXL
 from consistory_ray.consistory.results import Progress, RenderResult, SubjectResult
 from consistory_ray.consistory.scenes import render_scenes
-from consistory_ray.consistory.subjects import make_subject
+from consistory_ray.consistory.subjects import given_subject, make_subject
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.numerics import warn_of_half_on_cpu
 from consistory_ray.settings import MethodSettings
@@ -133,19 +135,25 @@ class ConsiStoryPipeline:
         seeds: Sequence[int] | None = None,
         *,
         latents: Tensor | None = None,
+        images: Sequence[Any] | None = None,
+        masks: Sequence[Any] | None = None,
         settings: MethodSettings | None = None,
         output_type: OutputType = "pil",
         progress: Progress | None = None,
         trace: Trace | None = None,
+        given: GivenOptions | None = None,
         **changes: Any,
     ) -> SubjectResult:
-        """Render a subject's anchors together and keep what its scenes will need.
+        """Render a subject's anchors together, or take given pictures for them, and keep what its scenes will need.
 
         Args:
-            prompts: one per anchor.
+            prompts: one per anchor; of given pictures what they show.
             concepts: the words of the prompts that name the subject.
-            seeds: one per anchor: its initial noise and its self-attention dropout.
+            seeds: one per anchor: its noise and its self-attention dropout. Given pictures may do without.
             latents: initial noise [A, 4, h, w] instead; dropout then follows ``seeds`` where given, else the position.
+            images: 1 to 8 pictures of the subject, which are then its anchors: PIL pictures or arrays.
+            masks: where the subject is in each of them, as a bool array or PIL picture of its size; None for those in
+                which it should be found.
             settings: all settings at once, in place of the model's defaults.
             output_type: ``"pil"``, ``"np"`` or ``"latent"``.
             progress: called with (steps done, steps in all).
@@ -157,7 +165,8 @@ class ConsiStoryPipeline:
         Raises:
             InputError: a setting that does not exist, or arguments that do not fit each other; :class:`PromptError` for
                 concepts not in a prompt.
-            AssetError: the model produced numbers that are not finite, or an anchor of one colour.
+            AssetError: the model produced numbers that are not finite, or an anchor of one colour; as a
+                :class:`PictureError` that names them: given pictures in which the subject is not found.
         """
         self._check()
         if latents is not None and settings is None:  # the size is then that of the latents, not the default one
@@ -165,6 +174,18 @@ class ConsiStoryPipeline:
         changed = changed_settings(settings or self.default_settings, changes)
         resolved = resolve_settings(self.backbone, changed, latents)
         concepts = (concepts,) if isinstance(concepts, str) else tuple(concepts)
+        if images is not None:
+            if latents is not None:
+                problem = Problem("latents", "given", "leave them out: the pictures are given")
+                raise InputError("the arguments do not fit each other", [problem])
+            size = resolved.height or 0, resolved.width or 0
+            pictures = given_pictures(images, masks, len(prompts), size)
+            seeds = range(len(prompts)) if seeds is None else seeds
+            batch = make_batch(self.backbone, prompts, seeds, None, concepts, resolved, every=True)
+            return given_subject(
+                *(self.backbone, batch, concepts, pictures, resolved, output_type, progress, trace),
+                given or GivenOptions(),
+            )
         batch = make_batch(self.backbone, prompts, seeds, latents, concepts, resolved, every=True)
         return make_subject(self.backbone, batch, concepts, whole_seeds(seeds), resolved, output_type, progress, trace)
 

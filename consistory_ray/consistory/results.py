@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -36,9 +36,11 @@ class SubjectResult(RenderResult):
 
     Attributes:
         cache: what scenes of the subject are rendered with.
+        notices: by index of a given picture, what somebody should look at before rendering scenes.
     """
 
     cache: AnchorCache
+    notices: Mapping[int, str] = field(default_factory=dict)
 
 
 def ticker(progress: Progress | None, total: int) -> Callable[[], None]:

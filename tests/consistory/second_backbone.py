@@ -131,6 +131,10 @@ class SixLineDDIM:
         error = now.sin() * latents + now.cos() * prediction
         return later.cos() * picture + later.sin() * error
 
+    def noised(self, clean: Tensor, noise: Tensor, step: int) -> Tensor:
+        angle = (torch.tensor(self.timesteps[step]) + 1) / 1002 * torch.pi / 2
+        return angle.cos() * clean + angle.sin() * noise
+
     def fork(self) -> SixLineDDIM:
         return replace(self)
 
@@ -202,6 +206,9 @@ class SecondBackbone:
 
     def in_use(self) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def encode_pictures(self, pictures: Tensor) -> Tensor:
+        return 2 * pictures - 1
 
     def decode(self, latents: Tensor, output_type: OutputType) -> tuple[Any, dict[int, str]]:
         assert output_type == "latent"

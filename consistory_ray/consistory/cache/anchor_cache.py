@@ -60,6 +60,7 @@ class AnchorCache:
         feature_level: the level of the features.
         codec: name of how tensors are packed.
         version: of the file's format.
+        pictures: SHA-256 of the pixels of each picture that was given as an anchor; none where anchors were sampled.
     """
 
     settings: MethodSettings
@@ -72,6 +73,7 @@ class AnchorCache:
     feature_level: Level = "fine"
     codec: str = NONE.name
     version: int = FORMAT_VERSION
+    pictures: tuple[str, ...] = ()
 
     @property
     def anchors(self) -> int:
@@ -228,6 +230,8 @@ class AnchorCache:
         }
         if self.version == 1:
             return common | {"layout": _LAYOUT_1}
+        if self.pictures:
+            common["pictures"] = json.dumps(self.pictures)
         return common | {"feature_level": self.feature_level, "codec": self.codec, "layout": _LAYOUT}
 
 
@@ -257,6 +261,7 @@ def _parsed(metadata: Mapping[str, str]) -> dict[str, Any]:
             "feature_level": metadata.get("feature_level", "fine"),
             "codec": metadata.get("codec", NONE.name),
             "version": int(metadata["format_version"]),
+            "pictures": tuple(parse_json(metadata.get("pictures", "[]"))),
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         problem = Problem("metadata", repr(error), "make the subject again with this version")

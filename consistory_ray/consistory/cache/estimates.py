@@ -31,6 +31,7 @@ def estimate_cache_bytes(
     width: int | None = None,
     dtype: str = "float16",
     vae_scale_factor: int = 8,
+    given: bool = False,
 ) -> int:
     """Bytes of a subject's anchor cache (sections 3.2 and 3.4: shared hidden states with positions, injected outputs).
 
@@ -42,6 +43,7 @@ def estimate_cache_bytes(
         height, width: picture size in pixels; the model's own where neither this nor the settings give one.
         dtype: ``"float32"``, ``"float16"`` or ``"bfloat16"``.
         vae_scale_factor: pixels per latent.
+        given: whether the anchors are given pictures, which go through one pass only.
 
     Returns:
         The expected size in bytes, file header included.
@@ -63,7 +65,7 @@ def estimate_cache_bytes(
         * kept
         for level in LEVELS.names
     )
-    shared_steps = len(plan.shared_in(1)) + len(plan.shared_in(2))
+    shared_steps = len(plan.shared_in(1)) + (0 if given else len(plan.shared_in(2)))
     injected_layers = sum(layer.injected_slot is not None for layer in layers)
     injected = len(plan.injected) * injected_layers * level_channels(unet_config, FINE) * subject[FINE] * item
     features = subject[FINE] * int(unet_config["block_out_channels"][-1]) * item if plan.injected else 0

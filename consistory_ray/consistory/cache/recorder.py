@@ -76,7 +76,8 @@ class CacheRecorder:
                 slots = range(self._layers.setdefault(kind, len(found)))
                 if sorted(found) != list(slots):
                     raise RuntimeError(f"step {at.step} recorded {kind} of layers {sorted(found)}, not of {[*slots]}")
-                self.tensors |= self.codec.pack(step_name(at, kind), _stacked([found[slot] for slot in slots]))
+                where = Pass(2, at.step) if kind == self._injected else at  # where scenes inject
+                self.tensors |= self.codec.pack(step_name(where, kind), _stacked([found[slot] for slot in slots]))
         for level, positions in self._positions.items():
             self.tensors[step_name(at, f"positions.{level}")] = positions.to("cpu", torch.int32)
         self._step, self._positions = {}, {}

@@ -148,6 +148,13 @@ class Backbone(Protocol):
         """Around everything that a call does with the model, decoding included: weights may be moved in and out."""
         ...
 
+    def encode_pictures(self, pictures: Tensor) -> Tensor:
+        """Latents, [images, channels, rows, columns] float32, of [images, 3, height, width] pictures in 0..1.
+
+        An image's latents depend on it alone; where they came to nothing they are not finite.
+        """
+        ...
+
     def decode(self, latents: Tensor, output_type: OutputType) -> tuple[Any, dict[int, str]]:
         """Pictures of [images, channels, rows, columns] latents, and by index why one is none (it is None or NaN)."""
         ...

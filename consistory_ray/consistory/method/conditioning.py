@@ -45,3 +45,8 @@ class Conditioning:
     text: Tensor
     pooled: Tensor
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def conditional(self) -> Conditioning:
+        """Of the conditional half alone."""
+        rows, extra = self.rows, {name: self.rows.conditional(value) for name, value in self.extra.items()}
+        return Conditioning(Rows(1, rows.images), rows.conditional(self.text), rows.conditional(self.pooled), extra)

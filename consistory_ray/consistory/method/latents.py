@@ -36,6 +36,10 @@ class Schedule(Protocol):
         """Latents after a step, [images, channels, height, width] float32, from those before it and the prediction."""
         ...
 
+    def noised(self, clean: Tensor, noise: Tensor, step: int) -> Tensor:
+        """Latents of finished pictures as they would be before a step, with noise of variance one; shapes as above."""
+        ...
+
     def fork(self) -> Schedule:
         """A copy that goes its own way from here."""
         ...
@@ -61,6 +65,11 @@ class SchedulerSteps:
         """See :class:`Schedule`."""
         latents = self.scheduler.step(prediction, self.timesteps[step], latents, return_dict=False)[0]
         return latents
+
+    def noised(self, clean: Tensor, noise: Tensor, step: int) -> Tensor:
+        """See :class:`Schedule`."""
+        noised: Tensor = self.scheduler.add_noise(clean, noise, self.scheduler.timesteps[step : step + 1])
+        return noised
 
     def fork(self) -> SchedulerSteps:
         """See :class:`Schedule`."""

@@ -55,6 +55,11 @@ def otsu_below(values: Tensor) -> Tensor:
     return (values.to(threshold.device) < threshold).to(values.device)
 
 
+def overlap(first: Tensor, second: Tensor) -> Tensor:
+    """Intersection over union of masks that are bool [images, tokens]: [images]; 0 where both are empty."""
+    return (first & second).sum(dim=1) / (first | second).sum(dim=1).clamp_min(1)
+
+
 def _float64_device(device: torch.device) -> torch.device:
     """Where float64 is computed for a device: Apple's GPUs, and not only they, have none."""
     return device if device.type in ("cpu", "cuda") else torch.device("cpu")
@@ -124,6 +129,12 @@ class AttentionMaps:
             flat = resized.flatten(2)
             masks[level] = otsu_above(flat).any(dim=1)
         return masks
+
+    def agreement(self) -> Tensor:
+        """How far the steps' own masks agree with that of them all: mean overlap, [images], 1 where they are equal."""
+        whole = otsu_above(self.mean()).any(dim=1)
+        each = [overlap(otsu_above(step.transpose(1, 2)).any(dim=1), whole) for step in self._steps]
+        return torch.stack(each).mean(dim=0)
 
     def fork(self) -> AttentionMaps:
         """A copy that goes its own way from here."""

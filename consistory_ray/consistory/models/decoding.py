@@ -1,4 +1,4 @@
-"""Latents to pictures, with the user's own pipeline components."""
+"""Latents to pictures and back, with the user's own pipeline components."""
 
 from __future__ import annotations
 
@@ -51,8 +51,38 @@ def decode_latents(pipe: Any, latents: Tensor, output_type: OutputType) -> tuple
     return [images.get(index) for index in range(len(latents))], faults
 
 
+def encode_pictures(pipe: Any, pictures: Tensor, device: torch.device) -> Tensor:
+    """Latents of pictures: the mode of the VAE's posterior, scaled as the UNet wants them.
+
+    Args:
+        pipe: the user's pipeline.
+        pictures: [images, 3, height, width] in 0..1.
+        device: of the VAE.
+
+    Returns:
+        [images, channels, rows, columns] float32, not finite where a picture came to nothing. Upcast as in decoding.
+    """
+    vae, found = pipe.vae, []
+    with evaluating(vae):
+        for index in range(len(pictures)):  # one by one, as in decoding
+            picture = 2 * pictures[index : index + 1] - 1
+            for dtype in dict.fromkeys((decoding_dtype(vae), torch.float32)):
+                with _vae_in(vae, dtype):
+                    latents = _posterior_mode(vae.encode(picture.to(device, dtype))).float()
+                if bool(latents.isfinite().all()):
+                    break
+            found.append(_scaled(vae, latents))
+    return torch.cat(found)
+
+
+def _posterior_mode(encoded: Any) -> Tensor:
+    """Of an encoder's output; tiny VAEs have no distribution, their latents are its mode."""
+    mode: Tensor = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+    return mode
+
+
 def decoding_dtype(vae: Any) -> torch.dtype:
-    """In what a VAE decodes: float32 where float16 would overflow, and instead of bfloat16, which has bands."""
+    """In what a VAE encodes and decodes: float32 where float16 would overflow, and for bfloat16, which has bands."""
     dtype: torch.dtype = vae.dtype
     upcast = dtype == torch.bfloat16 or (dtype == torch.float16 and getattr(vae.config, "force_upcast", False))
     return torch.float32 if upcast else dtype
@@ -74,6 +104,15 @@ def _unscaled(vae: Any, latents: Tensor) -> Tensor:
     if mean is None or std is None:
         return scaled
     return scaled * latents.new_tensor(std).view(1, -1, 1, 1) + latents.new_tensor(mean).view(1, -1, 1, 1)
+
+
+def _scaled(vae: Any, latents: Tensor) -> Tensor:
+    """The inverse of :func:`_unscaled`."""
+    mean, std = (getattr(vae.config, key, None) for key in ("latents_mean", "latents_std"))
+    if mean is not None and std is not None:
+        latents = (latents - latents.new_tensor(mean).view(1, -1, 1, 1)) / latents.new_tensor(std).view(1, -1, 1, 1)
+    scaled: Tensor = latents * vae.config.scaling_factor
+    return scaled
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from consistory_ray.consistory.method.conditioning import Conditioning
 from consistory_ray.consistory.method.latents import SchedulerSteps
 from consistory_ray.consistory.method.layout import Grid, Level, Levels
 from consistory_ray.consistory.models.checkpoints import check_architecture
-from consistory_ray.consistory.models.decoding import decode_latents
+from consistory_ray.consistory.models.decoding import decode_latents, encode_pictures
 from consistory_ray.consistory.models.encoding import encode_prompts
 from consistory_ray.consistory.models.fingerprint import adapter_state, model_fingerprint
 from consistory_ray.consistory.models.hooks import UNetHooks, execution_device, offloaded_again
@@ -122,6 +122,10 @@ class SDXL:
     def in_use(self) -> AbstractContextManager[None]:
         """See :func:`~consistory_ray.consistory.models.hooks.offloaded_again`."""
         return offloaded_again(self.pipe)
+
+    def encode_pictures(self, pictures: Tensor) -> Tensor:
+        """See :func:`~consistory_ray.consistory.models.decoding.encode_pictures`."""
+        return encode_pictures(self.pipe, pictures, self.device)
 
     def decode(self, latents: Tensor, output_type: OutputType) -> tuple[Any, dict[int, str]]:
         """See :func:`~consistory_ray.consistory.models.decoding.decode_latents`."""

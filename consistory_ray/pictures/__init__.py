@@ -1,0 +1,26 @@
+"""Pictures that users give: bytes from outside become upright sRGB pictures of the job's size, with their masks. Pure.
+
+* ``formats``: which bytes are a picture, of what size, without decoding any of it.
+* ``opening``: decoding, with limits: orientation, colour profiles, transparency, huge pictures.
+* ``masks``: where the subject is: read from a file, or drawn over its picture for people.
+* ``fitting``: a picture of any shape at the size that is rendered.
+"""
+
+from consistory_ray.pictures.fitting import FITS, fit
+from consistory_ray.pictures.formats import MAX_BYTES, MAX_PIXELS, Header, read_header
+from consistory_ray.pictures.masks import draw_mask, open_mask, open_masked
+from consistory_ray.pictures.opening import Picture, open_picture
+
+__all__ = [
+    "FITS",
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "Header",
+    "Picture",
+    "draw_mask",
+    "fit",
+    "open_mask",
+    "open_masked",
+    "open_picture",
+    "read_header",
+]
