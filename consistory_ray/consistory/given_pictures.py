@@ -1,18 +1,20 @@
-"""The pictures that a caller gives as anchors, checked: pixels, masks and digests."""
+"""The pictures that a caller gives as anchors, checked and fitted: pixels, masks and digests."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from consistory_ray.errors import InputError, Problem
+from consistory_ray.pictures import Picture, fit, picture_of
 
 MOST = 8
 """How many pictures a subject may have."""
@@ -25,10 +27,12 @@ class GivenPictures:
     Attributes:
         images: RGB.
         masks: one per picture, bool [height, width] or None where the subject has to be found.
+        notices: for each picture, what somebody should know about it.
     """
 
     images: tuple[Image.Image, ...]
     masks: tuple[Tensor | None, ...]
+    notices: tuple[tuple[str, ...], ...]
 
     @property
     def pixels(self) -> Tensor:
@@ -42,13 +46,14 @@ class GivenPictures:
 
 
 def given_pictures(images: Any, masks: Any, count: int, size: tuple[int, int]) -> GivenPictures:
-    """Check a caller's pictures and masks.
+    """Check a caller's pictures and masks, and fit them to the size that is rendered.
 
     Args:
-        images: PIL pictures or arrays, upright RGB.
-        masks: None, or per picture a bool array or PIL picture of its size, or None.
+        images: pictures as :func:`~consistory_ray.pictures.memory.picture_of` takes them.
+        masks: None, or per picture None, or a bool array [height, width] or PIL image of its size, white on black; it
+            goes before the picture's own transparency.
         count: how many there must be.
-        size: height and width in pixels that they must have.
+        size: height and width in pixels.
 
     Raises:
         InputError: naming every picture and mask that cannot be used.
@@ -60,22 +65,38 @@ def given_pictures(images: Any, masks: Any, count: int, size: tuple[int, int]) -
         problems.append(Problem("images", str(len(images)), f"give one per prompt: {count}"))
     if masks is not None and len(masks) != len(images):
         problems.append(Problem("masks", str(len(masks)), f"give one per picture, or None for some: {len(images)}"))
+    found = []
+    for index, image in enumerate(() if problems else images):
+        try:
+            found.append(_fitted(image, masks[index] if masks is not None else None, index, size))
+        except InputError as error:
+            problems += error.problems
     if problems:
         raise InputError("the pictures cannot be used", problems)
-    given: Sequence[Any] = [None] * len(images) if masks is None else masks
-    found, cuts = [], []
-    for index, (image, mask) in enumerate(zip(images, given, strict=True)):
-        picture = (image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))).convert("RGB")
-        if (picture.height, picture.width) != size:
-            shown = f"{picture.width} x {picture.height}"
-            problems.append(Problem(f"images[{index}]", shown, f"must be {size[1]} x {size[0]} pixels"))
-        found.append(picture)
-        cut = None if mask is None else torch.from_numpy(np.asarray(mask) > 0)
-        if cut is not None and tuple(cut.shape) != size:
-            problems.append(Problem(f"masks[{index}]", str(tuple(cut.shape)), f"must have the shape {size}"))
-        elif cut is not None and not bool(cut.any()):
-            problems.append(Problem(f"masks[{index}]", "empty", "mark the subject, or leave the mask out"))
-        cuts.append(cut)
-    if problems:
-        raise InputError("the pictures cannot be used", problems)
-    return GivenPictures(tuple(found), tuple(cuts))
+    cuts = tuple(None if picture.alpha is None else torch.from_numpy(picture.alpha) for picture in found)
+    return GivenPictures(tuple(one.image for one in found), cuts, tuple(one.notices for one in found))
+
+
+def _fitted(image: Any, mask: Any, index: int, size: tuple[int, int]) -> Picture:
+    picture = picture_of(image, f"images[{index}]")
+    if mask is not None:
+        picture = dataclasses.replace(picture, alpha=_mask_of(mask, f"masks[{index}]", picture.image))
+    if picture.image.size != size[::-1]:
+        picture = fit(picture, size[1], size[0])
+    if picture.alpha is not None and not picture.alpha.any():
+        fix = "mark the subject where the picture is not cut off, or leave the mask out"
+        raise InputError("the pictures cannot be used", [Problem(f"masks[{index}]", "nothing marked", fix)])
+    return picture
+
+
+def _mask_of(given: Any, field: str, image: Image.Image) -> NDArray[np.bool_]:
+    if isinstance(given, Image.Image):
+        picture = picture_of(given, field)
+        mask = np.asarray(picture.image.convert("L")) >= 128 if picture.alpha is None else picture.alpha
+    else:
+        numbers = np.asarray(given)
+        mask = numbers > 0.5 * numbers.max(initial=0)
+    if mask.shape != image.size[::-1]:
+        fix = f"must have the shape of its picture, {image.size[::-1]}"
+        raise InputError("the pictures cannot be used", [Problem(field, str(mask.shape), fix)])
+    return mask

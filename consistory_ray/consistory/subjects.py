@@ -108,7 +108,7 @@ def given_subject(
             path = NoisedPath(backbone.schedule(request.plan.steps), clean, noise)
             calls = request.plan.ticks if options.together else request.plan.steps
             tick = ticker(progress, calls + (0 if options.early_masks else len(LIGHT)))
-            notices: dict[int, str] = {}
+            notices = [list(sentences) for sentences in pictures.notices]
             if options.early_masks:
                 anchors = LiveAnchors(request)
                 masks = Sampler(network, path, request, anchors, tick, trace).sample().masks
@@ -116,7 +116,7 @@ def given_subject(
             else:
                 light = NoisedPath(backbone.schedule(backbone.max_steps), clean, noise)
                 found, agreement = light_masks(network, light, request, tick)
-                masks, notices, faults = _masks(found, agreement, pictures, request)
+                masks, faults = _masks(found, agreement, pictures, request, notices)
                 if faults:
                     result = RenderResult(list(pictures.images), shaped(masks, request.grids))
                     raise PictureError.of(faults, len(batch.prompts), result)
@@ -128,19 +128,27 @@ def given_subject(
     images = {"pil": list(pictures.images), "np": pictures.pixels.permute(0, 2, 3, 1).numpy(), "latent": clean.cpu()}
     cache = _cache(backbone, request, concepts, batch.seeds, anchors.recorded(masks, backbone.dtype))
     cache = replace(cache, pictures=pictures.digests)
-    return SubjectResult(images[output_type], shaped(masks, request.grids), cache, notices)
+    told = {index: "; ".join(sentences) for index, sentences in enumerate(notices) if sentences}
+    return SubjectResult(images[output_type], shaped(masks, request.grids), cache, told)
 
 
 def _masks(
-    found: Masks, agreement: Tensor, pictures: GivenPictures, request: Request
-) -> tuple[dict[Level, Tensor], dict[int, str], dict[int, str]]:
+    found: Masks, agreement: Tensor, pictures: GivenPictures, request: Request, notices: list[list[str]]
+) -> tuple[dict[Level, Tensor], dict[int, str]]:
     """The masks in force, in which those that were given win over those that were found.
 
+    Args:
+        found: by the model.
+        agreement: of its calls about each picture's.
+        pictures: with the given ones.
+        request: of the pictures.
+        notices: for each picture; gets what is odd about its mask.
+
     Returns:
-        The masks; by picture what is odd about its own, and why it cannot be used: nothing, or everything, was found.
+        The masks; and by index of a picture why it cannot be used: nothing, or everything, was found.
     """
     masks: dict[Level, Tensor] = {level: mask.clone() for level, mask in found.items()}
-    notices, faults = {}, {}
+    faults = {}
     for index, given in enumerate(pictures.masks):
         if given is not None:
             for level, mask in token_masks(given, request).items():
@@ -148,14 +156,14 @@ def _masks(
             level = request.levels.masks
             common = float(overlap(masks[level], found[level])[index])
             if common < LEAST_OVERLAP:
-                notices[index] = (
-                    f"the given mask covers {common:.0%} of what the model takes for the subject and its own"
+                notices[index].append(
+                    f"the given mask and what the model takes for the subject have {common:.0%} in common"
                 )
         elif any(bool(mask[index].all()) or not bool(mask[index].any()) for mask in masks.values()):
             faults[index] = f"the subject was not found in this picture; {_NAME_IT}"
         elif agreement[index] < LEAST_AGREEMENT:
-            notices[index] = f"where the subject is in this picture is unclear; {_NAME_IT}"
-    return masks, notices, faults
+            notices[index].append(f"where the subject is in this picture is unclear: {_NAME_IT}")
+    return masks, faults
 
 
 def _cache(

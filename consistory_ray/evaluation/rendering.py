@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -19,6 +20,7 @@ from PIL import Image
 
 from consistory_ray.consistory import ConsiStoryPipeline, RenderResult, SubjectResult
 from consistory_ray.consistory.cache.anchor_cache import AnchorCache
+from consistory_ray.consistory.method.given import GivenOptions
 from consistory_ray.consistory.method.trace import Trace
 from consistory_ray.evaluation.prompts import SubjectPrompts
 from consistory_ray.settings import MethodSettings
@@ -226,6 +228,52 @@ class Renderer:
             batch, trace = slice(first, first + self.batch_size), Trace(all_masks=False) if sources else None
             pictures = split(self.pipeline.render(prompts[batch], subject, seeds[batch], trace=trace))
             found += pictures if trace is None else with_sources(pictures, trace)
+        return found
+
+    def given(
+        self,
+        pictures: Sequence[Image.Image],
+        subjects: Sequence[SubjectPrompts],
+        options: GivenOptions = GivenOptions(),  # noqa: B008 - frozen
+        masks: Sequence[np.ndarray] | None = None,
+    ) -> list[list[Rendered]]:
+        """Scenes of one subject with given pictures as its anchors, once for every set of prompts.
+
+        Args:
+            pictures: the anchors.
+            subjects: what they show, which is the same in all, and different prompts of scenes.
+            options: of the given pictures.
+            masks: where the subject is in them, bool ``[H, W]`` each, if it should not be looked for.
+        """
+        first, made = subjects[0], None
+        made_by = {
+            "anchors": list(first.anchors),
+            "anchor_seeds": list(first.anchor_seeds),
+            "pictures": [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures],
+            "masks": None if masks is None else [hashlib.sha256(mask.tobytes()).hexdigest() for mask in masks],
+            "given": dataclasses.asdict(options),
+        }
+        found = []
+        for subject in subjects:
+            keys = [
+                self._key("scene of given", prompt, seed, self.settings.to_dict(), **made_by)
+                for prompt, seed in zip(subject.prompts, subject.seeds, strict=True)
+            ]
+            scenes = self.store.get_all(keys)
+            if scenes is None:
+                made = made or self.pipeline.create_subject(
+                    first.anchors,
+                    first.kind,
+                    first.anchor_seeds,
+                    images=pictures,
+                    masks=masks,
+                    settings=self.settings,
+                    given=options,
+                )
+                scenes = split(self.pipeline.render(subject.prompts, made, subject.seeds, batch_size=self.batch_size))
+                for key, picture in zip(keys, scenes, strict=True):
+                    self.store.put(key, picture)
+            found.append(scenes)
         return found
 
     def subjects(self, subjects: Sequence[SubjectPrompts]) -> list[tuple[list[Rendered], list[Rendered]]]:

@@ -70,6 +70,35 @@ def comparison_sheet(
     return sheet
 
 
+def blocks_sheet(
+    rows: Sequence[Sequence[Sequence[Image.Image]]], labels: Sequence[str], titles: Sequence[str], side: int = 112
+) -> Image.Image:
+    """Subjects in rows, each with blocks of pictures side by side.
+
+    Args:
+        rows: pictures ``[subjects][blocks][pictures]``, as many pictures in a block for every subject.
+        labels: one per block, above it.
+        titles: one per row, along it.
+        side: of a picture in pixels.
+    """
+    font, margin, between = ImageFont.load_default(14), 24, 14
+    lefts, x = [], margin
+    for block in rows[0]:
+        lefts.append(x)
+        x += len(block) * (side + GAP) + between
+    sheet = Image.new("RGB", (x - between, margin + len(rows) * (side + GAP)), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for left, label in zip(lefts, labels, strict=True):
+        pen.text((left, 4), label, fill=INK, font=font)
+    for index, (blocks, title) in enumerate(zip(rows, titles, strict=True)):
+        y = margin + index * (side + GAP)
+        _write_upwards(sheet, title, y, side, font)
+        for left, block in zip(lefts, blocks, strict=True):
+            for column, image in enumerate(block):
+                sheet.paste(_fitted(image, side), (left + column * (side + GAP), y))
+    return sheet
+
+
 def _write_upwards(sheet: Image.Image, text: str, top: int, height: int, font: Any) -> None:
     strip = Image.new("RGB", (height, 22), PAPER)
     ImageDraw.Draw(strip).text((height / 2, 11), text, fill=INK, font=font, anchor="mm")

@@ -3,12 +3,15 @@
 * ``formats``: which bytes are a picture, of what size, without decoding any of it.
 * ``opening``: decoding, with limits: orientation, colour profiles, transparency, huge pictures.
 * ``masks``: where the subject is: read from a file, or drawn over its picture for people.
+* ``hints``: what ControlNets were trained to see, made of it: edges, outlines, silhouettes.
+* ``memory``: pictures that need no decoding.
 * ``fitting``: a picture of any shape at the size that is rendered.
 """
 
 from consistory_ray.pictures.fitting import FITS, fit
 from consistory_ray.pictures.formats import MAX_BYTES, MAX_PIXELS, Header, read_header
 from consistory_ray.pictures.masks import draw_mask, open_mask, open_masked
+from consistory_ray.pictures.memory import picture_of
 from consistory_ray.pictures.opening import Picture, open_picture
 
 __all__ = [
@@ -22,5 +25,6 @@ __all__ = [
     "open_mask",
     "open_masked",
     "open_picture",
+    "picture_of",
     "read_header",
 ]

@@ -77,7 +77,22 @@ def open_picture(data: bytes, field: str) -> Picture:
             image, orientation, profile = _decoded(data, header)
     except Exception as error:  # decoders meet broken bytes with many kinds of error
         raise unreadable(field, error) from error
-    size = (header.width, header.height)
+    return finished(image, orientation, profile, (header.width, header.height), field)
+
+
+def finished(image: Image.Image, orientation: int, profile: bytes | None, size: tuple[int, int], field: str) -> Picture:
+    """A decoded picture as the method takes it.
+
+    Args:
+        image: of one of the modes L, LA, RGB, RGBA and CMYK.
+        orientation: of Exif.
+        profile: of its colours, or None.
+        size: width and height as it was stored.
+        field: what it was given as, for the message.
+
+    Raises:
+        InputError: nothing in it is opaque.
+    """
     if orientation in _TURNS:
         image = image.transpose(_TURNS[orientation])
         size = size[::-1] if orientation >= 5 else size
@@ -104,7 +119,7 @@ def _decoded(data: bytes, header: Header) -> tuple[Image.Image, int, bytes | Non
     with contextlib.suppress(Exception):  # a broken Exif block breaks no picture
         orientation = int(reader.getexif().get(_ORIENTATION, 1))
     profile = reader.info.get("icc_profile")
-    image = _plain(reader)
+    image = plain(reader)
     if (rest := _factor(*image.size)) > 1:
         image = image.reduce(rest)
     return image, orientation, profile
@@ -115,7 +130,7 @@ def _factor(width: int, height: int) -> int:
     return math.ceil(math.sqrt(width * height / WORKING_PIXELS))
 
 
-def _plain(image: Image.Image) -> Image.Image:
+def plain(image: Image.Image) -> Image.Image:
     """The same in 8 bits, without a palette, its transparency as a channel."""
     if image.mode.startswith("I"):  # grey in 16 bits
         grey, key = np.asarray(image), image.info.get("transparency")

@@ -23,7 +23,15 @@ from benchmarks.model_options import (
 from consistory_ray.errors import InputError
 
 ROOT = Path(__file__).parents[2]
-RUN_A_MODEL = ("ablations", "consistency", "cost", "miniature_quality", "throughput")
+RUN_A_MODEL = (
+    "ablations",
+    "consistency",
+    "cost",
+    "miniature_quality",
+    "personalization",
+    "personalization_choices",
+    "throughput",
+)
 
 
 def options(*words: str) -> argparse.Namespace:
@@ -84,6 +92,7 @@ def test_results_say_where_they_come_from() -> None:
     [
         ("consistency", ["--subjects", "2", "--scenes", "2", "--steps", "2", "--sheet-subjects", "1"]),
         ("miniature_quality", ["--n", "2", "--steps", "2", "--calibration", "0", "--timed", "1"]),
+        ("personalization", ["--subjects", "1", "--scenes", "2", "--steps", "2", "--sheet-subjects", "1"]),
     ],
 )
 def test_short_runs(script: str, words: list[str], tmp_path: Path) -> None:

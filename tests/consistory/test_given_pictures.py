@@ -300,6 +300,24 @@ def test_a_given_mask_wins_over_the_found_one(pipe: ConsiStoryPipeline, subject:
         assert len(given.cache.features) == int(given.masks["fine"].sum())
 
 
+def test_pictures_of_other_kinds_and_sizes_are_fitted(pipe: ConsiStoryPipeline) -> None:
+    wide = drawn(3, 96).resize((96, 64))
+    cut_out = drawn(1).copy()
+    cut_out.putalpha(Image.fromarray(MASK.astype(np.uint8) * 255))
+    pictures = [wide, cut_out, np.asarray(drawn(1, 64)), np.asarray(drawn(1)) / 255]
+    made = pipe.create_subject(["a cat"] * 4, "cat", images=pictures, settings=SETTINGS)
+    assert all(picture.size == (32, 32) and picture.mode == "RGB" for picture in made.images)
+    assert made.images[0].tobytes() == wide.resize((32, 32), 1, box=(16, 0, 80, 64)).tobytes()
+    assert made.images[3].tobytes() == drawn(1).tobytes()
+    small = MASK.reshape(8, 4, 8, 4).mean(axis=(1, 3)) >= 0.5
+    assert torch.equal(made.masks["fine"][1], torch.from_numpy(small)), "what is opaque is the subject"
+    assert np.asarray(made.images[1])[0, 0].tolist() == [255] * 3
+    with_mask = pipe.create_subject(["a cat"], "cat", images=[wide], masks=[np.tile(MASK, (2, 3))], settings=SETTINGS)
+    assert with_mask.masks["fine"].any() and not with_mask.masks["fine"].all()
+    tiny = pipe.create_subject(["a cat"], "cat", images=[drawn(1, 16)], settings=SETTINGS)
+    assert "enlarged" in tiny.notices[0]
+
+
 def test_a_mask_smaller_than_a_token_marks_one(pipe: ConsiStoryPipeline) -> None:
     dot = np.zeros((32, 32), bool)
     dot[13, 21] = True
@@ -440,6 +458,10 @@ def test_numbers_that_are_not_finite(pipe: ConsiStoryPipeline, monkeypatch: pyte
         ({"masks": [MASK]}, "masks"),
         ({"masks": [MASK, MASK[:8]]}, r"masks\[1\]"),
         ({"masks": [np.zeros((32, 32), bool), None]}, r"masks\[0\]"),
+        ({"images": [PICTURES[0], np.zeros((32, 32, 2))]}, r"images\[1\]"),
+        ({"images": [np.zeros((32, 32, 3)) - 1, PICTURES[1]]}, r"images\[0\]"),
+        ({"images": ["mia.png", "mia.png"]}, r"images\[0\]"),
+        ({"images": [Image.new("RGBA", (32, 32)), PICTURES[1]]}, r"images\[0\]"),
         ({"latents": torch.zeros(2, 4, 16, 16)}, "latents"),
         ({"seeds": [1]}, "seeds"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 from consistory_ray.consistory import ConsiStoryPipeline
+from consistory_ray.consistory.method.given import GivenOptions
 from consistory_ray.evaluation.prompts import consistency_subjects
 from consistory_ray.evaluation.rendering import PictureStore, Renderer, stacked
 from consistory_ray.settings import MethodSettings
@@ -65,6 +67,27 @@ def test_what_changes_a_picture_renders_it_again_and_nothing_else_does(tmp_path:
     for change in ({"guidance_scale": 3.0}, {"freeu": None}, {"num_inference_steps": 9}):
         renderer(pipeline, tmp_path, **change).vanilla(["a cat"], [1], ["cat"])
     assert pipeline.rendered == [1] * 4
+
+
+def test_scenes_of_given_pictures_share_a_subject_and_are_rendered_once(tmp_path: Path) -> None:
+    class Given(CountingPipeline):
+        subjects = 0
+
+        def create_subject(self, *_: Any, images: Any, **more: Any) -> SimpleNamespace:  # type: ignore[override]
+            self.subjects += 1
+            return SimpleNamespace()
+
+    pipeline, (subject,) = Given(), consistency_subjects(1, scenes=2)
+    red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    other = dataclasses.replace(subject, prompts=("one", "another"))
+    first = renderer(pipeline, tmp_path).given([red, blue], [subject, other])
+    assert pipeline.rendered == 2 * list(subject.seeds) and pipeline.subjects == 1
+    again = renderer(pipeline, tmp_path).given([red, blue], [subject, other])
+    assert [stacked(a).tobytes() for a in first] == [stacked(b).tobytes() for b in again]
+    assert len(pipeline.rendered) == 4
+    renderer(pipeline, tmp_path).given([blue, red], [subject])
+    renderer(pipeline, tmp_path).given([red, blue], [subject], GivenOptions(one_noise=True))
+    assert len(pipeline.rendered) == 8 and pipeline.subjects == 3
 
 
 def test_subjects_are_rendered_once_per_settings(tmp_path: Path) -> None:
