@@ -195,6 +195,12 @@ def _merged(subject: Mapping[str, Any], folder: str, record: Mapping[str, Any]) 
         "bytes": cache["bytes"],
         "settings": record["settings"],
     }
+    anchors = record.get("anchors")
+    if isinstance(record.get("pictures"), list) and isinstance(anchors, list):  # these need no words of their own
+        alone = record.get("subject") or "alone"
+        anchors = [
+            {**one, "prompt": one.get("prompt") or alone} if isinstance(one, Mapping) else one for one in anchors
+        ]
     texts = {key: record[key] for key in ("style", "subject", "details") if record.get(key)}
-    identity = {"id": record.get("subject_id"), "concept": record.get("concept"), "anchors": record.get("anchors")}
+    identity = {"id": record.get("subject_id"), "concept": record.get("concept"), "anchors": anchors}
     return {**texts, **identity, **subject, "from": stored}
