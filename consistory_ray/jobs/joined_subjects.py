@@ -12,7 +12,7 @@ from typing import Any
 
 from consistory_ray.errors import Problem
 from consistory_ray.guards.problems import shown
-from consistory_ray.jobs.checks import join_prompt
+from consistory_ray.jobs.checks import join_prompt, scene_head
 from consistory_ray.jobs.ids import MAX_ID
 from consistory_ray.settings import MethodSettings
 
@@ -69,18 +69,30 @@ def _called_alike(where: str, records: Sequence[_Record]) -> Iterator[Problem]:
 
 def joined_words(records: Sequence[_Record]) -> dict[str, Any]:
     """What a job says of subjects that meet, unless it says it itself: id, style, subject, concepts and anchors."""
-    texts = [_text(record, "subject") for record in records]
+    texts = [
+        scene_head("", _text(record, "subject"), _text(record, "details"), _concepts(record)) for record in records
+    ]
     words = {"style": _text(records[0], "style"), "subject": " and ".join(texts) if all(texts) else ""}
     name = "-and-".join(str(record.get("subject_id")) for record in records)
     identity: dict[str, Any] = {"id": name} if len(name) <= MAX_ID else {}
     identity["concept"] = [concept for record in records for concept in _concepts(record)]
     identity["anchors"] = [
-        {**anchor, "prompt": join_prompt(_text(record, "style"), _text(record, "subject"), str(anchor.get("prompt")))}
+        {**anchor, "prompt": _caption(record, anchor)}
         for record in records
         for anchor in record.get("anchors") or ()
         if isinstance(anchor, Mapping)
     ]
     return {key: value for key, value in words.items() if value} | identity
+
+
+def _named(record: _Record) -> str:
+    """A subject in the words of its scenes, without the style."""
+    return scene_head("", _text(record, "subject"), _text(record, "details"), _concepts(record))
+
+
+def _caption(record: _Record, anchor: Mapping[str, Any]) -> str:
+    """The whole prompt of an anchor, or what a picture shows."""
+    return join_prompt(_text(record, "style"), _text(record, "subject"), _text(anchor, "prompt")) or "alone"
 
 
 def _text(record: _Record, name: str) -> str:

@@ -18,7 +18,8 @@ from typing import Any, Literal
 from consistory_ray.errors import JobError, Problem
 from consistory_ray.jobs.checks import impossible
 from consistory_ray.jobs.ids import Wanted, distinct_names, numbered, seed_scope, slug
-from consistory_ray.jobs.job import Anchor, RenderJob, Scene, Subject
+from consistory_ray.jobs.job import Anchor, GivenPicture, RenderJob, Scene, Subject
+from consistory_ray.plan.inputs import PlannedFile, PlannedPicture, planned_picture
 from consistory_ray.settings import MethodSettings, configuration_revision, model_revision
 
 PLAN_FORMAT = 1
@@ -71,6 +72,8 @@ class SubjectPlan:
             second part of its prompts, and the third part and the seed of each anchor.
         sources: the anchor caches of a stored subject, which has no anchors to make, or of several that meet, which are
             joined in this order; none for all others.
+        details: what is to be seen of it in scenes, for whoever takes it up again.
+        pictures: the pictures that are given instead of its anchors, one for each; empty where they are made.
         impossible: ids of pictures that cannot be made, which the job accepts, each with the reason.
         former: the same subject with the seeds that an earlier version may have given it because of its neighbours, for
             outputs that were begun with it; see :func:`as_begun`.
@@ -87,6 +90,8 @@ class SubjectPlan:
     text: str = ""
     anchor_prompts: tuple[tuple[str, int], ...] = ()
     sources: tuple[CacheSource, ...] = ()
+    details: str = ""
+    pictures: tuple[PlannedPicture, ...] = ()
     impossible: tuple[tuple[str, str], ...] = ()
     former: tuple[SubjectPlan, ...] = field(default=(), compare=False, repr=False)
 
@@ -121,6 +126,15 @@ class Plan:
         """All pictures, subject by subject, anchors first."""
         for subject in self.subjects:
             yield from subject.assets()
+
+    def inputs(self) -> Iterator[PlannedFile]:
+        """Every file that is given, once."""
+        told: set[str] = set()
+        for subject in self.subjects:
+            for file in (file for picture in subject.pictures for file in picture.files):
+                if file.path not in told:
+                    told.add(file.path)
+                    yield file
 
 
 def make_plan(job: RenderJob) -> Plan:
@@ -189,9 +203,10 @@ def _refuse_twins(subjects: tuple[SubjectPlan, ...]) -> None:
         other = first.setdefault(subject.subject_key, index)
         if other != index:
             add = f"add its scenes to subjects[{other}], which is the same individual"
-            other_one = "give its anchors other seeds, or it an id of its own for another individual"
+            which = "pictures" if subject.pictures else "anchors"
+            other_one = f"give its {which} other seeds, or it an id of its own for another individual"
             fix = add if subject.sources else f"{other_one}; or {add}"
-            where = "from" if subject.sources else "anchors"
+            where = "from" if subject.sources else which
             problems.append(Problem(f"subjects[{index}].{where}", subject.subject_id, fix))
     if problems:
         raise JobError("the job cannot be planned: some subjects are the same individual", problems)
@@ -211,8 +226,10 @@ def _subject_ids(job: RenderJob) -> list[str]:
 
 def _subject_words(subject: Subject) -> str:
     """All that tells an individual from others: not its scenes, which may come and go."""
-    anchors = [[anchor.prompt, anchor.seed] for anchor in subject.anchors]
+    anchors = [[anchor.prompt, anchor.seed] for anchor in subject.shown_by]
     words = [subject.style, subject.subject, subject.concept, anchors]
+    if subject.pictures:
+        words.append([planned_picture(picture).identity for picture in subject.pictures])
     return _canonical([*words, *(stored.sha256 for stored in subject.sources)])
 
 
@@ -251,11 +268,13 @@ def _plan_subject(
 ) -> SubjectPlan:
     """One subject; ``scope`` is what its seeds are derived from instead of its own id or words."""
     seeds = _Seeds(job_seed, subject, scope or subject.id or seed_scope(_subject_text(subject), "subject"))
-    given = [(anchor.prompt, seeds.of_anchor(anchor)) for anchor in subject.anchors]
-    anchored = [(subject.prompt(prompt), seed) for prompt, seed in given]
+    given = [(anchor.prompt, seeds.of_anchor(anchor)) for anchor in subject.shown_by]
+    anchored = [(subject.caption(prompt), seed) for prompt, seed in given]
+    pictures = tuple(map(planned_picture, subject.pictures))
     own_settings = settings
     if not subject.sources:
-        key = _digest({**identity, "concepts": subject.concept, "anchors": anchored})
+        shown = {"pictures": [picture.identity for picture in pictures]} if pictures else {}
+        key = _digest({**identity, "concepts": subject.concept, "anchors": anchored, **shown})
     else:
         anchored = []
         digests = [stored.sha256 for stored in subject.sources]
@@ -287,6 +306,8 @@ def _plan_subject(
         text=subject.subject,
         anchor_prompts=tuple(given),
         sources=tuple(CacheSource(stored.url, stored.sha256, stored.bytes) for stored in subject.sources),
+        details=subject.details,
+        pictures=pictures,
         impossible=impossible(anchors, scenes, subject.concept) if subject.on_missing_concept == "skip" else (),
         former=tuple(_plan_subject(subject, name, job_seed, identity, settings, (), one) for one in former),
     )
@@ -330,8 +351,8 @@ class _Seeds:
             if scene.seed is not None and scene.prompt in self._used:
                 self._used[scene.prompt].update(range(scene.seed, scene.seed + scene.count))
 
-    def of_anchor(self, anchor: Anchor) -> int:
-        """The seed of an anchor."""
+    def of_anchor(self, anchor: Anchor | GivenPicture) -> int:
+        """The seed of an anchor, or of the noise on a picture."""
         return self._derived("anchor", anchor.prompt) if anchor.seed is None else anchor.seed
 
     def of_scene(self, scene: Scene) -> Sequence[int]:

@@ -59,7 +59,7 @@ def problems(*addresses: str, **changes: Any) -> dict[str, str]:
     return {problem.path: f"{problem.value} | {problem.fix}" for problem in caught.value.problems}
 
 
-def test_they_are_one_subject_of_all_their_words(dragon: str, robot: str) -> None:
+def test_they_are_one_subject_of_all_their_words(dragon: str, robot: str, tmp_path: Path) -> None:
     subject = planned(dragon, robot)
     assert (subject.subject_id, subject.concepts) == ("moss-dragon-and-tin-robot", ("dragon", "robot"))
     assert [scene.prompt for scene in subject.scenes] == [
@@ -68,6 +68,9 @@ def test_they_are_one_subject_of_all_their_words(dragon: str, robot: str) -> Non
     ]
     assert subject.anchor_prompts[2] == ("a drawing of a robot in the forest", 1)
     assert not subject.anchors and [source.sha256[0] for source in subject.sources] == ["1", "2"]
+    hat = store(tmp_path, "hat-cat", "cat", "3", details="with a hat")
+    spots = store(tmp_path, "spotted-snail", "snail", "4", details="a spotted snail")
+    assert planned(hat, spots).scenes[0].prompt == "a drawing of a cat with a hat and a spotted snail in the rain"
     own = planned(dragon, robot, id="duo", subject="a robot on a dragon", style="a photo of")
     assert own.subject_id == "duo" and own.scenes[0].prompt == "a photo of a robot on a dragon in the rain"
     assert own.subject_key == subject.subject_key
