@@ -97,7 +97,7 @@ subjects:
     details: a spotted dragon with a hat
     pictures:
       - {{image: mia-1.png, prompt: in the forest}}
-      - {{image: https://example.com/mia-2.webp, prompt: at sunset, mask: mia-2-mask.png}}
+      - {{image: mia-2.webp, prompt: at sunset, mask: mia-2-mask.png}}
     scenes: [on the beach, in the snow]
 ```
 

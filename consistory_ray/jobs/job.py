@@ -199,7 +199,7 @@ class Anchor:
 def _as_file(value: Any) -> Any:
     """An address was looked up before (:mod:`consistory_ray.jobs.input_files`), unless it could not be read."""
     if isinstance(value, str):
-        raise fault("write the path or URL of a PNG, JPEG or WebP file")
+        raise fault("load_job and parse_job look addresses up: give the whole job to one of them")
     return value
 
 

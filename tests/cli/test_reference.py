@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from PIL import Image
 
 from consistory_ray.jobs.job import RenderJob, load_job
 from consistory_ray.jobs.stored_subjects import describe_subject, subject_file
 from consistory_ray.jobs.tables import COLUMNS
 from consistory_ray.plan.plan import make_plan
+from tests.pictures.making import disc, encoded, gradient
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,6 +54,9 @@ def test_examples_are_jobs_and_keep_to_the_schema(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    mask = Image.fromarray(disc())
+    for name, picture in (("mia-1.png", gradient()), ("mia-2.webp", gradient()), ("mia-2-mask.png", mask)):
+        (tmp_path / name).write_bytes(encoded(picture, "WEBP" if name.endswith("webp") else "PNG"))
     schema = Draft202012Validator(RenderJob.model_json_schema())
     found = []
     for number, (language, text) in enumerate(script.examples((ROOT / "docs" / "job-file.md").read_text())):
@@ -70,6 +75,7 @@ def test_examples_are_jobs_and_keep_to_the_schema(
     assert found == [
         ("yaml", 2, 3),
         ("json", 2, 1),
+        ("yaml", 2, 2),  # of given pictures
         ("yaml", 0, 2),  # its anchors are there already
         ("csv", 4, 3),
         ("python", 2, 1),
