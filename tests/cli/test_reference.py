@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 from pathlib import Path
@@ -77,6 +78,7 @@ def test_examples_are_jobs_and_keep_to_the_schema(
         ("json", 2, 1),
         ("yaml", 2, 2),  # of given pictures
         ("yaml", 0, 2),  # its anchors are there already
+        ("yaml", 0, 5),  # and those of another run's
         ("csv", 4, 3),
         ("python", 2, 1),
         ("yaml", 2, 1),
@@ -84,11 +86,14 @@ def test_examples_are_jobs_and_keep_to_the_schema(
 
 
 def _store(plan: Any) -> None:
-    """What a run of the first example leaves of its subject, for the example that takes it up."""
+    """What a run of the first example leaves of its subject, and another one of another, for those that take them up."""
     (subject,) = plan.subjects
-    path = Path("out/quickstart") / subject_file(subject.cache_path)
-    path.parent.mkdir(parents=True)
-    path.write_bytes(describe_subject(subject, plan.model, "0" * 64, "0" * 64, 1))
+    place = subject.cache_path.replace(subject.subject_id, "tin-robot")
+    robot = dataclasses.replace(subject, subject_id="tin-robot", concepts=("robot",), text="a robot", cache_path=place)
+    for output, one in (("quickstart", subject), ("friends", robot)):
+        path = Path("out", output) / subject_file(one.cache_path)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(describe_subject(one, plan.model, "0" * 64, "0" * 64, 1))
 
 
 @pytest.mark.parametrize("wrong", [{}, {"subjects": [{"scenes": ["a cat"]}]}, {"subjects": [], "name": 3}])
