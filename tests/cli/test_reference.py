@@ -86,7 +86,7 @@ def test_examples_are_jobs_and_keep_to_the_schema(
 
 
 def _store(plan: Any) -> None:
-    """What a run of the first example leaves of its subject, and another one of another, for those that take them up."""
+    """What a run of the first example leaves of its subject, and another run of another, to be taken up."""
     (subject,) = plan.subjects
     place = subject.cache_path.replace(subject.subject_id, "tin-robot")
     robot = dataclasses.replace(subject, subject_id="tin-robot", concepts=("robot",), text="a robot", cache_path=place)
