@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from consistory_ray.consistory import ConsiStoryPipeline, ControlHint, SubjectResult
 from consistory_ray.errors import InputError
 from consistory_ray.settings import MethodSettings
+from tests.consistory.conftest import make_diffusers_pipeline
 from tests.consistory.second_backbone import SecondBackbone
 
 ANCHORS, SCENES = ["a photo of a cat in the garden", "a cat on the beach"], ["a cat in the snow", "a cat at night"]
@@ -223,6 +225,19 @@ def test_one_call_of_the_net_serves_a_step(
     scenes(led, subject, [ControlHint(hint_picture(1)), ControlHint(hint_picture(1), end=0.5)])
     assert led.default_settings.injection_steps[0] == 0  # both passes from the first step on
     assert rows == [4, 4, 4, 2, 2, 2] * 2
+
+
+def test_nets_come_and_go_with_an_offloaded_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_diffusers_pipeline(tmp_path)
+    net, places = make_net(model.unet, 1), []
+    pipe = ConsiStoryPipeline(model, QUICK, controlnets=[net])
+    controls = [ControlHint(hint_picture(1)), None]
+    expected = vanilla(pipe, controls)
+    original = net.to
+    monkeypatch.setattr(net, "to", lambda place: places.append(place) or original(place))
+    model.enable_model_cpu_offload(device="cpu")
+    assert torch.equal(vanilla(pipe, controls), expected)
+    assert places == [pipe.device, torch.device("cpu")]
 
 
 # What is refused -----------------------------------------------------------------------------------------------------
