@@ -45,8 +45,8 @@ def _as_file(value: Any) -> Any:
 
 
 _IMAGE = (
-    "Path or URL of the hint, as its ControlNet was trained to see it, or of what preprocess makes one of: PNG, JPEG or "
-    "WebP of any size. A relative path is relative to the job file."
+    "Path or URL of the hint, as its ControlNet was trained to see it, or of what preprocess makes one of: PNG, JPEG "
+    "or WebP of any size. A relative path is relative to the job file."
 )
 Hint = Annotated[
     InputFile, BeforeValidator(_as_file, json_schema_input_type=str | InputFile), Field(description=_IMAGE)
@@ -76,8 +76,8 @@ class ControlNet:
     """A network that leads pictures by hints. The name alone can be written instead."""
 
     model: Annotated[Text, Field(max_length=1000), AfterValidator(_controlnet)]
-    """"miniature" (bundled, for the bundled model: silhouettes, outlines, skeletons), a Hugging Face id, a folder or a .safetensors
-    file: a ControlNet, or a ControlNet union, for the job's model."""
+    """"miniature" (bundled, for the bundled model: silhouettes, outlines, skeletons), a Hugging Face id, a folder or a
+    .safetensors file: a ControlNet, or a ControlNet union, for the job's model."""
     name: Annotated[Text, Field(max_length=100)] | None = None
     """What controls call it under net; left out, it is called like its model."""
 
