@@ -203,6 +203,17 @@ class FakeRenderer:
             raise CacheMismatchError("this cache was made by another version of the fake renderer")
         return cache
 
+    def join_caches(self, buffers: Sequence[CacheBuffer]) -> CacheBuffer:
+        """A cache of the subject that is called by all of their names.
+
+        Raises:
+            CacheMismatchError: as :meth:`load_cache`.
+        """
+        caches = [self.load_cache(buffer) for buffer in buffers]
+        names = {name: "-and-".join(cache[name] for cache in caches) for name in ("subject", "key")}
+        data = json.dumps(names | {"fingerprint": self._fingerprint}).encode()
+        return np.frombuffer(data.ljust(sum(buffer.nbytes for buffer in buffers)), dtype=np.uint8)
+
     def render(self, scenes: Sequence[Asset], cache: Mapping[str, str]) -> list[Image.Image]:
         """Pictures of the scenes' ids.
 

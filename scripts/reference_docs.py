@@ -97,7 +97,7 @@ subjects:
     details: a spotted dragon with a hat
     pictures:
       - {{image: mia-1.png, prompt: in the forest}}
-      - {{image: https://example.com/mia-2.webp, prompt: at sunset, mask: mia-2-mask.png}}
+      - {{image: mia-2.webp, prompt: at sunset, mask: mia-2-mask.png}}
     scenes: [on the beach, in the snow]
 ```
 
@@ -179,6 +179,19 @@ subjects:
   - from: out/quickstart/anchors/moss-dragon
     scenes: ["in the rain", "by the volcano"]
 ```
+
+Subjects of different runs can meet in the same pictures. They are one subject then, with the concepts and the anchors
+of all of them in the order of the list, which is part of what decides the pictures; a scene may name any of them.
+
+```yaml
+subjects:
+  - from: [out/quickstart/anchors/moss-dragon, out/friends/anchors/tin-robot]
+    scenes: ["in the rain", {{prompt: by the volcano, count: 4}}]
+```
+
+Left out, `subject` is "a dragon and a robot", `style` that of both, `id` moss-dragon-and-tin-robot. They must have been
+made by the same model with the same settings, in the same precision, and be called differently: a cat and a cat cannot
+be told apart, so one of them has to be made as, say, a `red cat`. Three or more work too.
 
 Jobs whose anchor caches take more than 100 GB in all keep them only with `--keep-anchors all`.
 

@@ -86,7 +86,7 @@ def move_caches(store: OutputStore, plan: Plan, lost: Lost = str) -> int:
     for subject in plan.subjects:
         new = subject.cache_path
         old = by_name.get(new.rpartition("/")[2])
-        if old is None or old in wanted or checksum_path(new) in there or subject.source is not None:
+        if old is None or old in wanted or checksum_path(new) in there or subject.sources:
             continue
         refuse_if_lost(lost, f"{store.url}/{old} was not moved")
         store.copy(old, new)

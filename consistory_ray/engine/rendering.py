@@ -142,6 +142,13 @@ class Renderer(Protocol):
             CacheMismatchError: it belongs to another model, other settings or another format.
         """
 
+    def join_caches(self, buffers: Sequence[CacheBuffer]) -> CacheBuffer:
+        """One cache with the anchors of several subjects, in their order; the same bytes every time.
+
+        Raises:
+            CacheMismatchError: they do not fit together.
+        """
+
     def render(self, scenes: Sequence[Asset], cache: Any) -> Sequence[Image | AssetError]:
         """One picture per scene, in order, or what is wrong with it.
 

@@ -112,8 +112,8 @@ def load(source: JobSource) -> tuple[RenderJob, Plan]:
     check_controlnets(job)
     plan = make_plan(job)
     for subject in plan.subjects:
-        if subject.source is not None:
-            check_allowed(f"the source of {subject.subject_id}", subject.source.url)
+        for stored in subject.sources:
+            check_allowed(f"the source of {subject.subject_id}", stored.url)
         for file in (file for picture in subject.pictures for file in picture.files):
             check_allowed(f"a picture of {subject.subject_id}", file.url)
     return job, plan

@@ -44,7 +44,7 @@ FIXES: Mapping[str, str] = {
     "scenes": 'write a list with at least one scene such as ["in space"]',
     "on_missing_concept": 'write "fail" (the job is refused) or "skip" (those pictures fail, the others are made)',
     "prompt": _TEXT,
-    "from": "write the folder or URL of a stored subject such as s3://bucket/run/anchors/moss-dragon",
+    "from": "write the folder or URL of a stored subject such as s3://bucket/run/anchors/moss-dragon, or 2 to 8",
     "count": "write a whole number from 1 to 100000",
     "seed": _SEED,
     "torch_dtype": 'write "auto", "float32", "bfloat16" or "float16"',

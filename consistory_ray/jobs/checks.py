@@ -133,7 +133,8 @@ def _concept_findings(subject: Any, scenes: list[Entry]) -> Iterator[Finding]:
         return
     head = join_prompt(style, text, "")
     missing = [concept for concept in concepts if not mentions(head, concept)]
-    for name, who in (("anchors", "an anchor"), ("pictures", "a picture")) if missing else ():
+    made = _get(subject, "stored") or _get(subject, "from")  # of subjects that meet, each anchor shows its own
+    for name, who in (("anchors", "an anchor"), ("pictures", "a picture")) if missing and not made else ():
         for index, shown_by in _items(subject, name):
             prompt = "" if name == "pictures" and isinstance(shown_by, str) else _prompt(shown_by)
             absent = lacking_in_anchor(join_prompt(style, text, prompt), concepts)

@@ -68,6 +68,7 @@ from consistory_ray.jobs.controls import (
 )
 from consistory_ray.jobs.given_pictures import Fit, look_up_pictures
 from consistory_ray.jobs.input_files import InputFile, InputFiles
+from consistory_ray.jobs.joined_subjects import MOST_JOINED
 from consistory_ray.jobs.model_names import model_name
 from consistory_ray.jobs.readers import Document, read_document
 from consistory_ray.jobs.stored_subjects import resolve_stored
@@ -206,7 +207,7 @@ class Anchor:
 def _as_file(value: Any) -> Any:
     """An address was looked up before (:mod:`consistory_ray.jobs.input_files`), unless it could not be read."""
     if isinstance(value, str):
-        raise fault("write the path or URL of a PNG, JPEG or WebP file")
+        raise fault("load_job and parse_job look addresses up: give the whole job to one of them")
     return value
 
 
@@ -302,10 +303,12 @@ class Subject(BaseModel):
     )
 
     stored: Annotated[
-        StoredCache | None, BeforeValidator(_as_given, json_schema_input_type=str | StoredCache | None)
+        StoredCache | Annotated[tuple[StoredCache, ...], Len(2, MOST_JOINED)] | None,
+        BeforeValidator(_as_given, json_schema_input_type=str | list[str] | StoredCache | list[StoredCache] | None),
     ] = Field(default=None, alias="from")
     """Folder or URL of a subject that an earlier run has stored, such as s3://bucket/run/anchors/moss-dragon. It brings
-    concept, anchors, settings and, unless given, style, subject and id."""
+    concept, anchors, settings and, unless given, style, subject and id. A list of 2 to 8 of them lets subjects of
+    different runs meet in the same pictures."""
 
     id: Id | None = None
     """Folder name of the subject's pictures: up to 80 ASCII letters, digits, ".", "_" and "-". Left out, it is made of
@@ -350,6 +353,11 @@ class Subject(BaseModel):
     what all of them have, such as {folder: poses, scale: 0.8}."""
     on_missing_concept: OnMissingConcept = "fail"
     """What becomes of the job if nothing of a concept stands in a prompt: it is refused, or those pictures fail."""
+
+    @property
+    def sources(self) -> tuple[StoredCache, ...]:
+        """The caches that it is taken up from, none for a subject of this job's own."""
+        return self.stored if isinstance(self.stored, tuple) else (self.stored,) if self.stored is not None else ()
 
     @property
     def shown_by(self) -> tuple[Anchor | GivenPicture, ...]:

@@ -143,12 +143,13 @@ def expected_cache_bytes(plan: Plan, device: str) -> dict[str, int]:
     from consistory_ray.consistory.models.sdxl_layout import SDXL_UNET_CONFIG
 
     config, scale = model_config(plan.model, "unet") or SDXL_UNET_CONFIG, pixels_per_latent(plan.model)
-    kinds = {(subject.settings, len(subject.anchors)) for subject in plan.subjects if subject.source is None}
+    made = [subject for subject in plan.subjects if not subject.sources]
+    kinds = {(subject.settings, len(subject.anchors), bool(subject.pictures)) for subject in made}
     sizes = {kind: _cache_bytes(config, scale, *kind, dtype) for kind in kinds}
     return {
-        subject.subject_id: sizes[subject.settings, len(subject.anchors)]
-        if subject.source is None
-        else subject.source.nbytes
+        subject.subject_id: sum(source.nbytes for source in subject.sources)
+        if subject.sources
+        else sizes[subject.settings, len(subject.anchors), bool(subject.pictures)]
         for subject in plan.subjects
     }
 
@@ -181,7 +182,9 @@ def _rough_seconds(model: str, settings: MethodSettings) -> float:
     return _SDXL_SECONDS_PER_STEP_AND_MEGAPIXEL * settings.num_inference_steps * megapixels
 
 
-def _cache_bytes(config: Mapping[str, Any], scale: int, settings: MethodSettings, anchors: int, dtype: str) -> int:
+def _cache_bytes(
+    config: Mapping[str, Any], scale: int, settings: MethodSettings, anchors: int, given: bool, dtype: str
+) -> int:
     from consistory_ray.consistory.cache.estimates import estimate_cache_bytes
 
-    return estimate_cache_bytes(config, settings, anchors, dtype=dtype, vae_scale_factor=scale)
+    return estimate_cache_bytes(config, settings, anchors, dtype=dtype, vae_scale_factor=scale, given=given)

@@ -75,7 +75,8 @@ class SubjectPlan:
         cache_path: of the anchor cache, relative to the output URL.
         style, text, anchor_prompts: the words that the subject is made of, for whoever takes it up again: first and
             second part of its prompts, and the third part and the seed of each anchor.
-        source: the anchor cache of a stored subject, which has no anchors to make; None for all others.
+        sources: the anchor caches of a stored subject, which has no anchors to make, or of several that meet, which are
+            joined in this order; none for all others.
         details: what is to be seen of it in scenes, for whoever takes it up again.
         pictures: the pictures that are given instead of its anchors, one for each; empty where they are made.
         impossible: ids of pictures that cannot be made, which the job accepts, each with the reason.
@@ -93,7 +94,7 @@ class SubjectPlan:
     style: str = ""
     text: str = ""
     anchor_prompts: tuple[tuple[str, int], ...] = ()
-    source: CacheSource | None = None
+    sources: tuple[CacheSource, ...] = ()
     details: str = ""
     pictures: tuple[PlannedPicture, ...] = ()
     impossible: tuple[tuple[str, str], ...] = ()
@@ -198,7 +199,7 @@ def _refuse_other_settings(job: RenderJob) -> None:
     asked = {name: value for name, value in asked.items() if name in job.settings.model_fields_set}
     problems = []
     for index, subject in enumerate(job.subjects):
-        made = MethodSettings.from_dict(subject.stored.settings).to_dict() if subject.stored is not None else asked
+        made = MethodSettings.from_dict(subject.sources[0].settings).to_dict() if subject.sources else asked
         for name in [name for name, value in asked.items() if made[name] != value]:
             fix = f"leave it out or set {made[name]!r}, subjects[{index}] was stored with that"
             problems.append(Problem(f"settings.{name}", repr(asked[name]), fix))
@@ -215,8 +216,8 @@ def _refuse_twins(subjects: tuple[SubjectPlan, ...]) -> None:
             add = f"add its scenes to subjects[{other}], which is the same individual"
             which = "pictures" if subject.pictures else "anchors"
             other_one = f"give its {which} other seeds, or it an id of its own for another individual"
-            fix = f"{other_one}; or {add}" if subject.source is None else add
-            where = which if subject.source is None else "from"
+            fix = add if subject.sources else f"{other_one}; or {add}"
+            where = "from" if subject.sources else which
             problems.append(Problem(f"subjects[{index}].{where}", subject.subject_id, fix))
     if problems:
         raise JobError("the job cannot be planned: some subjects are the same individual", problems)
@@ -240,7 +241,7 @@ def _subject_words(subject: Subject) -> str:
     words = [subject.style, subject.subject, subject.concept, anchors]
     if subject.pictures:
         words.append([planned_picture(picture).identity for picture in subject.pictures])
-    return _canonical(words if subject.stored is None else [*words, subject.stored.sha256])
+    return _canonical([*words, *(stored.sha256 for stored in subject.sources)])
 
 
 def _former_scopes(job: RenderJob) -> dict[int, tuple[str, ...]]:
@@ -282,18 +283,19 @@ def _plan_subject(
     given = [(anchor.prompt, seeds.of_anchor(anchor)) for anchor in subject.shown_by]
     anchored = [(subject.caption(prompt), seed) for prompt, seed in given]
     pictures = tuple(map(planned_picture, subject.pictures))
-    source, own_settings = None, settings
+    own_settings = settings
     controls = [led(anchor.control) for anchor in subject.shown_by]
-    if subject.stored is None:
+    if not subject.sources:
         shown: dict[str, Any] = {"pictures": [picture.identity for picture in pictures]} if pictures else {}
         if any(controls):
             shown["controls"] = [identity_of(control) for control in controls]
         key = _digest({**identity, "concepts": subject.concept, "anchors": anchored, **shown})
     else:
-        stored, anchored = subject.stored, []
-        source = CacheSource(stored.url, stored.sha256, stored.bytes)
-        own_settings = MethodSettings.from_dict(stored.settings)
-        key = _digest({**identity, "settings": own_settings.to_dict(), "cache": stored.sha256})
+        anchored = []
+        digests = [stored.sha256 for stored in subject.sources]
+        own_settings = MethodSettings.from_dict(subject.sources[0].settings)
+        content = digests if len(digests) > 1 else digests[0]
+        key = _digest({**identity, "settings": own_settings.to_dict(), "cache": content})
     anchors = tuple(
         Asset(
             _digest(["anchor", key, i, text, seed]),
@@ -319,7 +321,7 @@ def _plan_subject(
         style=subject.style,
         text=subject.subject,
         anchor_prompts=tuple(given),
-        source=source,
+        sources=tuple(CacheSource(stored.url, stored.sha256, stored.bytes) for stored in subject.sources),
         details=subject.details,
         pictures=pictures,
         impossible=impossible(anchors, scenes, subject.concept) if subject.on_missing_concept == "skip" else (),

@@ -13,6 +13,9 @@ from PIL import Image
 
 from consistory_ray.errors import JobError
 from consistory_ray.jobs.job import load_job, parse_job
+from consistory_ray.jobs.stored_subjects import describe_subject
+from consistory_ray.output.run_record import RunRecord, write_run_record
+from consistory_ray.plan.plan import make_plan
 from tests.pictures.making import disc, encoded, gradient, png_header
 
 
@@ -144,3 +147,28 @@ def test_keys_in_the_wrong_place_are_explained() -> None:
         with pytest.raises(JobError) as caught:
             parse_job({"subjects": [{"concept": "cat", "anchors": ["a cat"], "scenes": ["a cat"], key: "x.png"}]})
         assert told in caught.value.problems[0].fix
+
+
+def test_the_run_record_of_an_output_is_a_job(folder: Path) -> None:
+    read = load_job(written(folder, ["one.png"]))
+    as_given = read.model_dump(mode="json", exclude_unset=True)
+    write_run_record(str(folder / "out"), RunRecord("own", "miniature", as_given))
+    (folder / "one.png").unlink()
+    assert load_job(folder / "out/run.json") == read
+
+
+def test_a_stored_subject_of_pictures_is_taken_up_again(folder: Path) -> None:
+    given = [{"image": "one.png", "mask": "mask.png"}, {"image": "two.jpg", "prompt": "in the forest"}]
+    (subject,) = make_plan(load_job(written(folder, given, details="with a hat"))).subjects
+    store = folder / "stored"
+    store.mkdir()
+    record = describe_subject(subject, "miniature", "0" * 64, "1" * 64, 7)
+    (store / "subject.json").write_bytes(record)
+    told = json.loads(record)["pictures"]
+    assert told[0]["sha256"] == hashlib.sha256((folder / "one.png").read_bytes()).hexdigest()
+    assert told[1]["mask_sha256"] is None
+    (again,) = make_plan(parse_job({"subjects": [{"from": str(store), "scenes": ["in space"]}]})).subjects
+    assert len(again.sources) == 1 and not again.anchors and not again.pictures
+    assert again.scenes[0].prompt == "a drawing of a cat with a hat in space"
+    with pytest.raises(JobError, match="pictures"):
+        parse_job({"subjects": [{"from": str(store), "scenes": ["in space"], "pictures": ["one.png"]}]})

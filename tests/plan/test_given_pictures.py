@@ -11,6 +11,7 @@ from PIL import Image
 
 from consistory_ray.errors import JobError
 from consistory_ray.jobs.job import parse_job
+from consistory_ray.plan.forecast import expected_cache_bytes
 from consistory_ray.plan.plan import Plan, SubjectPlan, make_plan
 from tests.pictures.making import disc, encoded, gradient
 
@@ -102,3 +103,11 @@ def test_jobs_without_pictures_keep_their_ids() -> None:
     }
     (plan,) = make_plan(parse_job(job)).subjects
     assert ids(plan) == PINNED
+
+
+def test_their_cache_is_forecast_smaller(folder: Path) -> None:
+    words = {"concept": "cat", "subject": "a cat", "scenes": ["in space"]}
+    given = {**words, "pictures": [f"{folder}/one.png", f"{folder}/other.png"]}
+    made = {**words, "id": "made", "anchors": ["here", "there"]}
+    sizes = expected_cache_bytes(make_plan(parse_job({"subjects": [given, made]})), "cpu")
+    assert 0 < sizes["cat"] < sizes["made"]

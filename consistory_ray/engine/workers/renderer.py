@@ -169,6 +169,12 @@ class ConsiStoryRenderer:
         check_cache(cache, self._fingerprint, None)
         return cache
 
+    def join_caches(self, buffers: Sequence[CacheBuffer]) -> CacheBuffer:
+        """See :class:`~consistory_ray.engine.rendering.Renderer`."""
+        from consistory_ray.consistory.cache.joining import joined
+
+        return joined([self.load_cache(buffer) for buffer in buffers]).into_buffer()[0]
+
     def render(self, scenes: Sequence[Asset], cache: Any) -> Sequence[Image | AssetError]:
         """See :class:`~consistory_ray.engine.rendering.Renderer`."""
         with self._clocked(cache.settings.num_inference_steps) as clock:

@@ -7,6 +7,7 @@ values: an exception that reaches Ray always means that the process or the machi
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import socket
@@ -45,11 +46,12 @@ from consistory_ray.output.storage import OutputStore
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from consistory_ray.plan.plan import Asset, SubjectPlan
+    from consistory_ray.plan.plan import Asset, CacheSource, SubjectPlan
 
 WRITE_THREADS = 4
 CONCURRENT_CALLS = 6
 """Calls a worker may be inside of at once: those in flight, a cache being saved, and a few words in between."""
+_MISSING = "is missing, or its checksum is (--keep-anchors all keeps them)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,13 +182,11 @@ class RenderWorker:
             found = self._stored_digest(subject) if make else self._find(subject)
             if found.buffer is not None:
                 size = found.buffer.nbytes
-                imported = subject.source is not None and not with_backoff(
-                    lambda: self._store.exists(subject.cache_path)
-                )
+                imported = bool(subject.sources) and not with_backoff(lambda: self._store.exists(subject.cache_path))
                 return Report(cache_bytes=size, cache_sha256=found.sha256, import_cache=imported), found.buffer
-            if subject.source is not None:
-                why = found.problem or "it is missing, or its checksum is (--keep-anchors all keeps them)"
-                raise InputError(f"the stored subject at {subject.source.url} cannot be used: {why}")
+            if subject.sources:
+                where = " and ".join(source.url for source in subject.sources)
+                raise InputError(f"the stored subject at {where} cannot be used: {found.problem}")
             try:
                 made, spent = self._device.make_subject(subject)
             except UnclearPicturesError as error:
@@ -238,12 +238,31 @@ class RenderWorker:
     def _find(self, subject: SubjectPlan) -> StoredCache:
         """The subject's cache in the output, or where the job says that it is stored; checked by the renderer."""
         found = with_backoff(lambda: load_cache(self._store, subject.cache_path))
-        path = subject.cache_path
-        if found.buffer is None and subject.source is not None:
-            path = subject.source.url
-            found = with_backoff(lambda: load_source(path))
-            if found.buffer is not None and found.sha256 != subject.source.sha256:
-                found = StoredCache(None, found.sha256, f"{path} has changed since the job was read")
+        if found.buffer is None and subject.sources:
+            return self._taken_up(subject.sources)
+        return self._checked(found, subject.cache_path)
+
+    def _taken_up(self, sources: Sequence[CacheSource]) -> StoredCache:
+        """The cache of a stored subject, or of several that meet: the same bytes whoever joins them."""
+        parts = []
+        for source in sources:
+            found = with_backoff(functools.partial(load_source, source.url))
+            if found.buffer is not None and found.sha256 != source.sha256:
+                return StoredCache(None, found.sha256, f"{source.url} has changed since the job was read")
+            if (found := self._checked(found, source.url)).buffer is None:
+                return replace(found, problem=found.problem or f"{source.url} {_MISSING}")
+            parts.append(found)
+        if len(parts) == 1:
+            return parts[0]
+        try:
+            buffer = self._device.join_caches([part.buffer for part in parts if part.buffer is not None])
+        except RunInterrupted:
+            raise
+        except Exception as error:
+            return StoredCache(None, problem=f"they do not fit together ({error})")
+        return StoredCache(buffer, cache_digest(buffer))
+
+    def _checked(self, found: StoredCache, path: str) -> StoredCache:
         if found.buffer is None:
             return found
         try:
