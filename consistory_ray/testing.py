@@ -30,6 +30,7 @@ from PIL import Image
 from consistory_ray.engine.inputs import InputReader, fitted
 from consistory_ray.engine.rendering import CacheBuffer, MadeSubject, RendererFactory, RendererSpec
 from consistory_ray.errors import AssetError, CacheMismatchError, CheckpointError, InputError, Problem
+from consistory_ray.pictures import open_picture
 from consistory_ray.plan.plan import scene_asset_id
 
 if TYPE_CHECKING:
@@ -169,13 +170,18 @@ class FakeRenderer:
         """The same for all of one version."""
         return self._fingerprint
 
+    @property
+    def control_fingerprints(self) -> tuple[str, ...]:
+        """Of ControlNets by their names alone."""
+        return tuple(hashlib.sha256(name.encode()).hexdigest() for name in (self.spec.controlnets if self.spec else ()))
+
     def make_subject(self, subject: SubjectPlan) -> MadeSubject:
         """Pictures of the anchors' ids, or the given ones, and a cache that names the subject."""
         with self._traced("anchors", subject.anchors):
             self._take_memory(len(subject.anchors))
             self._go_wrong(subject.anchors)
             seconds = self._spend(self._anchor_seconds, subject.anchors)
-            images = [self.picture(anchor.asset_id) for anchor in subject.anchors]
+            images = [self._led(self.picture(anchor.asset_id), anchor) for anchor in subject.anchors]
             masks: list[NDArray[np.bool_]] = []
             if subject.pictures:
                 pictures = [fitted(self._inputs, given, *self._size) for given in subject.pictures]
@@ -224,7 +230,7 @@ class FakeRenderer:
             self._take_memory(len(scenes))
             self._go_wrong(scenes)
             self._spend(self._seconds, scenes)
-            return [self.picture(scene.asset_id) for scene in scenes]
+            return [self._led(self.picture(scene.asset_id), scene) for scene in scenes]
 
     def fitting_batch(self, height: int | None, width: int | None) -> int | None:
         """How many pictures fit into the memory that was given; None without one. Their size changes nothing."""
@@ -236,6 +242,14 @@ class FakeRenderer:
         digest = hashlib.sha512(asset_id.encode()).digest()
         colours = np.frombuffer(digest[: _BLOCKS * _BLOCKS * 3], dtype=np.uint8).reshape(_BLOCKS, _BLOCKS, 3)
         return Image.fromarray(colours).resize(self._size, Image.Resampling.NEAREST)
+
+    def _led(self, image: Image.Image, asset: Asset) -> Image.Image:
+        """The picture with its hints in the corner."""
+        side = max(1, min(self._size) // 4)
+        for number, control in enumerate(asset.control):
+            hint = open_picture(self._inputs.read(control.file), control.file.path).image.resize((side, side))
+            image.paste(hint, (number * side, 0))
+        return image
 
     def _spend(self, each: float, assets: Sequence[Asset]) -> float:
         """Let the time pass that these assets take."""
@@ -338,5 +352,5 @@ def _share(purpose: str, asset_id: str) -> float:
 def _is_scene_of(scene: Asset, cache: Mapping[str, str]) -> bool:
     """By name, or, where the subject was renamed since its cache was made, by what its id is a hash of."""
     return scene.subject_id == cache["subject"] or scene.asset_id == scene_asset_id(
-        cache["key"], scene.prompt, scene.seed
+        cache["key"], scene.prompt, scene.seed, scene.control
     )

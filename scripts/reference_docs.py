@@ -122,6 +122,52 @@ subjects:
 
 On a cluster give URLs: a job file that travels in a ConfigMap has no folder that relative paths could begin at.
 
+## Poses and layouts: hints for a ControlNet
+
+A ControlNet leads the layout of pictures by hints: an outline, a silhouette, a pose, a depth map, whatever it was
+trained for. `controlnets` names the networks, `control` a hint for one picture, `poses` hints that all of a subject's
+scenes are rendered with. Who the subject is still comes from its anchors.
+
+```yaml
+controlnets: [miniature]              # or xinsir/controlnet-openpose-sdxl-1.0, a folder, a file
+subjects:
+  - concept: dragon
+    style: a drawing of
+    subject: a dragon
+    anchors: ["in the forest", "on the beach"]
+    scenes: ["in the snow", "at sunset"]
+    poses: {{folder: poses/dragon, scale: 0.8}}   # sitting.png, flying.png: 2 x 2 pictures
+  - concept: cat
+    subject: a cat
+    anchors: ["in the meadow", "in the kitchen"]
+    scenes:
+      - in space
+      - {{prompt: in the snow, control: cat.png}}
+      - {{prompt: at sunset, control: {{image: photo.jpg, preprocess: canny, end: 0.6}}}}
+```
+
+* **Poses.** Every scene is rendered in every pose, called `in-the-snow.sitting`, with the scene's own seed; `validate`
+  and `plan` say how many pictures that makes. A scene's own `control` leads it beside the pose. A folder's PNG, JPEG
+  and WebP files are taken in the order of their names, which the poses are called by. A pose that is added later
+  changes nothing of the others.
+* **Hints.** Files, addresses and limits as for [given pictures](#a-subject-of-whom-there-are-pictures). A hint is as
+  the network was trained to see it (usually white or coloured on black), of any size, and cut to the shape of the
+  job's pictures. From something else `preprocess` makes it: `canny` the edges of a photo, `invert` white on black of
+  black on white, `silhouette` and `outline` the shape of what is opaque, or stands out from a plain background.
+* **How strongly.** `scale` and, from `start` to `end`, the share of the steps. Layouts are decided early: `end: 0.6`
+  leaves details to the words.
+* **Networks.** `ControlNetModel` and `ControlNetUnionModel` of diffusers, several at once; a control names one by its
+  place or its `name` under `net`, and a union's kind of hint under `mode`. One for another architecture than the
+  model's is refused before anything is loaded, where the files are on this machine. Each costs memory in every worker,
+  and about half as much time again for the pictures that it leads.
+* **Content decides.** A led picture's id holds the SHA-256 of its hints, their settings and the network's weights; the
+  anchors and their cache know nothing of the hints of scenes, so new poses of a finished subject only render new
+  scenes. A hint of an anchor belongs to the subject. The index's column `control` and the pictures' own metadata say
+  what has led each; the gallery shows it below the picture.
+
+The bundled network follows filled silhouettes and outlines in white, and coloured skeletons; `pipelines/poses.yaml` has
+hints of all three.
+
 ## A subject that an earlier run has stored
 
 A subject that was rendered once can be taken up by any later job: the same individual, new scenes. `from` names its
@@ -258,6 +304,9 @@ TITLES = {
     "Anchor": "An anchor",
     "GivenPicture": "A given picture",
     "Scene": "A scene",
+    "Control": "A control",
+    "Pose": "A pose",
+    "ControlNet": "A ControlNet",
 }
 TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
 LAYOUTS = {

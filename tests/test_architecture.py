@@ -81,7 +81,9 @@ FORBIDDEN = {
 }
 # what is allowed nevertheless: arithmetic that needs no model; of the engine its table of faults
 PURE = {
-    "plan": ("consistory.cache.estimates", "consistory.models.sdxl_layout"),
+    "plan": tuple(
+        f"consistory.{part}" for part in ("cache.estimates", "models.sdxl_layout", "models.controlnet_checks")
+    ),
     "engine/scheduling": ("engine.faults", "engine.scheduling"),
 }
 LAZY = ("torch", "diffusers", "transformers", "ray")

@@ -322,6 +322,8 @@ class _Run:
             "seconds": round(self._history.seconds, 3),
         }
         fingerprint = self._history.fingerprint = self._ledger.fingerprint
+        if self._ledger.controlnets:
+            changes["controlnets"] = dict(zip(self._plan.controlnets, self._ledger.controlnets, strict=True))
         self._record.write(self._lost(), totals, fingerprint, **changes)
 
     def _summary(self) -> RunSummary:

@@ -31,6 +31,8 @@ class RendererSpec:
         threads: CPU threads the renderer may use.
         config: as the job names it: where the configurations of a single-file model are, None for elsewhere.
         gpu_share: the part of its GPU that is the renderer's own, where several share one.
+        controlnets: as the job names them; hints name them by their places.
+        guess_mode: whether they lead the conditional half only.
         inputs: URL of the output, from which :class:`~consistory_ray.engine.inputs.InputReader` reads what users give.
     """
 
@@ -40,6 +42,8 @@ class RendererSpec:
     threads: int
     config: str | None = None
     gpu_share: float = 1.0
+    controlnets: tuple[str, ...] = ()
+    guess_mode: bool = False
     inputs: str = ""
 
 
@@ -114,8 +118,8 @@ class Renderer(Protocol):
 
     A renderer may also have ``phases``, a mapping from phase to seconds that splits what its last call took,
     ``peak_memory``, the most bytes of device memory in use so far, ``fitting_batch(height, width)``, how many
-    scenes of that size (None is the model's own) fit into the memory that is free, and ``notices``, sentences about the
-    model that somebody should read.
+    scenes of that size (None is the model's own) fit into the memory that is free, ``notices``, sentences about the
+    model that somebody should read, and ``control_fingerprints``, which identify each ControlNet.
     """
 
     @property

@@ -65,6 +65,16 @@ FIXES: Mapping[str, str] = {
     "injection_alpha": _SHARE,
     "map_steps": "write a whole number from 1 to 1000",
     "dift_timestep": "write a whole number from 0 to 999",
+    "controlnets": 'write a list of up to 8 ControlNets: "miniature", Hugging Face ids, folders or .safetensors files',
+    "guess_mode": _SWITCH,
+    "control": "write the path or URL of a hint, or a mapping such as {image: pose.png, scale: 0.8}, or a list of them",
+    "poses": "write the path or URL of a folder of hints, a list of up to 1000 hints, or {folder: poses, scale: 0.8}",
+    "scale": "write a number from 0 to 10, 1 is usual",
+    "start": "write a number from 0 to below 1, a share of the steps",
+    "end": "write a number above start and up to 1, a share of the steps",
+    "preprocess": 'write "none" for a hint, or what makes one of a photo: "canny"',
+    "net": "write the place of one of the controlnets, from 0, or its name",
+    "mode": "write the kind of hint of a ControlNet union, by its name or number, or leave it out",
 }
 IN_QUOTES = "put text in quotes if it begins with a sign or has a colon in it"
 _TEXTS = ("anchors", "scenes")
@@ -74,6 +84,7 @@ _ITEM_FIXES: Mapping[str, str] = {
     "pictures": "write an address, or a mapping with the keys image, prompt, mask, fit and seed",
     "scenes": "write text, or a mapping with the keys id, prompt, seed and count",
     "concept": _TEXT,
+    "controlnets": "write a name, or a mapping with the keys model and name",
 }
 
 
@@ -145,12 +156,13 @@ _ADAPTERS = "there is no such setting yet: merge it into a folder of the model, 
 _COUNT = (
     "write count (how many pictures) and seed (of the first) at a scene, as in {prompt: in space, count: 4, seed: 3}"
 )
+_CONTROLNETS = "write a list as controlnets at the top of the file, such as [miniature]"
 _GIVEN = "write it as pictures in a subject: [{image: FILE, prompt: in the forest}]"
 _WORDS_ALONE = "there is no such setting: scenes are made from words alone, guidance_scale says how closely"
 _COMMAND_LINE = "leave it out and give it to render on the command line: --device, --workers, --output"
 _OTHER_NAMES = (
     ("steps num_steps sampling_steps inference_steps step n_steps ddim_steps", _SETTING.format("num_inference_steps")),
-    ("cfg cfg_scale cfgscale guidance scale true_cfg", _SETTING.format("guidance_scale")),
+    ("cfg cfg_scale cfgscale guidance true_cfg", _SETTING.format("guidance_scale")),
     ("negative negative_text neg neg_prompt negativeprompt negative_prompts", _SETTING.format("negative_prompt")),
     ("size resolution image_size dimensions ar aspect aspect_ratio", "write height and width in pixels under settings"),
     ("w image_width", _SETTING.format("width")),
@@ -166,7 +178,13 @@ _OTHER_NAMES = (
     ("clip_skip clipskip", "there is no such setting: SDXL models use the layer before the last"),
     ("prompt_strength strength denoise denoising_strength init_image img2img", _WORDS_ALONE),
     ("photo photos picture reference_image reference_images images_of input_images face", _GIVEN),
-    ("controlnet control_net control_image ip_adapter ip_adapter_scale t2i_adapter", "there is no such setting yet"),
+    ("controlnet control_net controlnet_model controlnet_model_name", _CONTROLNETS),
+    ("controls hint hints control_image pose pose_image", "write it as control at a scene or an anchor, or as poses"),
+    ("controlnet_conditioning_scale conditioning_scale control_weight", "write it as scale at a control"),
+    ("control_guidance_start guidance_start", "write it as start at a control"),
+    ("control_guidance_end guidance_end", "write it as end at a control"),
+    ("preprocessor processor control_mode", "write it as preprocess, or as mode for a ControlNet union, at a control"),
+    ("ip_adapter ip_adapter_scale t2i_adapter", "there is no such setting yet"),
     ("refiner refiner_checkpoint hires_fix enable_hr upscale upscaler", "there is no such setting"),
     ("checkpoint ckpt model_id base_model model_name sd_model", "write it as model at the top of the file"),
     ("device workers gpus num_gpus output out output_dir", _COMMAND_LINE),
@@ -211,8 +229,12 @@ _ELSEWHERE = (
         "write this key in each of the subjects",
     ),
     (("count", "prompt"), "write this key in each of the scenes"),
-    (("image", "mask", "fit"), "write this key in each of a subject's pictures"),
-    (("model", "name", "subjects", "settings"), "write this key at the top of the file"),
+    (("image",), "write this key at a control, or in each of a subject's pictures"),
+    (("mask", "fit"), "write this key in each of a subject's pictures"),
+    (("model", "name", "subjects", "settings", "controlnets", "guess_mode"), "write this key at the top of the file"),
+    (("control",), "write this key at a scene, an anchor or a picture"),
+    (("poses",), "write this key in each of the subjects"),
+    (("scale", "start", "end", "preprocess", "net", "mode"), "write this key at a control"),
     (("seed",), "write this key under settings, or at an anchor or a scene"),
 )
 
@@ -227,6 +249,8 @@ def _real(loc: Loc, data: Any) -> Loc:
     """A place without the steps pydantic adds for branches of a union and for a string that stands for a mapping."""
     kept: list[str | int] = []
     for part in loc:
+        if isinstance(data, Mapping) and isinstance(part, int):
+            continue  # one thing where a list of them may be
         if isinstance(data, Mapping):
             data = data.get(part)
         elif isinstance(data, Sequence) and not isinstance(data, str) and isinstance(part, int):

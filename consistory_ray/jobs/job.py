@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -46,14 +47,26 @@ from consistory_ray.jobs.checks import (
     MAX_SEED,
     Finding,
     check_text,
+    control_findings,
     job_findings,
     join_prompt,
     oversized,
     scene_head,
     subject_findings,
 )
+from consistory_ray.jobs.control_files import look_up_controls
+from consistory_ray.jobs.controls import (
+    MAX_CONTROLNETS,
+    MAX_POSES,
+    Control,
+    ControlNet,
+    Controls,
+    Pose,
+    PoseFolder,
+    listed,
+    named,
+)
 from consistory_ray.jobs.given_pictures import Fit, look_up_pictures
-from consistory_ray.jobs.ids import id_problem
 from consistory_ray.jobs.input_files import InputFile, InputFiles
 from consistory_ray.jobs.joined_subjects import MOST_JOINED
 from consistory_ray.jobs.model_names import model_name
@@ -61,6 +74,7 @@ from consistory_ray.jobs.readers import Document, read_document
 from consistory_ray.jobs.stored_subjects import resolve_stored
 from consistory_ray.jobs.validation import (
     Budget,
+    Id,
     Text,
     bounded_entry,
     bounded_picture,
@@ -75,13 +89,6 @@ MAX_COUNT = 100_000
 MAX_ANCHORS = 64
 MAX_GIVEN = 8
 MAX_CONCEPTS = 16
-
-
-def _id(value: str) -> str:
-    fix = id_problem(value)
-    if fix:
-        raise fault(fix)
-    return value
 
 
 def _text_or_none(value: str) -> str:
@@ -108,7 +115,6 @@ def _as_whole(value: Any) -> Any:
 
 
 TextOrNothing = Annotated[str, Strict(), AfterValidator(_text_or_none)]
-Id = Annotated[str, Strict(), AfterValidator(_id)]
 OnMissingConcept = Literal["fail", "skip"]
 _Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Seed = Annotated[_Seed, Strict(), BeforeValidator(_as_whole, json_schema_input_type=_Seed)]
@@ -194,6 +200,8 @@ class Anchor:
     seed: Seed | None = None
     """Seed of its initial latents; left out, it is derived from the job's seed, the subject's id or text and the
     prompt."""
+    control: Controls = ()
+    """What leads its layout: a hint for one of the job's controlnets, or several."""
 
 
 def _as_file(value: Any) -> Any:
@@ -223,6 +231,8 @@ class GivenPicture:
     "letterbox" keeps all of it, with a margin."""
     seed: Seed | None = None
     """Seed of the noise that is added to it; left out, it is derived like that of an anchor."""
+    control: Controls = ()
+    """What leads the network while it looks at the picture: a hint of the same layout, or several."""
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
@@ -239,6 +249,8 @@ class Scene:
     prompt."""
     count: Annotated[Whole, Field(ge=1, le=MAX_COUNT)] = 1
     """How many pictures; with more than one they are called id-0, id-1, … and their seeds count up."""
+    control: Controls = ()
+    """What leads its layout: a hint for one of the job's controlnets, or several."""
 
 
 def _of_the_method(settings: RenderSettings) -> dict[str, Any]:
@@ -331,6 +343,14 @@ class Subject(BaseModel):
         Field(min_length=1),
     ]
     """The pictures to render."""
+    poses: Annotated[
+        tuple[Pose, ...],
+        Field(max_length=MAX_POSES),
+        BeforeValidator(listed, json_schema_input_type=str | PoseFolder | list[str | Pose]),
+    ] = ()
+    """Hints that every scene is rendered with, each in turn: so many pictures as scenes times poses, called like
+    in-the-snow.sitting. A folder (path or URL) of pictures, a list of pictures, or a mapping with folder or images and
+    what all of them have, such as {folder: poses, scale: 0.8}."""
     on_missing_concept: OnMissingConcept = "fail"
     """What becomes of the job if nothing of a concept stands in a prompt: it is refused, or those pictures fail."""
 
@@ -373,6 +393,14 @@ class RenderJob(BaseModel):
     tokenizers that such a file lacks. Left out, they are looked up on the hub, which needs a network."""
     settings: RenderSettings = RenderSettings()
     """How to render."""
+    controlnets: Annotated[
+        tuple[Annotated[ControlNet, BeforeValidator(named, json_schema_input_type=str | ControlNet)], ...],
+        Field(max_length=MAX_CONTROLNETS),
+        BeforeValidator(listed, json_schema_input_type=str | ControlNet | list[str | ControlNet]),
+    ] = ()
+    """ControlNets that lead pictures by hints; control and poses say which pictures, by what."""
+    guess_mode: Switch = False
+    """Whether hints lead the conditional half of the guidance only, so that they count more than the words."""
     on_missing_concept: OnMissingConcept = "fail"
     """That of all subjects that have none of their own."""
     subjects: Annotated[tuple[Annotated[Subject, WrapValidator(bounded_subject)], ...], Field(min_length=1)]
@@ -381,7 +409,9 @@ class RenderJob(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _complete(cls, data: Any, handler: Callable[[Any], Self], info: ValidationInfo) -> Self:
-        job: Self = checked(cls, handed_down(data), handler, job_findings, info)
+        job: Self = checked(
+            cls, handed_down(data), handler, lambda one: chain(job_findings(one), control_findings(one)), info
+        )
         return job
 
 
@@ -415,9 +445,10 @@ def parse_document(document: Document) -> RenderJob:
     if too_much := oversized(document.data):
         problems += [Problem(document.locate(loc), found.value, found.fix) for loc, found in too_much]
         raise _cannot_be_rendered(document, problems)
-    data, unreadable = look_up_pictures(
-        document, resolve_stored(document.source, document.data), InputFiles(document.source)
-    )
+    data, files = resolve_stored(document.source, document.data), InputFiles(document.source)
+    data, unreadable = look_up_pictures(document, data, files)
+    problems += unreadable
+    data, unreadable = look_up_controls(data, files)
     problems += unreadable
     if isinstance(data, Mapping) and "name" not in data:
         data = {"name": PurePosixPath(document.source).stem or "job", **data}
@@ -448,6 +479,11 @@ def _known_keys(loc: tuple[str | int, ...]) -> list[str]:
         ("subjects", "anchors"): Anchor,
         ("subjects", "pictures"): GivenPicture,
         ("subjects", "scenes"): Scene,
+        ("subjects", "anchors", "control"): Control,
+        ("subjects", "pictures", "control"): Control,
+        ("subjects", "scenes", "control"): Control,
+        ("subjects", "poses"): Pose,
+        ("controlnets",): ControlNet,
     }
     kind = kinds.get(tuple(names), RenderJob)
     if not issubclass(kind, BaseModel):

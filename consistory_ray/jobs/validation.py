@@ -11,6 +11,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticOmit
 
 from consistory_ray.guards.problems import MAX_PROBLEMS, fault
 from consistory_ray.jobs.checks import MISSING, Finding, check_text
+from consistory_ray.jobs.ids import id_problem
 
 
 def _text(value: str) -> str:
@@ -20,8 +21,17 @@ def _text(value: str) -> str:
     return cleaned
 
 
+def _id(value: str) -> str:
+    fix = id_problem(value)
+    if fix:
+        raise fault(fix)
+    return value
+
+
 Text = Annotated[str, Strict(), AfterValidator(_text)]
 """Text that can be used, in its normal form."""
+Id = Annotated[str, Strict(), AfterValidator(_id)]
+"""Text that can be a file's name everywhere."""
 
 
 class Budget:

@@ -60,6 +60,7 @@ class _Parameters(BaseModel):
     settings_hash: str = ""
     model: str = ""
     model_fingerprint: str = ""
+    control: list[dict[str, Any]] = []
     cache_sha256: Any = None  # whoever needs it looks at it: a picture can do without
 
 
@@ -105,6 +106,7 @@ def asset_parameters(
         "model": redacted(model),
         "model_fingerprint": model_fingerprint,
         **origin,
+        **({"control": [control.to_dict() for control in asset.control]} if asset.control else {}),
     }
 
 

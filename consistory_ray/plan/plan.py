@@ -13,12 +13,15 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, Literal
 
 from consistory_ray.errors import JobError, Problem
 from consistory_ray.jobs.checks import impossible
 from consistory_ray.jobs.ids import Wanted, distinct_names, numbered, seed_scope, slug
 from consistory_ray.jobs.job import Anchor, GivenPicture, RenderJob, Scene, Subject
+from consistory_ray.plan.controls import ControlPlanner, PlannedControl, in_poses
+from consistory_ray.plan.controls import identity as identity_of
 from consistory_ray.plan.inputs import PlannedFile, PlannedPicture, planned_picture
 from consistory_ray.settings import MethodSettings, configuration_revision, model_revision
 
@@ -41,6 +44,7 @@ class Asset:
         prompt: the whole prompt.
         seed: of the initial latents.
         path: of the PNG file, relative to the output URL.
+        control: what leads its layout.
     """
 
     asset_id: str
@@ -50,6 +54,7 @@ class Asset:
     prompt: str
     seed: int
     path: str
+    control: tuple[PlannedControl, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +108,12 @@ class SubjectPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything a run has to make."""
+    """Everything a run has to make.
+
+    Attributes:
+        controlnets: the networks that hints are for, as the job names them.
+        guess_mode: see :class:`~consistory_ray.jobs.job.RenderJob`.
+    """
 
     name: str
     model: str
@@ -111,6 +121,8 @@ class Plan:
     batch_size: int | Literal["auto"]
     torch_dtype: str
     config: str | None = None
+    controlnets: tuple[str, ...] = ()
+    guess_mode: bool = False
 
     @property
     def anchor_count(self) -> int:
@@ -129,12 +141,9 @@ class Plan:
 
     def inputs(self) -> Iterator[PlannedFile]:
         """Every file that is given, once."""
-        told: set[str] = set()
-        for subject in self.subjects:
-            for file in (file for picture in subject.pictures for file in picture.files):
-                if file.path not in told:
-                    told.add(file.path)
-                    yield file
+        given = (file for subject in self.subjects for picture in subject.pictures for file in picture.files)
+        hints = (control.file for asset in self.assets() for control in asset.control)
+        yield from {file.path: file for file in chain(given, hints)}.values()
 
 
 def make_plan(job: RenderJob) -> Plan:
@@ -153,13 +162,15 @@ def make_plan(job: RenderJob) -> Plan:
         identity["config"] = configuration_revision(job.config) or job.config
     if job.settings.torch_dtype != "auto":
         identity["torch_dtype"] = job.settings.torch_dtype
-    former = _former_scopes(job)
+    former, led = _former_scopes(job), ControlPlanner(job)
     subjects = tuple(
-        _plan_subject(subject, name, job.settings.seed, identity, settings, former.get(index, ()))
+        _plan_subject(subject, name, job.settings.seed, identity, settings, led, former.get(index, ()))
         for index, (subject, name) in enumerate(zip(job.subjects, _subject_ids(job), strict=True))
     )
     _refuse_twins(subjects)
-    return Plan(job.name, job.model, subjects, job.settings.batch_size, job.settings.torch_dtype, job.config)
+    nets = tuple(net.model for net in job.controlnets)
+    settings_of_runs = job.settings.batch_size, job.settings.torch_dtype, job.config
+    return Plan(job.name, job.model, subjects, *settings_of_runs, nets, job.guess_mode)
 
 
 def as_begun(plan: Plan, made: Collection[str]) -> Plan:
@@ -226,7 +237,7 @@ def _subject_ids(job: RenderJob) -> list[str]:
 
 def _subject_words(subject: Subject) -> str:
     """All that tells an individual from others: not its scenes, which may come and go."""
-    anchors = [[anchor.prompt, anchor.seed] for anchor in subject.shown_by]
+    anchors = [[anchor.prompt, anchor.seed, *(c.image.sha256 for c in anchor.control)] for anchor in subject.shown_by]
     words = [subject.style, subject.subject, subject.concept, anchors]
     if subject.pictures:
         words.append([planned_picture(picture).identity for picture in subject.pictures])
@@ -263,6 +274,7 @@ def _plan_subject(
     job_seed: int,
     identity: dict[str, Any],
     settings: MethodSettings,
+    led: ControlPlanner,
     former: Sequence[str] = (),
     scope: str = "",
 ) -> SubjectPlan:
@@ -272,8 +284,11 @@ def _plan_subject(
     anchored = [(subject.caption(prompt), seed) for prompt, seed in given]
     pictures = tuple(map(planned_picture, subject.pictures))
     own_settings = settings
+    controls = [led(anchor.control) for anchor in subject.shown_by]
     if not subject.sources:
-        shown = {"pictures": [picture.identity for picture in pictures]} if pictures else {}
+        shown: dict[str, Any] = {"pictures": [picture.identity for picture in pictures]} if pictures else {}
+        if any(controls):
+            shown["controls"] = [identity_of(control) for control in controls]
         key = _digest({**identity, "concepts": subject.concept, "anchors": anchored, **shown})
     else:
         anchored = []
@@ -290,10 +305,11 @@ def _plan_subject(
             text,
             seed,
             f"anchors/{name}/anchor-{i}.png",
+            controls[i],
         )
         for i, (text, seed) in enumerate(anchored)
     )
-    scenes = tuple(_plan_scenes(subject, name, key, seeds))
+    scenes = tuple(_plan_scenes(subject, name, key, seeds, led))
     return SubjectPlan(
         subject_id=name,
         subject_key=key,
@@ -309,17 +325,17 @@ def _plan_subject(
         details=subject.details,
         pictures=pictures,
         impossible=impossible(anchors, scenes, subject.concept) if subject.on_missing_concept == "skip" else (),
-        former=tuple(_plan_subject(subject, name, job_seed, identity, settings, (), one) for one in former),
+        former=tuple(_plan_subject(subject, name, job_seed, identity, settings, led, (), one) for one in former),
     )
 
 
-def _plan_scenes(subject: Subject, name: str, key: str, seeds: _Seeds) -> Iterator[Asset]:
+def _plan_scenes(subject: Subject, name: str, key: str, seeds: _Seeds, led: ControlPlanner) -> Iterator[Asset]:
     for scene, ids in zip(subject.scenes, _scene_ids(subject), strict=True):
-        text = subject.prompt(scene.prompt)
-        for scene_id, seed in zip(ids, seeds.of_scene(scene), strict=True):
-            yield Asset(
-                scene_asset_id(key, text, seed), "scene", name, scene_id, text, seed, f"images/{name}/{scene_id}.png"
-            )
+        text, its_seeds = subject.prompt(scene.prompt), seeds.of_scene(scene)
+        for scene_id, number, controls in in_poses(ids, scene.control, subject.poses):
+            seed, control = its_seeds[number], led(controls)
+            asset_id, path = scene_asset_id(key, text, seed, control), f"images/{name}/{scene_id}.png"
+            yield Asset(asset_id, "scene", name, scene_id, text, seed, path, control)
 
 
 def _scene_ids(subject: Subject) -> list[list[str]]:
@@ -375,9 +391,9 @@ class _Seeds:
         return int(_digest([*self._scope, kind, text, occurrence])[:8], 16)
 
 
-def scene_asset_id(subject_key: str, prompt: str, seed: int) -> str:
+def scene_asset_id(subject_key: str, prompt: str, seed: int, control: Sequence[PlannedControl] = ()) -> str:
     """The id of a scene of the subject with that key."""
-    return _digest(["scene", subject_key, prompt, seed])
+    return _digest(["scene", subject_key, prompt, seed, *identity_of(control)])
 
 
 def _digest(value: Any) -> str:

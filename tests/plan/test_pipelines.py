@@ -18,6 +18,7 @@ COUNTS = {  # subjects, anchors, scenes
     "bulk_50.yaml": (50, 100, 200),
     "own_character.yaml": (2, 4, 12),
     "prompts.csv": (2, 4, 5),
+    "poses.yaml": (2, 4, 15),
     "sdxl_gpus.yaml": (3, 6, 19),
     "consistory_plus.yaml": (3, 6, 7),
 }

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from consistory_ray.engine.inputs import InputReader, fitted
 from consistory_ray.engine.rendering import CacheBuffer, MadeSubject, Renderer, RendererSpec, UnclearPicturesError
+from consistory_ray.engine.workers.hints import HintReader
 from consistory_ray.errors import AssetError, PictureError
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ FREE_SHARE = 0.8
 BYTES_PER_LATENT_AND_BYTE = 48_000
 """Working memory of a scene for each of its latents and each byte of a number, both halves of the guidance included:
 about 1.6 GB for SDXL at 1024 px in half precision. An estimate, meant to err on the large side."""
+
+CONTROL_SHARE = 0.15
+"""What a scene takes more of where ControlNets lead it: their residuals wait while the UNet works. Their weights are
+loaded by then and no longer free."""
 
 
 def own_memory(free: int, total: int, reserved: int, share: float) -> int:
@@ -84,16 +89,28 @@ class ConsiStoryRenderer:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # told as notices
             self._pipeline = ConsiStoryPipeline.from_pretrained(
-                spec.model, dtype=dtype, device=spec.device, config=spec.config
+                spec.model,
+                dtype=dtype,
+                device=spec.device,
+                config=spec.config,
+                controlnets=spec.controlnets,
+                guess_mode=spec.guess_mode,
             )
         self.notices = tuple(self._pipeline.notices)
         self._pipeline.hold_fingerprint()
         self._fingerprint = self._pipeline.fingerprint
+        self._control_fingerprints = self._pipeline.control_fingerprints
+        self._hints = HintReader(self._inputs)
 
     @property
     def fingerprint(self) -> str:
         """Of the pipeline's weights."""
         return self._fingerprint
+
+    @property
+    def control_fingerprints(self) -> tuple[str, ...]:
+        """Of each ControlNet's weights."""
+        return self._control_fingerprints
 
     def make_subject(self, subject: SubjectPlan) -> MadeSubject:
         """See :class:`~consistory_ray.engine.rendering.Renderer`."""
@@ -105,6 +122,7 @@ class ConsiStoryRenderer:
                 prompts=[anchor.prompt for anchor in subject.anchors],
                 concepts=list(subject.concepts),
                 seeds=[anchor.seed for anchor in subject.anchors],
+                controls=self._hints.of(subject.anchors),
                 settings=subject.settings,
                 progress=clock.tick,
             )
@@ -124,6 +142,7 @@ class ConsiStoryRenderer:
                     seeds=[anchor.seed for anchor in subject.anchors],
                     images=[picture.image for picture in pictures],
                     masks=[picture.alpha for picture in pictures],
+                    controls=self._hints.of(subject.anchors),
                     settings=subject.settings,
                     progress=clock.tick,
                 )
@@ -164,6 +183,7 @@ class ConsiStoryRenderer:
                     prompts=[scene.prompt for scene in scenes],
                     subject=cache,
                     seeds=[scene.seed for scene in scenes],
+                    controls=self._hints.of(scenes),
                     batch_size=len(scenes),
                     progress=clock.tick,
                 )
@@ -193,7 +213,8 @@ class ConsiStoryRenderer:
         side = pipe.unet.config.sample_size * pipe.vae_scale_factor
         latents = (height or side) * (width or side) / pipe.vae_scale_factor**2
         item = torch.empty((), dtype=pipe.unet.dtype).element_size()
-        return max(1, min(MAX_AUTO_BATCH, int(free * FREE_SHARE / (latents * item * BYTES_PER_LATENT_AND_BYTE))))
+        each = latents * item * BYTES_PER_LATENT_AND_BYTE * (1 + CONTROL_SHARE * bool(self._control_fingerprints))
+        return max(1, min(MAX_AUTO_BATCH, int(free * FREE_SHARE / each)))
 
     @contextmanager
     def _clocked(self, first_pass_steps: int) -> Iterator[PhaseClock]:

@@ -67,6 +67,7 @@ class Hello:
         batches: for each picture size how many scenes fit into its device's memory, where it can tell.
         notices: what somebody should know about the model.
         niceness: of its process; above 0 others come first.
+        controlnets: fingerprints of the ControlNets' weights.
     """
 
     place: str
@@ -77,6 +78,7 @@ class Hello:
     batches: dict[PictureSize, int] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
     niceness: int = 0
+    controlnets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,8 @@ class RenderWorker:
             seen = with_backoff(lambda: self._store.exists(RUN_RECORD))
             spent = time.perf_counter() - self._started
             notices = tuple(getattr(renderer, "notices", ()))
-            return Hello(place, renderer.fingerprint, spent, seen, own_node(), batches, notices, os.nice(0))
+            nets = tuple(getattr(renderer, "control_fingerprints", ()))
+            return Hello(place, renderer.fingerprint, spent, seen, own_node(), batches, notices, os.nice(0), nets)
         except Exception as error:
             return Failure.of(error)
 
