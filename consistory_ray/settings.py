@@ -165,6 +165,14 @@ def model_revision(model: str) -> str | None:
     return _revision(Path(path)) if os.path.exists(path) else None
 
 
+def controlnet_revision(net: str) -> str | None:
+    """The same of a ControlNet; "miniature" is the bundled one."""
+    if net == BUNDLED_MODEL:
+        with resources.as_file(resources.files("consistory_ray.miniature").joinpath("controlnet")) as folder:
+            return _revision(folder)
+    return model_revision(net)
+
+
 def configuration_revision(config: str) -> str | None:
     """Which configurations and tokenizers lie in a folder, wherever it lies; None for what is not on this machine."""
     path = Path(model_path(config))

@@ -24,10 +24,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from consistory_ray.engine.inputs import InputReader, fitted
 from consistory_ray.engine.rendering import CacheBuffer, MadeSubject, RendererFactory, RendererSpec
 from consistory_ray.errors import AssetError, CacheMismatchError, CheckpointError, InputError, Problem
+from consistory_ray.pictures import open_picture
 from consistory_ray.plan.plan import scene_asset_id
 
 if TYPE_CHECKING:
@@ -121,6 +124,7 @@ class FakeRenderer:
     ) -> None:
         started = time.monotonic()
         self.spec = spec
+        self._inputs = InputReader(spec.inputs if spec is not None else "")
         self._seconds = seconds
         self._anchor_seconds = seconds if anchor_seconds is None else anchor_seconds
         self._size = (int(size[0]), int(size[1]))
@@ -166,16 +170,27 @@ class FakeRenderer:
         """The same for all of one version."""
         return self._fingerprint
 
+    @property
+    def control_fingerprints(self) -> tuple[str, ...]:
+        """Of ControlNets by their names alone."""
+        return tuple(hashlib.sha256(name.encode()).hexdigest() for name in (self.spec.controlnets if self.spec else ()))
+
     def make_subject(self, subject: SubjectPlan) -> MadeSubject:
-        """Pictures of the anchors' ids, and a cache that names the subject."""
+        """Pictures of the anchors' ids, or the given ones, and a cache that names the subject."""
         with self._traced("anchors", subject.anchors):
             self._take_memory(len(subject.anchors))
             self._go_wrong(subject.anchors)
             seconds = self._spend(self._anchor_seconds, subject.anchors)
+            images = [self._led(self.picture(anchor.asset_id), anchor) for anchor in subject.anchors]
+            masks: list[NDArray[np.bool_]] = []
+            if subject.pictures:
+                pictures = [fitted(self._inputs, given, *self._size) for given in subject.pictures]
+                images = [picture.image for picture in pictures]
+                masks = [np.ones(self._size[::-1], bool) if one.alpha is None else one.alpha for one in pictures]
             content = {"subject": subject.subject_id, "key": subject.subject_key, "fingerprint": self._fingerprint}
             data = json.dumps(content).encode()
             buffer = np.frombuffer(data.ljust(self._cache_bytes), dtype=np.uint8)
-            return MadeSubject([self.picture(anchor.asset_id) for anchor in subject.anchors], buffer, seconds)
+            return MadeSubject(images, buffer, seconds, masks=masks)
 
     def load_cache(self, buffer: CacheBuffer) -> dict[str, str]:
         """What the cache says.
@@ -187,6 +202,17 @@ class FakeRenderer:
         if cache["fingerprint"] != self._fingerprint:
             raise CacheMismatchError("this cache was made by another version of the fake renderer")
         return cache
+
+    def join_caches(self, buffers: Sequence[CacheBuffer]) -> CacheBuffer:
+        """A cache of the subject that is called by all of their names.
+
+        Raises:
+            CacheMismatchError: as :meth:`load_cache`.
+        """
+        caches = [self.load_cache(buffer) for buffer in buffers]
+        names = {name: "-and-".join(cache[name] for cache in caches) for name in ("subject", "key")}
+        data = json.dumps(names | {"fingerprint": self._fingerprint}).encode()
+        return np.frombuffer(data.ljust(sum(buffer.nbytes for buffer in buffers)), dtype=np.uint8)
 
     def render(self, scenes: Sequence[Asset], cache: Mapping[str, str]) -> list[Image.Image]:
         """Pictures of the scenes' ids.
@@ -204,7 +230,7 @@ class FakeRenderer:
             self._take_memory(len(scenes))
             self._go_wrong(scenes)
             self._spend(self._seconds, scenes)
-            return [self.picture(scene.asset_id) for scene in scenes]
+            return [self._led(self.picture(scene.asset_id), scene) for scene in scenes]
 
     def fitting_batch(self, height: int | None, width: int | None) -> int | None:
         """How many pictures fit into the memory that was given; None without one. Their size changes nothing."""
@@ -216,6 +242,14 @@ class FakeRenderer:
         digest = hashlib.sha512(asset_id.encode()).digest()
         colours = np.frombuffer(digest[: _BLOCKS * _BLOCKS * 3], dtype=np.uint8).reshape(_BLOCKS, _BLOCKS, 3)
         return Image.fromarray(colours).resize(self._size, Image.Resampling.NEAREST)
+
+    def _led(self, image: Image.Image, asset: Asset) -> Image.Image:
+        """The picture with its hints in the corner."""
+        side = max(1, min(self._size) // 4)
+        for number, control in enumerate(asset.control):
+            hint = open_picture(self._inputs.read(control.file), control.file.path).image.resize((side, side))
+            image.paste(hint, (number * side, 0))
+        return image
 
     def _spend(self, each: float, assets: Sequence[Asset]) -> float:
         """Let the time pass that these assets take."""
@@ -318,5 +352,5 @@ def _share(purpose: str, asset_id: str) -> float:
 def _is_scene_of(scene: Asset, cache: Mapping[str, str]) -> bool:
     """By name, or, where the subject was renamed since its cache was made, by what its id is a hash of."""
     return scene.subject_id == cache["subject"] or scene.asset_id == scene_asset_id(
-        cache["key"], scene.prompt, scene.seed
+        cache["key"], scene.prompt, scene.seed, scene.control
     )

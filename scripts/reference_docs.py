@@ -26,7 +26,7 @@ from typer.models import ArgumentInfo, CommandInfo, OptionInfo  # noqa: E402
 from consistory_ray.cli.app import app  # noqa: E402
 from consistory_ray.cli.common import EXIT_CODES  # noqa: E402
 from consistory_ray.jobs.checks import MAX_PICTURES, MAX_TEXT  # noqa: E402
-from consistory_ray.jobs.job import MAX_ANCHORS, MAX_CONCEPTS, MAX_COUNT, RenderJob, RenderSettings  # noqa: E402
+from consistory_ray.jobs.job import MAX_ANCHORS, MAX_CONCEPTS, MAX_COUNT, MAX_GIVEN, RenderJob, RenderSettings  # noqa: E402
 from consistory_ray.jobs.readers import MAX_BYTES  # noqa: E402
 from consistory_ray.jobs.tables import COLUMNS  # noqa: E402
 from consistory_ray.settings import BUNDLED_MODEL, MethodSettings, model_defaults  # noqa: E402
@@ -83,6 +83,91 @@ YAML follows its 1.2 core schema: `no` and `12:30` are texts. A key that is not 
 is an error. Texts are at most {text} characters, put into Unicode's form NFC, their blanks made single.
 
 {sections}
+## A subject of whom there are pictures
+
+One to eight `pictures` take the place of `anchors`: the subject's own picture in other places and poses, so that what
+stays the same is the subject. A caption (style, subject and `prompt`) says where it is there and nothing of how it
+looks.
+
+```yaml
+subjects:
+  - concept: dragon
+    style: a drawing of
+    subject: a dragon
+    details: a spotted dragon with a hat
+    pictures:
+      - {{image: mia-1.png, prompt: in the forest}}
+      - {{image: mia-2.webp, prompt: at sunset, mask: mia-2-mask.png}}
+    scenes: [on the beach, in the snow]
+```
+
+* **Words.** Colours come over by themselves. A pattern, an accessory and whatever else a scene's layout has to make
+  room for come if the scene's words name them: that is what `details` is for. Text that follows the subject is enough
+  ("with a hat"); text that names the concept ("a spotted dragon with a hat") takes the place of the subject's. Leave
+  colours out of it, they would spread. `mask_dropout: 0` under `settings` keeps scenes closest to the pictures.
+* **Files.** PNG, JPEG and WebP, at a path or any fsspec URL in the places that `CONSISTORY_ALLOWED_URLS` allows. A
+  relative path begins at the job file; in a job that is no file (standard input, Python) at the working directory.
+  Orientation, colour profiles, palettes, CMYK and 16 bits are taken care of. A file has 256 MiB and a picture 128
+  megapixels (a WebP 64) at most, and what is larger than 16 megapixels is reduced when it is opened. Pictures that
+  are broken, animated, of a single colour or smaller than 8 pixels are refused before a model is loaded, all of them
+  at once.
+* **Masks.** Where the subject is, is found. A picture with transparency says it itself, and a `mask` (subject white,
+  all else black, of the picture's size) wins over both. The gallery shows what was taken for the subject; if nothing
+  was found, the subject fails before any of its scenes is rendered, and if it is doubtful, the run tells it.
+* **Shape.** `fit: crop` cuts a picture to the shape of the job's, around the subject where a mask says where that is;
+  `fit: letterbox` keeps all of it.
+* **Content decides.** A subject is known by the SHA-256 of its files: the same bytes at another address are the same
+  subject, another file is another one. The output gets a copy of each below `inputs/`. From then on a run goes on by
+  the job in its `run.json`, even if the originals are gone.
+
+On a cluster give URLs: a job file that travels in a ConfigMap has no folder that relative paths could begin at.
+
+## Poses and layouts: hints for a ControlNet
+
+A ControlNet leads the layout of pictures by hints: an outline, a silhouette, a pose, a depth map, whatever it was
+trained for. `controlnets` names the networks, `control` a hint for one picture, `poses` hints that all of a subject's
+scenes are rendered with. Who the subject is still comes from its anchors.
+
+```yaml
+controlnets: [miniature]              # or xinsir/controlnet-openpose-sdxl-1.0, a folder, a file
+subjects:
+  - concept: dragon
+    style: a drawing of
+    subject: a dragon
+    anchors: ["in the forest", "on the beach"]
+    scenes: ["in the snow", "at sunset"]
+    poses: {{folder: poses/dragon, scale: 0.8}}   # sitting.png, flying.png: 2 x 2 pictures
+  - concept: cat
+    subject: a cat
+    anchors: ["in the meadow", "in the kitchen"]
+    scenes:
+      - in space
+      - {{prompt: in the snow, control: cat.png}}
+      - {{prompt: at sunset, control: {{image: photo.jpg, preprocess: canny, end: 0.6}}}}
+```
+
+* **Poses.** Every scene is rendered in every pose, called `in-the-snow.sitting`, with the scene's own seed; `validate`
+  and `plan` say how many pictures that makes. A scene's own `control` leads it beside the pose. A folder's PNG, JPEG
+  and WebP files are taken in the order of their names, which the poses are called by. A pose that is added later
+  changes nothing of the others.
+* **Hints.** Files, addresses and limits as for [given pictures](#a-subject-of-whom-there-are-pictures). A hint is as
+  the network was trained to see it (usually white or coloured on black), of any size, and cut to the shape of the
+  job's pictures. From something else `preprocess` makes it: `canny` the edges of a photo, `invert` white on black of
+  black on white, `silhouette` and `outline` the shape of what is opaque, or stands out from a plain background.
+* **How strongly.** `scale` and, from `start` to `end`, the share of the steps. Layouts are decided early: `end: 0.6`
+  leaves details to the words.
+* **Networks.** `ControlNetModel` and `ControlNetUnionModel` of diffusers, several at once; a control names one by its
+  place or its `name` under `net`, and a union's kind of hint under `mode`. One for another architecture than the
+  model's is refused before anything is loaded, where the files are on this machine. Each costs memory in every worker,
+  and about half as much time again for the pictures that it leads.
+* **Content decides.** A led picture's id holds the SHA-256 of its hints, their settings and the network's weights; the
+  anchors and their cache know nothing of the hints of scenes, so new poses of a finished subject only render new
+  scenes. A hint of an anchor belongs to the subject. The index's column `control` and the pictures' own metadata say
+  what has led each; the gallery shows it below the picture.
+
+The bundled network follows filled silhouettes and outlines in white, and coloured skeletons; `pipelines/poses.yaml` has
+hints of all three.
+
 ## A subject that an earlier run has stored
 
 A subject that was rendered once can be taken up by any later job: the same individual, new scenes. `from` names its
@@ -94,6 +179,19 @@ subjects:
   - from: out/quickstart/anchors/moss-dragon
     scenes: ["in the rain", "by the volcano"]
 ```
+
+Subjects of different runs can meet in the same pictures. They are one subject then, with the concepts and the anchors
+of all of them in the order of the list, which is part of what decides the pictures; a scene may name any of them.
+
+```yaml
+subjects:
+  - from: [out/quickstart/anchors/moss-dragon, out/friends/anchors/tin-robot]
+    scenes: ["in the rain", {{prompt: by the volcano, count: 4}}]
+```
+
+Left out, `subject` is "a dragon and a robot", `style` that of both, `id` moss-dragon-and-tin-robot. They must have been
+made by the same model with the same settings, in the same precision, and be called differently: a cat and a cat cannot
+be told apart, so one of them has to be made as, say, a `red cat`. Three or more work too.
 
 Jobs whose anchor caches take more than 100 GB in all keep them only with `--keep-anchors all`.
 
@@ -150,7 +248,8 @@ animals:
 
 ## Limits
 
-A job has at most {pictures} pictures, a subject {anchors} anchors and {concepts} concepts, a scene a `count` of
+A job has at most {pictures} pictures, a subject {anchors} anchors, {given} given pictures and {concepts} concepts, a
+scene a `count` of
 {count}.
 """
 
@@ -203,7 +302,11 @@ TITLES = {
     "RenderSettings": "Settings",
     "Subject": "A subject",
     "Anchor": "An anchor",
+    "GivenPicture": "A given picture",
     "Scene": "A scene",
+    "Control": "A control",
+    "Pose": "A pose",
+    "ControlNet": "A ControlNet",
 }
 TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
 LAYOUTS = {
@@ -227,6 +330,7 @@ def job_page() -> str:
         text=f"{MAX_TEXT:,}",
         pictures=f"{MAX_PICTURES:,}",
         anchors=MAX_ANCHORS,
+        given=MAX_GIVEN,
         concepts=MAX_CONCEPTS,
         count=f"{MAX_COUNT:,}",
     )
@@ -247,7 +351,7 @@ def _model_section(name: str, title: str, model: dict[str, Any]) -> str:
         default = defaults.get(key, field.get("default"))
         shown = "**needed**" if key in model.get("required", ()) else _default(default, key in defaults)
         if name == "Subject" and key in ("concept", "anchors"):
-            shown = "**needed**, without `from`"
+            shown = "**needed**, without `from`" + (" or `pictures`" if key == "anchors" else "")
         rows.append((f"`{key}`", kind(field), shown, plain(field["description"])))
     table = f"| Key | Type | Default | What it is |\n|---|---|---|---|\n{_rows(rows)}\n"
     return f"### {title}\n\n{about}\n\n{table}".replace("\n\n\n", "\n\n")
@@ -291,7 +395,7 @@ def _number(value: float) -> str:
 
 
 def _default(value: Any, is_setting: bool) -> str:
-    return f"`{_value(value)}`" if is_setting or value not in (None, "", {}) else ""
+    return f"`{_value(value)}`" if is_setting or value not in (None, "", {}, []) else ""
 
 
 def _value(value: Any) -> str:

@@ -41,7 +41,7 @@ ABOVE = {
 }
 # the engine from the ground up: each part may import those before it, and none that stands above it
 ENGINE = (
-    *("faults", "machine", "stopping", "rendering", "events", "options", "outages"),
+    *("faults", "machine", "stopping", "rendering", "events", "options", "outages", "inputs"),
     *("scheduling", "cluster", "workers"),
     *("ledger", "workload", "anchor_files", "history", "dispatching", "coordinator", "running"),
 )
@@ -81,7 +81,9 @@ FORBIDDEN = {
 }
 # what is allowed nevertheless: arithmetic that needs no model; of the engine its table of faults
 PURE = {
-    "plan": ("consistory.cache.estimates", "consistory.models.sdxl_layout"),
+    "plan": tuple(
+        f"consistory.{part}" for part in ("cache.estimates", "models.sdxl_layout", "models.controlnet_checks")
+    ),
     "engine/scheduling": ("engine.faults", "engine.scheduling"),
 }
 LAZY = ("torch", "diffusers", "transformers", "ray")
@@ -208,6 +210,8 @@ def test_the_wheel_holds_the_package_and_its_data_and_nothing_else() -> None:
     assert {path.parts[0] for path in files} == {"consistory_ray"}
     names = {path.as_posix() for path in files}
     assert {"consistory_ray/py.typed", "consistory_ray/miniature/weights/model_index.json"} <= names
+    controlnet = {path.name for path in files if path.parent == Path("consistory_ray/miniature/controlnet")}
+    assert controlnet == {"config.json", "diffusion_pytorch_model.safetensors"}
     miniature = {path.name for path in files if path.parent == Path("consistory_ray/miniature")}
     code = {"__init__.py", "architecture.py", "judge.py", "vocabulary.py"}
     assert miniature == {*code, "judge.safetensors"}, "to render with it and to judge its pictures, not to train it"

@@ -40,6 +40,7 @@ class Ledger:
 
     Attributes:
         fingerprint: of the model, once a worker has loaded it.
+        controlnets: fingerprints of the ControlNets, once a worker has loaded them.
         given_up: ids of the assets that were given up and have not been made since.
         accepted: ids of the assets that cannot be made, as the job accepts; they have rows that say so, too.
         last_delivery: when the last picture was delivered, by the monotonic clock.
@@ -60,6 +61,7 @@ class Ledger:
         self._writer = writer
         self.emit = emit
         self.fingerprint = fingerprint
+        self.controlnets: tuple[str, ...] = ()
         self.given_up = given_up if given_up is not None else set()
         self.accepted: set[str] = set()
         self.last_delivery: float | None = None

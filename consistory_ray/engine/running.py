@@ -19,6 +19,7 @@ from consistory_ray.jobs.allowlist import check_allowed, check_allowed_model
 from consistory_ray.jobs.job import RenderJob, load_job, parse_job
 from consistory_ray.jobs.model_names import check_model_is_there
 from consistory_ray.jobs.readers import STANDARD_INPUT
+from consistory_ray.plan.controlnet_checks import check_controlnets
 from consistory_ray.plan.plan import Plan, make_plan
 
 if TYPE_CHECKING:
@@ -106,10 +107,15 @@ def load(source: JobSource) -> tuple[RenderJob, Plan]:
     check_model_is_there(job.model)
     if job.config is not None:
         check_allowed_model(job.config, field="config")
+    for index, net in enumerate(job.controlnets):
+        check_allowed_model(net.model, field=f"controlnets[{index}]")
+    check_controlnets(job)
     plan = make_plan(job)
     for subject in plan.subjects:
-        if subject.source is not None:
-            check_allowed(f"the source of {subject.subject_id}", subject.source.url)
+        for stored in subject.sources:
+            check_allowed(f"the source of {subject.subject_id}", stored.url)
+        for file in (file for picture in subject.pictures for file in picture.files):
+            check_allowed(f"a picture of {subject.subject_id}", file.url)
     return job, plan
 
 

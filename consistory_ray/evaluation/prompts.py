@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from itertools import combinations
 
 from consistory_ray.miniature.vocabulary import KINDS, SCENES, NamedAttributes, caption
 
@@ -13,7 +14,7 @@ class SubjectPrompts:
     """One subject of the consistency benchmark. Its prompts name the kind and the scene, nothing of the identity.
 
     Attributes:
-        kind: also the concept.
+        kind: also its only concept.
         anchors, anchor_seeds: the anchors' prompts and seeds.
         prompts, seeds, scenes: those of the scenes that are measured.
     """
@@ -24,6 +25,11 @@ class SubjectPrompts:
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     scenes: tuple[str, ...]
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """What names it in the prompts."""
+        return (self.kind,)
 
 
 def consistency_subjects(count: int, scenes: int = 6, anchors: int = 2, seed: int = 2026) -> list[SubjectPrompts]:
@@ -41,3 +47,52 @@ def consistency_subjects(count: int, scenes: int = 6, anchors: int = 2, seed: in
             )
         )
     return subjects
+
+
+@dataclass(frozen=True)
+class PairPrompts:
+    """Two subjects that share their pictures.
+
+    Attributes:
+        kinds: of the first and of the second.
+        concepts: what names them in the prompts.
+        anchors, anchor_seeds: the anchors' prompts and seeds.
+        prompts, seeds, scenes: those of the scenes that are measured.
+    """
+
+    kinds: tuple[str, str]
+    concepts: tuple[str, ...]
+    anchors: tuple[str, ...]
+    anchor_seeds: tuple[int, ...]
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    scenes: tuple[str, ...]
+
+
+def pair_prompts(count: int, scenes: int = 3, anchors: int = 2, seed: int = 2026) -> list[PairPrompts]:
+    """Pairs of different kinds, in an order in which any first few are mixed; the first 28 are all that there are.
+
+    As in :func:`consistency_subjects`, prompts name the kinds and the scene ("a drawing of a cat and a robot in the
+    forest") and leave the individuals open.
+    """
+    every = list(combinations(KINDS, 2))
+    random.Random(f"pairs/{seed}").shuffle(every)
+    found = []
+    for index in range(count):
+        rng = random.Random(f"pairs/{seed}/{index}")
+        first, second = rng.sample(every[index % len(every)], 2)
+        places = rng.sample(SCENES, anchors + scenes)
+        texts = tuple(caption("a drawing of", [first, second], [NamedAttributes()] * 2, place) for place in places)
+        seeds = tuple(rng.randrange(2**32) for _ in places)
+        found.append(
+            PairPrompts(
+                (first, second),
+                (first, second),
+                texts[:anchors],
+                seeds[:anchors],
+                texts[anchors:],
+                seeds[anchors:],
+                tuple(places[anchors:]),
+            )
+        )
+    return found

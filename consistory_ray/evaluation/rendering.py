@@ -10,16 +10,18 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 from PIL import Image
 
-from consistory_ray.consistory import ConsiStoryPipeline, RenderResult
+from consistory_ray.consistory import ConsiStoryPipeline, RenderResult, SubjectResult
+from consistory_ray.consistory.cache.anchor_cache import AnchorCache
 from consistory_ray.consistory.method.given import GivenOptions
+from consistory_ray.consistory.method.trace import Trace
 from consistory_ray.evaluation.prompts import SubjectPrompts
 from consistory_ray.settings import MethodSettings
 
@@ -36,10 +38,33 @@ METHOD_FIELDS = (
 
 @dataclass(frozen=True)
 class Rendered:
-    """A picture with its subject masks by level, bool ``[rows, columns]`` (maybe none)."""
+    """A picture.
+
+    Attributes:
+        image: itself.
+        masks: its subject masks by level, bool ``[rows, columns]`` (maybe none).
+        sources: what was injected into it, where that was asked for: ``anchor`` and ``token`` of every token's source,
+            and bool ``injected``, all ``[tokens]``.
+    """
 
     image: Image.Image
     masks: Mapping[str, np.ndarray]
+    sources: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+class Prompted(Protocol):
+    """What a subject is rendered from."""
+
+    @property
+    def concepts(self) -> tuple[str, ...]: ...
+    @property
+    def anchors(self) -> tuple[str, ...]: ...
+    @property
+    def anchor_seeds(self) -> tuple[int, ...]: ...
+    @property
+    def prompts(self) -> tuple[str, ...]: ...
+    @property
+    def seeds(self) -> tuple[int, ...]: ...
 
 
 class PictureStore:
@@ -65,10 +90,11 @@ class PictureStore:
         if self.folder is None or not self.path(key).exists():
             return None
         with np.load(self.path(key)) as arrays:
-            image = Image.fromarray(arrays["image"])
-            return Rendered(
-                image, {name.removeprefix("mask-"): arrays[name] for name in arrays.files if name != "image"}
-            )
+
+            def named(prefix: str) -> dict[str, np.ndarray]:
+                return {name.removeprefix(prefix): arrays[name] for name in arrays.files if name.startswith(prefix)}
+
+            return Rendered(Image.fromarray(arrays["image"]), named("mask-"), named("source-"))
 
     def get_all(self, keys: Sequence[Mapping[str, object]]) -> list[Rendered] | None:
         """All of several pictures, or None if one is absent."""
@@ -81,6 +107,7 @@ class PictureStore:
             return
         buffer = io.BytesIO()
         arrays: dict[str, Any] = {f"mask-{level}": mask for level, mask in picture.masks.items()}
+        arrays |= {f"source-{name}": source for name, source in picture.sources.items()}
         np.savez_compressed(buffer, image=np.asarray(picture.image.convert("RGB")), **arrays)
         temporary = self.path(key).with_suffix(f".{os.getpid()}.tmp")
         temporary.write_bytes(buffer.getvalue())
@@ -104,6 +131,16 @@ def split(result: RenderResult) -> list[Rendered]:
     masks = {level: mask.numpy() for level, mask in result.masks.items()}
     return [
         Rendered(image, {level: mask[row] for level, mask in masks.items()}) for row, image in enumerate(result.images)
+    ]
+
+
+def with_sources(pictures: Sequence[Rendered], trace: Trace) -> list[Rendered]:
+    """The pictures of a batch with what its trace says of injection; as they are where nothing was injected."""
+    found = {"anchor": trace.source_anchor, "token": trace.source_token, "injected": trace.injected}
+    sources = {name: tensor.numpy() for name, tensor in found.items() if tensor is not None}
+    return [
+        replace(picture, sources={name: rows[row] for name, rows in sources.items()})
+        for row, picture in enumerate(pictures)
     ]
 
 
@@ -152,28 +189,46 @@ class Renderer:
         pictures = iter(self.vanilla(prompts, seeds, sorted({subject.kind for subject in subjects})))
         return [list(islice(pictures, len(subject.prompts))) for subject in subjects]
 
-    def subject(self, subject: SubjectPrompts) -> tuple[list[Rendered], list[Rendered]]:
-        """A subject's anchors and scenes, with consistency."""
-        made_by = {"anchors": list(subject.anchors), "anchor_seeds": list(subject.anchor_seeds)}
+    def subject(self, subject: Prompted, *, sources: bool = False) -> tuple[list[Rendered], list[Rendered]]:
+        """A subject's anchors and scenes, with consistency; with what was injected into the scenes if asked for."""
+        made_by: dict[str, object] = {"anchors": list(subject.anchors), "anchor_seeds": list(subject.anchor_seeds)}
+        if len(subject.concepts) > 1:
+            made_by["concepts"] = list(subject.concepts)
         settings = self.settings.to_dict()
         keys = [
             self._key("anchor", prompt, seed, settings, **made_by)
             for prompt, seed in zip(subject.anchors, subject.anchor_seeds, strict=True)
         ]
+        if sources:
+            made_by["sources"] = True
         keys += [
             self._key("scene", prompt, seed, settings, **made_by)
             for prompt, seed in zip(subject.prompts, subject.seeds, strict=True)
         ]
         pictures = self.store.get_all(keys)
         if pictures is None:
-            made = self.pipeline.create_subject(
-                subject.anchors, subject.kind, subject.anchor_seeds, settings=self.settings
-            )
-            scenes = self.pipeline.render(subject.prompts, made, subject.seeds, batch_size=self.batch_size)
-            pictures = [*split(made), *split(scenes)]
+            concepts = subject.concepts if len(subject.concepts) > 1 else subject.concepts[0]
+            made = self.pipeline.create_subject(subject.anchors, concepts, subject.anchor_seeds, settings=self.settings)
+            pictures = [*split(made), *self.scenes(subject.prompts, subject.seeds, made, sources=sources)]
             for key, picture in zip(keys, pictures, strict=True):
                 self.store.put(key, picture)
         return pictures[: len(subject.anchors)], pictures[len(subject.anchors) :]
+
+    def scenes(
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        subject: AnchorCache | SubjectResult,
+        *,
+        sources: bool = False,
+    ) -> list[Rendered]:
+        """Scenes of a subject that is at hand; the store does not know them."""
+        found = []
+        for first in range(0, len(prompts), self.batch_size):
+            batch, trace = slice(first, first + self.batch_size), Trace(all_masks=False) if sources else None
+            pictures = split(self.pipeline.render(prompts[batch], subject, seeds[batch], trace=trace))
+            found += pictures if trace is None else with_sources(pictures, trace)
+        return found
 
     def given(
         self,

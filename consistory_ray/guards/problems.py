@@ -36,10 +36,15 @@ FIXES: Mapping[str, str] = {
     "style": 'write text such as "a drawing of"',
     "subject": 'write text such as "a dragon"',
     "anchors": 'write a list of 1 to 64 scenes such as ["in the forest", "on the beach"]; two are usual',
+    "details": 'write text such as "with purple glasses"',
+    "pictures": "write a list of 1 to 8 pictures such as [{image: mia-1.png, prompt: in the forest}]",
+    "image": "write the path or URL of a PNG, JPEG or WebP file",
+    "mask": "write the path or URL of a picture of the same size: the subject white, all else black",
+    "fit": 'write "crop" or "letterbox"',
     "scenes": 'write a list with at least one scene such as ["in space"]',
     "on_missing_concept": 'write "fail" (the job is refused) or "skip" (those pictures fail, the others are made)',
     "prompt": _TEXT,
-    "from": "write the folder or URL of a stored subject such as s3://bucket/run/anchors/moss-dragon",
+    "from": "write the folder or URL of a stored subject such as s3://bucket/run/anchors/moss-dragon, or 2 to 8",
     "count": "write a whole number from 1 to 100000",
     "seed": _SEED,
     "torch_dtype": 'write "auto", "float32", "bfloat16" or "float16"',
@@ -60,14 +65,26 @@ FIXES: Mapping[str, str] = {
     "injection_alpha": _SHARE,
     "map_steps": "write a whole number from 1 to 1000",
     "dift_timestep": "write a whole number from 0 to 999",
+    "controlnets": 'write a list of up to 8 ControlNets: "miniature", Hugging Face ids, folders or .safetensors files',
+    "guess_mode": _SWITCH,
+    "control": "write the path or URL of a hint, or a mapping such as {image: pose.png, scale: 0.8}, or a list of them",
+    "poses": "write the path or URL of a folder of hints, a list of up to 1000 hints, or {folder: poses, scale: 0.8}",
+    "scale": "write a number from 0 to 10, 1 is usual",
+    "start": "write a number from 0 to below 1, a share of the steps",
+    "end": "write a number above start and up to 1, a share of the steps",
+    "preprocess": 'write "none" for a hint, or what makes one of a photo: "canny"',
+    "net": "write the place of one of the controlnets, from 0, or its name",
+    "mode": "write the kind of hint of a ControlNet union, by its name or number, or leave it out",
 }
 IN_QUOTES = "put text in quotes if it begins with a sign or has a colon in it"
 _TEXTS = ("anchors", "scenes")
 _ITEM_FIXES: Mapping[str, str] = {
-    "subjects": "write a mapping with the keys id, concept, style, subject, anchors and scenes",
+    "subjects": "write a mapping with the keys id, concept, style, subject, anchors (or pictures) and scenes",
     "anchors": "write text, or a mapping with the keys prompt and seed",
+    "pictures": "write an address, or a mapping with the keys image, prompt, mask, fit and seed",
     "scenes": "write text, or a mapping with the keys id, prompt, seed and count",
     "concept": _TEXT,
+    "controlnets": "write a name, or a mapping with the keys model and name",
 }
 
 
@@ -139,11 +156,13 @@ _ADAPTERS = "there is no such setting yet: merge it into a folder of the model, 
 _COUNT = (
     "write count (how many pictures) and seed (of the first) at a scene, as in {prompt: in space, count: 4, seed: 3}"
 )
-_WORDS_ALONE = "there is no such setting: pictures are made from words alone, guidance_scale says how closely"
+_CONTROLNETS = "write a list as controlnets at the top of the file, such as [miniature]"
+_GIVEN = "write it as pictures in a subject: [{image: FILE, prompt: in the forest}]"
+_WORDS_ALONE = "there is no such setting: scenes are made from words alone, guidance_scale says how closely"
 _COMMAND_LINE = "leave it out and give it to render on the command line: --device, --workers, --output"
 _OTHER_NAMES = (
     ("steps num_steps sampling_steps inference_steps step n_steps ddim_steps", _SETTING.format("num_inference_steps")),
-    ("cfg cfg_scale cfgscale guidance scale true_cfg", _SETTING.format("guidance_scale")),
+    ("cfg cfg_scale cfgscale guidance true_cfg", _SETTING.format("guidance_scale")),
     ("negative negative_text neg neg_prompt negativeprompt negative_prompts", _SETTING.format("negative_prompt")),
     ("size resolution image_size dimensions ar aspect aspect_ratio", "write height and width in pixels under settings"),
     ("w image_width", _SETTING.format("width")),
@@ -157,13 +176,20 @@ _OTHER_NAMES = (
     ("lora loras lora_weights lora_scale adapter adapters embedding embeddings textual_inversion", _ADAPTERS),
     ("vae vae_path unet text_encoder", "there is no such setting: put it into a folder of the model"),
     ("clip_skip clipskip", "there is no such setting: SDXL models use the layer before the last"),
-    ("prompt_strength strength denoise denoising_strength init_image image img2img mask", _WORDS_ALONE),
-    ("controlnet control_net control_image ip_adapter ip_adapter_scale t2i_adapter", "there is no such setting yet"),
+    ("prompt_strength strength denoise denoising_strength init_image img2img", _WORDS_ALONE),
+    ("photo photos picture reference_image reference_images images_of input_images face", _GIVEN),
+    ("controlnet control_net controlnet_model controlnet_model_name", _CONTROLNETS),
+    ("controls hint hints control_image pose pose_image", "write it as control at a scene or an anchor, or as poses"),
+    ("controlnet_conditioning_scale conditioning_scale control_weight", "write it as scale at a control"),
+    ("control_guidance_start guidance_start", "write it as start at a control"),
+    ("control_guidance_end guidance_end", "write it as end at a control"),
+    ("preprocessor processor control_mode", "write it as preprocess, or as mode for a ControlNet union, at a control"),
+    ("ip_adapter ip_adapter_scale t2i_adapter", "there is no such setting yet"),
     ("refiner refiner_checkpoint hires_fix enable_hr upscale upscaler", "there is no such setting"),
     ("checkpoint ckpt model_id base_model model_name sd_model", "write it as model at the top of the file"),
     ("device workers gpus num_gpus output out output_dir", _COMMAND_LINE),
     ("concepts concept_token token trigger trigger_word class noun", "write it as concept in each of the subjects"),
-    ("prompts pictures", "write a list as scenes in each of the subjects"),
+    ("prompts", "write a list as scenes in each of the subjects"),
     ("anchor anchor_prompts references reference", "write a list as anchors in each of the subjects"),
     ("prefix style_prompt", "write it as style in each of the subjects"),
     ("description character id_prompt subject_prompt", "write it as subject in each of the subjects"),
@@ -198,9 +224,17 @@ _OF_SETTINGS = (
 )
 _ELSEWHERE = (
     (_OF_SETTINGS, "write this key under settings, at the top of the file"),
-    (("concept", "style", "subject", "anchors", "scenes", "from"), "write this key in each of the subjects"),
+    (
+        ("concept", "style", "subject", "details", "anchors", "pictures", "scenes", "from"),
+        "write this key in each of the subjects",
+    ),
     (("count", "prompt"), "write this key in each of the scenes"),
-    (("model", "name", "subjects", "settings"), "write this key at the top of the file"),
+    (("image",), "write this key at a control, or in each of a subject's pictures"),
+    (("mask", "fit"), "write this key in each of a subject's pictures"),
+    (("model", "name", "subjects", "settings", "controlnets", "guess_mode"), "write this key at the top of the file"),
+    (("control",), "write this key at a scene, an anchor or a picture"),
+    (("poses",), "write this key in each of the subjects"),
+    (("scale", "start", "end", "preprocess", "net", "mode"), "write this key at a control"),
     (("seed",), "write this key under settings, or at an anchor or a scene"),
 )
 
@@ -215,6 +249,8 @@ def _real(loc: Loc, data: Any) -> Loc:
     """A place without the steps pydantic adds for branches of a union and for a string that stands for a mapping."""
     kept: list[str | int] = []
     for part in loc:
+        if isinstance(data, Mapping) and isinstance(part, int):
+            continue  # one thing where a list of them may be
         if isinstance(data, Mapping):
             data = data.get(part)
         elif isinstance(data, Sequence) and not isinstance(data, str) and isinstance(part, int):

@@ -22,12 +22,16 @@ MAX_PICTURES = 2_000_000
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _NAMED = 16
-_MOST = {"concept": 16, "anchors": 64}
+_MOST = {"concept": 16, "anchors": 64, "pictures": 8}
 _TOLD = 20
 _COUNTED = re.compile(r"(.+)-(0|[1-9][0-9]{0,6})")
 _ANCHOR_ID = re.compile(r"anchor-[0-9]+", re.IGNORECASE)
 
 Entry = tuple[int, Any]
+
+
+MISSING: Any = object()
+"""The value of a finding about a key that has to be there."""
 
 
 @dataclass(frozen=True)
@@ -100,30 +104,49 @@ def join_prompt(style: str, subject: str, scene: str) -> str:
     return " ".join(part for part in (style, subject, scene) if part)
 
 
+def scene_head(style: str, subject: str, details: str, concepts: Sequence[str]) -> str:
+    """What the prompts of all scenes begin with; details that name every concept stand in the subject's place."""
+    instead = bool(details) and bool(concepts) and all(mentions(details, concept) for concept in concepts)
+    return join_prompt(style, "" if instead else subject, details)
+
+
 def subject_findings(subject: Any) -> Iterator[Finding]:
-    """Problems of one subject: its prompts, its scene ids, its seeds."""
+    """Problems of one subject: what shows it, its prompts, its scene ids, its seeds."""
     scenes = list(_items(subject, "scenes"))
+    if _has(subject, "anchors") and _has(subject, "pictures"):
+        fix = "leave out anchors or pictures: a subject is made of words, or of pictures that are given"
+        yield Finding(("pictures",), _get(subject, "pictures"), fix)
+    is_subject = isinstance(subject, Mapping) or hasattr(subject, "scenes")
+    if is_subject and not _has(subject, "anchors") and not _has(subject, "pictures"):
+        yield Finding(("anchors",), MISSING, "")
     yield from _concept_findings(subject, scenes)
     yield from _scene_id_findings(scenes)
     yield from _seed_findings(scenes)
+    yield from _pose_findings(subject)
 
 
 def _concept_findings(subject: Any, scenes: list[Entry]) -> Iterator[Finding]:
     """Anchors show all concepts, a scene at least one: without that there is nothing to keep the same."""
     style, text, concepts = _text_field(subject, "style"), _text_field(subject, "subject"), _concepts(subject)
-    if style is None or text is None or _get(subject, "on_missing_concept") == "skip":
+    details = _text_field(subject, "details")
+    if style is None or text is None or details is None or _get(subject, "on_missing_concept") == "skip":
         return
     head = join_prompt(style, text, "")
     missing = [concept for concept in concepts if not mentions(head, concept)]
-    for index, anchor in _items(subject, "anchors") if missing else ():
-        prompt = _prompt(anchor)
-        absent = lacking_in_anchor(join_prompt(style, text, prompt), concepts) if prompt else []
-        if absent:
-            yield Finding(("anchors", index, "prompt"), prompt, must_contain("an anchor", absent, " and "))
+    made = _get(subject, "stored") or _get(subject, "from")  # of subjects that meet, each anchor shows its own
+    for name, who in (("anchors", "an anchor"), ("pictures", "a picture")) if missing and not made else ():
+        for index, shown_by in _items(subject, name):
+            prompt = "" if name == "pictures" and isinstance(shown_by, str) else _prompt(shown_by)
+            absent = lacking_in_anchor(join_prompt(style, text, prompt), concepts)
+            if absent and (prompt or name == "pictures"):
+                yield Finding((name, index, "prompt"), prompt, must_contain(who, absent, " and "))
+    if details:
+        head = scene_head(style, text, details, concepts)
+        missing = [concept for concept in concepts if not mentions(head, concept)]
     everywhere = len(missing) < len(concepts) or any(stands(head, concept) for concept in missing)
     for index, scene in scenes if concepts and not everywhere else ():
         prompt = _prompt(scene)
-        if prompt and lacks_all(join_prompt(style, text, prompt), concepts):
+        if prompt and lacks_all(join_prompt(head, prompt, ""), concepts):
             yield Finding(("scenes", index, "prompt"), prompt, must_contain("a scene", concepts, " or "))
 
 
@@ -185,10 +208,71 @@ def job_findings(job: Any) -> Iterator[Finding]:
         if name and first.setdefault(name.lower(), index) != index:
             fix = f"choose another id, subjects[{first[name.lower()]}] has this one (capitals make no difference)"
             yield Finding(("subjects", index, "id"), name, fix)
-        pictures += sum(_count(scene) for _, scene in _items(subject, "scenes"))
+        poses = max(1, sum(1 for _ in _items(subject, "poses")))
+        pictures += poses * sum(_count(scene) for _, scene in _items(subject, "scenes"))
     if pictures > MAX_PICTURES:
         fix = f"split the job, it may have {MAX_PICTURES} pictures at most"
         yield Finding(("subjects",), f"{pictures} pictures", fix)
+
+
+def control_findings(job: Any) -> Iterator[Finding]:
+    """Hints without a ControlNet, the first one of each kind; ControlNets and poses that cannot be told apart."""
+    nets = [net for _, net in _items(job, "controlnets")]
+    names = [net if isinstance(net, str) else _string(net, "name") or _string(net, "model") for net in nets]
+    for index, name in enumerate(names):
+        if name and name in names[:index]:
+            yield Finding(
+                ("controlnets", index),
+                name,
+                f"leave it out, or give it a name: controlnets[{names.index(name)}] is called so",
+            )
+    told = set()
+    for loc, control in _controls(job):
+        net = _get(control, "net") or 0
+        if not isinstance(net, int | str) or net in told or (net in names if isinstance(net, str) else net < len(nets)):
+            continue
+        told.add(net)
+        if not nets:
+            fix = "name the ControlNet that it is for at the top of the job, such as controlnets: [miniature]"
+            yield Finding(loc, control, fix)
+            return
+        known = ", ".join(f"{index} ({shown(name)})" for index, name in enumerate(names))
+        yield Finding((*loc, "net"), net, f"write the place or the name of one of the job's controlnets: {known}")
+
+
+def _controls(job: Any) -> Iterator[tuple[Loc, Any]]:
+    """Every hint of a job and where it stands."""
+    for number, subject in _items(job, "subjects"):
+        for name in ("anchors", "pictures", "scenes"):
+            for index, entry in _items(subject, name):
+                if (control := _get(entry, "control")) is not None:
+                    several = control if isinstance(control, (list, tuple)) else [control]
+                    for place, one in enumerate(several):
+                        yield ("subjects", number, name, index, "control", place), one
+        for index, pose in _items(subject, "poses"):
+            yield ("subjects", number, "poses", index), pose
+
+
+def _pose_findings(subject: Any) -> Iterator[Finding]:
+    """Poses whose names are equal, or that are the same picture."""
+    names: dict[str, int] = {}
+    contents: dict[str, int] = {}
+    for index, pose in _items(subject, "poses"):
+        name = _string(pose, "name").lower()
+        if name and names.setdefault(name, index) != index:
+            fix = f"choose another name, poses[{names[name]}] has this one (capitals make no difference)"
+            yield Finding(("poses", index, "name"), name, fix)
+        content = _content(pose)
+        if content and contents.setdefault(content, index) != index:
+            fix = f"leave it out, poses[{contents[content]}] is the same picture"
+            yield Finding(("poses", index, "image"), _string(_get(pose, "image"), "url"), fix)
+
+
+def _content(control: Any) -> str:
+    """All that a hint does, as text: its picture by its content."""
+    sha256 = _string(_get(control, "image"), "sha256")
+    names = ("scale", "start", "end", "preprocess", "net", "mode")
+    return f"{sha256} {[_get(control, name) for name in names]}" if sha256 else ""
 
 
 def _scene_id_findings(scenes: list[Entry]) -> Iterator[Finding]:
@@ -217,8 +301,8 @@ def _scene_id_findings(scenes: list[Entry]) -> Iterator[Finding]:
 
 
 def _seed_findings(scenes: list[Entry]) -> Iterator[Finding]:
-    """Two scenes with one prompt need different seeds, or they would be the same picture twice."""
-    ranges: dict[str, list[tuple[int, int, int]]] = {}
+    """Two scenes with one prompt and one control need different seeds, or they would be the same picture twice."""
+    ranges: dict[tuple[str, ...], list[tuple[int, int, int]]] = {}
     for index, scene in scenes:
         seed, count = _get(scene, "seed"), _count(scene)
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
@@ -226,7 +310,15 @@ def _seed_findings(scenes: list[Entry]) -> Iterator[Finding]:
         if seed <= MAX_SEED < seed + count - 1:
             fix = f"seeds count up from here and must stay below {MAX_SEED + 1}"
             yield Finding(("scenes", index, "seed"), seed, fix)
-        ranges.setdefault(" ".join(_prompt(scene).split()), []).append((seed, seed + count - 1, index))
+        control = _get(scene, "control")
+        led = (
+            [_content(one) for one in control]
+            if isinstance(control, (list, tuple))
+            else [_content(control)]
+            if control
+            else []
+        )
+        ranges.setdefault((" ".join(_prompt(scene).split()), *led), []).append((seed, seed + count - 1, index))
     for same in ranges.values():
         same.sort()
         last, owner = -1, -1
@@ -240,6 +332,11 @@ def _seed_findings(scenes: list[Entry]) -> Iterator[Finding]:
 
 def _get(item: Any, name: str) -> Any:
     return item.get(name) if isinstance(item, dict) else None if isinstance(item, str) else getattr(item, name, None)
+
+
+def _has(item: Any, name: str) -> bool:
+    """Whether a key was written down, whatever its value."""
+    return name in item if isinstance(item, Mapping) else bool(getattr(item, name, ()))
 
 
 def _string(item: Any, name: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from itertools import chain
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -46,28 +47,48 @@ from consistory_ray.jobs.checks import (
     MAX_SEED,
     Finding,
     check_text,
+    control_findings,
     job_findings,
     join_prompt,
     oversized,
+    scene_head,
     subject_findings,
 )
-from consistory_ray.jobs.ids import id_problem
+from consistory_ray.jobs.control_files import look_up_controls
+from consistory_ray.jobs.controls import (
+    MAX_CONTROLNETS,
+    MAX_POSES,
+    Control,
+    ControlNet,
+    Controls,
+    Pose,
+    PoseFolder,
+    listed,
+    named,
+)
+from consistory_ray.jobs.given_pictures import Fit, look_up_pictures
+from consistory_ray.jobs.input_files import InputFile, InputFiles
+from consistory_ray.jobs.joined_subjects import MOST_JOINED
 from consistory_ray.jobs.model_names import model_name
 from consistory_ray.jobs.readers import Document, read_document
 from consistory_ray.jobs.stored_subjects import resolve_stored
-from consistory_ray.jobs.validation import Budget, Text, bounded_entry, bounded_subject, checked, handed_down, invalid
+from consistory_ray.jobs.validation import (
+    Budget,
+    Id,
+    Text,
+    bounded_entry,
+    bounded_picture,
+    bounded_subject,
+    checked,
+    handed_down,
+    invalid,
+)
 from consistory_ray.settings import BUNDLED_MODEL, MethodSettings, model_defaults
 
 MAX_COUNT = 100_000
 MAX_ANCHORS = 64
+MAX_GIVEN = 8
 MAX_CONCEPTS = 16
-
-
-def _id(value: str) -> str:
-    fix = id_problem(value)
-    if fix:
-        raise fault(fix)
-    return value
 
 
 def _text_or_none(value: str) -> str:
@@ -94,7 +115,6 @@ def _as_whole(value: Any) -> Any:
 
 
 TextOrNothing = Annotated[str, Strict(), AfterValidator(_text_or_none)]
-Id = Annotated[str, Strict(), AfterValidator(_id)]
 OnMissingConcept = Literal["fail", "skip"]
 _Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Seed = Annotated[_Seed, Strict(), BeforeValidator(_as_whole, json_schema_input_type=_Seed)]
@@ -180,6 +200,39 @@ class Anchor:
     seed: Seed | None = None
     """Seed of its initial latents; left out, it is derived from the job's seed, the subject's id or text and the
     prompt."""
+    control: Controls = ()
+    """What leads its layout: a hint for one of the job's controlnets, or several."""
+
+
+def _as_file(value: Any) -> Any:
+    """An address was looked up before (:mod:`consistory_ray.jobs.input_files`), unless it could not be read."""
+    if isinstance(value, str):
+        raise fault("load_job and parse_job look addresses up: give the whole job to one of them")
+    return value
+
+
+File = Annotated[InputFile, BeforeValidator(_as_file, json_schema_input_type=str | InputFile)]
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class GivenPicture:
+    """A picture of the subject that is given: it takes the place of an anchor, and scenes share its appearance."""
+
+    image: File
+    """Path or URL of a PNG, JPEG or WebP file; a relative path is relative to the job file. What is transparent in it
+    is not the subject."""
+    prompt: TextOrNothing = ""
+    """Where the subject is in it, in words; style and subject come before it."""
+    mask: File | None = None
+    """Path or URL of a picture of the same size, in which the subject is white and all else black. Left out, the
+    subject is found."""
+    fit: Fit = "crop"
+    """How a picture of another shape becomes one of the job's: "crop" keeps the largest part of it that has this shape,
+    "letterbox" keeps all of it, with a margin."""
+    seed: Seed | None = None
+    """Seed of the noise that is added to it; left out, it is derived like that of an anchor."""
+    control: Controls = ()
+    """What leads the network while it looks at the picture: a hint of the same layout, or several."""
 
 
 @dataclass(frozen=True, slots=True, config=_STRICT)
@@ -196,6 +249,8 @@ class Scene:
     prompt."""
     count: Annotated[Whole, Field(ge=1, le=MAX_COUNT)] = 1
     """How many pictures; with more than one they are called id-0, id-1, … and their seeds count up."""
+    control: Controls = ()
+    """What leads its layout: a hint for one of the job's controlnets, or several."""
 
 
 def _of_the_method(settings: RenderSettings) -> dict[str, Any]:
@@ -238,16 +293,22 @@ class Subject(BaseModel):
         serialize_by_alias=True,
         json_schema_extra={
             "required": ["scenes"],
-            "anyOf": [{"required": ["from"]}, {"required": ["concept", "anchors"]}],
+            "anyOf": [
+                {"required": ["from"]},
+                {"required": ["concept", "anchors"]},
+                {"required": ["concept", "pictures"]},
+            ],
         },
         **_FROZEN,
     )
 
     stored: Annotated[
-        StoredCache | None, BeforeValidator(_as_given, json_schema_input_type=str | StoredCache | None)
+        StoredCache | Annotated[tuple[StoredCache, ...], Len(2, MOST_JOINED)] | None,
+        BeforeValidator(_as_given, json_schema_input_type=str | list[str] | StoredCache | list[StoredCache] | None),
     ] = Field(default=None, alias="from")
     """Folder or URL of a subject that an earlier run has stored, such as s3://bucket/run/anchors/moss-dragon. It brings
-    concept, anchors, settings and, unless given, style, subject and id."""
+    concept, anchors, settings and, unless given, style, subject and id. A list of 2 to 8 of them lets subjects of
+    different runs meet in the same pictures."""
 
     id: Id | None = None
     """Folder name of the subject's pictures: up to 80 ASCII letters, digits, ".", "_" and "-". Left out, it is made of
@@ -263,22 +324,53 @@ class Subject(BaseModel):
     """First part of every prompt, for example "a drawing of"."""
     subject: TextOrNothing = ""
     """Second part of every prompt, for example "a dragon"."""
+    details: TextOrNothing = ""
+    """What is to be seen of the subject in its scenes, for example "with purple glasses": it comes between subject and
+    scene, and not into the captions of anchors and pictures. If it names every concept, as "a spotted ghost with a hat"
+    does, it takes the place of the subject's text."""
     anchors: Annotated[
         tuple[Annotated[Anchor, WrapValidator(bounded_entry, json_schema_input_type=str | Anchor)], ...],
         Field(min_length=1, max_length=MAX_ANCHORS),
-    ]
+    ] = ()
     """One or more (two are usual) pictures that fix the subject's appearance."""
+    pictures: Annotated[
+        tuple[Annotated[GivenPicture, WrapValidator(bounded_picture, json_schema_input_type=str | GivenPicture)], ...],
+        Field(min_length=1, max_length=MAX_GIVEN),
+    ] = ()
+    """Instead of anchors: one to eight pictures that there are of the subject. An entry may be a bare address."""
     scenes: Annotated[
         tuple[Annotated[Scene, WrapValidator(bounded_entry, json_schema_input_type=str | Scene)], ...],
         Field(min_length=1),
     ]
     """The pictures to render."""
+    poses: Annotated[
+        tuple[Pose, ...],
+        Field(max_length=MAX_POSES),
+        BeforeValidator(listed, json_schema_input_type=str | PoseFolder | list[str | Pose]),
+    ] = ()
+    """Hints that every scene is rendered with, each in turn: so many pictures as scenes times poses, called like
+    in-the-snow.sitting. A folder (path or URL) of pictures, a list of pictures, or a mapping with folder or images and
+    what all of them have, such as {folder: poses, scale: 0.8}."""
     on_missing_concept: OnMissingConcept = "fail"
     """What becomes of the job if nothing of a concept stands in a prompt: it is refused, or those pictures fail."""
 
+    @property
+    def sources(self) -> tuple[StoredCache, ...]:
+        """The caches that it is taken up from, none for a subject of this job's own."""
+        return self.stored if isinstance(self.stored, tuple) else (self.stored,) if self.stored is not None else ()
+
+    @property
+    def shown_by(self) -> tuple[Anchor | GivenPicture, ...]:
+        """What fixes its appearance: its pictures, or its anchors."""
+        return self.pictures or self.anchors
+
+    def caption(self, text: str) -> str:
+        """The whole prompt of an anchor, or what a picture shows."""
+        return join_prompt(self.style, self.subject, text)
+
     def prompt(self, scene: str) -> str:
-        """The whole prompt of an anchor or scene."""
-        return join_prompt(self.style, self.subject, scene)
+        """The whole prompt of a scene."""
+        return join_prompt(scene_head(self.style, self.subject, self.details, self.concept), scene, "")
 
     @model_validator(mode="wrap")
     @classmethod
@@ -301,6 +393,14 @@ class RenderJob(BaseModel):
     tokenizers that such a file lacks. Left out, they are looked up on the hub, which needs a network."""
     settings: RenderSettings = RenderSettings()
     """How to render."""
+    controlnets: Annotated[
+        tuple[Annotated[ControlNet, BeforeValidator(named, json_schema_input_type=str | ControlNet)], ...],
+        Field(max_length=MAX_CONTROLNETS),
+        BeforeValidator(listed, json_schema_input_type=str | ControlNet | list[str | ControlNet]),
+    ] = ()
+    """ControlNets that lead pictures by hints; control and poses say which pictures, by what."""
+    guess_mode: Switch = False
+    """Whether hints lead the conditional half of the guidance only, so that they count more than the words."""
     on_missing_concept: OnMissingConcept = "fail"
     """That of all subjects that have none of their own."""
     subjects: Annotated[tuple[Annotated[Subject, WrapValidator(bounded_subject)], ...], Field(min_length=1)]
@@ -309,7 +409,9 @@ class RenderJob(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _complete(cls, data: Any, handler: Callable[[Any], Self], info: ValidationInfo) -> Self:
-        job: Self = checked(cls, handed_down(data), handler, job_findings, info)
+        job: Self = checked(
+            cls, handed_down(data), handler, lambda one: chain(job_findings(one), control_findings(one)), info
+        )
         return job
 
 
@@ -343,7 +445,11 @@ def parse_document(document: Document) -> RenderJob:
     if too_much := oversized(document.data):
         problems += [Problem(document.locate(loc), found.value, found.fix) for loc, found in too_much]
         raise _cannot_be_rendered(document, problems)
-    data = resolve_stored(document.source, document.data)
+    data, files = resolve_stored(document.source, document.data), InputFiles(document.source)
+    data, unreadable = look_up_pictures(document, data, files)
+    problems += unreadable
+    data, unreadable = look_up_controls(data, files)
+    problems += unreadable
     if isinstance(data, Mapping) and "name" not in data:
         data = {"name": PurePosixPath(document.source).stem or "job", **data}
     job = None
@@ -371,7 +477,13 @@ def _known_keys(loc: tuple[str | int, ...]) -> list[str]:
         ("settings",): RenderSettings,
         ("subjects",): Subject,
         ("subjects", "anchors"): Anchor,
+        ("subjects", "pictures"): GivenPicture,
         ("subjects", "scenes"): Scene,
+        ("subjects", "anchors", "control"): Control,
+        ("subjects", "pictures", "control"): Control,
+        ("subjects", "scenes", "control"): Control,
+        ("subjects", "poses"): Pose,
+        ("controlnets",): ControlNet,
     }
     kind = kinds.get(tuple(names), RenderJob)
     if not issubclass(kind, BaseModel):

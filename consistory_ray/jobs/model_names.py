@@ -26,6 +26,9 @@ _WEIGHTS = {
 _WAYS = (
     f'give "{BUNDLED_MODEL}", a Hugging Face id such as owner/name, a folder with {MODEL_INDEX} or a .safetensors file'
 )
+_NET_WAYS = (
+    f'give "{BUNDLED_MODEL}", a Hugging Face id such as owner/name, a folder with config.json or a .safetensors file'
+)
 _FILE_URL = re.compile(r"(file|local):", re.IGNORECASE)
 _FILE = ".safetensors"
 
@@ -41,31 +44,40 @@ def is_hub_id(model: str) -> bool:
     )
 
 
-def model_name(text: str) -> tuple[str, str | None]:
+def model_name(text: str, ways: str = _WAYS) -> tuple[str, str | None]:
     """A model as the rest of the program names it, and what to change if it cannot be one, judged by its words alone.
 
     ``~`` is expanded and ``file:`` addresses become paths; everything else stays as it is written.
+
+    Args:
+        text: as somebody has written it.
+        ways: what it may be, in words.
     """
     if text == BUNDLED_MODEL or is_hub_id(text):
         return text, None
     page = _HUB_PAGE.match(text)
     if page:
         owner_and_name = "/".join(page.group(1).strip("/").split("/")[:2])
-        return text, f'write its id alone, "{owner_and_name}"' if is_hub_id(owner_and_name) else _WAYS
+        return text, f'write its id alone, "{owner_and_name}"' if is_hub_id(owner_and_name) else ways
     try:
         place = place_of(text)
     except InputError as error:
-        return text, f"{error.problems[0].fix}; {_WAYS}"
+        return text, f"{error.problems[0].fix}; {ways}"
     if place.scheme == "hf":
-        return text, f'write its id alone, "{place.path}"' if is_hub_id(place.path) else _WAYS
+        return text, f'write its id alone, "{place.path}"' if is_hub_id(place.path) else ways
     if not place.is_local:
-        return text, f"fetch it and {_WAYS}: models are not read from URLs"
+        return text, f"fetch it and {ways}: models are not read from URLs"
     why = _WEIGHTS.get(PurePosixPath(place.path).suffix.lower())
     if why and not os.path.isdir(place.path):
-        return text, f"{why}: convert it to safetensors, or {_WAYS}"
+        return text, f"{why}: convert it to safetensors, or {ways}"
     if any(len(os.fsencode(part)) > 255 for part in place.path.split("/")):
-        return text, _WAYS
+        return text, ways
     return (place.path if text.startswith("~") or _FILE_URL.match(text) else text), None
+
+
+def controlnet_name(text: str) -> tuple[str, str | None]:
+    """The same of a ControlNet: the bundled one, which is called like the bundled model, or one from elsewhere."""
+    return model_name(text, _NET_WAYS)
 
 
 def check_model_is_there(model: str) -> None:

@@ -4,6 +4,7 @@ Layouts, told apart by the file's ending and content:
 
 * ``.yaml``, ``.yml``, ``.json``: a mapping with ``subjects``, as :class:`~consistory_ray.jobs.job.RenderJob` describes
   it. YAML follows its 1.2 core schema, so ``no`` and ``12:30`` are text.
+* ``.json``: the ``run.json`` of an output; the job in it, which needs none of the files that it was given.
 * the same endings, ConsiStory+: a mapping of category to a list of ``{subject, concept_token, settings, style}``; the
   first two settings are the anchors. ``name``, ``model`` and a mapping of ``settings`` may stand beside the categories.
 * ``.csv``, ``.tsv``, ``.parquet``: a table of prompts, see :mod:`consistory_ray.jobs.tables`; a folder
@@ -42,6 +43,7 @@ TABLES = (".csv", ".tsv", ".parquet")
 _MAX_PARTS = 10_000
 _LOOKED_AT = 4096
 _JOB_KEYS = frozenset({"name", "model", "settings", "subjects", "on_missing_concept"})
+_RECORD_KEYS = frozenset({"job", "state", "totals", "versions"})
 _PLUS_KEYS = ("subject", "concept_token", "settings", "style", "id", "on_missing_concept")
 _PLUS_ANCHORS = 2
 
@@ -86,6 +88,8 @@ def read_document(source: str) -> Document:
     data, problems = (
         _read_json(_decoded(source, content)) if suffix == ".json" else read_yaml(_decoded(source, content))
     )
+    if isinstance(data, Mapping) and data.keys() >= _RECORD_KEYS and isinstance(data["job"], Mapping):
+        return Document(name, data["job"], tuple(problems))
     if isinstance(data, Mapping) and _is_consistory_plus(data):
         return _consistory_plus(name, data, problems)
     if data is None and not problems:

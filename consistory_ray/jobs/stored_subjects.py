@@ -18,6 +18,7 @@ from consistory_ray.guards.outside import parse_json
 from consistory_ray.guards.places import place_of
 from consistory_ray.guards.redaction import redacted
 from consistory_ray.jobs.allowlist import check_allowed
+from consistory_ray.jobs.joined_subjects import MOST_JOINED, differences, joined_words
 from consistory_ray.jobs.sources import reading_problem
 from consistory_ray.settings import MethodSettings
 
@@ -29,7 +30,14 @@ FORMAT = 1
 _MAX_BYTES = 1 << 20
 _FILE_NAME = re.compile(r"[0-9a-f]{8,64}\.safetensors")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_GIVEN_BY_STORE = ("concept", "anchors")
+_GIVEN_BY_STORE = ("concept", "anchors", "pictures")
+
+
+class Pictured(Protocol):
+    """A picture that was given; :class:`~consistory_ray.plan.inputs.PlannedPicture` is one."""
+
+    @property
+    def identity(self) -> Sequence[Any]: ...
 
 
 class Described(Protocol):
@@ -47,6 +55,10 @@ class Described(Protocol):
     def anchor_prompts(self) -> Sequence[tuple[str, int]]: ...
     @property
     def settings(self) -> MethodSettings: ...
+    @property
+    def details(self) -> str: ...
+    @property
+    def pictures(self) -> Sequence[Pictured]: ...
     @property
     def cache_path(self) -> str: ...
 
@@ -72,6 +84,8 @@ def describe_subject(subject: Described, model: str, fingerprint: str, sha256: s
         "subject": subject.text,
         "anchors": [{"prompt": prompt, "seed": seed} for prompt, seed in subject.anchor_prompts],
         "settings": subject.settings.to_dict(),
+        **({"details": subject.details} if subject.details else {}),
+        **({"pictures": [_told(picture) for picture in subject.pictures]} if subject.pictures else {}),
         "model": redacted(model),
         "model_fingerprint": fingerprint,
         "cache": {"file": subject.cache_path.rpartition("/")[2], "sha256": sha256, "bytes": nbytes},
@@ -79,8 +93,12 @@ def describe_subject(subject: Described, model: str, fingerprint: str, sha256: s
     return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
 
+def _told(picture: Pictured) -> dict[str, Any]:
+    return dict(zip(("sha256", "mask_sha256", "fit"), picture.identity, strict=True))
+
+
 def resolve_stored(source: str, data: Any) -> Any:
-    """A job's plain data with every ``from: URL`` replaced by what is stored there.
+    """A job's plain data with every ``from: URL``, and every list of them, replaced by what is stored there.
 
     Args:
         source: of the job, for messages.
@@ -101,19 +119,37 @@ def resolve_stored(source: str, data: Any) -> Any:
 
 
 def _resolve(where: str, subject: Any, problems: list[Problem]) -> Any:
-    if not isinstance(subject, Mapping) or not isinstance(subject.get("from"), str):
+    if not isinstance(subject, Mapping) or not (addresses := _addresses(subject.get("from"))):
         return subject
-    address = subject["from"]
     given = [name for name in _GIVEN_BY_STORE if name in subject]
     if given:
         fix = "leave it out, the stored subject brings its own"
         problems.extend(Problem(f"{where}.{name}", "", fix) for name in given)
         return subject
-    try:
-        return _merged(subject, *_read(f"{where}.from", address))
-    except InputError as error:
-        problems.extend(error.problems or [Problem(f"{where}.from", ascii(address)[:200], error.message)])
+    found = []
+    for index, address in enumerate(addresses):
+        place = f"{where}.from" if isinstance(subject["from"], str) else f"{where}.from[{index}]"
+        try:
+            found.append(_read(place, address))
+        except InputError as error:
+            problems.extend(error.problems or [Problem(place, ascii(address)[:200], error.message)])
+    if len(found) < len(addresses):
         return subject
+    stored = [_stored(folder, record) for folder, record in found]
+    if len(found) == 1:
+        return {**_words(found[0][1]), **subject, "from": stored[0]}
+    records = [record for _, record in found]
+    unfit = differences(where, subject, records)
+    problems.extend(unfit)
+    return subject if unfit else {**joined_words(records), **subject, "from": stored}
+
+
+def _addresses(given: Any) -> list[str]:
+    """Those that ``from`` names; none where it was resolved before, or is wrong in a way that others tell."""
+    named = [given] if isinstance(given, str) else given
+    if not isinstance(named, (list, tuple)) or len(named) > MOST_JOINED:
+        return []
+    return list(named) if all(isinstance(address, str) for address in named) else []
 
 
 def _read(where: str, address: str) -> tuple[str, Mapping[str, Any]]:
@@ -170,14 +206,23 @@ def _record_problem(record: Any) -> str:
     return "" if isinstance(record.get("settings"), Mapping) else "it has no settings"
 
 
-def _merged(subject: Mapping[str, Any], folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
+def _stored(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
     cache = record["cache"]
-    stored = {
+    return {
         "url": f"{folder}/{cache['file']}",
         "sha256": cache["sha256"],
         "bytes": cache["bytes"],
         "settings": record["settings"],
     }
-    texts = {key: record[key] for key in ("style", "subject") if record.get(key)}
-    identity = {"id": record.get("subject_id"), "concept": record.get("concept"), "anchors": record.get("anchors")}
-    return {**texts, **identity, **subject, "from": stored}
+
+
+def _words(record: Mapping[str, Any]) -> dict[str, Any]:
+    anchors = record.get("anchors")
+    if isinstance(record.get("pictures"), list) and isinstance(anchors, list):  # these need no words of their own
+        alone = record.get("subject") or "alone"
+        anchors = [
+            {**one, "prompt": one.get("prompt") or alone} if isinstance(one, Mapping) else one for one in anchors
+        ]
+    texts = {key: record[key] for key in ("style", "subject", "details") if record.get(key)}
+    identity = {"id": record.get("subject_id"), "concept": record.get("concept"), "anchors": anchors}
+    return texts | identity

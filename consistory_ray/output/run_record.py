@@ -63,6 +63,8 @@ class RunRecord:
         error: why the run stopped early, if it did; while it is running, why it waits for its output.
         submission: what a scheduler calls this run and its own repetitions of it; None for a run of a person.
         exit_code: of a run that would end the same way again, 1 or 2; None for all others.
+        controlnets: fingerprints of the ControlNets that lead pictures, by what the job calls them, once a worker has
+            loaded them.
     """
 
     name: str
@@ -78,6 +80,7 @@ class RunRecord:
     error: str | None = None
     submission: str | None = None
     exit_code: int | None = None
+    controlnets: Mapping[str, str] = field(default_factory=dict)
     version: int = RECORD_VERSION
 
     def __post_init__(self) -> None:
@@ -122,6 +125,7 @@ class _Stored(BaseModel):
     error: _Text | None = None
     submission: _Text | None = None
     exit_code: int | None = None
+    controlnets: dict[str, _Text] = {}
     version: int = RECORD_VERSION
 
 
@@ -147,6 +151,7 @@ def write_run_record(output: str | os.PathLike[str] | OutputStore, record: RunRe
     """
     values = {item.name: getattr(record, item.name) for item in dataclasses.fields(record)}
     values |= {"model": redacted(record.model), "job": _without_secrets(record.job)}
+    values["controlnets"] = {redacted(name): fingerprint for name, fingerprint in record.controlnets.items()}
     values["error"] = None if record.error is None else redacted(record.error)
     text = json.dumps(values, indent=2, ensure_ascii=True)
     as_store(output).write_atomic(RUN_RECORD, (text + "\n").encode())
@@ -214,9 +219,23 @@ def _without_secrets(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _subject_without_secrets(subject: Any) -> Any:
-    source = subject.get("from") if isinstance(subject, Mapping) else None
-    if isinstance(source, str):
-        return {**subject, "from": redacted(source)}
-    if isinstance(source, Mapping) and isinstance(source.get("url"), str):
-        return {**subject, "from": {**source, "url": redacted(source["url"])}}
-    return subject
+    if not isinstance(subject, Mapping):
+        return subject
+    told = dict(subject)
+    if isinstance(subject.get("from"), str):
+        told["from"] = redacted(subject["from"])
+    for name in {"from", "anchors", "pictures", "scenes", "poses"} & told.keys():
+        told[name] = _file_without_secrets(told[name])
+    return told
+
+
+def _file_without_secrets(value: Any) -> Any:
+    """What a job says of a stored subject or of hints, with the addresses of files redacted."""
+    if isinstance(value, list | tuple):
+        return [_file_without_secrets(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    if isinstance(value.get("url"), str):
+        return {**value, "url": redacted(value["url"])}
+    files = {name: _file_without_secrets(value[name]) for name in ("image", "mask", "control") if name in value}
+    return {**value, **files} if files else value

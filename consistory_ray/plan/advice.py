@@ -5,6 +5,7 @@ Nothing here keeps a job from being rendered. Without torch; of the model at mos
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from consistory_ray.settings import BUNDLED_MODEL
 
 if TYPE_CHECKING:
     from consistory_ray.jobs.job import RenderJob, Subject
+    from consistory_ray.plan.controls import PlannedControl
     from consistory_ray.plan.plan import Plan
 
 _FEW_STEPS = re.compile(r"turbo|lightning|hyper|lcm|dmd|flash|pcm|distill", re.IGNORECASE)
@@ -148,6 +150,7 @@ def job_notes(job: RenderJob, plan: Plan, device: str = "auto") -> Notes:
     _look_for_syntax(negative, "settings.negative_prompt", found)
     _lengths(job, subjects, found)
     _settings(job, found)
+    _controls(job, plan, found)
     dtype = job.settings.torch_dtype
     on_cpu = device == "cpu" or (device == "auto" and _stays_on_a_cpu(job.model))
     if on_cpu and (told := half_on_cpu(dtype)):
@@ -173,14 +176,15 @@ def _impossible(plan: Plan, found: _Found) -> None:
 
 def _entries(subject: Subject) -> Iterator[tuple[str, str, int]]:
     """Place, words and number of pictures of every anchor and scene."""
-    for index, anchor in enumerate(subject.anchors):
-        yield f"anchors[{index}]", anchor.prompt, 1
+    name = "pictures" if subject.pictures else "anchors"
+    for index, anchor in enumerate(subject.shown_by):
+        yield f"{name}[{index}]", anchor.prompt, 1
     for index, scene in enumerate(subject.scenes):
         yield f"scenes[{index}]", scene.prompt, scene.count
 
 
 def _syntax_of(subject: Subject, name: str, found: _Found) -> None:
-    for part, text in (("style", subject.style), ("subject", subject.subject)):
+    for part, text in (("style", subject.style), ("subject", subject.subject), ("details", subject.details)):
         if text:
             _look_for_syntax(text, f"{name} {part}", found)
     for place, text, _ in _entries(subject):
@@ -211,7 +215,8 @@ def _prompts(job: RenderJob, subjects: list[tuple[Subject, str]]) -> Iterator[tu
         yield "settings.negative_prompt", job.settings.negative_prompt, ()
     for subject, name in subjects:
         for place, text, _ in _entries(subject):
-            yield f"{name} {place}", subject.prompt(text), subject.concept
+            whole = subject.prompt if place.startswith("scenes") else subject.caption
+            yield f"{name} {place}", whole(text), subject.concept
 
 
 def _length(reader: PromptReader, where: str, prompt: str, concepts: tuple[str, ...], found: _Found) -> None:
@@ -239,6 +244,31 @@ def _is_cut(match: Match, end: int) -> bool:
     """Whether nothing of a concept is left; of words that stand apart one is enough."""
     places = match.places if match.exact else [(span,) for place in match.places for span in place]
     return all(place[-1][1] > end for place in places)
+
+
+def _controls(job: RenderJob, plan: Plan, found: _Found) -> None:
+    """Hints that do nothing, and networks that have none."""
+    used: set[int] = set()
+    told: set[PlannedControl] = set()
+    for subject in plan.subjects:
+        steps = subject.settings.num_inference_steps
+        for asset in subject.assets():
+            for control in asset.control:
+                used.add(control.net)
+                if control in told:
+                    continue
+                told.add(control)
+                first, last = math.ceil(control.start * steps - 1e-9), math.floor(control.end * steps + 1e-9)
+                where = f"{subject.subject_id} {asset.scene_id}"
+                if control.scale == 0:
+                    found.add("useless-control", "a hint with a scale of 0 leads nothing", where, "scale 0")
+                elif last <= first:
+                    message = f"no whole one of {steps} steps lies between a hint's start and end, it leads nothing"
+                    found.add("useless-control", message, where, f"start {control.start:g}, end {control.end:g}")
+    for place, net in enumerate(job.controlnets):
+        if place not in used:
+            message = "a ControlNet is loaded by every worker and no hint is for it: leave it out"
+            found.add("unused-controlnet", message, f"controlnets[{place}]", shown(net.called))
 
 
 def _settings(job: RenderJob, found: _Found) -> None:
@@ -296,10 +326,10 @@ def _unusual_size(job: RenderJob) -> Iterator[tuple[str, Any, str]]:
 def _loose_concepts(subjects: list[tuple[Subject, str]]) -> Iterator[LooseConcept]:
     left = _LOOSE_PROMPTS
     for subject, name in subjects:
-        head = subject.prompt("")
-        if all(mentions(head, concept) for concept in subject.concept):
+        heads = (subject.caption(""), subject.prompt(""))
+        if all(mentions(head, concept) for concept in subject.concept for head in heads):
             continue
-        anchors = [subject.prompt(anchor.prompt) for anchor in subject.anchors]
+        anchors = [subject.caption(anchor.prompt) for anchor in subject.shown_by]
         as_written = all(mentions(prompt, concept) for prompt in anchors for concept in subject.concept)
         matched: dict[str, Counter[str]] = {concept: Counter() for concept in subject.concept}
         lacking: dict[str, dict[str, None]] = {concept: {} for concept in subject.concept}

@@ -21,6 +21,8 @@ _MINIATURE_SECONDS_PER_STEP = 0.1  # a scene or anchor at 128 px, two cores, flo
 _SDXL_SECONDS_PER_STEP_AND_MEGAPIXEL = 0.25  # a scene or anchor, float16, one data-centre GPU
 _PICTURE_BYTES_PER_PIXEL = 1.8  # of a PNG as it is written here
 _MIN_SAMPLES = 3
+_CONTROLLED = 0.5
+"""What each ControlNet that leads a picture adds to its time, as a share of it."""
 KEPT_CACHE_BYTES = 100_000_000_000
 """Without a word about it, the anchor caches of a job are kept if all of them together are no larger than that."""
 
@@ -112,6 +114,7 @@ def forecast(
     by_subject = tuple(_subject(subject, done, sizes[subject.subject_id]) for subject in plan.subjects)
     todo = sum(subject.todo for subject in by_subject)
     guess = max((_rough_seconds(plan.model, subject.settings) for subject in plan.subjects), default=0.0)
+    guess *= 1 + _CONTROLLED * _mean_controls(plan)
     each = statistics.median(seconds) if len(seconds) >= _MIN_SAMPLES else guess
     everything = sum(sizes.values())
     return Forecast(
@@ -140,12 +143,13 @@ def expected_cache_bytes(plan: Plan, device: str) -> dict[str, int]:
     from consistory_ray.consistory.models.sdxl_layout import SDXL_UNET_CONFIG
 
     config, scale = model_config(plan.model, "unet") or SDXL_UNET_CONFIG, pixels_per_latent(plan.model)
-    kinds = {(subject.settings, len(subject.anchors)) for subject in plan.subjects if subject.source is None}
+    made = [subject for subject in plan.subjects if not subject.sources]
+    kinds = {(subject.settings, len(subject.anchors), bool(subject.pictures)) for subject in made}
     sizes = {kind: _cache_bytes(config, scale, *kind, dtype) for kind in kinds}
     return {
-        subject.subject_id: sizes[subject.settings, len(subject.anchors)]
-        if subject.source is None
-        else subject.source.nbytes
+        subject.subject_id: sum(source.nbytes for source in subject.sources)
+        if subject.sources
+        else sizes[subject.settings, len(subject.anchors), bool(subject.pictures)]
         for subject in plan.subjects
     }
 
@@ -156,6 +160,13 @@ def _subject(subject: SubjectPlan, done: Collection[str], cache_bytes: int) -> S
     return SubjectForecast(
         subject.subject_id, len(subject.anchors), len(subject.scenes), there, len(assets) - there, cache_bytes
     )
+
+
+def _mean_controls(plan: Plan) -> float:
+    """How many ControlNets lead a picture, on average."""
+    if not plan.controlnets:
+        return 0.0
+    return statistics.fmean(len({control.net for control in asset.control}) for asset in plan.assets())
 
 
 def _picture_bytes(model: str, subject: SubjectPlan) -> int:
@@ -171,7 +182,9 @@ def _rough_seconds(model: str, settings: MethodSettings) -> float:
     return _SDXL_SECONDS_PER_STEP_AND_MEGAPIXEL * settings.num_inference_steps * megapixels
 
 
-def _cache_bytes(config: Mapping[str, Any], scale: int, settings: MethodSettings, anchors: int, dtype: str) -> int:
+def _cache_bytes(
+    config: Mapping[str, Any], scale: int, settings: MethodSettings, anchors: int, given: bool, dtype: str
+) -> int:
     from consistory_ray.consistory.cache.estimates import estimate_cache_bytes
 
-    return estimate_cache_bytes(config, settings, anchors, dtype=dtype, vae_scale_factor=scale)
+    return estimate_cache_bytes(config, settings, anchors, dtype=dtype, vae_scale_factor=scale, given=given)

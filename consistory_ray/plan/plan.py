@@ -13,12 +13,16 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, Literal
 
 from consistory_ray.errors import JobError, Problem
 from consistory_ray.jobs.checks import impossible
 from consistory_ray.jobs.ids import Wanted, distinct_names, numbered, seed_scope, slug
-from consistory_ray.jobs.job import Anchor, RenderJob, Scene, Subject
+from consistory_ray.jobs.job import Anchor, GivenPicture, RenderJob, Scene, Subject
+from consistory_ray.plan.controls import ControlPlanner, PlannedControl, in_poses
+from consistory_ray.plan.controls import identity as identity_of
+from consistory_ray.plan.inputs import PlannedFile, PlannedPicture, planned_picture
 from consistory_ray.settings import MethodSettings, configuration_revision, model_revision
 
 PLAN_FORMAT = 1
@@ -40,6 +44,7 @@ class Asset:
         prompt: the whole prompt.
         seed: of the initial latents.
         path: of the PNG file, relative to the output URL.
+        control: what leads its layout.
     """
 
     asset_id: str
@@ -49,6 +54,7 @@ class Asset:
     prompt: str
     seed: int
     path: str
+    control: tuple[PlannedControl, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,10 @@ class SubjectPlan:
         cache_path: of the anchor cache, relative to the output URL.
         style, text, anchor_prompts: the words that the subject is made of, for whoever takes it up again: first and
             second part of its prompts, and the third part and the seed of each anchor.
-        source: the anchor cache of a stored subject, which has no anchors to make; None for all others.
+        sources: the anchor caches of a stored subject, which has no anchors to make, or of several that meet, which are
+            joined in this order; none for all others.
+        details: what is to be seen of it in scenes, for whoever takes it up again.
+        pictures: the pictures that are given instead of its anchors, one for each; empty where they are made.
         impossible: ids of pictures that cannot be made, which the job accepts, each with the reason.
         former: the same subject with the seeds that an earlier version may have given it because of its neighbours, for
             outputs that were begun with it; see :func:`as_begun`.
@@ -85,7 +94,9 @@ class SubjectPlan:
     style: str = ""
     text: str = ""
     anchor_prompts: tuple[tuple[str, int], ...] = ()
-    source: CacheSource | None = None
+    sources: tuple[CacheSource, ...] = ()
+    details: str = ""
+    pictures: tuple[PlannedPicture, ...] = ()
     impossible: tuple[tuple[str, str], ...] = ()
     former: tuple[SubjectPlan, ...] = field(default=(), compare=False, repr=False)
 
@@ -97,7 +108,12 @@ class SubjectPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Everything a run has to make."""
+    """Everything a run has to make.
+
+    Attributes:
+        controlnets: the networks that hints are for, as the job names them.
+        guess_mode: see :class:`~consistory_ray.jobs.job.RenderJob`.
+    """
 
     name: str
     model: str
@@ -105,6 +121,8 @@ class Plan:
     batch_size: int | Literal["auto"]
     torch_dtype: str
     config: str | None = None
+    controlnets: tuple[str, ...] = ()
+    guess_mode: bool = False
 
     @property
     def anchor_count(self) -> int:
@@ -120,6 +138,12 @@ class Plan:
         """All pictures, subject by subject, anchors first."""
         for subject in self.subjects:
             yield from subject.assets()
+
+    def inputs(self) -> Iterator[PlannedFile]:
+        """Every file that is given, once."""
+        given = (file for subject in self.subjects for picture in subject.pictures for file in picture.files)
+        hints = (control.file for asset in self.assets() for control in asset.control)
+        yield from {file.path: file for file in chain(given, hints)}.values()
 
 
 def make_plan(job: RenderJob) -> Plan:
@@ -138,13 +162,15 @@ def make_plan(job: RenderJob) -> Plan:
         identity["config"] = configuration_revision(job.config) or job.config
     if job.settings.torch_dtype != "auto":
         identity["torch_dtype"] = job.settings.torch_dtype
-    former = _former_scopes(job)
+    former, led = _former_scopes(job), ControlPlanner(job)
     subjects = tuple(
-        _plan_subject(subject, name, job.settings.seed, identity, settings, former.get(index, ()))
+        _plan_subject(subject, name, job.settings.seed, identity, settings, led, former.get(index, ()))
         for index, (subject, name) in enumerate(zip(job.subjects, _subject_ids(job), strict=True))
     )
     _refuse_twins(subjects)
-    return Plan(job.name, job.model, subjects, job.settings.batch_size, job.settings.torch_dtype, job.config)
+    nets = tuple(net.model for net in job.controlnets)
+    settings_of_runs = job.settings.batch_size, job.settings.torch_dtype, job.config
+    return Plan(job.name, job.model, subjects, *settings_of_runs, nets, job.guess_mode)
 
 
 def as_begun(plan: Plan, made: Collection[str]) -> Plan:
@@ -173,7 +199,7 @@ def _refuse_other_settings(job: RenderJob) -> None:
     asked = {name: value for name, value in asked.items() if name in job.settings.model_fields_set}
     problems = []
     for index, subject in enumerate(job.subjects):
-        made = MethodSettings.from_dict(subject.stored.settings).to_dict() if subject.stored is not None else asked
+        made = MethodSettings.from_dict(subject.sources[0].settings).to_dict() if subject.sources else asked
         for name in [name for name, value in asked.items() if made[name] != value]:
             fix = f"leave it out or set {made[name]!r}, subjects[{index}] was stored with that"
             problems.append(Problem(f"settings.{name}", repr(asked[name]), fix))
@@ -188,9 +214,10 @@ def _refuse_twins(subjects: tuple[SubjectPlan, ...]) -> None:
         other = first.setdefault(subject.subject_key, index)
         if other != index:
             add = f"add its scenes to subjects[{other}], which is the same individual"
-            other_one = "give its anchors other seeds, or it an id of its own for another individual"
-            fix = f"{other_one}; or {add}" if subject.source is None else add
-            where = "anchors" if subject.source is None else "from"
+            which = "pictures" if subject.pictures else "anchors"
+            other_one = f"give its {which} other seeds, or it an id of its own for another individual"
+            fix = add if subject.sources else f"{other_one}; or {add}"
+            where = "from" if subject.sources else which
             problems.append(Problem(f"subjects[{index}].{where}", subject.subject_id, fix))
     if problems:
         raise JobError("the job cannot be planned: some subjects are the same individual", problems)
@@ -210,9 +237,11 @@ def _subject_ids(job: RenderJob) -> list[str]:
 
 def _subject_words(subject: Subject) -> str:
     """All that tells an individual from others: not its scenes, which may come and go."""
-    anchors = [[anchor.prompt, anchor.seed] for anchor in subject.anchors]
+    anchors = [[anchor.prompt, anchor.seed, *(c.image.sha256 for c in anchor.control)] for anchor in subject.shown_by]
     words = [subject.style, subject.subject, subject.concept, anchors]
-    return _canonical(words if subject.stored is None else [*words, subject.stored.sha256])
+    if subject.pictures:
+        words.append([planned_picture(picture).identity for picture in subject.pictures])
+    return _canonical([*words, *(stored.sha256 for stored in subject.sources)])
 
 
 def _former_scopes(job: RenderJob) -> dict[int, tuple[str, ...]]:
@@ -245,21 +274,28 @@ def _plan_subject(
     job_seed: int,
     identity: dict[str, Any],
     settings: MethodSettings,
+    led: ControlPlanner,
     former: Sequence[str] = (),
     scope: str = "",
 ) -> SubjectPlan:
     """One subject; ``scope`` is what its seeds are derived from instead of its own id or words."""
     seeds = _Seeds(job_seed, subject, scope or subject.id or seed_scope(_subject_text(subject), "subject"))
-    given = [(anchor.prompt, seeds.of_anchor(anchor)) for anchor in subject.anchors]
-    anchored = [(subject.prompt(prompt), seed) for prompt, seed in given]
-    source, own_settings = None, settings
-    if subject.stored is None:
-        key = _digest({**identity, "concepts": subject.concept, "anchors": anchored})
+    given = [(anchor.prompt, seeds.of_anchor(anchor)) for anchor in subject.shown_by]
+    anchored = [(subject.caption(prompt), seed) for prompt, seed in given]
+    pictures = tuple(map(planned_picture, subject.pictures))
+    own_settings = settings
+    controls = [led(anchor.control) for anchor in subject.shown_by]
+    if not subject.sources:
+        shown: dict[str, Any] = {"pictures": [picture.identity for picture in pictures]} if pictures else {}
+        if any(controls):
+            shown["controls"] = [identity_of(control) for control in controls]
+        key = _digest({**identity, "concepts": subject.concept, "anchors": anchored, **shown})
     else:
-        stored, anchored = subject.stored, []
-        source = CacheSource(stored.url, stored.sha256, stored.bytes)
-        own_settings = MethodSettings.from_dict(stored.settings)
-        key = _digest({**identity, "settings": own_settings.to_dict(), "cache": stored.sha256})
+        anchored = []
+        digests = [stored.sha256 for stored in subject.sources]
+        own_settings = MethodSettings.from_dict(subject.sources[0].settings)
+        content = digests if len(digests) > 1 else digests[0]
+        key = _digest({**identity, "settings": own_settings.to_dict(), "cache": content})
     anchors = tuple(
         Asset(
             _digest(["anchor", key, i, text, seed]),
@@ -269,10 +305,11 @@ def _plan_subject(
             text,
             seed,
             f"anchors/{name}/anchor-{i}.png",
+            controls[i],
         )
         for i, (text, seed) in enumerate(anchored)
     )
-    scenes = tuple(_plan_scenes(subject, name, key, seeds))
+    scenes = tuple(_plan_scenes(subject, name, key, seeds, led))
     return SubjectPlan(
         subject_id=name,
         subject_key=key,
@@ -284,19 +321,21 @@ def _plan_subject(
         style=subject.style,
         text=subject.subject,
         anchor_prompts=tuple(given),
-        source=source,
+        sources=tuple(CacheSource(stored.url, stored.sha256, stored.bytes) for stored in subject.sources),
+        details=subject.details,
+        pictures=pictures,
         impossible=impossible(anchors, scenes, subject.concept) if subject.on_missing_concept == "skip" else (),
-        former=tuple(_plan_subject(subject, name, job_seed, identity, settings, (), one) for one in former),
+        former=tuple(_plan_subject(subject, name, job_seed, identity, settings, led, (), one) for one in former),
     )
 
 
-def _plan_scenes(subject: Subject, name: str, key: str, seeds: _Seeds) -> Iterator[Asset]:
+def _plan_scenes(subject: Subject, name: str, key: str, seeds: _Seeds, led: ControlPlanner) -> Iterator[Asset]:
     for scene, ids in zip(subject.scenes, _scene_ids(subject), strict=True):
-        text = subject.prompt(scene.prompt)
-        for scene_id, seed in zip(ids, seeds.of_scene(scene), strict=True):
-            yield Asset(
-                scene_asset_id(key, text, seed), "scene", name, scene_id, text, seed, f"images/{name}/{scene_id}.png"
-            )
+        text, its_seeds = subject.prompt(scene.prompt), seeds.of_scene(scene)
+        for scene_id, number, controls in in_poses(ids, scene.control, subject.poses):
+            seed, control = its_seeds[number], led(controls)
+            asset_id, path = scene_asset_id(key, text, seed, control), f"images/{name}/{scene_id}.png"
+            yield Asset(asset_id, "scene", name, scene_id, text, seed, path, control)
 
 
 def _scene_ids(subject: Subject) -> list[list[str]]:
@@ -328,8 +367,8 @@ class _Seeds:
             if scene.seed is not None and scene.prompt in self._used:
                 self._used[scene.prompt].update(range(scene.seed, scene.seed + scene.count))
 
-    def of_anchor(self, anchor: Anchor) -> int:
-        """The seed of an anchor."""
+    def of_anchor(self, anchor: Anchor | GivenPicture) -> int:
+        """The seed of an anchor, or of the noise on a picture."""
         return self._derived("anchor", anchor.prompt) if anchor.seed is None else anchor.seed
 
     def of_scene(self, scene: Scene) -> Sequence[int]:
@@ -352,9 +391,9 @@ class _Seeds:
         return int(_digest([*self._scope, kind, text, occurrence])[:8], 16)
 
 
-def scene_asset_id(subject_key: str, prompt: str, seed: int) -> str:
+def scene_asset_id(subject_key: str, prompt: str, seed: int, control: Sequence[PlannedControl] = ()) -> str:
     """The id of a scene of the subject with that key."""
-    return _digest(["scene", subject_key, prompt, seed])
+    return _digest(["scene", subject_key, prompt, seed, *identity_of(control)])
 
 
 def _digest(value: Any) -> str:

@@ -255,7 +255,8 @@ def _subjects(record: RunRecord) -> Sequence[Any]:
 
 def _is_unread(subject: Any) -> bool:
     """Whether a subject of a recorded job still says where it is stored, which a run resolves before it records it."""
-    return isinstance(subject, Mapping) and isinstance(subject.get("from"), str)
+    named = subject.get("from") if isinstance(subject, Mapping) else None
+    return any(isinstance(one, str) for one in (named if isinstance(named, list) else [named]))
 
 
 def plan_of_record(record: RunRecord | None, store: OutputStore) -> Plan:

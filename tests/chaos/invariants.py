@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from consistory_ray.engine.workers.anchor_store import checksum_path, stored_digest
-from consistory_ray.output.assets import read_metadata
+from consistory_ray.output.assets import MASK_ENDING, read_metadata
 from consistory_ray.output.index.index import read_index
 from consistory_ray.output.index.parts import list_parts, read_parts
 from consistory_ray.output.lease.holders import current_lease
@@ -147,9 +147,9 @@ def check_told(store: OutputStore, plan: Plan) -> None:
 
 
 def pictures(store: OutputStore) -> set[str]:
-    """Paths of all whole picture files."""
+    """Paths of all whole picture files that are assets; what shows masks of given pictures is none."""
     files = [file.path for folder in ("anchors", "images") for file in store.list_files(folder)]
-    return {path for path in files if path.endswith(".png")}
+    return {path for path in files if path.endswith(".png") and not path.endswith(MASK_ENDING)}
 
 
 def keepsakes(store: OutputStore, plan: Plan) -> Marks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from PIL import Image
 
 from consistory_ray.jobs.job import RenderJob, load_job
 from consistory_ray.jobs.stored_subjects import describe_subject, subject_file
 from consistory_ray.jobs.tables import COLUMNS
 from consistory_ray.plan.plan import make_plan
+from tests.pictures.making import disc, encoded, gradient
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,6 +55,9 @@ def test_examples_are_jobs_and_keep_to_the_schema(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    mask = Image.fromarray(disc())
+    for name, picture in (("mia-1.png", gradient()), ("mia-2.webp", gradient()), ("mia-2-mask.png", mask)):
+        (tmp_path / name).write_bytes(encoded(picture, "WEBP" if name.endswith("webp") else "PNG"))
     schema = Draft202012Validator(RenderJob.model_json_schema())
     found = []
     for number, (language, text) in enumerate(script.examples((ROOT / "docs" / "job-file.md").read_text())):
@@ -70,7 +76,9 @@ def test_examples_are_jobs_and_keep_to_the_schema(
     assert found == [
         ("yaml", 2, 3),
         ("json", 2, 1),
+        ("yaml", 2, 2),  # of given pictures
         ("yaml", 0, 2),  # its anchors are there already
+        ("yaml", 0, 5),  # and those of another run's
         ("csv", 4, 3),
         ("python", 2, 1),
         ("yaml", 2, 1),
@@ -78,11 +86,14 @@ def test_examples_are_jobs_and_keep_to_the_schema(
 
 
 def _store(plan: Any) -> None:
-    """What a run of the first example leaves of its subject, for the example that takes it up."""
+    """What a run of the first example leaves of its subject, and another run of another, to be taken up."""
     (subject,) = plan.subjects
-    path = Path("out/quickstart") / subject_file(subject.cache_path)
-    path.parent.mkdir(parents=True)
-    path.write_bytes(describe_subject(subject, plan.model, "0" * 64, "0" * 64, 1))
+    place = subject.cache_path.replace(subject.subject_id, "tin-robot")
+    robot = dataclasses.replace(subject, subject_id="tin-robot", concepts=("robot",), text="a robot", cache_path=place)
+    for output, one in (("quickstart", subject), ("friends", robot)):
+        path = Path("out", output) / subject_file(one.cache_path)
+        path.parent.mkdir(parents=True)
+        path.write_bytes(describe_subject(one, plan.model, "0" * 64, "0" * 64, 1))
 
 
 @pytest.mark.parametrize("wrong", [{}, {"subjects": [{"scenes": ["a cat"]}]}, {"subjects": [], "name": 3}])

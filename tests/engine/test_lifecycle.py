@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -214,6 +215,39 @@ def test_a_stored_subject_is_taken_up_by_another_job(make_job: MakeJob, tmp_path
     assert make_plan(parse_job(job.model_dump(mode="json", exclude_unset=True))).subjects == later.subjects
 
 
+def test_stored_subjects_of_different_runs_meet(make_job: MakeJob, tmp_path: Path) -> None:
+    """Joined once and then kept like any cache: a resume needs neither of the outputs that they come from."""
+    folders = []
+    for name, output in (("cat-0", "first"), ("cat-1", "second")):
+        data = make_job(subjects=2, scenes=1).model_dump(exclude_unset=True)
+        data["subjects"] = [one | {"concept": name} for one in data["subjects"] if one["id"] == name]
+        data["subjects"][0]["subject"] = f"a {name}"
+        run(make_plan(RenderJob.model_validate(data)), tmp_path / output)
+        folders.append(str(tmp_path / output / "anchors" / name))
+    sizes = [json.loads(Path(folder, "subject.json").read_text())["cache"]["bytes"] for folder in folders]
+    job = parse_job({"model": "fake", "subjects": [{"from": folders, "scenes": ["at sea", "at home", "at work"]}]})
+    plan, events = make_plan(job), list[Event]()
+    summary = run(plan, tmp_path / "both", events, faults={"at-home": "error"})
+    assert (summary.state, summary.rendered, summary.failed) == ("failed", 2, 1)
+    assert [event.made for event in heard(events, AnchorsReady)] == [False]
+    told = json.loads((tmp_path / "both/anchors/cat-0-and-cat-1/subject.json").read_text())
+    assert (told["concept"], told["subject"]) == (["cat-0", "cat-1"], "a cat-0 and a cat-1")
+    assert told["cache"]["bytes"] == sum(sizes)
+    digests = {row["cache_sha256"] for row in rows(tmp_path / "both").values() if row["cache_sha256"]}
+    assert digests == {told["cache"]["sha256"]}
+
+    for output in ("first", "second"):
+        shutil.rmtree(tmp_path / output)
+    summary = run(plan, tmp_path / "both")
+    assert (summary.state, summary.rendered, summary.found) == ("complete", 1, 2)
+    summary = run(plan, tmp_path / "again")
+    assert (summary.state, summary.failed) == ("failed", 3)
+    assert "is missing" in summary.failures[0].error and folders[0] in summary.failures[0].error
+    them = str(tmp_path / "both/anchors/cat-0-and-cat-1")
+    later = parse_job({"model": "fake", "subjects": [{"from": them, "scenes": ["on stage"]}]})
+    assert run(make_plan(later), tmp_path / "later").state == "complete"
+
+
 def test_a_stored_subject_that_cannot_be_used_is_refused(make_job: MakeJob, tmp_path: Path) -> None:
     run(make_plan(make_job(subjects=1, scenes=1)), tmp_path / "first")
     folder = tmp_path / "first" / "anchors" / "cat-0"
@@ -229,7 +263,7 @@ def test_a_stored_subject_that_cannot_be_used_is_refused(make_job: MakeJob, tmp_
         make_plan(parse_job(job(settings={"num_inference_steps": 7})))
 
     plan = make_plan(parse_job(job()))
-    cache = folder / plan.subjects[0].source.url.rsplit("/", 1)[1] if plan.subjects[0].source else folder
+    cache = folder / plan.subjects[0].sources[0].url.rsplit("/", 1)[1]
     cache.write_bytes(b"damaged")
     summary = run(plan, tmp_path / "second")
     assert (summary.state, summary.failed) == ("failed", 1)

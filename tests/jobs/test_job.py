@@ -14,8 +14,9 @@ from pydantic import ValidationError
 from consistory_ray.errors import JobError
 from consistory_ray.guards.problems import FIXES
 from consistory_ray.jobs.checks import MAX_SEED, mentions
+from consistory_ray.jobs.controls import Control
 from consistory_ray.jobs.ids import MAX_ID, Wanted, distinct_names, id_problem, seed_scope, slug
-from consistory_ray.jobs.job import Anchor, RenderJob, RenderSettings, Scene, Subject, parse_job
+from consistory_ray.jobs.job import Anchor, GivenPicture, RenderJob, RenderSettings, Scene, Subject, parse_job
 
 
 def subject(**changes: Any) -> dict[str, Any]:
@@ -161,7 +162,7 @@ def test_configurations_are_for_single_files() -> None:
 
 
 def test_a_key_far_from_all_known_ones_lists_them() -> None:
-    known = "name, model, config, settings, on_missing_concept, subjects"
+    known = "name, model, config, settings, controlnets, guess_mode, on_missing_concept, subjects"
     assert problems(job(zzz=1))["zzz"] == f"remove this key, known are {known}"
 
 
@@ -363,7 +364,9 @@ def test_the_schema_for_editors_names_every_key_and_accepts_the_short_forms() ->
     assert {"type": "string"} in schema["$defs"]["Subject"]["properties"]["scenes"]["items"]["anyOf"]
     assert text.count('"description"') > 25
     of_subject = {field.alias or name for name, field in Subject.model_fields.items()}
-    known = {*RenderJob.model_fields, *RenderSettings.model_fields, *of_subject, "prompt", "count"}
+    entries = (Scene, Control, GivenPicture)
+    of_entries = {name for kind in entries for name in kind.__dataclass_fields__}
+    known = {*RenderJob.model_fields, *RenderSettings.model_fields, *of_subject, *of_entries}
     assert known == set(FIXES), "every key has its fix in plain words"
 
 

@@ -176,7 +176,7 @@ def taken_up(folder: str) -> bytes | None:
     """What a later job gets of the stored subject, as a worker decides it; None where it is refused."""
     job = {"name": "later", "model": "fake", "subjects": [{"from": f"{folder}/anchors/cat", "scenes": ["elsewhere"]}]}
     try:
-        source = make_plan(parse_job(job)).subjects[0].source
+        source = make_plan(parse_job(job)).subjects[0].sources[0]
     except JobError:
         return None
     assert source is not None

@@ -44,7 +44,7 @@ class WorkerPool:
         options: the run's options.
         sizes: picture sizes of the plan.
         clock: seconds that only go forward.
-        config: for the renderers.
+        config, controlnets, guess_mode: for the renderers.
 
     Attributes:
         last_failure: of the worker that was lost last.
@@ -61,10 +61,22 @@ class WorkerPool:
         sizes: Collection[PictureSize] = (),
         clock: Callable[[], float] = time.monotonic,
         config: str | None = None,
+        controlnets: tuple[str, ...] = (),
+        guess_mode: bool = False,
     ) -> None:
         self.shape = shape
         share = min(1.0, shape.num_gpus) or 1.0
-        self._spec = RendererSpec(model, shape.device, torch_dtype, shape.threads, config=config, gpu_share=share)
+        self._spec = RendererSpec(
+            model,
+            shape.device,
+            torch_dtype,
+            shape.threads,
+            config=config,
+            gpu_share=share,
+            controlnets=controlnets,
+            guess_mode=guess_mode,
+            inputs=store.url,
+        )
         self._store = store
         self._options = options
         self._sizes = tuple(sizes)

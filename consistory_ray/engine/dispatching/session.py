@@ -135,7 +135,12 @@ class RaySession:
         subjects = {subject.subject_id: subject for subject in plan.subjects}
         assets = {asset.asset_id: asset for asset in plan.assets() if asset.asset_id not in done}
         formats = {(subject.settings.height, subject.settings.width) for subject in plan.subjects}
-        pool = WorkerPool(shape, plan.model, plan.torch_dtype, self._store, options, formats, config=plan.config)
+        pool = WorkerPool(
+            *(shape, plan.model, plan.torch_dtype, self._store, options, formats),
+            config=plan.config,
+            controlnets=plan.controlnets,
+            guess_mode=plan.guess_mode,
+        )
         adapts = batch_size == "auto"
         workforce = Workforce(scheduler, pool, self._ledger, options, self._store.url, adapts, watch)
         clear = None if options.keep_anchors == "all" or options.only_failed else self._clear_cache

@@ -89,6 +89,7 @@ class Workforce:
             return outcome
         self.cut_off = None
         self._ledger.fingerprint = outcome.fingerprint
+        self._ledger.controlnets = outcome.controlnets
         self._pool.held = False
         self._pool.greeted(name, outcome.node)
         self.ready.add(name)
@@ -182,6 +183,8 @@ class Workforce:
             return InputError("the workers cannot reach the output", [Problem("output", self._url, fix)])
         if self._ledger.fingerprint not in ("", outcome.fingerprint):
             return CheckpointError(f"{outcome.place} has loaded other weights than the workers before it")
+        if self._ledger.fingerprint and self._ledger.controlnets not in ((), outcome.controlnets):
+            return CheckpointError(f"{outcome.place} has loaded other ControlNets than the workers before it")
         return None
 
     def _unwelcome(self, name: str, refusal: CheckpointError | InputError) -> Failure | None:

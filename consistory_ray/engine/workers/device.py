@@ -79,6 +79,10 @@ class Device:
         """Raise what the renderer has against a cache."""
         self._run(lambda renderer, phases: (renderer.load_cache(buffer), 0))
 
+    def join_caches(self, buffers: Sequence[CacheBuffer]) -> CacheBuffer:
+        """The cache of several subjects that meet; raises what the renderer has against it."""
+        return self._run(lambda renderer, phases: (renderer.join_caches(buffers), 0))[0]
+
     def render(
         self, subject_key: str, scenes: Sequence[Asset], buffer: CacheBuffer
     ) -> tuple[Sequence[Image | AssetError], DeviceTime]:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from consistory_ray.engine.rendering import CacheBuffer, MadeSubject, Renderer, RendererSpec
+import numpy as np
+from numpy.typing import NDArray
+
+from consistory_ray.engine.inputs import InputReader, fitted
+from consistory_ray.engine.rendering import CacheBuffer, MadeSubject, Renderer, RendererSpec, UnclearPicturesError
+from consistory_ray.engine.workers.hints import HintReader
 from consistory_ray.errors import AssetError, PictureError
 
 if TYPE_CHECKING:
@@ -23,6 +28,10 @@ FREE_SHARE = 0.8
 BYTES_PER_LATENT_AND_BYTE = 48_000
 """Working memory of a scene for each of its latents and each byte of a number, both halves of the guidance included:
 about 1.6 GB for SDXL at 1024 px in half precision. An estimate, meant to err on the large side."""
+
+CONTROL_SHARE = 0.15
+"""What a scene takes more of where ControlNets lead it: their residuals wait while the UNet works. Their weights are
+loaded by then and no longer free."""
 
 
 def own_memory(free: int, total: int, reserved: int, share: float) -> int:
@@ -75,33 +84,82 @@ class ConsiStoryRenderer:
         torch.set_num_threads(spec.threads)
         self.phases: dict[str, float] = {}
         self._share = spec.gpu_share
+        self._inputs = InputReader(spec.inputs)
         dtype = None if spec.torch_dtype == "auto" else getattr(torch, spec.torch_dtype)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # told as notices
             self._pipeline = ConsiStoryPipeline.from_pretrained(
-                spec.model, dtype=dtype, device=spec.device, config=spec.config
+                spec.model,
+                dtype=dtype,
+                device=spec.device,
+                config=spec.config,
+                controlnets=spec.controlnets,
+                guess_mode=spec.guess_mode,
             )
         self.notices = tuple(self._pipeline.notices)
         self._pipeline.hold_fingerprint()
         self._fingerprint = self._pipeline.fingerprint
+        self._control_fingerprints = self._pipeline.control_fingerprints
+        self._hints = HintReader(self._inputs)
 
     @property
     def fingerprint(self) -> str:
         """Of the pipeline's weights."""
         return self._fingerprint
 
+    @property
+    def control_fingerprints(self) -> tuple[str, ...]:
+        """Of each ControlNet's weights."""
+        return self._control_fingerprints
+
     def make_subject(self, subject: SubjectPlan) -> MadeSubject:
         """See :class:`~consistory_ray.engine.rendering.Renderer`."""
         started = time.perf_counter()
+        if subject.pictures:
+            return self._take_pictures(subject, started)
         with self._clocked(subject.settings.num_inference_steps) as clock:
             made = self._pipeline.create_subject(
                 prompts=[anchor.prompt for anchor in subject.anchors],
                 concepts=list(subject.concepts),
                 seeds=[anchor.seed for anchor in subject.anchors],
+                controls=self._hints.of(subject.anchors),
                 settings=subject.settings,
                 progress=clock.tick,
             )
         return MadeSubject(list(made.images), None, time.perf_counter() - started, pack=made.cache.into_buffer)
+
+    def _take_pictures(self, subject: SubjectPlan, started: float) -> MadeSubject:
+        """The given pictures as they are fitted to the size that is rendered, and the cache that is made of them."""
+        side = self._pipeline.pipe.unet.config.sample_size * self._pipeline.pipe.vae_scale_factor
+        width, height = subject.settings.width or side, subject.settings.height or side
+        pictures = [fitted(self._inputs, picture, width, height) for picture in subject.pictures]
+        notices = {index: list(picture.notices) for index, picture in enumerate(pictures)}
+        with self._clocked(subject.settings.num_inference_steps) as clock:
+            try:
+                made = self._pipeline.create_subject(
+                    prompts=[anchor.prompt for anchor in subject.anchors],
+                    concepts=list(subject.concepts),
+                    seeds=[anchor.seed for anchor in subject.anchors],
+                    images=[picture.image for picture in pictures],
+                    masks=[picture.alpha for picture in pictures],
+                    controls=self._hints.of(subject.anchors),
+                    settings=subject.settings,
+                    progress=clock.tick,
+                )
+            except PictureError as error:
+                told = "; ".join(f"pictures[{index}]: {reason}" for index, reason in error.failures.items())
+                masks = () if error.result is None else _finest(error.result.masks)
+                raise UnclearPicturesError(told, [picture.image for picture in pictures], masks) from error
+        for index, notice in made.notices.items():
+            notices[index].append(notice)
+        return MadeSubject(
+            list(made.images),
+            None,
+            time.perf_counter() - started,
+            pack=made.cache.into_buffer,
+            masks=_finest(made.masks),
+            notices={index: "; ".join(some) for index, some in notices.items() if some},
+        )
 
     def load_cache(self, buffer: CacheBuffer) -> Any:
         """See :class:`~consistory_ray.engine.rendering.Renderer`."""
@@ -111,6 +169,12 @@ class ConsiStoryRenderer:
         check_cache(cache, self._fingerprint, None)
         return cache
 
+    def join_caches(self, buffers: Sequence[CacheBuffer]) -> CacheBuffer:
+        """See :class:`~consistory_ray.engine.rendering.Renderer`."""
+        from consistory_ray.consistory.cache.joining import joined
+
+        return joined([self.load_cache(buffer) for buffer in buffers]).into_buffer()[0]
+
     def render(self, scenes: Sequence[Asset], cache: Any) -> Sequence[Image | AssetError]:
         """See :class:`~consistory_ray.engine.rendering.Renderer`."""
         with self._clocked(cache.settings.num_inference_steps) as clock:
@@ -119,6 +183,7 @@ class ConsiStoryRenderer:
                     prompts=[scene.prompt for scene in scenes],
                     subject=cache,
                     seeds=[scene.seed for scene in scenes],
+                    controls=self._hints.of(scenes),
                     batch_size=len(scenes),
                     progress=clock.tick,
                 )
@@ -148,7 +213,8 @@ class ConsiStoryRenderer:
         side = pipe.unet.config.sample_size * pipe.vae_scale_factor
         latents = (height or side) * (width or side) / pipe.vae_scale_factor**2
         item = torch.empty((), dtype=pipe.unet.dtype).element_size()
-        return max(1, min(MAX_AUTO_BATCH, int(free * FREE_SHARE / (latents * item * BYTES_PER_LATENT_AND_BYTE))))
+        each = latents * item * BYTES_PER_LATENT_AND_BYTE * (1 + CONTROL_SHARE * bool(self._control_fingerprints))
+        return max(1, min(MAX_AUTO_BATCH, int(free * FREE_SHARE / each)))
 
     @contextmanager
     def _clocked(self, first_pass_steps: int) -> Iterator[PhaseClock]:
@@ -161,6 +227,12 @@ class ConsiStoryRenderer:
 
         if self._pipeline.device.type == "cuda":
             torch.cuda.synchronize(self._pipeline.device)
+
+
+def _finest(masks: Mapping[str, Any]) -> list[NDArray[np.bool_]]:
+    """Of each picture the mask with the most tokens."""
+    level = max(masks.values(), key=lambda mask: mask.shape[-1])
+    return [mask.numpy() for mask in level]
 
 
 def consistory_renderer(spec: RendererSpec) -> Renderer:

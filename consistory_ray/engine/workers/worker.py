@@ -7,6 +7,7 @@ values: an exception that reaches Ray always means that the process or the machi
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import socket
@@ -16,13 +17,15 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from consistory_ray.engine.cluster.local_ray import PASSIVE
 from consistory_ray.engine.faults import Failure
 from consistory_ray.engine.machine import MachineReading, MachineWatch, watched_folders
 from consistory_ray.engine.outages import with_backoff
-from consistory_ray.engine.rendering import CacheBuffer, RendererFactory, RendererSpec
+from consistory_ray.engine.rendering import CacheBuffer, RendererFactory, RendererSpec, UnclearPicturesError
 from consistory_ray.engine.scheduling.state import PictureSize
 from consistory_ray.engine.workers.anchor_store import (
     StoredCache,
@@ -36,18 +39,19 @@ from consistory_ray.engine.workers.device import Device, DeviceTime
 from consistory_ray.errors import AssetError, InputError, RunInterrupted
 from consistory_ray.guards.numerics import picture_fault
 from consistory_ray.jobs.stored_subjects import describe_subject, subject_file
-from consistory_ray.output.assets import WrittenAsset, asset_parameters, encode_png, write_asset
+from consistory_ray.output.assets import WrittenAsset, asset_parameters, encode_png, mask_path, write_asset
 from consistory_ray.output.run_record import RUN_RECORD
 from consistory_ray.output.storage import OutputStore
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from consistory_ray.plan.plan import Asset, SubjectPlan
+    from consistory_ray.plan.plan import Asset, CacheSource, SubjectPlan
 
 WRITE_THREADS = 4
 CONCURRENT_CALLS = 6
 """Calls a worker may be inside of at once: those in flight, a cache being saved, and a few words in between."""
+_MISSING = "is missing, or its checksum is (--keep-anchors all keeps them)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class Hello:
         batches: for each picture size how many scenes fit into its device's memory, where it can tell.
         notices: what somebody should know about the model.
         niceness: of its process; above 0 others come first.
+        controlnets: fingerprints of the ControlNets' weights.
     """
 
     place: str
@@ -73,6 +78,7 @@ class Hello:
     batches: dict[PictureSize, int] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
     niceness: int = 0
+    controlnets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +168,8 @@ class RenderWorker:
             seen = with_backoff(lambda: self._store.exists(RUN_RECORD))
             spent = time.perf_counter() - self._started
             notices = tuple(getattr(renderer, "notices", ()))
-            return Hello(place, renderer.fingerprint, spent, seen, own_node(), batches, notices, os.nice(0))
+            nets = tuple(getattr(renderer, "control_fingerprints", ()))
+            return Hello(place, renderer.fingerprint, spent, seen, own_node(), batches, notices, os.nice(0), nets)
         except Exception as error:
             return Failure.of(error)
 
@@ -175,19 +182,23 @@ class RenderWorker:
             found = self._stored_digest(subject) if make else self._find(subject)
             if found.buffer is not None:
                 size = found.buffer.nbytes
-                imported = subject.source is not None and not with_backoff(
-                    lambda: self._store.exists(subject.cache_path)
-                )
+                imported = bool(subject.sources) and not with_backoff(lambda: self._store.exists(subject.cache_path))
                 return Report(cache_bytes=size, cache_sha256=found.sha256, import_cache=imported), found.buffer
-            if subject.source is not None:
-                why = found.problem or "it is missing, or its checksum is (--keep-anchors all keeps them)"
-                raise InputError(f"the stored subject at {subject.source.url} cannot be used: {why}")
-            made, spent = self._device.make_subject(subject)
+            if subject.sources:
+                where = " and ".join(source.url for source in subject.sources)
+                raise InputError(f"the stored subject at {where} cannot be used: {found.problem}")
+            try:
+                made, spent = self._device.make_subject(subject)
+            except UnclearPicturesError as error:
+                self._show_masks(subject, error.images, error.masks)
+                raise
+            self._show_masks(subject, made.images, made.masks)
             report = self._deliver(subject, subject.anchors, made.images, spent)
             if report.failures:
                 return next(iter(report.failures.values())), None
             buffer = made.cache_buffer  # put together here, while the device goes on
-            return self._made(report, found, buffer, made.sha256 or cache_digest(buffer)), buffer
+            told = [f"pictures[{index}] of {subject.subject_id}: {text}" for index, text in made.notices.items()]
+            return self._made(report, found, buffer, made.sha256 or cache_digest(buffer), told), buffer
         except Exception as error:
             return Failure.of(error), None
 
@@ -227,12 +238,31 @@ class RenderWorker:
     def _find(self, subject: SubjectPlan) -> StoredCache:
         """The subject's cache in the output, or where the job says that it is stored; checked by the renderer."""
         found = with_backoff(lambda: load_cache(self._store, subject.cache_path))
-        path = subject.cache_path
-        if found.buffer is None and subject.source is not None:
-            path = subject.source.url
-            found = with_backoff(lambda: load_source(path))
-            if found.buffer is not None and found.sha256 != subject.source.sha256:
-                found = StoredCache(None, found.sha256, f"{path} has changed since the job was read")
+        if found.buffer is None and subject.sources:
+            return self._taken_up(subject.sources)
+        return self._checked(found, subject.cache_path)
+
+    def _taken_up(self, sources: Sequence[CacheSource]) -> StoredCache:
+        """The cache of a stored subject, or of several that meet: the same bytes whoever joins them."""
+        parts = []
+        for source in sources:
+            found = with_backoff(functools.partial(load_source, source.url))
+            if found.buffer is not None and found.sha256 != source.sha256:
+                return StoredCache(None, found.sha256, f"{source.url} has changed since the job was read")
+            if (found := self._checked(found, source.url)).buffer is None:
+                return replace(found, problem=found.problem or f"{source.url} {_MISSING}")
+            parts.append(found)
+        if len(parts) == 1:
+            return parts[0]
+        try:
+            buffer = self._device.join_caches([part.buffer for part in parts if part.buffer is not None])
+        except RunInterrupted:
+            raise
+        except Exception as error:
+            return StoredCache(None, problem=f"they do not fit together ({error})")
+        return StoredCache(buffer, cache_digest(buffer))
+
+    def _checked(self, found: StoredCache, path: str) -> StoredCache:
         if found.buffer is None:
             return found
         try:
@@ -243,8 +273,20 @@ class RenderWorker:
             return StoredCache(None, found.sha256, f"{path} cannot be used ({error})")
         return found
 
-    def _made(self, report: Report, found: StoredCache, buffer: CacheBuffer, digest: str) -> Report:
-        """The report of anchors that were made, with what a person should know if they were made before."""
+    def _show_masks(self, subject: SubjectPlan, images: Sequence[Image], masks: Sequence[Any]) -> None:
+        """Write beside the anchors' places what was taken for the subject in given pictures."""
+        from consistory_ray.pictures import draw_mask  # imports Pillow
+
+        for anchor, image, mask in zip(subject.anchors, images, masks, strict=False):  # there may be no masks
+            file = BytesIO()
+            draw_mask(image, mask).save(file, "PNG")
+            path, data = mask_path(anchor.path), file.getvalue()
+            with_backoff(partial(self._store.write_atomic, path, data))
+
+    def _made(
+        self, report: Report, found: StoredCache, buffer: CacheBuffer, digest: str, told: Sequence[str] = ()
+    ) -> Report:
+        """The report of anchors that were made, with what a person should know of them."""
         notice = f"{found.problem}: the anchors are made again" if found.problem else ""
         if found.sha256 and found.sha256 != digest:
             notice += "; " if notice else "the anchors were made again and "
@@ -252,6 +294,7 @@ class RenderWorker:
                 "their cache differs from the first one: scenes that are there are kept, and the index tells by "
                 "cache_sha256 which were rendered from which"
             )
+        notice = "; ".join([*told, *([notice] if notice else [])])
         size = buffer.nbytes
         return replace(report, made=True, cache_bytes=size, cache_sha256=digest, notice=notice)
 

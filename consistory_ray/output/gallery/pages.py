@@ -19,6 +19,8 @@ from urllib.parse import quote
 import jinja2
 
 from consistory_ray.errors import InputError
+from consistory_ray.guards.outside import Limits, parse_json
+from consistory_ray.output.assets import MASK_ENDING, mask_path
 from consistory_ray.output.files import bounded_map
 from consistory_ray.output.gallery.rows import (
     Choice,
@@ -34,6 +36,7 @@ from consistory_ray.output.gallery.thumbnails import THUMBNAIL_FOLDER, make_thum
 from consistory_ray.output.lease.fencing import delete_all
 from consistory_ray.output.run_record import RunRecord, read_run_record
 from consistory_ray.output.storage import Output, OutputStore, as_store
+from consistory_ray.plan.inputs import INPUT_FOLDER
 
 if TYPE_CHECKING:
     from consistory_ray.plan.plan import Asset
@@ -62,6 +65,8 @@ class Card:
     picture: str | None
     thumbnail: str | None
     error: str | None
+    mask: str | None = None
+    hints: tuple[str, ...] = ()
 
     @property
     def words(self) -> str:
@@ -184,6 +189,8 @@ class _Previews:
         self._share = share
         self.there = there
         self.broken: dict[str, str] = {}
+        self._inputs = {file.path.rpartition("/")[2][:64]: file.path for file in store.iter_files(INPUT_FOLDER)}
+        self._masks = {file.path for file in store.iter_files("anchors") if file.path.endswith(MASK_ENDING)}
 
     def make(self, rows: Iterable[dict[str, Any]]) -> None:
         """Make the thumbnails that are missing, as many as may be, and see whether small pictures are there."""
@@ -227,8 +234,23 @@ class _Previews:
             picture = f"../{quote(row['path'])}"
             made = thumbnail_path(row["sha256"])
             thumbnail = made.removeprefix(f"{GALLERY_FOLDER}/") if made in self.there else picture
+        mask = mask_path(f"anchors/{row['subject']}/{row['scene']}.png") if row["kind"] == "anchor" else None
+        shown = f"../{quote(mask)}" if mask in self._masks else None
         facts = ("asset_id", "kind", "subject", "scene", "prompt", "seed", "width", "height", "seconds")
-        return Card(**{key: row[key] for key in facts}, picture=picture, thumbnail=thumbnail, error=error)
+        hints = tuple(
+            f"../{quote(self._inputs[sha256])}" for sha256 in hints_of(row["control"]) if sha256 in self._inputs
+        )
+        own = {key: row[key] for key in facts}
+        return Card(**own, picture=picture, thumbnail=thumbnail, error=error, mask=shown, hints=hints)
+
+
+def hints_of(control: str | None) -> list[str]:
+    """The SHA-256 of each hint that a row tells of; none where what it says is no such list."""
+    try:
+        told = parse_json((control or "[]").encode(), Limits(depth=4))
+        return [str(hint["sha256"]) for hint in told]
+    except (ValueError, TypeError, KeyError):
+        return []
 
 
 def _paginate(counts: Sequence[int], pictures_per_page: int) -> list[list[int]]:

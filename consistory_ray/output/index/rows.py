@@ -19,6 +19,7 @@ from consistory_ray.output.assets import WrittenAsset
 SCHEMA_VERSION = 1
 VERSION_KEY = b"consistory_index_version"
 _MAX_ERROR = 2000
+_MAX_CONTROL = 1 << 16
 _WIDEST = 1 << 16
 
 _Integers = np.ndarray[Any, np.dtype[np.int64]]
@@ -67,6 +68,7 @@ SCHEMA: pa.Schema = described(
             pa.field("error", pa.string()),
             pa.field("fault", pa.string()),
             pa.field("cache_sha256", pa.string()),
+            pa.field("control", pa.string()),
             pa.field("created_at", pa.timestamp("us", tz="UTC"), nullable=False),
         ]
     )
@@ -94,6 +96,8 @@ class IndexRow:
         fault: the kind of failure, a value of :class:`consistory_ray.engine.faults.Fault`; None when it did not fail.
         cache_sha256: of the anchor cache that a scene was rendered from; None for anchors, failures and pictures that
             do not tell. Two scenes of one subject with different ones saw anchors that were made twice.
+        control: what has led it: JSON, a list of hints, each with SHA-256, scale, start, end, preprocess and net; None
+            for pictures that nothing has led.
         created_at: when the row was made, UTC. Rows of one run are to be stamped by one clock, the coordinator's.
     """
 
@@ -119,6 +123,7 @@ class IndexRow:
     error: str | None = None
     fault: str | None = None
     cache_sha256: str | None = None
+    control: str | None = None
     created_at: datetime = field(default_factory=_now)
 
     def __post_init__(self) -> None:
@@ -196,7 +201,10 @@ _row_values = attrgetter(*COLUMNS)
 
 def _identity(parameters: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("asset_id", "kind", "subject", "scene", "prompt", "seed", "settings_hash", "model", "model_fingerprint")
-    return {key: parameters[key] for key in keys} | {"anchor_seeds": tuple(parameters["anchor_seeds"])}
+    control = parameters.get("control")
+    told = json.dumps(control, sort_keys=True) if control else None
+    told = None if told is not None and len(told) > _MAX_CONTROL else told  # of a picture that somebody made up
+    return {key: parameters[key] for key in keys} | {"anchor_seeds": tuple(parameters["anchor_seeds"]), "control": told}
 
 
 def rows_to_table(rows: Iterable[IndexRow]) -> pa.Table:
@@ -213,7 +221,7 @@ def _utf8(text: str | None) -> str | None:
     return text if text is None or text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-_LONGEST = {"prompt": 1 << 20, "error": 1 << 16}
+_LONGEST = {"prompt": 1 << 20, "error": 1 << 16, "control": _MAX_CONTROL}
 _LONG = 4096
 _EARLIEST, _LATEST = (datetime(year, 1, 1, tzinfo=timezone.utc) for year in (1970, 9999))
 _FACTS = ("path", "size", "sha256", "width", "height")

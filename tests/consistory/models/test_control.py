@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from consistory_ray.consistory import ConsiStoryPipeline, ControlHint, SubjectResult
 from consistory_ray.errors import InputError
 from consistory_ray.settings import MethodSettings
+from tests.consistory.conftest import make_diffusers_pipeline
 from tests.consistory.second_backbone import SecondBackbone
 
 ANCHORS, SCENES = ["a photo of a cat in the garden", "a cat on the beach"], ["a cat in the snow", "a cat at night"]
@@ -45,15 +47,15 @@ def awake(net: Any, seed: int) -> Any:
     return net.requires_grad_(False).eval()
 
 
-def make_net(unet: Any, seed: int) -> ControlNetModel:
+def make_net(unet: Any, seed: int, channels: tuple[int, ...] = (8, 16)) -> ControlNetModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return awake(ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16)), seed)
+        return awake(ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=channels), seed)
 
 
-def make_union(unet: Any, seed: int = 9) -> ControlNetUnionModel:
+def make_union(unet: Any, seed: int = 9, heads: int = 2) -> ControlNetUnionModel:
     plain = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16))
-    shared = {"num_trans_channel": 8, "num_proj_channel": 8, "num_trans_head": 2}
+    shared = {"num_trans_channel": 8, "num_proj_channel": 8, "num_trans_head": heads}
     names = set(ControlNetUnionModel.__init__.__wrapped__.__annotations__)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -175,15 +177,12 @@ def test_a_picture_does_not_depend_on_its_neighbours_hints(led: ConsiStoryPipeli
     first, second = ControlHint(hint_picture(1)), ControlHint(hint_picture(2), scale=0.5, start=0.2, net=1)
     union = [ControlHint(hint_picture(n), net=2, mode=n, scale=n / 2) for n in (1, 2)]
     free = scenes(led, subject, None)
-    for one in (first, [first, second], [first, ControlHint(hint_picture(3))], union):
-        alone = scenes(led, subject, [one, None], batch_size=1)
-        assert largest(alone[0] - free[0]) > 0.02
-        torch.testing.assert_close(alone[1], free[1], atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(scenes(led, subject, [one, None]), alone, atol=1e-4, rtol=1e-4)
-        among = scenes(led, subject, [one, [second, *union]])
-        torch.testing.assert_close(among[0], alone[0], atol=1e-4, rtol=1e-4)
-    together = scenes(led, subject, [first, second])
-    torch.testing.assert_close(together, scenes(led, subject, [first, second], batch_size=1), atol=1e-4, rtol=1e-4)
+    for controls in ([[first, second, ControlHint(hint_picture(3))], None], [first, [second, *union]], [None, union]):
+        alone = scenes(led, subject, controls, batch_size=1)
+        torch.testing.assert_close(scenes(led, subject, controls), alone, atol=1e-4, rtol=1e-4)
+        for index, hints in enumerate(controls):
+            moved = largest(alone[index] - free[index])
+            assert moved < 1e-4 if hints is None else moved > 0.02
 
 
 def test_nothing_is_exactly_nothing(led: ConsiStoryPipeline, pipe: ConsiStoryPipeline, subject: SubjectResult) -> None:
@@ -226,6 +225,19 @@ def test_one_call_of_the_net_serves_a_step(
     scenes(led, subject, [ControlHint(hint_picture(1)), ControlHint(hint_picture(1), end=0.5)])
     assert led.default_settings.injection_steps[0] == 0  # both passes from the first step on
     assert rows == [4, 4, 4, 2, 2, 2] * 2
+
+
+def test_nets_come_and_go_with_an_offloaded_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_diffusers_pipeline(tmp_path)
+    net, places = make_net(model.unet, 1), []
+    pipe = ConsiStoryPipeline(model, QUICK, controlnets=[net])
+    controls = [ControlHint(hint_picture(1)), None]
+    expected = vanilla(pipe, controls)
+    original = net.to
+    monkeypatch.setattr(net, "to", lambda place: places.append(place) or original(place))
+    model.enable_model_cpu_offload(device="cpu")
+    assert torch.equal(vanilla(pipe, controls), expected)
+    assert places == [pipe.device, torch.device("cpu")]
 
 
 # What is refused -----------------------------------------------------------------------------------------------------
