@@ -27,6 +27,7 @@ The last line of stdout is JSON:
                           which computes text keys and values once and not at every step
     naive_flops_ratio     the same for the naive way
     anchors_flops_ratio   two anchors over a vanilla batch of two
+    led_flops_ratio       a scene that a ControlNet of the model's own size leads at every step, over one without
     device, dtype         of what is timed (--device, --dtype); counts are the same on all of them
     wall_ratio            seconds of a scene over seconds of a vanilla picture; scene_decodes: autoencoder calls
     sdxl_cache_gb         10^9 bytes of a two-anchor cache; sdxl_cache_estimate_gb: the package's forecast
@@ -46,8 +47,9 @@ from typing import Any
 from unittest import mock
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from PIL import Image
 from torch import Tensor
 
 if not __package__:  # run as a script
@@ -56,7 +58,7 @@ if not __package__:  # run as a script
 from benchmarks.hollow_tensors import HollowExecution, count_flops, hollow_out
 from benchmarks.model_options import add_device_options, chosen_device, chosen_dtype, described, say, synchronise
 from benchmarks.random_sdxl import QUICK, SDXL, Topology, build_pipeline, build_unet
-from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, estimate_cache_bytes
+from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, ControlHint, estimate_cache_bytes
 from consistory_ray.consistory.method.layout import Grid, Level
 from consistory_ray.consistory.method.masks import AttentionMaps
 from consistory_ray.settings import MethodSettings
@@ -152,7 +154,19 @@ def hollow_pipeline(topology: Topology) -> ConsiStoryPipeline:
     """A pipeline whose UNet is of full size and takes no memory."""
     with torch.device("meta"):
         unet = build_unet(topology)
-    return ConsiStoryPipeline(build_pipeline(topology, hollow_out(unet, torch.bfloat16), torch.bfloat16))
+        control = ControlNetModel.from_unet(unet, load_weights_from_unet=False)
+    unet, control = (hollow_out(network, torch.bfloat16) for network in (unet, control))
+    return ConsiStoryPipeline(build_pipeline(topology, unet, torch.bfloat16), controlnets=[control])
+
+
+def led_flops(pipe: ConsiStoryPipeline, cache: AnchorCache) -> int:
+    """FLOPs of one scene that a hint leads at every step."""
+    size, scale = pipe.pipe.unet.config.sample_size, pipe.pipe.vae_scale_factor
+    hint = ControlHint(Image.new("RGB", (size * scale, size * scale)))
+    with HollowExecution(), masks_of_a_quarter(), count_flops() as counter:
+        latents = torch.zeros(1, 4, size, size)
+        pipe.render(SCENE, cache, latents=latents, controls=[hint], output_type="latent")
+    return int(counter.get_total_flops())
 
 
 def rendered_flops(
@@ -201,6 +215,7 @@ def flops_and_bytes(topology: Topology, settings: MethodSettings) -> dict[str, f
         "scene_flops_ratio_strict": scene / vanilla,
         "naive_flops_ratio": naive / (steps * call),
         "anchors_flops_ratio": anchors / (steps * pair_call),
+        "led_flops_ratio": led_flops(pipe, cache) / scene,
         "vanilla_tflops_per_call": call / 1e12,
         "sharing_call_over_vanilla_call": sharing_call / call,
         "sdxl_cache_gb": cache.nbytes / 1e9,

@@ -26,6 +26,7 @@ def test_quick_run_prints_every_key_and_holds_the_bars(capsys: pytest.CaptureFix
     assert 1.5 < printed["scene_flops_ratio"] <= 2.05
     assert printed["scene_flops_ratio"] < printed["scene_flops_ratio_strict"] <= 2.1
     assert 1.5 < printed["anchors_flops_ratio"] <= 2.1
+    assert printed["led_flops_ratio"] > 1.2
     assert printed["naive_flops_ratio"] > printed["scene_flops_ratio"] + 0.2
     assert printed["wall_ratio"] > 1
     assert printed["scene_decodes"] == 1

@@ -196,6 +196,7 @@ def check_pipeline(pipe: Any) -> None:
     for part in _EXTRA_NETWORKS:
         if getattr(pipe, part, None) is not None:
             fix = "this network would be ignored: give a plain StableDiffusionXLPipeline"
+            fix += ", and the network as controlnets=[...]" if part == "controlnet" else ""
             problems.append(Problem(part, type(getattr(pipe, part)).__name__, fix))
     refuse(problems)
     encoders = [getattr(pipe, part, None) for part in ("text_encoder", "text_encoder_2")]
