@@ -86,7 +86,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--set", default="", metavar="'NAME=JSON ...'", help="other settings of the method")
     parser.add_argument("--part", default="1/1", metavar="I/N", help="begin with this share; I < N: end with it")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--sheet-subjects", type=int, default=16, help="subjects on the contact sheet")
+    parser.add_argument("--sheet-subjects", type=int, default=8, help="subjects on the contact sheet")
     return parser.parse_args()
 
 

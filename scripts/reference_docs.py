@@ -103,8 +103,8 @@ subjects:
 
 * **Words.** Colours come over by themselves. A pattern, an accessory and whatever else a scene's layout has to make
   room for come if the scene's words name them: that is what `details` is for. Text that follows the subject is enough
-  ("with a hat"); text that names the concept ("a spotted dragon with a hat") takes the place of the subject's. Leave
-  colours out of it, they would spread. `mask_dropout: 0` under `settings` keeps scenes closest to the pictures.
+  ("with a hat"); text that names the concept ("a spotted dragon with a hat") takes the place of the subject's. The
+  colours need no words. `mask_dropout: 0` under `settings` keeps scenes closest to the pictures.
 * **Files.** PNG, JPEG and WebP, at a path or any fsspec URL in the places that `CONSISTORY_ALLOWED_URLS` allows. A
   relative path begins at the job file; in a job that is no file (standard input, Python) at the working directory.
   Orientation, colour profiles, palettes, CMYK and 16 bits are taken care of. A file has 256 MiB and a picture 128

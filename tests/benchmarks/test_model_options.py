@@ -29,6 +29,7 @@ RUN_A_MODEL = (
     "control",
     "cost",
     "miniature_quality",
+    "multi_subject",
     "personalization",
     "personalization_choices",
     "throughput",
