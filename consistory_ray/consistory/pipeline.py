@@ -18,7 +18,6 @@ from consistory_ray.consistory.inputs import changed_settings, make_batch, resol
 from consistory_ray.consistory.method.attention_kernel import chosen_kernel
 from consistory_ray.consistory.method.backbone import Backbone, OutputType
 from consistory_ray.consistory.method.companions import CachedAnchors, Companions
-from consistory_ray.consistory.method.given import GivenOptions
 from consistory_ray.consistory.method.request import Request
 from consistory_ray.consistory.method.trace import Trace
 from consistory_ray.consistory.models.checkpoints import load_checkpoint
@@ -141,7 +140,6 @@ class ConsiStoryPipeline:
         output_type: OutputType = "pil",
         progress: Progress | None = None,
         trace: Trace | None = None,
-        given: GivenOptions | None = None,
         **changes: Any,
     ) -> SubjectResult:
         """Render a subject's anchors together, or take given pictures for them, and keep what its scenes will need.
@@ -185,7 +183,6 @@ class ConsiStoryPipeline:
             batch = make_batch(self.backbone, prompts, seeds, None, concepts, resolved, every=True)
             return given_subject(
                 *(self.backbone, batch, concepts, pictures, resolved, output_type, progress, trace),
-                given or GivenOptions(),
             )
         batch = make_batch(self.backbone, prompts, seeds, latents, concepts, resolved, every=True)
         return make_subject(self.backbone, batch, concepts, whole_seeds(seeds), resolved, output_type, progress, trace)

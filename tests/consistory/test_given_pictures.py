@@ -216,7 +216,7 @@ def check_inversion(pipe: ConsiStoryPipeline, steps: int, kind: str, captions: l
         masks = {level: torch.rand(len(captions), grid.tokens) < 0.5 for level, grid in request.grids.items()}
         caches = []
         for source in (ddpm, None):
-            anchors = GivenAnchors(request, masks, together=False)
+            anchors = GivenAnchors(request, masks)
             if source is None:
                 sweep(network, path, request, anchors)
             else:
