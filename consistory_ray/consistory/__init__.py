@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from consistory_ray.consistory.cache.anchor_cache import AnchorCache
     from consistory_ray.consistory.cache.estimates import estimate_cache_bytes
+    from consistory_ray.consistory.method.hints import ControlHint
     from consistory_ray.consistory.method.trace import Trace
     from consistory_ray.consistory.pipeline import ConsiStoryPipeline
     from consistory_ray.consistory.results import RenderResult, SubjectResult
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AnchorCache",
     "ConsiStoryPipeline",
+    "ControlHint",
     "RenderResult",
     "SubjectResult",
     "Trace",
@@ -24,6 +26,7 @@ __all__ = [
 _MODULES = {
     "AnchorCache": "cache.anchor_cache",
     "ConsiStoryPipeline": "pipeline",
+    "ControlHint": "method.hints",
     "RenderResult": "results",
     "SubjectResult": "results",
     "Trace": "method.trace",

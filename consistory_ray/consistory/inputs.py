@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from consistory_ray.consistory.method.backbone import Backbone
+from consistory_ray.consistory.method.backbone import Backbone, Controllable
 from consistory_ray.consistory.method.latents import seeded_noise
 from consistory_ray.consistory.method.request import Batch, Request
 from consistory_ray.consistory.method.steps import StepPlan, check_settings
@@ -97,7 +97,10 @@ def make_batch(
 def make_request(backbone: Backbone, batch: Batch, settings: MethodSettings) -> Request:
     """Encode a batch's prompts; with resolved settings, while the model is in use."""
     plan, grids = StepPlan.from_settings(settings), backbone.grids(*batch.latents.shape[-2:])
-    return Request(batch, settings, plan, backbone.levels, grids, backbone.encode(batch.prompts, settings))
+    hints = batch.hints if any(batch.hints) else ()
+    additions = backbone.additions(hints, settings) if hints and isinstance(backbone, Controllable) else None
+    conditioning = backbone.encode(batch.prompts, settings)
+    return Request(batch, settings, plan, backbone.levels, grids, conditioning, additions)
 
 
 def initial_latents(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:

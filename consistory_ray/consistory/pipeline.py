@@ -13,14 +13,21 @@ from torch import Tensor
 
 from consistory_ray.concepts.matching import all_exact
 from consistory_ray.consistory.cache.anchor_cache import AnchorCache, check_cache
+from consistory_ray.consistory.controls import Controls, led
 from consistory_ray.consistory.given_pictures import given_pictures
 from consistory_ray.consistory.inputs import changed_settings, make_batch, resolve_settings, whole_seeds
 from consistory_ray.consistory.method.attention_kernel import chosen_kernel
-from consistory_ray.consistory.method.backbone import Backbone, OutputType
+from consistory_ray.consistory.method.backbone import Backbone, Controllable, OutputType
 from consistory_ray.consistory.method.companions import CachedAnchors, Companions
 from consistory_ray.consistory.method.request import Request
 from consistory_ray.consistory.method.trace import Trace
-from consistory_ray.consistory.models.checkpoints import load_checkpoint
+from consistory_ray.consistory.models.checkpoints import check_architecture, load_checkpoint
+from consistory_ray.consistory.models.controlnets import (
+    ControlNet,
+    check_before_loading,
+    listed,
+    load_controlnets,
+)
 from consistory_ray.consistory.models.sdxl import SDXL
 from consistory_ray.consistory.results import Progress, RenderResult, SubjectResult
 from consistory_ray.consistory.scenes import render_scenes
@@ -43,6 +50,9 @@ class ConsiStoryPipeline:
         pipe: a loaded pipeline, or another :class:`~consistory_ray.consistory.method.backbone.Backbone`. It is left as
             found after every call, also after a failed one.
         default_settings: of the model; the paper's constants when None.
+        controlnets: names as for :meth:`from_pretrained`, or loaded ``ControlNetModel`` and ``ControlNetUnionModel`` of
+            diffusers, which hints name by their positions.
+        guess_mode: ControlNets lead the conditional half only, as in diffusers.
 
     Attributes:
         pipe: the pipeline.
@@ -53,15 +63,31 @@ class ConsiStoryPipeline:
     Raises:
         CheckpointError: the pipeline's model is not of the SDXL architecture. Every call raises it too, for a pipeline
             that was changed meanwhile so that it cannot be used any more.
-        InputError: the environment names an attention kernel that does not exist.
+        InputError: the environment names an attention kernel that does not exist; or ControlNets are given for a
+            backbone that brings its own, or takes none.
     """
 
     def __init__(
-        self, pipe: StableDiffusionXLPipeline | Backbone, default_settings: MethodSettings | None = None
+        self,
+        pipe: StableDiffusionXLPipeline | Backbone,
+        default_settings: MethodSettings | None = None,
+        *,
+        controlnets: Sequence[str | Path | ControlNet] = (),
+        guess_mode: bool = False,
     ) -> None:
         chosen_kernel()  # a wrong environment is refused here, not in the middle of a picture
         self.pipe: Any = pipe
-        self.backbone: Backbone = pipe if isinstance(pipe, Backbone) else SDXL(pipe)
+        given = listed(controlnets)
+        if isinstance(pipe, Backbone):
+            if given:
+                fix = "leave them out: only a StableDiffusionXLPipeline is given ControlNets"
+                problem = Problem("controlnets", f"{len(given)} for a {type(pipe).__name__}", fix)
+                raise InputError("the arguments do not fit each other", [problem])
+            self.backbone: Backbone = pipe
+        else:
+            if given:
+                check_architecture(pipe)
+            self.backbone = SDXL(pipe, load_controlnets(given, pipe), guess_mode)
         self.default_settings = default_settings or MethodSettings()
         self.notices: list[str] = []
         self._check(stacklevel=3)
@@ -75,6 +101,8 @@ class ConsiStoryPipeline:
         torch_dtype: torch.dtype | None = None,
         device: str | torch.device | None = None,
         config: str | Path | None = None,
+        controlnets: Sequence[str | Path | ControlNet] = (),
+        guess_mode: bool = False,
     ) -> ConsiStoryPipeline:
         """Load a model.
 
@@ -85,9 +113,13 @@ class ConsiStoryPipeline:
             device: CUDA when there is one, else the CPU, when None.
             config: for a single file, where its configurations and tokenizers are; see
                 :func:`~consistory_ray.consistory.models.checkpoints.load_checkpoint`.
+            controlnets: each ``"miniature"`` (bundled, for the model of that name), a hub id, a folder, a
+                ``.safetensors`` file in diffusers' layout, or a loaded one.
+            guess_mode: as for the class.
 
         Raises:
-            CheckpointError: the model cannot be found, loaded or used.
+            CheckpointError: the model, or a ControlNet, cannot be found, loaded or used. ControlNets that do not fit
+                the model are refused before it is loaded, where configurations tell.
         """
         if dtype is not None and torch_dtype not in (None, dtype):
             fix = f"leave it out, dtype={dtype} is given too"
@@ -96,9 +128,10 @@ class ConsiStoryPipeline:
         dtype = dtype or torch_dtype or (torch.float16 if place.type == "cuda" else torch.float32)
         warn_of_half_on_cpu(place.type, str(dtype).removeprefix("torch."))
         notices: list[str] = []
+        check_before_loading(given := listed(controlnets), model)
         pipe, settings = load_checkpoint(model, dtype, config, notices.append)
         pipe.set_progress_bar_config(disable=True)
-        pipeline = cls(pipe.to(place), settings)
+        pipeline = cls(pipe.to(place), settings, controlnets=given, guess_mode=guess_mode)
         pipeline.notices[:0] = notices
         return pipeline
 
@@ -111,6 +144,11 @@ class ConsiStoryPipeline:
     def fingerprint(self) -> str:
         """Identifies weights, configurations and what adapters do, whatever dtype and device; 64 hexadecimal digits."""
         return self.backbone.fingerprint
+
+    @property
+    def control_fingerprints(self) -> tuple[str, ...]:
+        """The same of each ControlNet. No cache depends on them: led scenes use any cache of the model."""
+        return self.backbone.control_fingerprints if isinstance(self.backbone, Controllable) else ()
 
     def hold_fingerprint(self) -> None:
         """Promise that nobody changes the weights from now on, so that not every call has to look at them again.
@@ -136,6 +174,7 @@ class ConsiStoryPipeline:
         latents: Tensor | None = None,
         images: Sequence[Any] | None = None,
         masks: Sequence[Any] | None = None,
+        controls: Controls | None = None,
         settings: MethodSettings | None = None,
         output_type: OutputType = "pil",
         progress: Progress | None = None,
@@ -153,6 +192,8 @@ class ConsiStoryPipeline:
                 images or arrays, uint8 or floats from 0 to 1. Others than of the size that is rendered are cut to it.
             masks: where the subject is in each of them, as a bool array [height, width] or PIL image of its size; None
                 for those whose transparency tells, or in which it should be found.
+            controls: what leads each anchor: a :class:`~consistory_ray.consistory.method.hints.ControlHint`, a list of
+                them, or None. Nothing of it enters the cache but what anchors became by it.
             settings: all settings at once, in place of the model's defaults.
             output_type: ``"pil"``, ``"np"`` or ``"latent"``.
             progress: called with (steps done, steps in all).
@@ -181,10 +222,12 @@ class ConsiStoryPipeline:
             pictures = given_pictures(images, masks, len(prompts), size)
             seeds = range(len(prompts)) if seeds is None else seeds
             batch = make_batch(self.backbone, prompts, seeds, None, concepts, resolved, every=True)
+            batch = led(self.backbone, batch, controls)
             return given_subject(
                 *(self.backbone, batch, concepts, pictures, resolved, output_type, progress, trace),
             )
         batch = make_batch(self.backbone, prompts, seeds, latents, concepts, resolved, every=True)
+        batch = led(self.backbone, batch, controls)
         return make_subject(self.backbone, batch, concepts, whole_seeds(seeds), resolved, output_type, progress, trace)
 
     @torch.no_grad()
@@ -195,6 +238,7 @@ class ConsiStoryPipeline:
         seeds: Sequence[int] | None = None,
         *,
         latents: Tensor | None = None,
+        controls: Controls | None = None,
         batch_size: int | None = None,
         settings: MethodSettings | None = None,
         output_type: OutputType = "pil",
@@ -208,6 +252,7 @@ class ConsiStoryPipeline:
             subject: from :meth:`create_subject`, or a loaded cache.
             seeds: one per scene; a seed gives the same initial noise whatever the batch or device.
             latents: initial noise [B, 4, h, w] instead.
+            controls: what leads each scene, as in :meth:`create_subject`; anchors need not have been led.
             batch_size: how many scenes are denoised together; all of them when None. It does not change the pictures.
             settings: settings that the cache is required to have been made with, or None.
             output_type, progress, trace: as in :meth:`create_subject`; a trace holds the last batch.
@@ -224,6 +269,7 @@ class ConsiStoryPipeline:
         resolved = cache.settings
         as_written = all_exact(cache.prompts, cache.concepts)
         batch = make_batch(self.backbone, prompts, seeds, latents, cache.concepts, resolved, exact_suffices=as_written)
+        batch = led(self.backbone, batch, controls)
 
         def companions(request: Request) -> Companions:
             return CachedAnchors(request, cache, self.device, self.backbone.dtype)
@@ -238,6 +284,7 @@ class ConsiStoryPipeline:
         *,
         latents: Tensor | None = None,
         concepts: str | Sequence[str] | None = None,
+        controls: Controls | None = None,
         settings: MethodSettings | None = None,
         batch_size: int | None = None,
         output_type: OutputType = "pil",
@@ -249,7 +296,7 @@ class ConsiStoryPipeline:
         Args:
             concepts: make masks of these words too; no masks when None.
             settings: of which the method's switches are ignored; the model's defaults when None.
-            prompts, seeds, latents, batch_size, output_type, progress, trace: as in :meth:`render`.
+            prompts, seeds, latents, controls, batch_size, output_type, progress, trace: as in :meth:`render`.
 
         Raises:
             InputError: arguments that do not fit each other.
@@ -260,5 +307,5 @@ class ConsiStoryPipeline:
         resolved = resolve_settings(self.backbone, off, latents)
         concepts = (concepts,) if isinstance(concepts, str) else concepts
         named = None if concepts is None else tuple(concepts)
-        batch = make_batch(self.backbone, prompts, seeds, latents, named, resolved)
+        batch = led(self.backbone, make_batch(self.backbone, prompts, seeds, latents, named, resolved), controls)
         return render_scenes(self.backbone, batch, resolved, Companions, batch_size, output_type, progress, trace)

@@ -3,6 +3,7 @@
 * ``formats``: which bytes are a picture, of what size, without decoding any of it.
 * ``opening``: decoding, with limits: orientation, colour profiles, transparency, huge pictures.
 * ``masks``: where the subject is: read from a file, or drawn over its picture for people.
+* ``hints``: what ControlNets were trained to see, made of it: edges, outlines, silhouettes.
 * ``memory``: pictures that need no decoding.
 * ``fitting``: a picture of any shape at the size that is rendered.
 """

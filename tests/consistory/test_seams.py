@@ -129,7 +129,7 @@ def residuals(pipe: ConsiStoryPipeline, size: float) -> Additions:
     """As a ControlNet has them, for every trunk; the shapes are asked of the network once."""
     backbone, shapes = pipe.backbone, []
 
-    def additions(sample: Tensor, timestep: Tensor, conditioning: Any) -> Any:
+    def additions(sample: Tensor, timestep: Tensor, conditioning: Any, step: int, steps: int) -> Any:
         if not shapes:
             with backbone.installed(None) as network:
                 trunk = network.begin(sample, timestep, conditioning, attention.AttentionCall())

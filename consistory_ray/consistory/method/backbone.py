@@ -15,8 +15,10 @@ from torch import Tensor
 
 from consistory_ray.consistory.method.attention import AttentionCall, Queries, TextKeys
 from consistory_ray.consistory.method.conditioning import Conditioning
+from consistory_ray.consistory.method.hints import Hints
 from consistory_ray.consistory.method.latents import Schedule
 from consistory_ray.consistory.method.layout import Grid, Level, Levels
+from consistory_ray.consistory.method.request import Additions
 from consistory_ray.settings import FreeU, MethodSettings
 
 OutputType = Literal["pil", "np", "latent"]
@@ -157,4 +159,23 @@ class Backbone(Protocol):
 
     def decode(self, latents: Tensor, output_type: OutputType) -> tuple[Any, dict[int, str]]:
         """Pictures of [images, channels, rows, columns] latents, and by index why one is none (it is None or NaN)."""
+        ...
+
+
+@runtime_checkable
+class Controllable(Protocol):
+    """What a :class:`Backbone` has besides whose pictures can be led by hints.
+
+    Attributes:
+        control_modes: for each ControlNet the names of the kinds of hints it tells apart; none for a single kind.
+        control_fingerprints: identify each ControlNet's weights and configuration, 64 hexadecimal digits.
+    """
+
+    @property
+    def control_modes(self) -> tuple[tuple[str, ...], ...]: ...
+    @property
+    def control_fingerprints(self) -> tuple[str, ...]: ...
+
+    def additions(self, hints: Hints, settings: MethodSettings) -> Additions:
+        """What a batch's hints add to its trunks; with resolved settings, while the model is in use."""
         ...

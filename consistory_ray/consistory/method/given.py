@@ -225,6 +225,6 @@ def _called(
     latents, timestep = path.model_input(path.clean, step)
     sample = torch.cat([latents] * conditioning.rows.halves).to(conditioning.text.dtype)
     trunk = network.begin(sample, timestep, conditioning, call)
-    if request.additions is not None:
-        trunk = trunk.plus(request.additions(sample, timestep, conditioning))
-    return network.finish(trunk, call, tap)
+    additions = request.additions
+    residuals = additions and additions(sample, timestep, conditioning, step, len(path.timesteps))
+    return network.finish(trunk if residuals is None else trunk.plus(residuals), call, tap)

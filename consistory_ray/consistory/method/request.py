@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 
 from consistory_ray.consistory.method.conditioning import Conditioning, Rows
+from consistory_ray.consistory.method.hints import Hints
 from consistory_ray.consistory.method.latents import seeded_noise
 from consistory_ray.consistory.method.layout import Grid, Level, Levels
 from consistory_ray.consistory.method.steps import StepPlan
 from consistory_ray.settings import MethodSettings
 
-Additions: TypeAlias = Callable[[Tensor, Tensor, Conditioning], Any]
-"""What is added to the trunk of every call of a step: residuals in the shape that the model's ``Trunk.plus`` takes.
+Additions: TypeAlias = Callable[[Tensor, Tensor, Conditioning, int, int], Any]
+"""What is added to the trunk of every call of a step: residuals in the shape that the model's ``Trunk.plus`` takes, or
+None for nothing.
 
-Called once a step with what the network is shown, [rows, channels, height, width], the timestep and the conditioning.
-Vanilla calls, both passes, anchors and scenes get residuals alike."""
+Called once a step with what the network is shown, [rows, channels, height, width], the timestep, the conditioning, the
+step and how many there are. Vanilla calls, both passes, anchors and scenes get residuals alike."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Batch:
         latents: [images, channels, h, w] float32 on the CPU, the initial noise.
         columns: which text tokens make the masks, [images, text tokens, concepts]; None for no masks.
         positions: for each prompt, for each concept, its token positions.
+        hints: for each image what leads it; empty where nothing leads any.
     """
 
     prompts: tuple[str, ...]
@@ -39,12 +42,14 @@ class Batch:
     latents: Tensor
     columns: Tensor | None
     positions: list[list[list[int]]]
+    hints: Hints = ()
 
     def part(self, start: int, stop: int) -> Batch:
         """Some of the images."""
         columns = None if self.columns is None else self.columns[start:stop]
         chosen = slice(start, stop)
-        return Batch(self.prompts[chosen], self.seeds[chosen], self.latents[chosen], columns, self.positions[chosen])
+        of_each = self.prompts[chosen], self.seeds[chosen], self.latents[chosen]
+        return Batch(*of_each, columns, self.positions[chosen], self.hints[chosen])
 
     def noise(self, step: int | None) -> Tensor:
         """See :data:`~consistory_ray.consistory.method.latents.Noise`."""

@@ -173,7 +173,7 @@ class Sampler:
         latents, timestep = state.schedule.model_input(state.latents, step)
         sample = torch.cat([latents] * conditioning.rows.halves).to(conditioning.text.dtype)
         additions = self.request.additions
-        residuals = None if additions is None else additions(sample, timestep, conditioning)
+        residuals = additions and additions(sample, timestep, conditioning, step, self.plan.steps)
 
         def begin(call: AttentionCall) -> Any:
             trunk = network.begin(sample, timestep, conditioning, call)

@@ -91,6 +91,30 @@ def load_checkpoint(
     return pipe, settings
 
 
+def published_configs(model: str | Path) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
+    """The UNet's and the VAE's configuration of a model that is not loaded; None where they cannot be told.
+
+    Raises:
+        CheckpointError: the model is nowhere.
+    """
+    name = model_location("model", model)
+    if name.lower().endswith(".safetensors"):
+        return None, None
+    if name == BUNDLED_MODEL:
+        with resources.as_file(resources.files("consistory_ray.miniature").joinpath("weights")) as folder:
+            unet, vae = (read_config(folder / part / "config.json") for part in ("unet", "vae"))
+            return unet, vae
+    found: list[Mapping[str, Any] | None] = []
+    for part in ("unet", "vae"):
+        try:
+            local = Path(name) if Path(name).is_dir() else Path(hf_hub_download(name, f"{part}/config.json")).parents[1]
+        except Exception:  # not there, or not cached: told when it is loaded
+            found.append(None)
+            continue
+        found.append(read_config(local / part / "config.json"))
+    return found[0], found[1]
+
+
 def model_location(where: str, given: str | Path) -> str:
     """What a model's name stands for, as far as it can be told without a network: a path that exists, or a hub id.
 

@@ -40,8 +40,7 @@ def model_fingerprint(pipe: Any) -> str:
                 continue
             key = key.removeprefix("text_model.")  # there or not, depending on the version of transformers
             digest.update(f"{name}.{key}:{tuple(tensor.shape)};".encode())
-            flat = tensor.detach().flatten()
-            samples = flat[:: max(1, flat.numel() // _SAMPLES)][:_SAMPLES]
+            samples = _sampled(tensor)
             signs.append(torch.signbit(samples))
             for kind in kinds.intersection(key.split(".")):
                 sizes.setdefault(kind, []).append(samples)
@@ -49,6 +48,18 @@ def model_fingerprint(pipe: Any) -> str:
         digest.update(torch.cat([sign.to(signs[0].device) for sign in signs]).cpu().numpy().tobytes())
     if adapters := adapter_state(pipe):
         digest.update(f"{adapters}{_adapter_size(sizes)}".encode())
+    return digest.hexdigest()
+
+
+def network_fingerprint(network: Any) -> str:
+    """The same of a single network, such as a ControlNet: its configuration and its weights."""
+    digest = hashlib.sha256(json.dumps(_public(network.config), sort_keys=True, default=str).encode())
+    signs = []
+    for key, tensor in _weights(network):
+        if tensor.is_floating_point():
+            digest.update(f"{key}:{tuple(tensor.shape)};".encode())
+            signs.append(torch.signbit(_sampled(tensor)))
+    digest.update(torch.cat([sign.cpu() for sign in signs]).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -115,6 +126,12 @@ def _weights(module: Any) -> Iterator[tuple[str, Tensor]]:
             stored |= {f"{prefix}{key}": weights[key] for key in direct if key in weights}
     for key, tensor in module.state_dict().items():
         yield key, stored[key] if tensor.is_meta and key in stored else tensor
+
+
+def _sampled(tensor: Tensor) -> Tensor:
+    """Evenly spaced entries."""
+    flat = tensor.detach().flatten()
+    return flat[:: max(1, flat.numel() // _SAMPLES)][:_SAMPLES]
 
 
 def _public(config: Mapping[str, Any]) -> dict[str, Any]:

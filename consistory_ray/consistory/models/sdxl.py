@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -11,12 +11,16 @@ from torch import Tensor
 
 from consistory_ray.consistory.method.backbone import Network, OutputType
 from consistory_ray.consistory.method.conditioning import Conditioning
+from consistory_ray.consistory.method.hints import Hints
 from consistory_ray.consistory.method.latents import SchedulerSteps
 from consistory_ray.consistory.method.layout import Grid, Level, Levels
 from consistory_ray.consistory.models.checkpoints import check_architecture
+from consistory_ray.consistory.models.control import Control, controlnets_in_use
+from consistory_ray.consistory.models.controlnet_checks import mode_names
+from consistory_ray.consistory.models.controlnets import check_controlnets
 from consistory_ray.consistory.models.decoding import decode_latents, encode_pictures
 from consistory_ray.consistory.models.encoding import encode_prompts
-from consistory_ray.consistory.models.fingerprint import adapter_state, model_fingerprint
+from consistory_ray.consistory.models.fingerprint import adapter_state, model_fingerprint, network_fingerprint
 from consistory_ray.consistory.models.hooks import UNetHooks, execution_device, offloaded_again
 from consistory_ray.consistory.models.prompts import concept_positions, text_tokens
 from consistory_ray.consistory.models.schedules import ddim_scheduler, scheduler_notice
@@ -30,13 +34,19 @@ class SDXL:
 
     Args:
         pipe: a ``StableDiffusionXLPipeline``.
+        controlnets: that hints can name; see :class:`~consistory_ray.consistory.method.backbone.Controllable`.
+        guess_mode: ControlNets lead the conditional half alone, see
+            :class:`~consistory_ray.consistory.models.control.Control`.
     """
 
     levels: Levels = LEVELS
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: Any, controlnets: Sequence[Any] = (), guess_mode: bool = False) -> None:
         self.pipe = pipe
+        self.controlnets = list(controlnets)
+        self.guess_mode = guess_mode
         self._held: tuple[str, str] | None = None
+        self._held_controls: tuple[str, ...] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -63,6 +73,17 @@ class SDXL:
     def hold_fingerprint(self) -> None:
         """See :class:`~consistory_ray.consistory.method.backbone.Backbone`."""
         self._held = adapter_state(self.pipe), model_fingerprint(self.pipe)
+        self._held_controls = self.control_fingerprints
+
+    @property
+    def control_fingerprints(self) -> tuple[str, ...]:
+        """See :class:`~consistory_ray.consistory.method.backbone.Controllable`."""
+        return self._held_controls or tuple(network_fingerprint(net) for net in self.controlnets)
+
+    @property
+    def control_modes(self) -> tuple[tuple[str, ...], ...]:
+        """See :class:`~consistory_ray.consistory.method.backbone.Controllable`."""
+        return tuple(mode_names(net.config) for net in self.controlnets)
 
     @property
     def text_tokens(self) -> int:
@@ -89,6 +110,7 @@ class SDXL:
         """See :class:`~consistory_ray.consistory.method.backbone.Backbone`."""
         check_architecture(self.pipe)
         UNetHooks(self.pipe.unet)
+        check_controlnets(self.controlnets, self.pipe)
         return scheduler_notice(self.pipe.scheduler)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
@@ -119,9 +141,17 @@ class SDXL:
         """See :func:`~consistory_ray.consistory.models.split_unet.method_installed`."""
         return method_installed(self.pipe.unet, freeu)
 
-    def in_use(self) -> AbstractContextManager[None]:
-        """See :func:`~consistory_ray.consistory.models.hooks.offloaded_again`."""
-        return offloaded_again(self.pipe)
+    def additions(self, hints: Hints, settings: MethodSettings) -> Control:
+        """See :class:`~consistory_ray.consistory.models.control.Control`."""
+        size = settings.height or 0, settings.width or 0
+        return Control(self.controlnets, hints, size, self.guess_mode, self.device)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """See :func:`~consistory_ray.consistory.models.hooks.offloaded_again`; ControlNets are brought too."""
+        offloaded = bool(getattr(self.pipe, "_all_hooks", None))
+        with offloaded_again(self.pipe), controlnets_in_use(self.controlnets, self.device, offloaded):
+            yield
 
     def encode_pictures(self, pictures: Tensor) -> Tensor:
         """See :func:`~consistory_ray.consistory.models.decoding.encode_pictures`."""
