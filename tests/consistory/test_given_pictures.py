@@ -464,6 +464,7 @@ def test_numbers_that_are_not_finite(pipe: ConsiStoryPipeline, monkeypatch: pyte
         ({"images": [Image.new("RGBA", (32, 32)), PICTURES[1]]}, r"images\[0\]"),
         ({"latents": torch.zeros(2, 4, 16, 16)}, "latents"),
         ({"seeds": [1]}, "seeds"),
+        ({"images": None, "seeds": SEEDS, "masks": [MASK, None]}, "masks"),
     ],
 )
 def test_arguments_that_do_not_fit(pipe: ConsiStoryPipeline, change: dict[str, Any], where: str) -> None:
