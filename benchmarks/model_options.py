@@ -75,11 +75,11 @@ def chosen_dtype(options: argparse.Namespace) -> torch.dtype:
     return dtype
 
 
-def load_pipeline(options: argparse.Namespace) -> ConsiStoryPipeline:
-    """The model of :func:`add_model_options`, where and as it is wanted."""
+def load_pipeline(options: argparse.Namespace, **more: Any) -> ConsiStoryPipeline:
+    """The model of :func:`add_model_options`, where and as it is wanted; ``more`` goes to ``from_pretrained``."""
     torch.set_num_threads(options.threads)
     return ConsiStoryPipeline.from_pretrained(
-        options.model, torch_dtype=chosen_dtype(options), device=chosen_device(options)
+        options.model, torch_dtype=chosen_dtype(options), device=chosen_device(options), **more
     )
 
 

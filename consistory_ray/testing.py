@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from consistory_ray.engine.inputs import InputReader, fitted
 from consistory_ray.engine.rendering import CacheBuffer, MadeSubject, RendererFactory, RendererSpec
 from consistory_ray.errors import AssetError, CacheMismatchError, CheckpointError, InputError, Problem
 from consistory_ray.plan.plan import scene_asset_id
@@ -121,6 +123,7 @@ class FakeRenderer:
     ) -> None:
         started = time.monotonic()
         self.spec = spec
+        self._inputs = InputReader(spec.inputs if spec is not None else "")
         self._seconds = seconds
         self._anchor_seconds = seconds if anchor_seconds is None else anchor_seconds
         self._size = (int(size[0]), int(size[1]))
@@ -167,15 +170,21 @@ class FakeRenderer:
         return self._fingerprint
 
     def make_subject(self, subject: SubjectPlan) -> MadeSubject:
-        """Pictures of the anchors' ids, and a cache that names the subject."""
+        """Pictures of the anchors' ids, or the given ones, and a cache that names the subject."""
         with self._traced("anchors", subject.anchors):
             self._take_memory(len(subject.anchors))
             self._go_wrong(subject.anchors)
             seconds = self._spend(self._anchor_seconds, subject.anchors)
+            images = [self.picture(anchor.asset_id) for anchor in subject.anchors]
+            masks: list[NDArray[np.bool_]] = []
+            if subject.pictures:
+                pictures = [fitted(self._inputs, given, *self._size) for given in subject.pictures]
+                images = [picture.image for picture in pictures]
+                masks = [np.ones(self._size[::-1], bool) if one.alpha is None else one.alpha for one in pictures]
             content = {"subject": subject.subject_id, "key": subject.subject_key, "fingerprint": self._fingerprint}
             data = json.dumps(content).encode()
             buffer = np.frombuffer(data.ljust(self._cache_bytes), dtype=np.uint8)
-            return MadeSubject([self.picture(anchor.asset_id) for anchor in subject.anchors], buffer, seconds)
+            return MadeSubject(images, buffer, seconds, masks=masks)
 
     def load_cache(self, buffer: CacheBuffer) -> dict[str, str]:
         """What the cache says.

@@ -26,7 +26,7 @@ from typer.models import ArgumentInfo, CommandInfo, OptionInfo  # noqa: E402
 from consistory_ray.cli.app import app  # noqa: E402
 from consistory_ray.cli.common import EXIT_CODES  # noqa: E402
 from consistory_ray.jobs.checks import MAX_PICTURES, MAX_TEXT  # noqa: E402
-from consistory_ray.jobs.job import MAX_ANCHORS, MAX_CONCEPTS, MAX_COUNT, RenderJob, RenderSettings  # noqa: E402
+from consistory_ray.jobs.job import MAX_ANCHORS, MAX_CONCEPTS, MAX_COUNT, MAX_GIVEN, RenderJob, RenderSettings  # noqa: E402
 from consistory_ray.jobs.readers import MAX_BYTES  # noqa: E402
 from consistory_ray.jobs.tables import COLUMNS  # noqa: E402
 from consistory_ray.settings import BUNDLED_MODEL, MethodSettings, model_defaults  # noqa: E402
@@ -83,6 +83,45 @@ YAML follows its 1.2 core schema: `no` and `12:30` are texts. A key that is not 
 is an error. Texts are at most {text} characters, put into Unicode's form NFC, their blanks made single.
 
 {sections}
+## A subject of whom there are pictures
+
+One to eight `pictures` take the place of `anchors`: the subject's own picture in other places and poses, so that what
+stays the same is the subject. A caption (style, subject and `prompt`) says where it is there and nothing of how it
+looks.
+
+```yaml
+subjects:
+  - concept: dragon
+    style: a drawing of
+    subject: a dragon
+    details: a spotted dragon with a hat
+    pictures:
+      - {{image: mia-1.png, prompt: in the forest}}
+      - {{image: https://example.com/mia-2.webp, prompt: at sunset, mask: mia-2-mask.png}}
+    scenes: [on the beach, in the snow]
+```
+
+* **Words.** Colours come over by themselves. A pattern, an accessory and whatever else a scene's layout has to make
+  room for come if the scene's words name them: that is what `details` is for. Text that follows the subject is enough
+  ("with a hat"); text that names the concept ("a spotted dragon with a hat") takes the place of the subject's. Leave
+  colours out of it, they would spread. `mask_dropout: 0` under `settings` keeps scenes closest to the pictures.
+* **Files.** PNG, JPEG and WebP, at a path or any fsspec URL in the places that `CONSISTORY_ALLOWED_URLS` allows. A
+  relative path begins at the job file; in a job that is no file (standard input, Python) at the working directory.
+  Orientation, colour profiles, palettes, CMYK and 16 bits are taken care of. A file has 256 MiB and a picture 128
+  megapixels (a WebP 64) at most, and what is larger than 16 megapixels is reduced when it is opened. Pictures that
+  are broken, animated, of a single colour or smaller than 8 pixels are refused before a model is loaded, all of them
+  at once.
+* **Masks.** Where the subject is, is found. A picture with transparency says it itself, and a `mask` (subject white,
+  all else black, of the picture's size) wins over both. The gallery shows what was taken for the subject; if nothing
+  was found, the subject fails before any of its scenes is rendered, and if it is doubtful, the run tells it.
+* **Shape.** `fit: crop` cuts a picture to the shape of the job's, around the subject where a mask says where that is;
+  `fit: letterbox` keeps all of it.
+* **Content decides.** A subject is known by the SHA-256 of its files: the same bytes at another address are the same
+  subject, another file is another one. The output gets a copy of each below `inputs/`. From then on a run goes on by
+  the job in its `run.json`, even if the originals are gone.
+
+On a cluster give URLs: a job file that travels in a ConfigMap has no folder that relative paths could begin at.
+
 ## A subject that an earlier run has stored
 
 A subject that was rendered once can be taken up by any later job: the same individual, new scenes. `from` names its
@@ -150,7 +189,8 @@ animals:
 
 ## Limits
 
-A job has at most {pictures} pictures, a subject {anchors} anchors and {concepts} concepts, a scene a `count` of
+A job has at most {pictures} pictures, a subject {anchors} anchors, {given} given pictures and {concepts} concepts, a
+scene a `count` of
 {count}.
 """
 
@@ -203,6 +243,7 @@ TITLES = {
     "RenderSettings": "Settings",
     "Subject": "A subject",
     "Anchor": "An anchor",
+    "GivenPicture": "A given picture",
     "Scene": "A scene",
 }
 TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
@@ -227,6 +268,7 @@ def job_page() -> str:
         text=f"{MAX_TEXT:,}",
         pictures=f"{MAX_PICTURES:,}",
         anchors=MAX_ANCHORS,
+        given=MAX_GIVEN,
         concepts=MAX_CONCEPTS,
         count=f"{MAX_COUNT:,}",
     )
@@ -247,7 +289,7 @@ def _model_section(name: str, title: str, model: dict[str, Any]) -> str:
         default = defaults.get(key, field.get("default"))
         shown = "**needed**" if key in model.get("required", ()) else _default(default, key in defaults)
         if name == "Subject" and key in ("concept", "anchors"):
-            shown = "**needed**, without `from`"
+            shown = "**needed**, without `from`" + (" or `pictures`" if key == "anchors" else "")
         rows.append((f"`{key}`", kind(field), shown, plain(field["description"])))
     table = f"| Key | Type | Default | What it is |\n|---|---|---|---|\n{_rows(rows)}\n"
     return f"### {title}\n\n{about}\n\n{table}".replace("\n\n\n", "\n\n")
@@ -291,7 +333,7 @@ def _number(value: float) -> str:
 
 
 def _default(value: Any, is_setting: bool) -> str:
-    return f"`{_value(value)}`" if is_setting or value not in (None, "", {}) else ""
+    return f"`{_value(value)}`" if is_setting or value not in (None, "", {}, []) else ""
 
 
 def _value(value: Any) -> str:

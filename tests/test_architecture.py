@@ -41,7 +41,7 @@ ABOVE = {
 }
 # the engine from the ground up: each part may import those before it, and none that stands above it
 ENGINE = (
-    *("faults", "machine", "stopping", "rendering", "events", "options", "outages"),
+    *("faults", "machine", "stopping", "rendering", "events", "options", "outages", "inputs"),
     *("scheduling", "cluster", "workers"),
     *("ledger", "workload", "anchor_files", "history", "dispatching", "coordinator", "running"),
 )
@@ -208,6 +208,8 @@ def test_the_wheel_holds_the_package_and_its_data_and_nothing_else() -> None:
     assert {path.parts[0] for path in files} == {"consistory_ray"}
     names = {path.as_posix() for path in files}
     assert {"consistory_ray/py.typed", "consistory_ray/miniature/weights/model_index.json"} <= names
+    controlnet = {path.name for path in files if path.parent == Path("consistory_ray/miniature/controlnet")}
+    assert controlnet == {"config.json", "diffusion_pytorch_model.safetensors"}
     miniature = {path.name for path in files if path.parent == Path("consistory_ray/miniature")}
     code = {"__init__.py", "architecture.py", "judge.py", "vocabulary.py"}
     assert miniature == {*code, "judge.safetensors"}, "to render with it and to judge its pictures, not to train it"

@@ -9,6 +9,7 @@ The stages, each resumable by running the same command again (checkpoints lie in
     decoder       more training of the decoder alone; the latents stay as they are
     judge         the classifier and segmenter that measures pictures
     export        everything as a diffusers pipeline folder, bfloat16 safetensors
+    controlnet    a ControlNet of the exported pipeline (no other stage is needed), float16 safetensors
 
 The seeds are fixed, but averaging over processes makes runs equal only up to rounding.
 """
@@ -26,6 +27,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from consistory_ray.miniature.architecture import assemble, build_tokenizer
 from consistory_ray.miniature.judge import WEIGHTS as JUDGE_WEIGHTS
 from training.autoencoder import encode, train_autoencoder, trained_autoencoder
+from training.controlnet import export_controlnet, train_controlnet
 from training.dataset import TRAIN_SEED, draw_pictures, open_pictures
 from training.denoiser import Denoiser, Stage, train_stage
 from training.judge import train_judge
@@ -38,6 +40,7 @@ STAGES = (
     Stage("full", pixels=128, steps=5600, batch=32, learning_rate=1e-3, final_rate=2e-5),
 )
 WEIGHTS = JUDGE_WEIGHTS.parent / "weights"
+CONTROLNET = JUDGE_WEIGHTS.parent / "controlnet"
 
 
 def stage_draw(run: Path, options: argparse.Namespace) -> None:
@@ -115,6 +118,12 @@ def export(run: Path, checkpoint: Path, out: Path) -> None:
     print(f"{checkpoint.name} at step {state['step']} written to {out}")
 
 
+def stage_controlnet(run: Path, options: argparse.Namespace) -> None:
+    """Train a ControlNet of the exported pipeline, and write it."""
+    launch(train_controlnet, options.processes, str(run), options.out)
+    export_controlnet(run, Path(options.out), Path(options.controlnet_out))
+
+
 COMMANDS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "draw": stage_draw,
     "autoencoder": stage_autoencoder,
@@ -123,6 +132,7 @@ COMMANDS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "decoder": stage_decoder,
     "judge": stage_judge,
     "export": stage_export,
+    "controlnet": stage_controlnet,
 }
 
 
@@ -134,6 +144,7 @@ def main() -> None:
         "--run", type=Path, required=True, help="folder for pictures, latents and checkpoints (about 4 GB)"
     )
     parser.add_argument("--out", default=str(WEIGHTS), help="where export writes the pipeline folder")
+    parser.add_argument("--controlnet-out", default=str(CONTROLNET), help="where controlnet writes its folder")
     parser.add_argument("--warm-start", help="an exported pipeline folder to start the denoiser from")
     parser.add_argument("--processes", type=int, default=2, help="one-thread training processes")
     parser.add_argument("--latent-size", type=int, choices=(16, 32), help="encode only this size")

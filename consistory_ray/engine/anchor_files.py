@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from consistory_ray.engine.workers.anchor_store import checksum_path
 from consistory_ray.engine.workload import finished_subjects
 from consistory_ray.jobs.stored_subjects import subject_file
+from consistory_ray.output.assets import mask_path
 from consistory_ray.output.index.index import compact
 from consistory_ray.output.lease.fencing import Lost, delete_all, refuse_if_lost
 from consistory_ray.output.storage import MissingFileError, OutputStore
@@ -41,6 +42,7 @@ def clear_anchors(store: OutputStore, plan: Plan, done: Collection[str], *, prev
         if any(anchor.path in present for anchor in anchors):
             compact(store, drop={anchor.asset_id for anchor in anchors}, lost=lost)
             delete_all(store, (anchor.path for anchor in anchors), lost)
+        delete_all(store, (path for anchor in anchors if (path := mask_path(anchor.path)) in present), lost)
     cached = [subject for subject in finished if subject.cache_path in present]
     # a cache without a checksum is no cache
     delete_all(store, (checksum_path(subject.cache_path) for subject in cached), lost)

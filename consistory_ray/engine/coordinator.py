@@ -19,6 +19,7 @@ from consistory_ray.engine.dispatching.session import RaySession
 from consistory_ray.engine.events import Event, Notice, RunFinished, RunStarted, RunState, RunSummary
 from consistory_ray.engine.faults import is_lasting
 from consistory_ray.engine.history import History, RecordKeeper, told
+from consistory_ray.engine.inputs import copy_inputs
 from consistory_ray.engine.ledger import Ledger
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.outages import Outages, with_backoff
@@ -192,6 +193,7 @@ class _Run:
             if not self._stopped:
                 done = done | self._ledger.refused(self._plan, done)
             if self._work.found + self._ledger.failed < self._work.planned and not self._stopped:
+                self._patiently(lambda: copy_inputs(self._store, self._plan.inputs(), self._lost))
                 self._stopped = self._session.render(self._plan, done)
                 if self._stopped and not self._stop:
                     self._history.stopped, self._history.books = self._stopped, self._ledger

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -31,6 +31,7 @@ class RendererSpec:
         threads: CPU threads the renderer may use.
         config: as the job names it: where the configurations of a single-file model are, None for elsewhere.
         gpu_share: the part of its GPU that is the renderer's own, where several share one.
+        inputs: URL of the output, from which :class:`~consistory_ray.engine.inputs.InputReader` reads what users give.
     """
 
     model: str
@@ -39,6 +40,7 @@ class RendererSpec:
     threads: int
     config: str | None = None
     gpu_share: float = 1.0
+    inputs: str = ""
 
 
 class MadeSubject:
@@ -53,9 +55,12 @@ class MadeSubject:
         seconds: how long it took.
         sha256: of ``cache_buffer``, 64 hexadecimal digits, where the renderer knows it; else empty.
         pack: makes both of them, when first asked for either.
+        masks: of given pictures what was taken for the subject, one bool ``[h, w]`` on any grid for each, to be shown
+            to people.
+        notices: what people should know about single ones, by index.
     """
 
-    __slots__ = ("_buffer", "_pack", "_sha256", "images", "seconds")
+    __slots__ = ("_buffer", "_pack", "_sha256", "images", "masks", "notices", "seconds")
 
     def __init__(
         self,
@@ -65,8 +70,12 @@ class MadeSubject:
         sha256: str = "",
         *,
         pack: Callable[[], tuple[CacheBuffer, str]] | None = None,
+        masks: Sequence[NDArray[np.bool_]] = (),
+        notices: Mapping[int, str] | None = None,
     ) -> None:
         self.images = images
+        self.masks = masks
+        self.notices = dict(notices or {})
         self.seconds = seconds
         self._buffer, self._sha256, self._pack = cache_buffer, sha256, pack
 
@@ -87,6 +96,19 @@ class MadeSubject:
         return self._buffer, self._sha256
 
 
+class UnclearPicturesError(AssetError):
+    """The subject is not to be found in pictures that were given.
+
+    Attributes:
+        images, masks: see :class:`MadeSubject`; both may be empty.
+    """
+
+    def __init__(self, message: str, images: Sequence[Image] = (), masks: Sequence[NDArray[np.bool_]] = ()) -> None:
+        super().__init__(message)
+        self.images = images
+        self.masks = masks
+
+
 class Renderer(Protocol):
     """One loaded model on one device. All methods are called from one thread.
 
@@ -101,7 +123,13 @@ class Renderer(Protocol):
         """Identifies the loaded weights."""
 
     def make_subject(self, subject: SubjectPlan) -> MadeSubject:
-        """Make the subject's anchors. Only ``concepts``, ``anchors`` and ``settings`` are looked at."""
+        """Make the subject's anchors, or take its ``pictures``, which the output has copies of, for them.
+
+        Only ``concepts``, ``anchors``, ``pictures`` and ``settings`` are looked at.
+
+        Raises:
+            UnclearPicturesError: the subject is not to be found in a picture.
+        """
 
     def load_cache(self, buffer: CacheBuffer) -> Any:
         """A buffer as :meth:`render` wants it, without copying what is large.

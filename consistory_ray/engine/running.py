@@ -110,6 +110,8 @@ def load(source: JobSource) -> tuple[RenderJob, Plan]:
     for subject in plan.subjects:
         if subject.source is not None:
             check_allowed(f"the source of {subject.subject_id}", subject.source.url)
+        for file in (file for picture in subject.pictures for file in picture.files):
+            check_allowed(f"a picture of {subject.subject_id}", file.url)
     return job, plan
 
 

@@ -36,6 +36,11 @@ FIXES: Mapping[str, str] = {
     "style": 'write text such as "a drawing of"',
     "subject": 'write text such as "a dragon"',
     "anchors": 'write a list of 1 to 64 scenes such as ["in the forest", "on the beach"]; two are usual',
+    "details": 'write text such as "with purple glasses"',
+    "pictures": "write a list of 1 to 8 pictures such as [{image: mia-1.png, prompt: in the forest}]",
+    "image": "write the path or URL of a PNG, JPEG or WebP file",
+    "mask": "write the path or URL of a picture of the same size: the subject white, all else black",
+    "fit": 'write "crop" or "letterbox"',
     "scenes": 'write a list with at least one scene such as ["in space"]',
     "on_missing_concept": 'write "fail" (the job is refused) or "skip" (those pictures fail, the others are made)',
     "prompt": _TEXT,
@@ -64,8 +69,9 @@ FIXES: Mapping[str, str] = {
 IN_QUOTES = "put text in quotes if it begins with a sign or has a colon in it"
 _TEXTS = ("anchors", "scenes")
 _ITEM_FIXES: Mapping[str, str] = {
-    "subjects": "write a mapping with the keys id, concept, style, subject, anchors and scenes",
+    "subjects": "write a mapping with the keys id, concept, style, subject, anchors (or pictures) and scenes",
     "anchors": "write text, or a mapping with the keys prompt and seed",
+    "pictures": "write an address, or a mapping with the keys image, prompt, mask, fit and seed",
     "scenes": "write text, or a mapping with the keys id, prompt, seed and count",
     "concept": _TEXT,
 }
@@ -139,7 +145,8 @@ _ADAPTERS = "there is no such setting yet: merge it into a folder of the model, 
 _COUNT = (
     "write count (how many pictures) and seed (of the first) at a scene, as in {prompt: in space, count: 4, seed: 3}"
 )
-_WORDS_ALONE = "there is no such setting: pictures are made from words alone, guidance_scale says how closely"
+_GIVEN = "write it as pictures in a subject: [{image: FILE, prompt: in the forest}]"
+_WORDS_ALONE = "there is no such setting: scenes are made from words alone, guidance_scale says how closely"
 _COMMAND_LINE = "leave it out and give it to render on the command line: --device, --workers, --output"
 _OTHER_NAMES = (
     ("steps num_steps sampling_steps inference_steps step n_steps ddim_steps", _SETTING.format("num_inference_steps")),
@@ -157,13 +164,14 @@ _OTHER_NAMES = (
     ("lora loras lora_weights lora_scale adapter adapters embedding embeddings textual_inversion", _ADAPTERS),
     ("vae vae_path unet text_encoder", "there is no such setting: put it into a folder of the model"),
     ("clip_skip clipskip", "there is no such setting: SDXL models use the layer before the last"),
-    ("prompt_strength strength denoise denoising_strength init_image image img2img mask", _WORDS_ALONE),
+    ("prompt_strength strength denoise denoising_strength init_image img2img", _WORDS_ALONE),
+    ("photo photos picture reference_image reference_images images_of input_images face", _GIVEN),
     ("controlnet control_net control_image ip_adapter ip_adapter_scale t2i_adapter", "there is no such setting yet"),
     ("refiner refiner_checkpoint hires_fix enable_hr upscale upscaler", "there is no such setting"),
     ("checkpoint ckpt model_id base_model model_name sd_model", "write it as model at the top of the file"),
     ("device workers gpus num_gpus output out output_dir", _COMMAND_LINE),
     ("concepts concept_token token trigger trigger_word class noun", "write it as concept in each of the subjects"),
-    ("prompts pictures", "write a list as scenes in each of the subjects"),
+    ("prompts", "write a list as scenes in each of the subjects"),
     ("anchor anchor_prompts references reference", "write a list as anchors in each of the subjects"),
     ("prefix style_prompt", "write it as style in each of the subjects"),
     ("description character id_prompt subject_prompt", "write it as subject in each of the subjects"),
@@ -198,8 +206,12 @@ _OF_SETTINGS = (
 )
 _ELSEWHERE = (
     (_OF_SETTINGS, "write this key under settings, at the top of the file"),
-    (("concept", "style", "subject", "anchors", "scenes", "from"), "write this key in each of the subjects"),
+    (
+        ("concept", "style", "subject", "details", "anchors", "pictures", "scenes", "from"),
+        "write this key in each of the subjects",
+    ),
     (("count", "prompt"), "write this key in each of the scenes"),
+    (("image", "mask", "fit"), "write this key in each of a subject's pictures"),
     (("model", "name", "subjects", "settings"), "write this key at the top of the file"),
     (("seed",), "write this key under settings, or at an anchor or a scene"),
 )

@@ -22,12 +22,16 @@ MAX_PICTURES = 2_000_000
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _NAMED = 16
-_MOST = {"concept": 16, "anchors": 64}
+_MOST = {"concept": 16, "anchors": 64, "pictures": 8}
 _TOLD = 20
 _COUNTED = re.compile(r"(.+)-(0|[1-9][0-9]{0,6})")
 _ANCHOR_ID = re.compile(r"anchor-[0-9]+", re.IGNORECASE)
 
 Entry = tuple[int, Any]
+
+
+MISSING: Any = object()
+"""The value of a finding about a key that has to be there."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +104,21 @@ def join_prompt(style: str, subject: str, scene: str) -> str:
     return " ".join(part for part in (style, subject, scene) if part)
 
 
+def scene_head(style: str, subject: str, details: str, concepts: Sequence[str]) -> str:
+    """What the prompts of all scenes begin with; details that name every concept stand in the subject's place."""
+    instead = bool(details) and bool(concepts) and all(mentions(details, concept) for concept in concepts)
+    return join_prompt(style, "" if instead else subject, details)
+
+
 def subject_findings(subject: Any) -> Iterator[Finding]:
-    """Problems of one subject: its prompts, its scene ids, its seeds."""
+    """Problems of one subject: what shows it, its prompts, its scene ids, its seeds."""
     scenes = list(_items(subject, "scenes"))
+    if _has(subject, "anchors") and _has(subject, "pictures"):
+        fix = "leave out anchors or pictures: a subject is made of words, or of pictures that are given"
+        yield Finding(("pictures",), _get(subject, "pictures"), fix)
+    is_subject = isinstance(subject, Mapping) or hasattr(subject, "scenes")
+    if is_subject and not _has(subject, "anchors") and not _has(subject, "pictures"):
+        yield Finding(("anchors",), MISSING, "")
     yield from _concept_findings(subject, scenes)
     yield from _scene_id_findings(scenes)
     yield from _seed_findings(scenes)
@@ -111,19 +127,24 @@ def subject_findings(subject: Any) -> Iterator[Finding]:
 def _concept_findings(subject: Any, scenes: list[Entry]) -> Iterator[Finding]:
     """Anchors show all concepts, a scene at least one: without that there is nothing to keep the same."""
     style, text, concepts = _text_field(subject, "style"), _text_field(subject, "subject"), _concepts(subject)
-    if style is None or text is None or _get(subject, "on_missing_concept") == "skip":
+    details = _text_field(subject, "details")
+    if style is None or text is None or details is None or _get(subject, "on_missing_concept") == "skip":
         return
     head = join_prompt(style, text, "")
     missing = [concept for concept in concepts if not mentions(head, concept)]
-    for index, anchor in _items(subject, "anchors") if missing else ():
-        prompt = _prompt(anchor)
-        absent = lacking_in_anchor(join_prompt(style, text, prompt), concepts) if prompt else []
-        if absent:
-            yield Finding(("anchors", index, "prompt"), prompt, must_contain("an anchor", absent, " and "))
+    for name, who in (("anchors", "an anchor"), ("pictures", "a picture")) if missing else ():
+        for index, shown_by in _items(subject, name):
+            prompt = "" if name == "pictures" and isinstance(shown_by, str) else _prompt(shown_by)
+            absent = lacking_in_anchor(join_prompt(style, text, prompt), concepts)
+            if absent and (prompt or name == "pictures"):
+                yield Finding((name, index, "prompt"), prompt, must_contain(who, absent, " and "))
+    if details:
+        head = scene_head(style, text, details, concepts)
+        missing = [concept for concept in concepts if not mentions(head, concept)]
     everywhere = len(missing) < len(concepts) or any(stands(head, concept) for concept in missing)
     for index, scene in scenes if concepts and not everywhere else ():
         prompt = _prompt(scene)
-        if prompt and lacks_all(join_prompt(style, text, prompt), concepts):
+        if prompt and lacks_all(join_prompt(head, prompt, ""), concepts):
             yield Finding(("scenes", index, "prompt"), prompt, must_contain("a scene", concepts, " or "))
 
 
@@ -240,6 +261,11 @@ def _seed_findings(scenes: list[Entry]) -> Iterator[Finding]:
 
 def _get(item: Any, name: str) -> Any:
     return item.get(name) if isinstance(item, dict) else None if isinstance(item, str) else getattr(item, name, None)
+
+
+def _has(item: Any, name: str) -> bool:
+    """Whether a key was written down, whatever its value."""
+    return name in item if isinstance(item, Mapping) else bool(getattr(item, name, ()))
 
 
 def _string(item: Any, name: str) -> str:

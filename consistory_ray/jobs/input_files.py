@@ -20,7 +20,6 @@ from consistory_ray.jobs.allowlist import check_allowed
 from consistory_ray.jobs.readers import STANDARD_INPUT
 from consistory_ray.jobs.sources import TooLargeError, read_all, reading_problem
 from consistory_ray.jobs.validation import Text
-from consistory_ray.pictures import MAX_BYTES, open_picture, read_header
 
 MAX_FILES = 10_000
 Sha256 = Annotated[str, Strict(), Field(pattern="^[0-9a-f]{64}$")]
@@ -38,6 +37,23 @@ class InputFile:
     """Its size."""
     format: Literal["png", "jpg", "webp"]
     """What it is, whatever it is called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A picture that was looked up, and what was seen of it.
+
+    Attributes:
+        file: what the job refers to from now on.
+        size: width and height in pixels, upright.
+        is_plain: whether all of it has one colour.
+        marks_nothing: whether it would be the same everywhere as a mask.
+    """
+
+    file: InputFile
+    size: tuple[int, int]
+    is_plain: bool
+    marks_nothing: bool
 
 
 class InputFiles:
@@ -76,6 +92,14 @@ class InputFiles:
         Raises:
             InputError: it cannot be reached, is not allowed, or is no picture that can be used.
         """
+        return self.see(field, address).file
+
+    def see(self, field: str, address: str) -> Seen:
+        """:meth:`look_up`, and what was seen of it.
+
+        Raises:
+            InputError: see there.
+        """
         place = self.place(field, address)
         with self._lock:
             looked_up = self._looked_up.get(place.url)
@@ -94,9 +118,9 @@ class _LookUp:
         self._place = place
         self._field = field
         self._lock = Lock()
-        self._result: InputFile | InputError | None = None
+        self._result: Seen | InputError | None = None
 
-    def found(self, field: str) -> InputFile:
+    def found(self, field: str) -> Seen:
         """What it is; what is wrong with it is told of every field that refers to it."""
         with self._lock:
             if self._result is None:
@@ -104,16 +128,20 @@ class _LookUp:
                     self._result = self._read()
                 except InputError as error:
                     self._result = error
-        if isinstance(self._result, InputFile):
+        if isinstance(self._result, Seen):
             return self._result
         again = [Problem(field, problem.value, problem.fix) for problem in self._result.problems]
         raise InputError(self._result.message, again)
 
-    def _read(self) -> InputFile:
+    def _read(self) -> Seen:
+        from consistory_ray.pictures import open_picture, read_header, shown_by  # imports numpy
+
         data = read_picture(self._place, self._field)
-        open_picture(data, self._field)
-        kind = read_header(data, self._field).format
-        return InputFile(self._place.url, hashlib.sha256(data).hexdigest(), len(data), kind)
+        picture = open_picture(data, self._field)
+        kind, marked = read_header(data, self._field).format, shown_by(picture)
+        file = InputFile(self._place.url, hashlib.sha256(data).hexdigest(), len(data), kind)
+        is_plain = picture.image.getcolors(1) is not None
+        return Seen(file, picture.size, is_plain, bool(marked.all() or not marked.any()))
 
 
 def read_picture(place: Place, field: str) -> bytes:
@@ -122,6 +150,8 @@ def read_picture(place: Place, field: str) -> bytes:
     Raises:
         InputError: it cannot be read, or is too large.
     """
+    from consistory_ray.pictures.formats import MAX_BYTES  # imports Pillow
+
     shown = without_credentials(place.url)
     try:
         return read_all(place, MAX_BYTES)

@@ -49,17 +49,30 @@ from consistory_ray.jobs.checks import (
     job_findings,
     join_prompt,
     oversized,
+    scene_head,
     subject_findings,
 )
+from consistory_ray.jobs.given_pictures import Fit, look_up_pictures
 from consistory_ray.jobs.ids import id_problem
+from consistory_ray.jobs.input_files import InputFile, InputFiles
 from consistory_ray.jobs.model_names import model_name
 from consistory_ray.jobs.readers import Document, read_document
 from consistory_ray.jobs.stored_subjects import resolve_stored
-from consistory_ray.jobs.validation import Budget, Text, bounded_entry, bounded_subject, checked, handed_down, invalid
+from consistory_ray.jobs.validation import (
+    Budget,
+    Text,
+    bounded_entry,
+    bounded_picture,
+    bounded_subject,
+    checked,
+    handed_down,
+    invalid,
+)
 from consistory_ray.settings import BUNDLED_MODEL, MethodSettings, model_defaults
 
 MAX_COUNT = 100_000
 MAX_ANCHORS = 64
+MAX_GIVEN = 8
 MAX_CONCEPTS = 16
 
 
@@ -182,6 +195,35 @@ class Anchor:
     prompt."""
 
 
+def _as_file(value: Any) -> Any:
+    """An address was looked up before (:mod:`consistory_ray.jobs.input_files`), unless it could not be read."""
+    if isinstance(value, str):
+        raise fault("write the path or URL of a PNG, JPEG or WebP file")
+    return value
+
+
+File = Annotated[InputFile, BeforeValidator(_as_file, json_schema_input_type=str | InputFile)]
+
+
+@dataclass(frozen=True, slots=True, config=_STRICT)
+class GivenPicture:
+    """A picture of the subject that is given: it takes the place of an anchor, and scenes share its appearance."""
+
+    image: File
+    """Path or URL of a PNG, JPEG or WebP file; a relative path is relative to the job file. What is transparent in it
+    is not the subject."""
+    prompt: TextOrNothing = ""
+    """Where the subject is in it, in words; style and subject come before it."""
+    mask: File | None = None
+    """Path or URL of a picture of the same size, in which the subject is white and all else black. Left out, the
+    subject is found."""
+    fit: Fit = "crop"
+    """How a picture of another shape becomes one of the job's: "crop" keeps the largest part of it that has this shape,
+    "letterbox" keeps all of it, with a margin."""
+    seed: Seed | None = None
+    """Seed of the noise that is added to it; left out, it is derived like that of an anchor."""
+
+
 @dataclass(frozen=True, slots=True, config=_STRICT)
 class Scene:
     """A further picture of the subject, or ``count`` of them with different seeds."""
@@ -238,7 +280,11 @@ class Subject(BaseModel):
         serialize_by_alias=True,
         json_schema_extra={
             "required": ["scenes"],
-            "anyOf": [{"required": ["from"]}, {"required": ["concept", "anchors"]}],
+            "anyOf": [
+                {"required": ["from"]},
+                {"required": ["concept", "anchors"]},
+                {"required": ["concept", "pictures"]},
+            ],
         },
         **_FROZEN,
     )
@@ -263,11 +309,20 @@ class Subject(BaseModel):
     """First part of every prompt, for example "a drawing of"."""
     subject: TextOrNothing = ""
     """Second part of every prompt, for example "a dragon"."""
+    details: TextOrNothing = ""
+    """What is to be seen of the subject in its scenes, for example "with purple glasses": it comes between subject and
+    scene, and not into the captions of anchors and pictures. If it names every concept, as "a spotted ghost with a hat"
+    does, it takes the place of the subject's text."""
     anchors: Annotated[
         tuple[Annotated[Anchor, WrapValidator(bounded_entry, json_schema_input_type=str | Anchor)], ...],
         Field(min_length=1, max_length=MAX_ANCHORS),
-    ]
+    ] = ()
     """One or more (two are usual) pictures that fix the subject's appearance."""
+    pictures: Annotated[
+        tuple[Annotated[GivenPicture, WrapValidator(bounded_picture, json_schema_input_type=str | GivenPicture)], ...],
+        Field(min_length=1, max_length=MAX_GIVEN),
+    ] = ()
+    """Instead of anchors: one to eight pictures that there are of the subject. An entry may be a bare address."""
     scenes: Annotated[
         tuple[Annotated[Scene, WrapValidator(bounded_entry, json_schema_input_type=str | Scene)], ...],
         Field(min_length=1),
@@ -276,9 +331,18 @@ class Subject(BaseModel):
     on_missing_concept: OnMissingConcept = "fail"
     """What becomes of the job if nothing of a concept stands in a prompt: it is refused, or those pictures fail."""
 
+    @property
+    def shown_by(self) -> tuple[Anchor | GivenPicture, ...]:
+        """What fixes its appearance: its pictures, or its anchors."""
+        return self.pictures or self.anchors
+
+    def caption(self, text: str) -> str:
+        """The whole prompt of an anchor, or what a picture shows."""
+        return join_prompt(self.style, self.subject, text)
+
     def prompt(self, scene: str) -> str:
-        """The whole prompt of an anchor or scene."""
-        return join_prompt(self.style, self.subject, scene)
+        """The whole prompt of a scene."""
+        return join_prompt(scene_head(self.style, self.subject, self.details, self.concept), scene, "")
 
     @model_validator(mode="wrap")
     @classmethod
@@ -343,7 +407,10 @@ def parse_document(document: Document) -> RenderJob:
     if too_much := oversized(document.data):
         problems += [Problem(document.locate(loc), found.value, found.fix) for loc, found in too_much]
         raise _cannot_be_rendered(document, problems)
-    data = resolve_stored(document.source, document.data)
+    data, unreadable = look_up_pictures(
+        document, resolve_stored(document.source, document.data), InputFiles(document.source)
+    )
+    problems += unreadable
     if isinstance(data, Mapping) and "name" not in data:
         data = {"name": PurePosixPath(document.source).stem or "job", **data}
     job = None
@@ -371,6 +438,7 @@ def _known_keys(loc: tuple[str | int, ...]) -> list[str]:
         ("settings",): RenderSettings,
         ("subjects",): Subject,
         ("subjects", "anchors"): Anchor,
+        ("subjects", "pictures"): GivenPicture,
         ("subjects", "scenes"): Scene,
     }
     kind = kinds.get(tuple(names), RenderJob)

@@ -29,7 +29,14 @@ FORMAT = 1
 _MAX_BYTES = 1 << 20
 _FILE_NAME = re.compile(r"[0-9a-f]{8,64}\.safetensors")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_GIVEN_BY_STORE = ("concept", "anchors")
+_GIVEN_BY_STORE = ("concept", "anchors", "pictures")
+
+
+class Pictured(Protocol):
+    """A picture that was given; :class:`~consistory_ray.plan.inputs.PlannedPicture` is one."""
+
+    @property
+    def identity(self) -> Sequence[Any]: ...
 
 
 class Described(Protocol):
@@ -47,6 +54,10 @@ class Described(Protocol):
     def anchor_prompts(self) -> Sequence[tuple[str, int]]: ...
     @property
     def settings(self) -> MethodSettings: ...
+    @property
+    def details(self) -> str: ...
+    @property
+    def pictures(self) -> Sequence[Pictured]: ...
     @property
     def cache_path(self) -> str: ...
 
@@ -72,11 +83,17 @@ def describe_subject(subject: Described, model: str, fingerprint: str, sha256: s
         "subject": subject.text,
         "anchors": [{"prompt": prompt, "seed": seed} for prompt, seed in subject.anchor_prompts],
         "settings": subject.settings.to_dict(),
+        **({"details": subject.details} if subject.details else {}),
+        **({"pictures": [_told(picture) for picture in subject.pictures]} if subject.pictures else {}),
         "model": redacted(model),
         "model_fingerprint": fingerprint,
         "cache": {"file": subject.cache_path.rpartition("/")[2], "sha256": sha256, "bytes": nbytes},
     }
     return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+
+
+def _told(picture: Pictured) -> dict[str, Any]:
+    return dict(zip(("sha256", "mask_sha256", "fit"), picture.identity, strict=True))
 
 
 def resolve_stored(source: str, data: Any) -> Any:
@@ -178,6 +195,6 @@ def _merged(subject: Mapping[str, Any], folder: str, record: Mapping[str, Any]) 
         "bytes": cache["bytes"],
         "settings": record["settings"],
     }
-    texts = {key: record[key] for key in ("style", "subject") if record.get(key)}
+    texts = {key: record[key] for key in ("style", "subject", "details") if record.get(key)}
     identity = {"id": record.get("subject_id"), "concept": record.get("concept"), "anchors": record.get("anchors")}
     return {**texts, **identity, **subject, "from": stored}

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Strict, ValidationError, ValidationInfo, Va
 from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticOmit
 
 from consistory_ray.guards.problems import MAX_PROBLEMS, fault
-from consistory_ray.jobs.checks import Finding, check_text
+from consistory_ray.jobs.checks import MISSING, Finding, check_text
 
 
 def _text(value: str) -> str:
@@ -37,16 +37,21 @@ class Budget:
         self.subjects = MAX_PROBLEMS
 
 
-def bounded_entry(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+def bounded_entry(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo, key: str = "prompt") -> Any:
     """Validates an anchor or scene, which may be the bare string of its prompt; passed over once enough are wrong."""
     if isinstance(info.context, Budget) and info.context.findings <= 0:
         raise PydanticOmit  # enough is wrong already: the rest is not looked at
     try:
-        return handler({"prompt": value} if isinstance(value, str) else value)
+        return handler({key: value} if isinstance(value, str) else value)
     except ValidationError as error:
         if isinstance(info.context, Budget):
             info.context.findings -= error.error_count()
         raise
+
+
+def bounded_picture(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    """The same for a given picture, which may be the bare string of its address."""
+    return bounded_entry(value, handler, info, "image")
 
 
 def bounded_subject(value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
@@ -100,7 +105,12 @@ def invalid(cls: type[Any], findings: Sequence[Finding]) -> ValidationError:
 
 
 def _details(findings: Sequence[Finding]) -> list[InitErrorDetails]:
-    return [InitErrorDetails(type=fault(found.fix), loc=found.loc, input=found.value) for found in findings]
+    return [
+        InitErrorDetails(type="missing", loc=found.loc, input=None)
+        if found.value is MISSING
+        else InitErrorDetails(type=fault(found.fix), loc=found.loc, input=found.value)
+        for found in findings
+    ]
 
 
 def _again(line: Any) -> InitErrorDetails:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 PARAMETERS_KEY = "parameters"
 CONSISTORY_KEY = "consistory"
+MASK_ENDING = ".mask.png"
+"""Of files that show people what was taken for the subject in a picture that they gave."""
 METADATA_VERSION = 1
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
@@ -83,7 +85,10 @@ def asset_parameters(
         cache_sha256: of the anchor cache that a scene is rendered from. Without it the key is absent, as it is in
             anchors and in older pictures.
     """
-    origin = {} if cache_sha256 is None else {"cache_sha256": cache_sha256}
+    origin: dict[str, Any] = {} if cache_sha256 is None else {"cache_sha256": cache_sha256}
+    if asset.kind == "anchor" and subject.pictures:
+        picture = subject.pictures[subject.anchors.index(asset)]
+        origin["given"] = dict(zip(("sha256", "mask_sha256", "fit"), picture.identity, strict=True))
     return {
         "asset_id": asset.asset_id,
         "kind": asset.kind,
@@ -131,6 +136,11 @@ def encode_png(image: Image.Image, parameters: Mapping[str, Any]) -> bytes:
     except (TypeError, ValueError, OSError) as error:
         raise AssetError(f"asset {parameters['asset_id']} cannot be encoded: {error}") from error
     return buffer.getvalue()
+
+
+def mask_path(path: str) -> str:
+    """Where, beside the picture at ``path``, another one shows what was taken for the subject in it."""
+    return f"{path.removesuffix('.png')}{MASK_ENDING}"
 
 
 def write_asset(output: str | os.PathLike[str] | OutputStore, path: str, data: bytes) -> WrittenAsset:

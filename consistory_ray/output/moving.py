@@ -21,7 +21,7 @@ from datetime import datetime, timedelta, timezone
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from consistory_ray.output.assets import read_metadata, relabelled, write_asset
+from consistory_ray.output.assets import mask_path, read_metadata, relabelled, write_asset
 from consistory_ray.output.files import bounded_map
 from consistory_ray.output.index.index import compact, read_index
 from consistory_ray.output.index.rows import IndexRow, table_to_rows
@@ -78,6 +78,7 @@ def move_pictures(store: OutputStore, moves: Sequence[Move], kept: Iterable[str]
         done = {row.asset_id for row in copied}
         if len(done) < len(ready):
             compact(store, drop={move.asset_id for move in ready} - done, lost=lost)
+        _move_masks(store, [move for move in ready if move.asset_id in done], lost)
         useless = [move.old for move in ready if move.asset_id in done and move.old.lower() not in needed]
         delete_all(store, useless, lost)
         moved |= done
@@ -89,6 +90,17 @@ def move_pictures(store: OutputStore, moves: Sequence[Move], kept: Iterable[str]
     if rest:
         compact(store, drop=rest, lost=lost)
     return moved
+
+
+def _move_masks(store: OutputStore, moves: Sequence[Move], lost: Lost) -> None:
+    """What shows the subject in given pictures goes with them."""
+    folders = {move.old.rpartition("/")[0] for move in moves if move.old.startswith("anchors/")}
+    there = {file.path for folder in folders for file in store.list_files(folder)}
+    for old, new in ((mask_path(move.old), mask_path(move.new)) for move in moves):
+        if old in there:
+            refuse_if_lost(lost, f"{store.url}/{old} was not moved")
+            store.copy(old, new)
+            store.delete(old)
 
 
 def _rows(store: OutputStore, asset_ids: list[str]) -> tuple[dict[str, IndexRow], datetime]:

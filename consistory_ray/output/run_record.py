@@ -214,9 +214,19 @@ def _without_secrets(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _subject_without_secrets(subject: Any) -> Any:
+    if isinstance(subject, Mapping) and isinstance(subject.get("pictures"), list | tuple):
+        subject = {**subject, "pictures": [_picture_without_secrets(picture) for picture in subject["pictures"]]}
     source = subject.get("from") if isinstance(subject, Mapping) else None
     if isinstance(source, str):
         return {**subject, "from": redacted(source)}
     if isinstance(source, Mapping) and isinstance(source.get("url"), str):
         return {**subject, "from": {**source, "url": redacted(source["url"])}}
     return subject
+
+
+def _picture_without_secrets(picture: Any) -> Any:
+    """The addresses of a given picture and its mask; content decides, and the output has copies."""
+    if not isinstance(picture, Mapping):
+        return picture
+    files = {name: picture[name] for name in ("image", "mask") if isinstance(picture.get(name), Mapping)}
+    return {**picture, **{name: {**file, "url": redacted(str(file.get("url", "")))} for name, file in files.items()}}

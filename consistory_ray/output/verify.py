@@ -8,6 +8,8 @@ and to delete files that can be of no use to anyone. A file that is some other w
 from __future__ import annotations
 
 import hashlib
+import itertools
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -19,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from consistory_ray.errors import InputError, Problem, StorageError
-from consistory_ray.output.assets import picture_size, read_metadata
+from consistory_ray.output.assets import MASK_ENDING, picture_size, read_metadata
 from consistory_ray.output.files import THREADS, bounded_map
 from consistory_ray.output.index.index import compact, set_aside
 from consistory_ray.output.index.parts import CorruptIndexError, list_parts, read_parts
@@ -37,9 +39,11 @@ from consistory_ray.output.storage import (
     UnfitFileError,
     as_store,
 )
+from consistory_ray.plan.inputs import INPUT_FOLDER
 
 KINDS: Mapping[str, str] = {
     "missing": "no file at the row's path",
+    "input": "the copy of a picture that was given has changed",
     "undecodable": "the file is cut off or damaged",
     "foreign": "the file is another asset's picture",
     "unmarked": "the file is a picture that names no asset",
@@ -56,7 +60,8 @@ KINDS: Mapping[str, str] = {
 
 MAX_LISTED = 1000
 _SHOWN = 20
-_DELETED = ("undecodable", "cache")
+_DELETED = ("undecodable", "cache", "input")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _BATCH = 10_000
 _COLUMNS = ("asset_id", "subject", "kind", "scene", "path", "size", "sha256", "status", "attempt", "created_at")
 
@@ -243,12 +248,14 @@ class _Check:
                     caches.add(file.path)
                 elif file.path.endswith(".safetensors.sha256"):
                     sums.add(file.path)
-                elif file.path.endswith(".png") and file.path not in claimed:
+                elif file.path.endswith(".png") and not file.path.endswith(MASK_ENDING) and file.path not in claimed:
                     self.result.orphans += 1
         finished = [path for path in sorted(caches) if f"{path}.sha256" in sums]
         self.result.caches, self.result.unfinished_caches = len(finished), len(caches) - len(finished)
         found = bounded_map(lambda path: check_cache(self._store, path), finished, min(self._threads, 4))
-        return [damage for damage in found if damage is not None]
+        given = (file.path for file in self._store.iter_files(INPUT_FOLDER))
+        copies = bounded_map(lambda path: check_input(self._store, path), given, self._threads)
+        return [damage for damage in itertools.chain(found, copies) if damage is not None]
 
 
 def check_picture(store: OutputStore, asset_id: str, path: str, size: int, sha256: str) -> tuple[int, Damage | None]:
@@ -290,6 +297,20 @@ def check_cache(store: OutputStore, path: str) -> Damage | None:
     if expected[:1] == [found]:
         return None
     return Damage("cache", path, f"SHA-256 {found}, its checksum file says {' '.join(expected)[:80] or 'nothing'}")
+
+
+def check_input(store: OutputStore, path: str) -> Damage | None:
+    """Compare the copy of a given file with its name; None when it matches, is gone by now, or is no copy."""
+    name = path.rsplit("/", 1)[-1].split(".")[0]
+    if not _SHA256.fullmatch(name):
+        return None
+    try:
+        found = store.sha256(path)
+    except MissingFileError:
+        return None
+    except StorageError as error:
+        return Damage("unreadable", path, str(error))
+    return None if found == name else Damage("input", path, f"its SHA-256 is {found}")
 
 
 def _repair(store: OutputStore, bad: list[Damage], result: Verified, lost: Lost) -> None:

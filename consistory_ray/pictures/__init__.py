@@ -8,9 +8,9 @@
 * ``fitting``: a picture of any shape at the size that is rendered.
 """
 
-from consistory_ray.pictures.fitting import FITS, fit
+from consistory_ray.pictures.fitting import FITS, Fit, fit
 from consistory_ray.pictures.formats import MAX_BYTES, MAX_PIXELS, Header, read_header
-from consistory_ray.pictures.masks import draw_mask, open_mask, open_masked
+from consistory_ray.pictures.masks import check_mask, draw_mask, open_mask, open_masked, shown_by
 from consistory_ray.pictures.memory import picture_of
 from consistory_ray.pictures.opening import Picture, open_picture
 
@@ -18,8 +18,10 @@ __all__ = [
     "FITS",
     "MAX_BYTES",
     "MAX_PIXELS",
+    "Fit",
     "Header",
     "Picture",
+    "check_mask",
     "draw_mask",
     "fit",
     "open_mask",
@@ -27,4 +29,5 @@ __all__ = [
     "open_picture",
     "picture_of",
     "read_header",
+    "shown_by",
 ]

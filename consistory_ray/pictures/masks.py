@@ -30,13 +30,32 @@ def open_mask(data: bytes, field: str, size: tuple[int, int]) -> NDArray[np.bool
         InputError: it cannot be opened, has another size, or is the same everywhere.
     """
     picture = open_picture(data, field)
-    if picture.size != size:
-        shown, wanted = ("x".join(map(str, pair)) for pair in (picture.size, size))
-        refuse(field, f"{shown} pixels", f"give a mask of its picture's size, {wanted} pixels")
-    mask = np.asarray(picture.image.convert("L")) >= 128 if picture.alpha is None else picture.alpha
-    if mask.all() or not mask.any():
-        refuse(field, "a mask that is the same everywhere", "draw the subject white on black")
+    mask = shown_by(picture)
+    check_mask(field, picture.size, size, is_uniform=bool(mask.all() or not mask.any()))
     return mask
+
+
+def shown_by(picture: Picture) -> NDArray[np.bool_]:
+    """What a picture marks if it is taken for a mask, bool ``[height, width]``."""
+    return np.asarray(picture.image.convert("L")) >= 128 if picture.alpha is None else picture.alpha
+
+
+def check_mask(field: str, size: tuple[int, int], wanted: tuple[int, int], *, is_uniform: bool) -> None:
+    """What a mask must be like.
+
+    Args:
+        field: what it was given as, for the message.
+        size, wanted: width and height of the mask, and of its picture.
+        is_uniform: whether it is the same everywhere.
+
+    Raises:
+        InputError: it is not.
+    """
+    if size != wanted:
+        shown, needed = ("x".join(map(str, pair)) for pair in (size, wanted))
+        refuse(field, f"{shown} pixels", f"give a mask of its picture's size, {needed} pixels")
+    if is_uniform:
+        refuse(field, "a mask that is the same everywhere", "draw the subject white on black")
 
 
 def open_masked(data: bytes, mask: bytes | None, field: str, mask_field: str) -> Picture:

@@ -173,14 +173,15 @@ def _impossible(plan: Plan, found: _Found) -> None:
 
 def _entries(subject: Subject) -> Iterator[tuple[str, str, int]]:
     """Place, words and number of pictures of every anchor and scene."""
-    for index, anchor in enumerate(subject.anchors):
-        yield f"anchors[{index}]", anchor.prompt, 1
+    name = "pictures" if subject.pictures else "anchors"
+    for index, anchor in enumerate(subject.shown_by):
+        yield f"{name}[{index}]", anchor.prompt, 1
     for index, scene in enumerate(subject.scenes):
         yield f"scenes[{index}]", scene.prompt, scene.count
 
 
 def _syntax_of(subject: Subject, name: str, found: _Found) -> None:
-    for part, text in (("style", subject.style), ("subject", subject.subject)):
+    for part, text in (("style", subject.style), ("subject", subject.subject), ("details", subject.details)):
         if text:
             _look_for_syntax(text, f"{name} {part}", found)
     for place, text, _ in _entries(subject):
@@ -211,7 +212,8 @@ def _prompts(job: RenderJob, subjects: list[tuple[Subject, str]]) -> Iterator[tu
         yield "settings.negative_prompt", job.settings.negative_prompt, ()
     for subject, name in subjects:
         for place, text, _ in _entries(subject):
-            yield f"{name} {place}", subject.prompt(text), subject.concept
+            whole = subject.prompt if place.startswith("scenes") else subject.caption
+            yield f"{name} {place}", whole(text), subject.concept
 
 
 def _length(reader: PromptReader, where: str, prompt: str, concepts: tuple[str, ...], found: _Found) -> None:
@@ -296,10 +298,10 @@ def _unusual_size(job: RenderJob) -> Iterator[tuple[str, Any, str]]:
 def _loose_concepts(subjects: list[tuple[Subject, str]]) -> Iterator[LooseConcept]:
     left = _LOOSE_PROMPTS
     for subject, name in subjects:
-        head = subject.prompt("")
-        if all(mentions(head, concept) for concept in subject.concept):
+        heads = (subject.caption(""), subject.prompt(""))
+        if all(mentions(head, concept) for concept in subject.concept for head in heads):
             continue
-        anchors = [subject.prompt(anchor.prompt) for anchor in subject.anchors]
+        anchors = [subject.caption(anchor.prompt) for anchor in subject.shown_by]
         as_written = all(mentions(prompt, concept) for prompt in anchors for concept in subject.concept)
         matched: dict[str, Counter[str]] = {concept: Counter() for concept in subject.concept}
         lacking: dict[str, dict[str, None]] = {concept: {} for concept in subject.concept}

@@ -18,7 +18,8 @@ from typing import Any, Literal
 from consistory_ray.errors import JobError, Problem
 from consistory_ray.jobs.checks import impossible
 from consistory_ray.jobs.ids import Wanted, distinct_names, numbered, seed_scope, slug
-from consistory_ray.jobs.job import Anchor, RenderJob, Scene, Subject
+from consistory_ray.jobs.job import Anchor, GivenPicture, RenderJob, Scene, Subject
+from consistory_ray.plan.inputs import PlannedFile, PlannedPicture, planned_picture
 from consistory_ray.settings import MethodSettings, configuration_revision, model_revision
 
 PLAN_FORMAT = 1
@@ -70,6 +71,8 @@ class SubjectPlan:
         style, text, anchor_prompts: the words that the subject is made of, for whoever takes it up again: first and
             second part of its prompts, and the third part and the seed of each anchor.
         source: the anchor cache of a stored subject, which has no anchors to make; None for all others.
+        details: what is to be seen of it in scenes, for whoever takes it up again.
+        pictures: the pictures that are given instead of its anchors, one for each; empty where they are made.
         impossible: ids of pictures that cannot be made, which the job accepts, each with the reason.
         former: the same subject with the seeds that an earlier version may have given it because of its neighbours, for
             outputs that were begun with it; see :func:`as_begun`.
@@ -86,6 +89,8 @@ class SubjectPlan:
     text: str = ""
     anchor_prompts: tuple[tuple[str, int], ...] = ()
     source: CacheSource | None = None
+    details: str = ""
+    pictures: tuple[PlannedPicture, ...] = ()
     impossible: tuple[tuple[str, str], ...] = ()
     former: tuple[SubjectPlan, ...] = field(default=(), compare=False, repr=False)
 
@@ -120,6 +125,15 @@ class Plan:
         """All pictures, subject by subject, anchors first."""
         for subject in self.subjects:
             yield from subject.assets()
+
+    def inputs(self) -> Iterator[PlannedFile]:
+        """Every file that is given, once."""
+        told: set[str] = set()
+        for subject in self.subjects:
+            for file in (file for picture in subject.pictures for file in picture.files):
+                if file.path not in told:
+                    told.add(file.path)
+                    yield file
 
 
 def make_plan(job: RenderJob) -> Plan:
@@ -188,9 +202,10 @@ def _refuse_twins(subjects: tuple[SubjectPlan, ...]) -> None:
         other = first.setdefault(subject.subject_key, index)
         if other != index:
             add = f"add its scenes to subjects[{other}], which is the same individual"
-            other_one = "give its anchors other seeds, or it an id of its own for another individual"
+            which = "pictures" if subject.pictures else "anchors"
+            other_one = f"give its {which} other seeds, or it an id of its own for another individual"
             fix = f"{other_one}; or {add}" if subject.source is None else add
-            where = "anchors" if subject.source is None else "from"
+            where = which if subject.source is None else "from"
             problems.append(Problem(f"subjects[{index}].{where}", subject.subject_id, fix))
     if problems:
         raise JobError("the job cannot be planned: some subjects are the same individual", problems)
@@ -210,8 +225,10 @@ def _subject_ids(job: RenderJob) -> list[str]:
 
 def _subject_words(subject: Subject) -> str:
     """All that tells an individual from others: not its scenes, which may come and go."""
-    anchors = [[anchor.prompt, anchor.seed] for anchor in subject.anchors]
+    anchors = [[anchor.prompt, anchor.seed] for anchor in subject.shown_by]
     words = [subject.style, subject.subject, subject.concept, anchors]
+    if subject.pictures:
+        words.append([planned_picture(picture).identity for picture in subject.pictures])
     return _canonical(words if subject.stored is None else [*words, subject.stored.sha256])
 
 
@@ -250,11 +267,13 @@ def _plan_subject(
 ) -> SubjectPlan:
     """One subject; ``scope`` is what its seeds are derived from instead of its own id or words."""
     seeds = _Seeds(job_seed, subject, scope or subject.id or seed_scope(_subject_text(subject), "subject"))
-    given = [(anchor.prompt, seeds.of_anchor(anchor)) for anchor in subject.anchors]
-    anchored = [(subject.prompt(prompt), seed) for prompt, seed in given]
+    given = [(anchor.prompt, seeds.of_anchor(anchor)) for anchor in subject.shown_by]
+    anchored = [(subject.caption(prompt), seed) for prompt, seed in given]
+    pictures = tuple(map(planned_picture, subject.pictures))
     source, own_settings = None, settings
     if subject.stored is None:
-        key = _digest({**identity, "concepts": subject.concept, "anchors": anchored})
+        shown = {"pictures": [picture.identity for picture in pictures]} if pictures else {}
+        key = _digest({**identity, "concepts": subject.concept, "anchors": anchored, **shown})
     else:
         stored, anchored = subject.stored, []
         source = CacheSource(stored.url, stored.sha256, stored.bytes)
@@ -285,6 +304,8 @@ def _plan_subject(
         text=subject.subject,
         anchor_prompts=tuple(given),
         source=source,
+        details=subject.details,
+        pictures=pictures,
         impossible=impossible(anchors, scenes, subject.concept) if subject.on_missing_concept == "skip" else (),
         former=tuple(_plan_subject(subject, name, job_seed, identity, settings, (), one) for one in former),
     )
@@ -328,8 +349,8 @@ class _Seeds:
             if scene.seed is not None and scene.prompt in self._used:
                 self._used[scene.prompt].update(range(scene.seed, scene.seed + scene.count))
 
-    def of_anchor(self, anchor: Anchor) -> int:
-        """The seed of an anchor."""
+    def of_anchor(self, anchor: Anchor | GivenPicture) -> int:
+        """The seed of an anchor, or of the noise on a picture."""
         return self._derived("anchor", anchor.prompt) if anchor.seed is None else anchor.seed
 
     def of_scene(self, scene: Scene) -> Sequence[int]:

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[2]
 RUN_A_MODEL = (
     "ablations",
     "consistency",
+    "control",
     "cost",
     "miniature_quality",
     "personalization",
@@ -91,6 +92,7 @@ def test_results_say_where_they_come_from() -> None:
     ("script", "words"),
     [
         ("consistency", ["--subjects", "2", "--scenes", "2", "--steps", "2", "--sheet-subjects", "1"]),
+        ("control", ["--subjects", "1", "--steps", "2", "--timed", "1"]),
         ("miniature_quality", ["--n", "2", "--steps", "2", "--calibration", "0", "--timed", "1"]),
         ("personalization", ["--subjects", "1", "--scenes", "2", "--steps", "2", "--sheet-subjects", "1"]),
     ],

@@ -15,7 +15,7 @@ from consistory_ray.errors import JobError
 from consistory_ray.guards.problems import FIXES
 from consistory_ray.jobs.checks import MAX_SEED, mentions
 from consistory_ray.jobs.ids import MAX_ID, Wanted, distinct_names, id_problem, seed_scope, slug
-from consistory_ray.jobs.job import Anchor, RenderJob, RenderSettings, Scene, Subject, parse_job
+from consistory_ray.jobs.job import Anchor, GivenPicture, RenderJob, RenderSettings, Scene, Subject, parse_job
 
 
 def subject(**changes: Any) -> dict[str, Any]:
@@ -363,7 +363,8 @@ def test_the_schema_for_editors_names_every_key_and_accepts_the_short_forms() ->
     assert {"type": "string"} in schema["$defs"]["Subject"]["properties"]["scenes"]["items"]["anyOf"]
     assert text.count('"description"') > 25
     of_subject = {field.alias or name for name, field in Subject.model_fields.items()}
-    known = {*RenderJob.model_fields, *RenderSettings.model_fields, *of_subject, "prompt", "count"}
+    given = GivenPicture.__dataclass_fields__
+    known = {*RenderJob.model_fields, *RenderSettings.model_fields, *of_subject, *given, "prompt", "count"}
     assert known == set(FIXES), "every key has its fix in plain words"
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 
 from consistory_ray.miniature.architecture import LATENT_SIZE, build_autoencoder
 from consistory_ray.miniature.vocabulary import PICTURE_SIZE
@@ -24,17 +22,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The given NumPy array is not writable:UserWarning"),
     pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad:UserWarning"),
 ]
-
-
-@pytest.fixture
-def alone(tmp_path: Path) -> Iterator[None]:
-    """This process as the only one of a training."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -64,7 +64,9 @@ class WorkerPool:
     ) -> None:
         self.shape = shape
         share = min(1.0, shape.num_gpus) or 1.0
-        self._spec = RendererSpec(model, shape.device, torch_dtype, shape.threads, config=config, gpu_share=share)
+        self._spec = RendererSpec(
+            model, shape.device, torch_dtype, shape.threads, config=config, gpu_share=share, inputs=store.url
+        )
         self._store = store
         self._options = options
         self._sizes = tuple(sizes)

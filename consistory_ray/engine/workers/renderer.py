@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from consistory_ray.engine.rendering import CacheBuffer, MadeSubject, Renderer, RendererSpec
+import numpy as np
+from numpy.typing import NDArray
+
+from consistory_ray.engine.inputs import InputReader, fitted
+from consistory_ray.engine.rendering import CacheBuffer, MadeSubject, Renderer, RendererSpec, UnclearPicturesError
 from consistory_ray.errors import AssetError, PictureError
 
 if TYPE_CHECKING:
@@ -75,6 +79,7 @@ class ConsiStoryRenderer:
         torch.set_num_threads(spec.threads)
         self.phases: dict[str, float] = {}
         self._share = spec.gpu_share
+        self._inputs = InputReader(spec.inputs)
         dtype = None if spec.torch_dtype == "auto" else getattr(torch, spec.torch_dtype)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # told as notices
@@ -93,6 +98,8 @@ class ConsiStoryRenderer:
     def make_subject(self, subject: SubjectPlan) -> MadeSubject:
         """See :class:`~consistory_ray.engine.rendering.Renderer`."""
         started = time.perf_counter()
+        if subject.pictures:
+            return self._take_pictures(subject, started)
         with self._clocked(subject.settings.num_inference_steps) as clock:
             made = self._pipeline.create_subject(
                 prompts=[anchor.prompt for anchor in subject.anchors],
@@ -102,6 +109,38 @@ class ConsiStoryRenderer:
                 progress=clock.tick,
             )
         return MadeSubject(list(made.images), None, time.perf_counter() - started, pack=made.cache.into_buffer)
+
+    def _take_pictures(self, subject: SubjectPlan, started: float) -> MadeSubject:
+        """The given pictures as they are fitted to the size that is rendered, and the cache that is made of them."""
+        side = self._pipeline.pipe.unet.config.sample_size * self._pipeline.pipe.vae_scale_factor
+        width, height = subject.settings.width or side, subject.settings.height or side
+        pictures = [fitted(self._inputs, picture, width, height) for picture in subject.pictures]
+        notices = {index: list(picture.notices) for index, picture in enumerate(pictures)}
+        with self._clocked(subject.settings.num_inference_steps) as clock:
+            try:
+                made = self._pipeline.create_subject(
+                    prompts=[anchor.prompt for anchor in subject.anchors],
+                    concepts=list(subject.concepts),
+                    seeds=[anchor.seed for anchor in subject.anchors],
+                    images=[picture.image for picture in pictures],
+                    masks=[picture.alpha for picture in pictures],
+                    settings=subject.settings,
+                    progress=clock.tick,
+                )
+            except PictureError as error:
+                told = "; ".join(f"pictures[{index}]: {reason}" for index, reason in error.failures.items())
+                masks = () if error.result is None else _finest(error.result.masks)
+                raise UnclearPicturesError(told, [picture.image for picture in pictures], masks) from error
+        for index, notice in made.notices.items():
+            notices[index].append(notice)
+        return MadeSubject(
+            list(made.images),
+            None,
+            time.perf_counter() - started,
+            pack=made.cache.into_buffer,
+            masks=_finest(made.masks),
+            notices={index: "; ".join(some) for index, some in notices.items() if some},
+        )
 
     def load_cache(self, buffer: CacheBuffer) -> Any:
         """See :class:`~consistory_ray.engine.rendering.Renderer`."""
@@ -161,6 +200,12 @@ class ConsiStoryRenderer:
 
         if self._pipeline.device.type == "cuda":
             torch.cuda.synchronize(self._pipeline.device)
+
+
+def _finest(masks: Mapping[str, Any]) -> list[NDArray[np.bool_]]:
+    """Of each picture the mask with the most tokens."""
+    level = max(masks.values(), key=lambda mask: mask.shape[-1])
+    return [mask.numpy() for mask in level]
 
 
 def consistory_renderer(spec: RendererSpec) -> Renderer:

@@ -16,13 +16,15 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from consistory_ray.engine.cluster.local_ray import PASSIVE
 from consistory_ray.engine.faults import Failure
 from consistory_ray.engine.machine import MachineReading, MachineWatch, watched_folders
 from consistory_ray.engine.outages import with_backoff
-from consistory_ray.engine.rendering import CacheBuffer, RendererFactory, RendererSpec
+from consistory_ray.engine.rendering import CacheBuffer, RendererFactory, RendererSpec, UnclearPicturesError
 from consistory_ray.engine.scheduling.state import PictureSize
 from consistory_ray.engine.workers.anchor_store import (
     StoredCache,
@@ -36,7 +38,7 @@ from consistory_ray.engine.workers.device import Device, DeviceTime
 from consistory_ray.errors import AssetError, InputError, RunInterrupted
 from consistory_ray.guards.numerics import picture_fault
 from consistory_ray.jobs.stored_subjects import describe_subject, subject_file
-from consistory_ray.output.assets import WrittenAsset, asset_parameters, encode_png, write_asset
+from consistory_ray.output.assets import WrittenAsset, asset_parameters, encode_png, mask_path, write_asset
 from consistory_ray.output.run_record import RUN_RECORD
 from consistory_ray.output.storage import OutputStore
 
@@ -182,12 +184,18 @@ class RenderWorker:
             if subject.source is not None:
                 why = found.problem or "it is missing, or its checksum is (--keep-anchors all keeps them)"
                 raise InputError(f"the stored subject at {subject.source.url} cannot be used: {why}")
-            made, spent = self._device.make_subject(subject)
+            try:
+                made, spent = self._device.make_subject(subject)
+            except UnclearPicturesError as error:
+                self._show_masks(subject, error.images, error.masks)
+                raise
+            self._show_masks(subject, made.images, made.masks)
             report = self._deliver(subject, subject.anchors, made.images, spent)
             if report.failures:
                 return next(iter(report.failures.values())), None
             buffer = made.cache_buffer  # put together here, while the device goes on
-            return self._made(report, found, buffer, made.sha256 or cache_digest(buffer)), buffer
+            told = [f"pictures[{index}] of {subject.subject_id}: {text}" for index, text in made.notices.items()]
+            return self._made(report, found, buffer, made.sha256 or cache_digest(buffer), told), buffer
         except Exception as error:
             return Failure.of(error), None
 
@@ -243,8 +251,20 @@ class RenderWorker:
             return StoredCache(None, found.sha256, f"{path} cannot be used ({error})")
         return found
 
-    def _made(self, report: Report, found: StoredCache, buffer: CacheBuffer, digest: str) -> Report:
-        """The report of anchors that were made, with what a person should know if they were made before."""
+    def _show_masks(self, subject: SubjectPlan, images: Sequence[Image], masks: Sequence[Any]) -> None:
+        """Write beside the anchors' places what was taken for the subject in given pictures."""
+        from consistory_ray.pictures import draw_mask  # imports Pillow
+
+        for anchor, image, mask in zip(subject.anchors, images, masks, strict=False):  # there may be no masks
+            file = BytesIO()
+            draw_mask(image, mask).save(file, "PNG")
+            path, data = mask_path(anchor.path), file.getvalue()
+            with_backoff(partial(self._store.write_atomic, path, data))
+
+    def _made(
+        self, report: Report, found: StoredCache, buffer: CacheBuffer, digest: str, told: Sequence[str] = ()
+    ) -> Report:
+        """The report of anchors that were made, with what a person should know of them."""
         notice = f"{found.problem}: the anchors are made again" if found.problem else ""
         if found.sha256 and found.sha256 != digest:
             notice += "; " if notice else "the anchors were made again and "
@@ -252,6 +272,7 @@ class RenderWorker:
                 "their cache differs from the first one: scenes that are there are kept, and the index tells by "
                 "cache_sha256 which were rendered from which"
             )
+        notice = "; ".join([*told, *([notice] if notice else [])])
         size = buffer.nbytes
         return replace(report, made=True, cache_bytes=size, cache_sha256=digest, notice=notice)
 

@@ -19,6 +19,7 @@ from urllib.parse import quote
 import jinja2
 
 from consistory_ray.errors import InputError
+from consistory_ray.output.assets import MASK_ENDING, mask_path
 from consistory_ray.output.files import bounded_map
 from consistory_ray.output.gallery.rows import (
     Choice,
@@ -62,6 +63,7 @@ class Card:
     picture: str | None
     thumbnail: str | None
     error: str | None
+    mask: str | None = None
 
     @property
     def words(self) -> str:
@@ -184,6 +186,7 @@ class _Previews:
         self._share = share
         self.there = there
         self.broken: dict[str, str] = {}
+        self._masks = {file.path for file in store.iter_files("anchors") if file.path.endswith(MASK_ENDING)}
 
     def make(self, rows: Iterable[dict[str, Any]]) -> None:
         """Make the thumbnails that are missing, as many as may be, and see whether small pictures are there."""
@@ -227,8 +230,10 @@ class _Previews:
             picture = f"../{quote(row['path'])}"
             made = thumbnail_path(row["sha256"])
             thumbnail = made.removeprefix(f"{GALLERY_FOLDER}/") if made in self.there else picture
+        mask = mask_path(f"anchors/{row['subject']}/{row['scene']}.png") if row["kind"] == "anchor" else None
+        shown = f"../{quote(mask)}" if mask in self._masks else None
         facts = ("asset_id", "kind", "subject", "scene", "prompt", "seed", "width", "height", "seconds")
-        return Card(**{key: row[key] for key in facts}, picture=picture, thumbnail=thumbnail, error=error)
+        return Card(**{key: row[key] for key in facts}, picture=picture, thumbnail=thumbnail, error=error, mask=shown)
 
 
 def _paginate(counts: Sequence[int], pictures_per_page: int) -> list[list[int]]:
