@@ -103,6 +103,10 @@ def validate(job: Job, as_json: AsJson = False) -> None:
         print_json({"valid": True, "name": plan.name, **counts, **notes.to_dict()})
     else:
         numbers = ", ".join(f"{count} {name}" for name, count in counts.items())
+        if crossed := sum(
+            len(planned.scenes) for planned, one in zip(plan.subjects, loaded.subjects, strict=True) if one.poses
+        ):
+            numbers += f" ({crossed} of them are scenes crossed with poses)"
         line(out, Text.assemble((f"{job} is valid", "bold green"), f": {numbers}"))
         print_notes(out, notes)
 

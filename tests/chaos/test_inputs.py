@@ -24,7 +24,8 @@ from tests.pictures.making import encoded
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
-SUBJECTS, PICTURES, SCENES, SIDE = 5, 4, 6, 64
+SUBJECTS, PICTURES, POSES, SCENES, SIDE = 5, 4, 2, 6, 64
+COPIES = SUBJECTS * PICTURES + POSES
 
 
 @pytest.fixture
@@ -48,21 +49,25 @@ def originals(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def job(tmp_path: Path, originals: str) -> Path:
-    """Subjects of several pictures of noise."""
+    """Subjects of several pictures of noise; the last one is led by hints of noise in some poses."""
     folder = tmp_path / "job"
     folder.mkdir()
     noise = np.random.default_rng(15)
     subjects = []
     for number in range(SUBJECTS):
+        poses = [f"pose-{pose}.png" for pose in range(POSES)] if number == SUBJECTS - 1 else []
         names = [f"cat-{number}-{picture}.png" for picture in range(PICTURES)]
-        for name in names:
+        for name in (*names, *poses):
             pixels = noise.integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
             (folder / name).write_bytes(encoded(Image.fromarray(pixels), compress_level=0))
         scenes = [{"id": "place", "prompt": "at some place", "count": SCENES}]
         who = {"id": f"cat-{number}", "concept": "cat", "subject": f"a cat number {number}"}
-        subjects.append({**who, "pictures": [f"{originals}/{name}" for name in names], "scenes": scenes})
+        led = {"poses": [f"{originals}/{name}" for name in poses]} if poses else {}
+        subjects.append({**who, "pictures": [f"{originals}/{name}" for name in names], "scenes": scenes, **led})
     path = folder / "given.yaml"
-    path.write_text(yaml.safe_dump({"name": "given", "model": "fake", "subjects": subjects}))
+    path.write_text(
+        yaml.safe_dump({"name": "given", "model": "fake", "controlnets": ["acme/net"], "subjects": subjects})
+    )
     return path
 
 
@@ -79,8 +84,8 @@ def test_originals_may_go_once_they_are_copied(make_run: MakeRun, job: Path, tmp
     undisturbed.finish()
     run, seen = make_run(job=job, seconds=0.1), set[int]()
     plan, expected = run.plan, digests(undisturbed.store, undisturbed.plan)
-    assert whole_copies(undisturbed) == SUBJECTS * PICTURES
-    for wanted in (1, 7, 13, SUBJECTS * PICTURES):
+    assert whole_copies(undisturbed) == COPIES
+    for wanted in (1, 7, 13, COPIES):
         coordinator = run.start()
         for _ in moments(60):
             if len(run.store.list_files("inputs")) >= wanted:
@@ -88,7 +93,7 @@ def test_originals_may_go_once_they_are_copied(make_run: MakeRun, job: Path, tmp
         assert run.kill(coordinator)
         seen.add(whole_copies(run))
         check_rows(run.store, plan, expected)
-    assert len(seen) > 1 and max(seen) == SUBJECTS * PICTURES, "no coordinator died while it was copying"
+    assert len(seen) > 1 and max(seen) == COPIES, "no coordinator died while it was copying"
     run.job = tmp_path / "resumed.json"
     shutil.copy(Path(run.url, "run.json"), run.job)
     shutil.rmtree(job.parent)
@@ -100,5 +105,5 @@ def test_originals_may_go_once_they_are_copied(make_run: MakeRun, job: Path, tmp
     check_rows(run.store, plan, expected)
     run.finish(seconds=0.0)
     check_complete(run.store, plan, expected)
-    assert whole_copies(run) == SUBJECTS * PICTURES
+    assert whole_copies(run) == COPIES
     assert run.plan == plan

@@ -14,6 +14,8 @@ from consistory_ray.engine.running import load
 from consistory_ray.errors import CheckpointError, InputError
 from consistory_ray.jobs.allowlist import VARIABLE
 from consistory_ray.jobs.job import parse_job
+from consistory_ray.plan.advice import job_notes
+from consistory_ray.plan.forecast import forecast
 from consistory_ray.plan.plan import Plan, make_plan
 from consistory_ray.settings import controlnet_revision, model_revision
 
@@ -179,3 +181,27 @@ def test_nets_that_cannot_be_used_are_told_before_anything_is_loaded(
     assert bad("other/net")[0] == "controlnets[0]"
     assert VARIABLE in bad("other/net")[1]
     load(data(scene, nets=[fine, "acme/net"], model="miniature"))
+
+
+def test_what_is_probably_not_meant_is_told(tmp_path: Path) -> None:
+    image = hint(tmp_path / "one.png")
+
+    def kinds(nets: Any = ("acme/net",), **control: Any) -> list[str]:
+        scene = {"prompt": "in space", "control": {"image": image, **control}}
+        job = parse_job({**data(scene, nets=nets), "settings": {"num_inference_steps": 20}})
+        return [warning.kind for warning in job_notes(job, make_plan(job)).warnings]
+
+    assert kinds() == []
+    assert kinds(scale=0) == ["useless-control"]
+    assert kinds(start=0.51, end=0.54) == ["useless-control"]
+    assert kinds(start=0.5, end=0.55) == [], "one step of twenty"
+    assert kinds(nets=["acme/net", "acme/other"]) == ["unused-controlnet"]
+
+
+def test_led_pictures_are_forecast_to_take_longer(tmp_path: Path) -> None:
+    def seconds(*scenes: Any, **changes: Any) -> float:
+        return forecast(plan(*scenes, model="miniature", **changes), "out", (), ()).seconds
+
+    free = seconds("in space", "in the snow")
+    led = seconds("in space", {"prompt": "in the snow", "control": hint(tmp_path / "one.png")}, nets=["miniature"])
+    assert free < led < 1.5 * free

@@ -46,3 +46,9 @@ def test_the_quickstart_has_three_subjects_of_eight_scenes() -> None:
     plan = make_plan(load_job(str(FOLDER / "quickstart.yaml")))
     assert [len(subject.scenes) for subject in plan.subjects] == [8, 8, 8]
     assert all(len(subject.anchors) == 2 for subject in plan.subjects)
+
+
+def test_the_poses_are_crossed_with_the_dragons_scenes_and_lead_some_of_the_cats() -> None:
+    dragon, cat = make_plan(load_job(str(FOLDER / "poses.yaml"))).subjects
+    assert [len(scene.control) for scene in (*dragon.scenes, *cat.scenes)] == [1] * 12 + [0, 1, 1]
+    assert dragon.scenes[0].scene_id == "in-the-snow.hopping"

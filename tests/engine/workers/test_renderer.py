@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
+from consistory_ray.engine.inputs import copy_inputs
 from consistory_ray.engine.rendering import MadeSubject, RendererSpec
 from consistory_ray.engine.workers.anchor_store import cache_digest
 from consistory_ray.engine.workers.renderer import ConsiStoryRenderer, own_memory
-from consistory_ray.errors import CacheMismatchError
-from consistory_ray.jobs.job import parse_job
+from consistory_ray.errors import AssetError, CacheMismatchError
+from consistory_ray.jobs.job import load_job, parse_job
+from consistory_ray.output.storage import open_output
 from consistory_ray.plan.plan import make_plan
+
+LED = {"control": {"image": "hint.png", "scale": 0.9}}
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +51,31 @@ def test_a_subject_is_made_and_rendered_and_its_time_is_split(renderer: ConsiSto
     damaged[:8] = 255
     with pytest.raises(CacheMismatchError):
         renderer.load_cache(damaged)
+
+
+def test_hints_lead_the_pictures_that_have_them_and_no_others(tmp_path: Path, renderer: ConsiStoryRenderer) -> None:
+    hint = Image.new("L", (64, 64))
+    hint.paste(255, (32, 24, 60, 60))
+    hint.save(tmp_path / "hint.png")
+    subject = {"id": "dragon", "concept": "dragon", "subject": "a drawing of a dragon", "anchors": ["in the forest"]}
+    subject["scenes"] = ["in space", *({"prompt": "in the snow", "seed": 3, **led} for led in ({}, LED))]
+    job = {"settings": {"num_inference_steps": 4}, "controlnets": ["miniature"], "subjects": [subject]}
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    whole = make_plan(load_job(str(tmp_path / "job.json")))
+    copy_inputs(open_output(tmp_path / "out"), whole.inputs())
+    (plan,) = whole.subjects
+    spec = RendererSpec("miniature", "cpu", "auto", 1, controlnets=whole.controlnets, inputs=str(tmp_path / "out"))
+    leading = ConsiStoryRenderer(spec)
+    assert leading.fingerprint == renderer.fingerprint, "caches are the same with and without"
+    assert len(leading.control_fingerprints) == 1 and renderer.control_fingerprints == ()
+    cache = leading.load_cache(renderer.make_subject(plan).cache_buffer)
+    _, free, led = (np.asarray(image, float) for image in leading.render(plan.scenes, cache))
+    without = np.asarray(renderer.render(plan.scenes[1:2], cache)[0], float)
+    assert np.abs(free - without).max() <= 2, "a picture depends on its neighbours' hints"
+    assert np.abs(free - led).mean() > 5
+    (tmp_path / "out" / next(whole.inputs()).path).write_bytes(b"damaged")
+    with pytest.raises(AssetError, match="damaged"):
+        ConsiStoryRenderer(spec).render(plan.scenes, cache)
 
 
 def test_a_cache_is_put_together_once_and_only_when_somebody_asks() -> None:
