@@ -17,7 +17,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from torch import Tensor
 if not __package__:  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.given_variants import VARIANTS
 from benchmarks.model_options import (
     add_model_options,
     add_rendering_options,
@@ -42,7 +43,6 @@ from consistory_ray.consistory import ConsiStoryPipeline
 from consistory_ray.consistory.method.attention import Attention, attend_tokens
 from consistory_ray.consistory.method.companions import CachedAnchors
 from consistory_ray.consistory.method.exchange import SceneExchange
-from consistory_ray.consistory.method.given import GivenOptions
 from consistory_ray.consistory.method.layout import Layer
 from consistory_ray.evaluation.bootstrap import difference_interval
 from consistory_ray.evaluation.likeness import LikenessScores, Model, describe_scores, score_likeness
@@ -60,7 +60,7 @@ class Choice:
 
     Attributes:
         settings: of the method.
-        given: of the given pictures.
+        variant: of what is done with the pictures, one of benchmarks/given_variants.py.
         pictures: how many of them.
         true_masks: the subject is where it was drawn, instead of looked for.
         adain: the pictures' self-attention keys get the statistics of the scene's own (the paper's appendix E): of all
@@ -68,7 +68,7 @@ class Choice:
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
-    given: GivenOptions = field(default_factory=GivenOptions)
+    variant: str = ""
     pictures: int = 2
     true_masks: bool = False
     adain: str = ""
@@ -79,9 +79,9 @@ CHOICES: dict[str, Choice] = {
     "mask_dropout 0.25": Choice({"mask_dropout": 0.25}),
     "mask_dropout 0.5": Choice({"mask_dropout": 0.5}),
     "mask_dropout 0.7": Choice({"mask_dropout": 0.7}),
-    "one noise for all steps": Choice(given=GivenOptions(one_noise=True)),
-    "pictures see each other": Choice(given=GivenOptions(together=True)),
-    "pictures see each other, masks found on the way": Choice(given=GivenOptions(together=True, early_masks=True)),
+    "one noise for all steps": Choice(variant="one noise"),
+    "pictures see each other": Choice(variant="together"),
+    "pictures see each other, masks found on the way": Choice(variant="together, early masks"),
     "true masks": Choice(true_masks=True),
     "AdaIN on keys, all tokens": Choice(adain="all"),
     "AdaIN on keys, subject's tokens": Choice(adain="subject"),
@@ -169,7 +169,8 @@ class Measuring:
 
     def _renderer(self, choice: Choice) -> Renderer:
         cache: Path | None = self.options.cache
-        folder = cache / f"adain-{choice.adain}" if cache is not None and choice.adain else cache
+        other = f"adain {choice.adain}" if choice.adain else choice.variant
+        folder = cache / other.replace(" ", "-").replace(",", "") if cache is not None and other else cache
         store = PictureStore(folder, self.pipeline.fingerprint)
         return Renderer(self.pipeline, self.settings.replace(**choice.settings), store, self.options.batch_size)
 
@@ -186,9 +187,9 @@ class Measuring:
             if choice is None:
                 (scenes,) = self._renderer(Choice()).vanilla_subjects([subject])
             else:
-                with matched_keys(choice.adain) if choice.adain else nullcontext():
+                with matched_keys(choice.adain) if choice.adain else VARIANTS[choice.variant]():
                     masks = character.masks if choice.true_masks else None
-                    (scenes,) = self._renderer(choice).given(character.pictures, [subject], choice.given, masks)
+                    (scenes,) = self._renderer(choice).given(character.pictures, [subject], masks)
             model = Model(reference.pictures, reference.pictures_of_stranger, reference.truth)
             found.append(score_likeness(self.judge, [scene.image for scene in scenes], reference.subject, model))
         return found

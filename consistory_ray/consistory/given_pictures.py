@@ -45,6 +45,21 @@ class GivenPictures:
         return tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in self.images)
 
 
+def refuse_both(images: Any, masks: Any, latents: Any) -> None:
+    """Refuse what has no meaning with given pictures, or without them.
+
+    Raises:
+        InputError: naming the argument.
+    """
+    name, value, fix = (
+        ("masks", masks, "leave them out, or give the images that they are of")
+        if images is None
+        else ("latents", latents, "leave them out: given pictures are noised by their seeds")
+    )
+    if value is not None:
+        raise InputError("the arguments do not fit each other", [Problem(name, "given", fix)])
+
+
 def given_pictures(images: Any, masks: Any, count: int, size: tuple[int, int]) -> GivenPictures:
     """Check a caller's pictures and masks, and fit them to the size that is rendered.
 

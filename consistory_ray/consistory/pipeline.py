@@ -14,12 +14,11 @@ from torch import Tensor
 from consistory_ray.concepts.matching import all_exact
 from consistory_ray.consistory.cache.anchor_cache import AnchorCache, check_cache
 from consistory_ray.consistory.controls import Controls, led
-from consistory_ray.consistory.given_pictures import given_pictures
+from consistory_ray.consistory.given_pictures import given_pictures, refuse_both
 from consistory_ray.consistory.inputs import changed_settings, make_batch, resolve_settings, whole_seeds
 from consistory_ray.consistory.method.attention_kernel import chosen_kernel
 from consistory_ray.consistory.method.backbone import Backbone, Controllable, OutputType
 from consistory_ray.consistory.method.companions import CachedAnchors, Companions
-from consistory_ray.consistory.method.given import GivenOptions
 from consistory_ray.consistory.method.request import Request
 from consistory_ray.consistory.method.trace import Trace
 from consistory_ray.consistory.models.checkpoints import check_architecture, load_checkpoint
@@ -180,7 +179,6 @@ class ConsiStoryPipeline:
         output_type: OutputType = "pil",
         progress: Progress | None = None,
         trace: Trace | None = None,
-        given: GivenOptions | None = None,
         **changes: Any,
     ) -> SubjectResult:
         """Render a subject's anchors together, or take given pictures for them, and keep what its scenes will need.
@@ -216,19 +214,14 @@ class ConsiStoryPipeline:
         changed = changed_settings(settings or self.default_settings, changes)
         resolved = resolve_settings(self.backbone, changed, latents)
         concepts = (concepts,) if isinstance(concepts, str) else tuple(concepts)
+        refuse_both(images, masks, latents)
         if images is not None:
-            if latents is not None:
-                problem = Problem("latents", "given", "leave them out: the pictures are given")
-                raise InputError("the arguments do not fit each other", [problem])
             size = resolved.height or 0, resolved.width or 0
             pictures = given_pictures(images, masks, len(prompts), size)
             seeds = range(len(prompts)) if seeds is None else seeds
             batch = make_batch(self.backbone, prompts, seeds, None, concepts, resolved, every=True)
             batch = led(self.backbone, batch, controls)
-            return given_subject(
-                *(self.backbone, batch, concepts, pictures, resolved, output_type, progress, trace),
-                given or GivenOptions(),
-            )
+            return given_subject(self.backbone, batch, concepts, pictures, resolved, output_type, progress, trace)
         batch = make_batch(self.backbone, prompts, seeds, latents, concepts, resolved, every=True)
         batch = led(self.backbone, batch, controls)
         return make_subject(self.backbone, batch, concepts, whole_seeds(seeds), resolved, output_type, progress, trace)

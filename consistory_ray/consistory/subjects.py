@@ -14,13 +14,11 @@ from consistory_ray.consistory.method.companions import LiveAnchors
 from consistory_ray.consistory.method.given import (
     LIGHT,
     GivenAnchors,
-    GivenOptions,
     NoisedPath,
     light_masks,
     sweep,
     token_masks,
 )
-from consistory_ray.consistory.method.latents import Noise
 from consistory_ray.consistory.method.layout import Level
 from consistory_ray.consistory.method.masks import Masks, overlap
 from consistory_ray.consistory.method.request import Batch, Request
@@ -85,13 +83,11 @@ def given_subject(
     output_type: OutputType,
     progress: Progress | None,
     trace: Trace | None,
-    options: GivenOptions,
 ) -> SubjectResult:
     """Make a subject of given pictures: they are its anchors, with noise instead of being sampled.
 
     Args:
         pictures: of the size that the settings have.
-        options: what is done otherwise.
         backbone, batch, concepts, settings, output_type, progress, trace: as for :func:`make_subject`.
 
     Raises:
@@ -102,29 +98,19 @@ def given_subject(
         clean = backbone.encode_pictures(pictures.pixels)
         if not bool(clean.isfinite().all()):
             raise AssetError(NOT_FINITE)
-        noise: Noise = (lambda step: batch.latents) if options.one_noise else batch.noise
         with backbone.installed(settings.freeu) as network:
             request = make_request(backbone, batch, settings)
-            path = NoisedPath(backbone.schedule(request.plan.steps), clean, noise)
-            calls = request.plan.ticks if options.together else request.plan.steps
-            tick = ticker(progress, calls + (0 if options.early_masks else len(LIGHT)))
+            tick = ticker(progress, len(LIGHT) + request.plan.steps)
+            light = NoisedPath(backbone.schedule(backbone.max_steps), clean, batch.noise)
+            found, agreement = light_masks(network, light, request, tick)
             notices = [list(sentences) for sentences in pictures.notices]
-            if options.early_masks:
-                anchors = LiveAnchors(request)
-                masks = Sampler(network, path, request, anchors, tick, trace).sample().masks
-                assert masks is not None  # every subject has concepts, hence masks
-            else:
-                light = NoisedPath(backbone.schedule(backbone.max_steps), clean, noise)
-                found, agreement = light_masks(network, light, request, tick)
-                masks, faults = _masks(found, agreement, pictures, request, notices)
-                if faults:
-                    result = RenderResult(list(pictures.images), shaped(masks, request.grids))
-                    raise PictureError.of(faults, len(batch.prompts), result)
-                anchors = given = GivenAnchors(request, masks, options.together)
-                if options.together:
-                    Sampler(network, path, request, anchors, tick, trace).sample()
-                else:
-                    sweep(network, path, request, given, tick, trace)
+            masks, faults = _masks(found, agreement, pictures, request, notices)
+            if faults:
+                result = RenderResult(list(pictures.images), shaped(masks, request.grids))
+                raise PictureError.of(faults, len(batch.prompts), result)
+            anchors = GivenAnchors(request, masks)
+            path = NoisedPath(backbone.schedule(request.plan.steps), clean, batch.noise)
+            sweep(network, path, request, anchors, tick, trace)
     images = {"pil": list(pictures.images), "np": pictures.pixels.permute(0, 2, 3, 1).numpy(), "latent": clean.cpu()}
     cache = _cache(backbone, request, concepts, batch.seeds, anchors.recorded(masks, backbone.dtype))
     cache = replace(cache, pictures=pictures.digests)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import io
 import json
@@ -20,7 +19,6 @@ from PIL import Image
 
 from consistory_ray.consistory import ConsiStoryPipeline, RenderResult, SubjectResult
 from consistory_ray.consistory.cache.anchor_cache import AnchorCache
-from consistory_ray.consistory.method.given import GivenOptions
 from consistory_ray.consistory.method.trace import Trace
 from consistory_ray.evaluation.prompts import SubjectPrompts
 from consistory_ray.settings import MethodSettings
@@ -234,7 +232,6 @@ class Renderer:
         self,
         pictures: Sequence[Image.Image],
         subjects: Sequence[SubjectPrompts],
-        options: GivenOptions = GivenOptions(),  # noqa: B008 - frozen
         masks: Sequence[np.ndarray] | None = None,
     ) -> list[list[Rendered]]:
         """Scenes of one subject with given pictures as its anchors, once for every set of prompts.
@@ -242,7 +239,6 @@ class Renderer:
         Args:
             pictures: the anchors.
             subjects: what they show, which is the same in all, and different prompts of scenes.
-            options: of the given pictures.
             masks: where the subject is in them, bool ``[H, W]`` each, if it should not be looked for.
         """
         first, made = subjects[0], None
@@ -251,7 +247,6 @@ class Renderer:
             "anchor_seeds": list(first.anchor_seeds),
             "pictures": [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures],
             "masks": None if masks is None else [hashlib.sha256(mask.tobytes()).hexdigest() for mask in masks],
-            "given": dataclasses.asdict(options),
         }
         found = []
         for subject in subjects:
@@ -268,7 +263,6 @@ class Renderer:
                     images=pictures,
                     masks=masks,
                     settings=self.settings,
-                    given=options,
                 )
                 scenes = split(self.pipeline.render(subject.prompts, made, subject.seeds, batch_size=self.batch_size))
                 for key, picture in zip(keys, scenes, strict=True):

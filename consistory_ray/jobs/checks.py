@@ -133,7 +133,7 @@ def _concept_findings(subject: Any, scenes: list[Entry]) -> Iterator[Finding]:
         return
     head = join_prompt(style, text, "")
     missing = [concept for concept in concepts if not mentions(head, concept)]
-    made = _get(subject, "stored") or _get(subject, "from")  # of subjects that meet, each anchor shows its own
+    made = _get(subject, "sources") or _get(subject, "from")  # of subjects that meet, each anchor shows its own
     for name, who in (("anchors", "an anchor"), ("pictures", "a picture")) if missing and not made else ():
         for index, shown_by in _items(subject, name):
             prompt = "" if name == "pictures" and isinstance(shown_by, str) else _prompt(shown_by)

@@ -21,6 +21,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     Strict,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     WrapValidator,
@@ -281,9 +282,19 @@ class StoredCache:
     """The method's settings that it was made with, and with which its scenes are rendered."""
 
 
-def _as_given(value: Any) -> Any:
-    """An address was looked up before (:mod:`consistory_ray.jobs.stored_subjects`)."""
-    return value
+def _as_sources(value: Any) -> Any:
+    """One or several; addresses were looked up before (:mod:`consistory_ray.jobs.stored_subjects`)."""
+    if isinstance(value, (list, tuple)):
+        if not value:
+            raise fault(FIXES["from"])
+        return value
+    return () if value is None else (value,)
+
+
+def _as_written(sources: tuple[StoredCache, ...]) -> Any:
+    """One is written without a list."""
+    written = TypeAdapter(tuple[StoredCache, ...]).dump_python(sources, mode="json")
+    return written[0] if len(written) == 1 else written or None
 
 
 class Subject(BaseModel):
@@ -302,10 +313,12 @@ class Subject(BaseModel):
         **_FROZEN,
     )
 
-    stored: Annotated[
-        StoredCache | Annotated[tuple[StoredCache, ...], Len(2, MOST_JOINED)] | None,
-        BeforeValidator(_as_given, json_schema_input_type=str | list[str] | StoredCache | list[StoredCache] | None),
-    ] = Field(default=None, alias="from")
+    sources: Annotated[
+        tuple[StoredCache, ...],
+        Field(max_length=MOST_JOINED),
+        BeforeValidator(_as_sources, json_schema_input_type=str | list[str] | StoredCache | list[StoredCache] | None),
+        PlainSerializer(_as_written),
+    ] = Field(default=(), alias="from")
     """Folder or URL of a subject that an earlier run has stored, such as s3://bucket/run/anchors/moss-dragon. It brings
     concept, anchors, settings and, unless given, style, subject and id. A list of 2 to 8 of them lets subjects of
     different runs meet in the same pictures."""
@@ -353,11 +366,6 @@ class Subject(BaseModel):
     what all of them have, such as {folder: poses, scale: 0.8}."""
     on_missing_concept: OnMissingConcept = "fail"
     """What becomes of the job if nothing of a concept stands in a prompt: it is refused, or those pictures fail."""
-
-    @property
-    def sources(self) -> tuple[StoredCache, ...]:
-        """The caches that it is taken up from, none for a subject of this job's own."""
-        return self.stored if isinstance(self.stored, tuple) else (self.stored,) if self.stored is not None else ()
 
     @property
     def shown_by(self) -> tuple[Anchor | GivenPicture, ...]:

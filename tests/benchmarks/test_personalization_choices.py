@@ -23,7 +23,7 @@ from consistory_ray.settings import MethodSettings
 
 def test_every_choice_is_another_one() -> None:
     base = MethodSettings().replace(**CHANGES)
-    made = [(base.replace(**c.settings), c.given, c.pictures, c.true_masks, c.adain) for c in CHOICES.values()]
+    made = [(base.replace(**c.settings), c.variant, c.pictures, c.true_masks, c.adain) for c in CHOICES.values()]
     assert len({repr(one) for one in made}) == len(CHOICES)
 
 

@@ -55,13 +55,13 @@ def test_examples_are_jobs_and_keep_to_the_schema(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    mask = Image.fromarray(disc())
-    for name, picture in (("mia-1.png", gradient()), ("mia-2.webp", gradient()), ("mia-2-mask.png", mask)):
-        (tmp_path / name).write_bytes(encoded(picture, "WEBP" if name.endswith("webp") else "PNG"))
+    hints = ("poses/dragon/sitting.png", "poses/dragon/flying.png", "cat.png", "photo.jpg")
     (tmp_path / "poses" / "dragon").mkdir(parents=True)
-    hints = ("cat.png", "photo.jpg", "poses/dragon/sitting.png", "poses/dragon/flying.png")
-    for width, name in enumerate(hints, start=30):
-        (tmp_path / name).write_bytes(encoded(gradient(width, 30)))
+    for name in ("mia-1.png", "mia-2.webp", "mia-2-mask.png", *hints):
+        kind = {"png": "PNG", "webp": "WEBP", "jpg": "JPEG"}[name.rpartition(".")[2]]
+        (tmp_path / name).write_bytes(
+            encoded(Image.fromarray(disc()) if "mask" in name or "sitting" in name else gradient(), kind)
+        )
     schema = Draft202012Validator(RenderJob.model_json_schema())
     found = []
     for number, (language, text) in enumerate(script.examples((ROOT / "docs" / "job-file.md").read_text())):
@@ -81,7 +81,7 @@ def test_examples_are_jobs_and_keep_to_the_schema(
         ("yaml", 2, 3),
         ("json", 2, 1),
         ("yaml", 2, 2),  # of given pictures
-        ("yaml", 4, 7),  # in poses
+        ("yaml", 4, 7),  # of poses and hints
         ("yaml", 0, 2),  # its anchors are there already
         ("yaml", 0, 5),  # and those of another run's
         ("csv", 4, 3),

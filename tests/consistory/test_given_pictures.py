@@ -24,6 +24,7 @@ from consistory_ray.consistory.method.steps import Pass
 from consistory_ray.errors import AssetError, InputError, PictureError, PromptError
 from consistory_ray.settings import MethodSettings
 from tests.consistory import slow_reference as slow
+from tests.consistory.conftest import make_diffusers_pipeline
 from tests.consistory.inversion import DDPM
 from tests.consistory.second_backbone import SecondBackbone
 
@@ -216,7 +217,7 @@ def check_inversion(pipe: ConsiStoryPipeline, steps: int, kind: str, captions: l
         masks = {level: torch.rand(len(captions), grid.tokens) < 0.5 for level, grid in request.grids.items()}
         caches = []
         for source in (ddpm, None):
-            anchors = GivenAnchors(request, masks, together=False)
+            anchors = GivenAnchors(request, masks)
             if source is None:
                 sweep(network, path, request, anchors)
             else:
@@ -379,6 +380,41 @@ def test_one_picture_and_eight(pipe: ConsiStoryPipeline) -> None:
         assert made.cache.anchors == count == len(made.cache.pictures)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(pipe: ConsiStoryPipeline, tmp_path: Any, dtype: torch.dtype) -> None:
+    theirs = make_diffusers_pipeline(tmp_path).to(dtype)
+    theirs.vae.register_to_config(latents_mean=[0.1, 0.2, 0.3, 0.4], latents_std=[1.0, 2.0, 3.0, 4.0])
+    half, pixels = ConsiStoryPipeline(theirs), as_pixels(PICTURES)
+    exact = pipe.backbone.encode_pictures(pixels)
+    mean, std = torch.tensor([0.1, 0.2, 0.3, 0.4]).view(1, 4, 1, 1), torch.arange(1.0, 5.0).view(1, 4, 1, 1)
+    scale = pipe.pipe.vae.config.scaling_factor
+    expected = (exact / scale - mean) / std * scale
+    torch.testing.assert_close(half.backbone.encode_pictures(pixels), expected, atol=1e-2, rtol=1e-2)
+    made = half.create_subject(CAPTIONS, "cat", SEEDS, images=PICTURES, settings=SETTINGS)
+    assert made.cache.dtype == str(dtype).removeprefix("torch.")
+    assert np.isfinite(half.render(SCENES, made, [3, 4], output_type="np").images).all()
+    assert {parameter.dtype for parameter in theirs.vae.parameters()} == {dtype}
+
+
+def test_a_vae_that_overflows_in_half_precision_encodes_in_single(
+    pipe: ConsiStoryPipeline, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = make_diffusers_pipeline(tmp_path).to(torch.float16)
+    theirs.vae.register_to_config(force_upcast=False)
+    encode, dtypes = theirs.vae.encode, []
+
+    def overflowing(picture: Tensor) -> Any:
+        dtypes.append(picture.dtype)
+        found = encode(picture)
+        found.latent_dist.mean *= torch.inf if picture.dtype == torch.float16 else 1
+        return found
+
+    monkeypatch.setattr(theirs.vae, "encode", overflowing)
+    found = ConsiStoryPipeline(theirs).backbone.encode_pictures(as_pixels(PICTURES[:1]))
+    assert dtypes == [torch.float16, torch.float32]
+    torch.testing.assert_close(found, pipe.backbone.encode_pictures(as_pixels(PICTURES[:1])), atol=1e-2, rtol=1e-2)
+
+
 def test_another_kind_of_model_takes_pictures_too() -> None:
     second = ConsiStoryPipeline(SecondBackbone(), SETTINGS.replace(freeu=None))
     pictures = [drawn(seed, 16) for seed in (1, 2)]
@@ -464,6 +500,7 @@ def test_numbers_that_are_not_finite(pipe: ConsiStoryPipeline, monkeypatch: pyte
         ({"images": [Image.new("RGBA", (32, 32)), PICTURES[1]]}, r"images\[0\]"),
         ({"latents": torch.zeros(2, 4, 16, 16)}, "latents"),
         ({"seeds": [1]}, "seeds"),
+        ({"images": None, "seeds": SEEDS, "masks": [MASK, None]}, "masks"),
     ],
 )
 def test_arguments_that_do_not_fit(pipe: ConsiStoryPipeline, change: dict[str, Any], where: str) -> None:

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from consistory_ray.consistory import ConsiStoryPipeline
-from consistory_ray.consistory.method.given import GivenOptions
 from consistory_ray.evaluation.prompts import consistency_subjects
 from consistory_ray.evaluation.rendering import PictureStore, Renderer, stacked
 from consistory_ray.settings import MethodSettings
@@ -86,7 +85,7 @@ def test_scenes_of_given_pictures_share_a_subject_and_are_rendered_once(tmp_path
     assert [stacked(a).tobytes() for a in first] == [stacked(b).tobytes() for b in again]
     assert len(pipeline.rendered) == 4
     renderer(pipeline, tmp_path).given([blue, red], [subject])
-    renderer(pipeline, tmp_path).given([red, blue], [subject], GivenOptions(one_noise=True))
+    renderer(pipeline, tmp_path).given([red, blue], [subject], [np.ones((8, 8), bool)] * 2)
     assert len(pipeline.rendered) == 8 and pipeline.subjects == 3
 
 

@@ -8,7 +8,6 @@ beforehand: the picture with noise. One call of the network at each step's x_t i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,21 +31,6 @@ from consistory_ray.guards.numerics import NOT_FINITE
 
 LIGHT = (0.3, 0.2, 0.1, 0.02)
 """Shares of the model's timesteps at which the masks of given pictures are looked for."""
-
-
-@dataclass(frozen=True)
-class GivenOptions:
-    """What may be done otherwise with given pictures.
-
-    Attributes:
-        one_noise: the same noise at every step, rather than noise of each step's own.
-        together: they see each other, in both passes, as made anchors do.
-        early_masks: with ``together``: masks are found on the way, as those of made anchors are, not beforehand.
-    """
-
-    one_noise: bool = False
-    together: bool = False
-    early_masks: bool = False
 
 
 class NoisedPath:
@@ -89,25 +73,21 @@ class NoisedPath:
 
 
 class GivenAnchors(LiveAnchors):
-    """Given pictures as anchors, with masks that are known beforehand.
+    """Given pictures as anchors, which do not see each other, with masks that are known beforehand.
 
     Args:
         request: what is rendered.
         given: the masks.
-        together: see :class:`GivenOptions`.
     """
 
-    def __init__(self, request: Request, given: Masks, together: bool) -> None:
+    def __init__(self, request: Request, given: Masks) -> None:
         super().__init__(request)
         self.needs_masks = False
         self._given = given
-        self._together = together
         self._subject = given[request.levels.features].flatten().nonzero()[:, 0]
 
     def exchange(self, at: Pass, masks: Masks | None) -> Exchange | None:
         """See :class:`~consistory_ray.consistory.method.companions.Companions`."""
-        if self._together:
-            return super().exchange(at, self._given)
         plan = self.request.plan
         kept = self._kept(at, self._given) if at.step in plan.shared else None
         subject = self._subject if at.step in plan.injected else None
@@ -115,8 +95,6 @@ class GivenAnchors(LiveAnchors):
 
     def prepare_injection(self, features: Tensor, masks: Masks) -> Correspondences | None:
         """See :class:`~consistory_ray.consistory.method.companions.Companions`."""
-        if self._together:
-            return super().prepare_injection(features, self._given)
         level = self.request.levels.features
         self._features = unit_features(features, self.request.grids[level]).flatten(0, 1)[self._subject]
         return None

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from consistory_ray.consistory import ConsiStoryPipeline, ControlHint, SubjectResult
+from consistory_ray.consistory.method.steps import Pass
 from consistory_ray.errors import InputError
 from consistory_ray.settings import MethodSettings
 from tests.consistory.conftest import make_diffusers_pipeline
@@ -210,6 +211,21 @@ def test_no_cache_knows_of_controlnets(
     assert guided.cache.tensors.keys() == plain.tensors.keys()
     assert largest(guided.images - subject.images) > 0.02
     assert len(set(led.control_fingerprints)) == 3 and pipe.control_fingerprints == ()
+
+
+def test_hints_lead_given_pictures_too(led: ConsiStoryPipeline) -> None:
+    """A given picture stays as it is; what it leaves for scenes was computed with the hint, and its own hint only."""
+    pictures, controls = [hint_picture(7), hint_picture(8)], [ControlHint(hint_picture(1)), None]
+    plain = led.create_subject(ANCHORS, "cat", [1, 2], images=pictures, mask_dropout=0.0).cache
+    hinted = led.create_subject(ANCHORS, "cat", [1, 2], images=pictures, mask_dropout=0.0, controls=controls)
+    assert hinted.images[0].tobytes() == pictures[0].tobytes() and hinted.cache.pictures == plain.pictures
+    for step in (1, 5):
+        one, other = (cache.shared(Pass(1, step))["fine"] for cache in (plain, hinted.cache))
+        second = [int(cache.masks()["fine"][1].sum()) for cache in (plain, hinted.cache)]
+        assert second[0] == second[1] > 0
+        torch.testing.assert_close(one[:, :, -second[0] :], other[:, :, -second[1] :], atol=1e-4, rtol=1e-4)
+        first = min(one.shape[2], other.shape[2]) - second[0]
+        assert largest(one[:, :, :first] - other[:, :, :first]) > 0.01
 
 
 def test_one_call_of_the_net_serves_a_step(
