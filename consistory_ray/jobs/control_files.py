@@ -86,12 +86,11 @@ class _Finder:
 
     def _hint(self, loc: Loc, hint: Any) -> Any:
         """One control or pose; its address alone stands for the whole."""
-        bare = isinstance(hint, str)
-        hint = {"image": hint} if bare else hint
+        hint = {"image": hint} if isinstance(hint, str) else hint
         if not isinstance(hint, Mapping) or not isinstance(hint.get("image"), str) or len(self.problems) > MAX_PROBLEMS:
             return hint
         try:
-            found = self._files.look_up(path(loc if bare else (*loc, "image")), hint["image"])
+            found = self._files.look_up(path((*loc, "image")), hint["image"])
         except InputError as error:
             self.problems.extend(error.problems)
             return hint
