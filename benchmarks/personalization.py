@@ -19,12 +19,14 @@ what the judge reads as it was drawn. The last line of stdout is JSON:
     gap_ratio_with_details       mean gap with details / mean gap of vanilla with the same details
     gap_ratio_with_details_to_plain_vanilla   the same against vanilla without them
     gap_ratio_of_details_alone   mean gap of vanilla with details / mean gap of vanilla
+    gap_ratio_with_everything_named, ..._to_plain_vanilla   where scenes name the body, too, so that words alone
+                                 get much nearer: against vanilla with the same words, and without any
     body_accuracy                scenes with the right body colour, without details
     accessory_accuracy_with_details   scenes with the right accessory, of individuals that wear one; ..._all: of all
     scene_accuracy_drop, ..._with_details     percentage points of scenes no longer seen, against vanilla
     layout_diversity_ratio       spread of centre and size over a subject's scenes, against vanilla
     ceiling, stranger            likeness of given pictures to each other, and to another individual of the kind
-    ours, vanilla, with_details, vanilla_with_details   of each: likeness, likeness to the other individual, similarity
+    ours, vanilla, with_details, ...   of each way: likeness, likeness to the other individual, similarity
                                  among the scenes, CIELAB distance to the given pictures, every attribute, scene, kind
     ..._interval                 95 % bootstrap intervals over subjects
     device, dtype                what it ran on, and in
@@ -64,13 +66,19 @@ from consistory_ray.evaluation.sheets import blocks_sheet
 from consistory_ray.miniature.judge import Judge
 from training.characters import Character, draw_characters
 
-WAYS = ("vanilla", "ours", "details", "vanilla_details")
-LABELS = ("given", "vanilla", "with the pictures", "with pictures and details", "vanilla with details")
-SHEET_SCENES = 2
 DETAILS = ("pattern", "accessory")
 """What scenes name with details: what pictures alone do not bring, as benchmarks/personalization_choices.py finds."""
+EVERYTHING = ("body", *DETAILS)
+"""All that has words."""
+NAMED = {"ours": (), "details": DETAILS, "everything": EVERYTHING}
+WITHOUT = {"ours": "vanilla", "details": "vanilla_details", "everything": "vanilla_everything"}
+"""The same words without pictures."""
+WAYS = (*NAMED, *WITHOUT.values())
+SHOWN = ("vanilla", "ours", "details", "vanilla_details")
+LABELS = ("given", "vanilla", "with the pictures", "with pictures and details", "vanilla with details")
+SHEET_SCENES = 2
 CHANGES: dict[str, Any] = {"mask_dropout": 0.0}
-"""Of the model's own settings, for the same reason."""
+"""Of the model's own settings, as benchmarks/personalization_choices.py finds."""
 
 Scenes = dict[str, list[Rendered]]
 
@@ -90,12 +98,11 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def render(renderer: Renderer, character: Character) -> Scenes:
-    """One subject's scenes in every way."""
-    plain, detailed = character.subject, character.naming(*DETAILS)
-    vanilla, vanilla_details = renderer.vanilla_subjects([plain, detailed])
-    ours, details = renderer.given(character.pictures, [plain, detailed])
-    return dict(zip(WAYS, (vanilla, ours, details, vanilla_details), strict=True))
+def render(renderer: Renderer, character: Character, ways: Sequence[str] = tuple(NAMED)) -> Scenes:
+    """One subject's scenes with these of :data:`NAMED`, and without pictures."""
+    subjects = [character.naming(*NAMED[way]) for way in ways]
+    vanilla = dict(zip((WITHOUT[way] for way in ways), renderer.vanilla_subjects(subjects), strict=True))
+    return vanilla | dict(zip(ways, renderer.given(character.pictures, subjects), strict=True))
 
 
 def measure(judge: Judge, characters: Sequence[Character], rendered: Sequence[Scenes]) -> Ways:
@@ -132,7 +139,7 @@ def rounded_throughout(value: Any) -> Any:
 def sheet_rows(characters: Sequence[Character], rendered: Sequence[Scenes]) -> list[list[list[Any]]]:
     """Pictures of the contact sheet: given, then the first scenes in every way."""
     return [
-        [character.pictures[:2], *([picture.image for picture in scenes[way][:SHEET_SCENES]] for way in WAYS)]
+        [character.pictures[:2], *([picture.image for picture in scenes[way][:SHEET_SCENES]] for way in SHOWN)]
         for character, scenes in zip(characters, rendered, strict=True)
     ]
 

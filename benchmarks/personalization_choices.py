@@ -38,7 +38,7 @@ from benchmarks.model_options import (
     load_pipeline,
     say,
 )
-from benchmarks.personalization import CHANGES, rounded_throughout
+from benchmarks.personalization import CHANGES, EVERYTHING, rounded_throughout
 from consistory_ray.consistory import ConsiStoryPipeline
 from consistory_ray.consistory.method.attention import Attention, attend_tokens
 from consistory_ray.consistory.method.companions import CachedAnchors
@@ -94,7 +94,6 @@ CHOICES: dict[str, Choice] = {
     "one picture": Choice(pictures=1),
     "four pictures": Choice(pictures=4),
 }
-EVERYTHING = ("body", "pattern", "accessory")
 WORDINGS: dict[str, tuple[str, ...]] = {
     "nothing": (),
     "accessory": ("accessory",),

@@ -159,13 +159,14 @@ def layout_ratio(ours: Sequence[LikenessScores], vanilla: Sequence[LikenessScore
 
 @dataclass(frozen=True)
 class Ways:
-    """Subjects' scenes rendered in four ways, measured; every list in the order of the subjects.
+    """Subjects' scenes rendered in several ways, measured; every list in the order of the subjects.
 
     Attributes:
         ceilings: likeness of the given pictures to each other.
         strangers: of the given pictures to those of another individual.
         vanilla, ours: prompts name nothing of the individual; without and with its pictures.
-        vanilla_details, details: prompts name what can be said of it.
+        vanilla_details, details: prompts name what pictures do not bring.
+        vanilla_everything, everything: prompts name all that has words.
     """
 
     ceilings: Sequence[float]
@@ -174,6 +175,8 @@ class Ways:
     ours: Sequence[LikenessScores]
     vanilla_details: Sequence[LikenessScores]
     details: Sequence[LikenessScores]
+    vanilla_everything: Sequence[LikenessScores]
+    everything: Sequence[LikenessScores]
 
     @property
     def numbers(self) -> dict[str, Any]:
@@ -196,12 +199,19 @@ class Ways:
             "gap_ratio_with_details": gap_ratio(self.ceilings, self.details, self.vanilla_details),
             "gap_ratio_with_details_to_plain_vanilla": gap_ratio(self.ceilings, self.details, self.vanilla),
             "gap_ratio_of_details_alone": gap_ratio(self.ceilings, self.vanilla_details, self.vanilla),
+            "gap_ratio_with_everything_named": gap_ratio(self.ceilings, self.everything, self.vanilla_everything),
+            "gap_ratio_with_everything_named_to_plain_vanilla": gap_ratio(self.ceilings, self.everything, self.vanilla),
             "scene_accuracy_drop": scene_accuracy_drop(self.ours, self.vanilla),
             "scene_accuracy_drop_with_details": scene_accuracy_drop(self.details, self.vanilla_details),
             "layout_diversity_ratio": layout_ratio(self.ours, self.vanilla),
         }
         for name, (value, bounds) in pairs.items():
             found |= {name: value, f"{name}_interval": bounds}
-        ways = {"vanilla": self.vanilla, "vanilla_with_details": self.vanilla_details}
+        ways = {
+            "vanilla": self.vanilla,
+            "vanilla_with_details": self.vanilla_details,
+            "with_everything_named": self.everything,
+            "vanilla_with_everything_named": self.vanilla_everything,
+        }
         by_way = {name: describe_scores(scores) for name, scores in ways.items()}
         return found | {"ours": ours, "with_details": details} | by_way

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from benchmarks import personalization
-from benchmarks.personalization import WAYS, measure
 from consistory_ray.consistory import ConsiStoryPipeline
+from consistory_ray.evaluation.likeness import Model, score_likeness
 from consistory_ray.evaluation.rendering import PictureStore, Renderer
 from consistory_ray.miniature.judge import Judge
 from consistory_ray.settings import MethodSettings
-from training.characters import draw_characters
+from training.characters import Character, draw_characters
 
 COMMITTED = Path(personalization.__file__).parent / "results" / "personalization.json"
 SAME = 0.02
@@ -47,13 +47,15 @@ def test_the_committed_result_reaches_what_it_should(committed: dict[str, Any]) 
 
 @pytest.mark.slow
 def test_a_subject_made_again_is_as_committed(committed: dict[str, Any]) -> None:
-    pipeline, characters = ConsiStoryPipeline.from_pretrained("miniature", device="cpu"), draw_characters(2)[1:]
+    pipeline, character, row = ConsiStoryPipeline.from_pretrained("miniature", device="cpu"), *someone(committed)
     settings = MethodSettings.from_dict(committed["settings"])
     renderer = Renderer(pipeline, settings, PictureStore(None, pipeline.fingerprint), batch_size=8)
-    ways = measure(Judge.load(), characters, [personalization.render(renderer, characters[0])])
-    row = committed["subjects"][1]
-    assert ways.ceilings[0] == pytest.approx(row["ceiling"], abs=SAME)
-    for way in WAYS:
-        (scores,) = getattr(ways, way)
+    model = Model(character.pictures, character.pictures_of_stranger, character.truth)
+    for way, scenes in personalization.render(renderer, character, ["details"]).items():
+        scores = score_likeness(Judge.load(), [scene.image for scene in scenes], character.subject, model)
         assert scores.likeness == pytest.approx(row[way]["likeness"], abs=SAME), way
         assert scores.scenes.scene_accuracy == pytest.approx(row[way]["scenes"]["scene_accuracy"], abs=0.17), way
+
+
+def someone(committed: dict[str, Any]) -> tuple[Character, dict[str, Any]]:
+    return draw_characters(2)[1], committed["subjects"][1]

@@ -49,10 +49,12 @@ def test_numbers_are_ratios_of_means_to_the_ceiling() -> None:
     ours = [replace(PLAIN, likeness=0.8), replace(worn, likeness=0.9, scenes=fewer_scenes)]
     details = [replace(PLAIN, likeness=0.9), replace(worn, likeness=0.95, right={**worn.right, "accessory": 1.0})]
     vanilla, vanilla_details = [PLAIN, worn], [replace(PLAIN, likeness=0.7), replace(worn, likeness=0.8)]
-    numbers = Ways([1.0, 0.9], [0.3, 0.3], vanilla, ours, vanilla_details, details).numbers
+    numbers = Ways([1.0, 0.9], [0.3, 0.3], vanilla, ours, vanilla_details, details, vanilla_details, ours).numbers
     assert numbers["gap_ratio_to_ceiling"] == pytest.approx((0.2 + 0.0) / (0.5 + 0.2))
     assert numbers["gap_ratio_with_details"] == pytest.approx((0.1 - 0.05) / (0.3 + 0.1))
     assert numbers["gap_ratio_with_details_to_plain_vanilla"] == pytest.approx((0.1 - 0.05) / 0.7)
+    assert numbers["gap_ratio_with_everything_named"] == pytest.approx(0.2 / 0.4)
+    assert numbers["gap_ratio_with_everything_named_to_plain_vanilla"] == pytest.approx(0.2 / 0.7)
     assert numbers["gap_ratio_of_details_alone"] == pytest.approx(0.4 / 0.7)
     low, high = numbers["gap_ratio_to_ceiling_interval"]
     assert low <= numbers["gap_ratio_to_ceiling"] <= high
@@ -67,5 +69,5 @@ def test_numbers_are_ratios_of_means_to_the_ceiling() -> None:
 
 def test_what_is_not_known_is_left_out() -> None:
     unknown = replace(PLAIN, scenes=replace(SCENES, spread=float("nan")))
-    numbers = Ways([1.0], [0.3], [unknown], [unknown], [unknown], [unknown]).numbers
+    numbers = Ways([1.0], [0.3], *([unknown] for _ in range(6))).numbers
     assert "layout_diversity" not in numbers["ours"] and "accessory_accuracy_with_details" not in numbers
