@@ -16,6 +16,13 @@ line of stdout is JSON:
     similarity, to_anchors, colour_to_anchors, apart (CIELAB distance of both in a scene), both_present, scene_accuracy
     ..._vanilla, ..._interval      without the method; 95 % bootstrap intervals over jobs
 
+and under "meeting" and "alike" the same of
+
+    meeting    subjects that were made by themselves (`from: [A, B]`), each measured against its own anchors, which the
+               vanilla scenes are too
+    alike      two of one kind that are called by their colours ("a red cat and a blue cat"), told apart as left and
+               right and by colour; also colours_right, the share of scenes in which both have theirs by the judge
+
 The embedding is that of benchmarks/consistency.py. A subject that is not there resembles nothing. Progress goes to
 stderr; an interrupted run goes on from --cache. Steps are 20 unless changed here.
 """
@@ -34,6 +41,7 @@ if not __package__:  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import diffusers
+import numpy as np
 
 import consistory_ray
 from benchmarks.model_options import (
@@ -44,8 +52,9 @@ from benchmarks.model_options import (
     renderer_of,
     say,
 )
-from consistory_ray.evaluation.pairs import PairScores, compare_pairs, measure_pair
-from consistory_ray.evaluation.prompts import PairPrompts, pair_prompts
+from consistory_ray.evaluation.bootstrap import mean_interval
+from consistory_ray.evaluation.pairs import PairScores, compare_pairs, measure_alike, measure_meeting, measure_pair
+from consistory_ray.evaluation.prompts import PairPrompts, alike_prompts, alone, pair_prompts
 from consistory_ray.evaluation.rendering import Rendered, Renderer
 from consistory_ray.evaluation.sheets import comparison_sheet
 from consistory_ray.miniature.judge import Judge
@@ -63,6 +72,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=28)
     parser.add_argument("--scenes", type=int, default=3)
     parser.add_argument("--anchors", type=int, default=2)
+    parser.add_argument("--meetings", type=int, default=12, help="jobs that are made of subjects of different runs too")
+    parser.add_argument("--alike", type=int, default=12, help="jobs of two of one kind")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--sheet-jobs", type=int, default=8, help="jobs on the contact sheet, the first ones")
     return parser.parse_args()
@@ -84,6 +95,62 @@ def measure_job(
     ours = measure_pair(judge, job.kinds, job.scenes, anchors, scenes)
     vanilla = measure_pair(judge, job.kinds, job.scenes, plain[:made], plain[made:])
     return ours, vanilla, [*anchors, *scenes], plain
+
+
+def measure_meetings(
+    renderer: Renderer, judge: Judge, jobs: list[PairPrompts], out: Path
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Pairs whose subjects were made by themselves: numbers, scores of each job, and a sheet."""
+    ours, vanilla, above, below = [], [], [], []
+    for job in jobs:
+        anchors, scenes = renderer.meeting(job, alone(job))
+        plain = renderer.vanilla(job.prompts, job.seeds, job.kinds)
+        ours.append(measure_meeting(judge, job, anchors, scenes))
+        vanilla.append(measure_meeting(judge, job, anchors, plain))
+        made = [picture.image for own in anchors for picture in own]
+        above.append([*made, *(picture.image for picture in plain)])
+        below.append([*made, *(picture.image for picture in scenes)])
+        say(f"{' meets '.join(job.kinds)}: to anchors {ours[-1].to_anchors:.3f}, vanilla {vanilla[-1].to_anchors:.3f}")
+    titles = [
+        f"{job.kinds[0]} (2 anchors) meets {job.kinds[1]} (2 anchors) in {len(job.prompts)} scenes" for job in jobs
+    ]
+    comparison_sheet(above, below, titles, width=1600).save(out / "multi_subject_meeting.webp", quality=88)
+    return compare_pairs(ours, vanilla), told([job.kinds for job in jobs], ours, vanilla)
+
+
+def measure_alikes(
+    renderer: Renderer, judge: Judge, jobs: list[PairPrompts], out: Path
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Pairs of one kind: numbers, scores of each job, and a sheet."""
+    ours, vanilla, above, below = [], [], [], []
+    for job in jobs:
+        anchors, scenes = renderer.subject(job, sources=True)
+        plain = renderer.vanilla([*job.anchors, *job.prompts], [*job.anchor_seeds, *job.seeds], job.concepts)
+        ours.append(measure_alike(judge, job, anchors, scenes))
+        vanilla.append(measure_alike(judge, job, plain[: len(anchors)], plain[len(anchors) :]))
+        above.append([picture.image for picture in plain])
+        below.append([picture.image for picture in [*anchors, *scenes]])
+        say(f"{' and '.join(job.concepts)}: colours right {ours[-1][2]:.2f}, vanilla {vanilla[-1][2]:.2f}")
+    titles = [f"{' and '.join(job.concepts)}: {len(job.anchors)} anchors, {len(job.prompts)} scenes" for job in jobs]
+    comparison_sheet(above, below, titles).save(out / "multi_subject_alike.webp", quality=88)
+    numbers = compare_pairs([scores for scores, *_ in ours], [scores for scores, *_ in vanilla])
+    for suffix, found in (("", ours), ("_vanilla", vanilla)):
+        for name, column in (("colours_right_in_anchors", 1), ("colours_right", 2)):
+            shares = np.array([row[column] for row in found])
+            numbers |= {
+                f"{name}{suffix}": float(shares.mean()),
+                f"{name}{suffix}_interval": list(mean_interval(shares)),
+            }
+    names = [job.concepts for job in jobs]
+    return numbers, told(names, [scores for scores, *_ in ours], [scores for scores, *_ in vanilla])
+
+
+def told(names: list[Any], ours: list[PairScores], vanilla: list[PairScores]) -> list[dict[str, Any]]:
+    """The scores of each job, for a report."""
+    return [
+        {"subjects": name, "consistory": dataclasses.asdict(mine), "vanilla": dataclasses.asdict(plain)}
+        for name, mine, plain in zip(names, ours, vanilla, strict=True)
+    ]
 
 
 def rounded(value: object) -> object:
@@ -119,13 +186,18 @@ def main() -> None:
     report: dict[str, Any] = {"numbers": numbers, **described_pipeline(pipeline), "settings": settings.to_dict()}
     report |= {"diffusers": diffusers.__version__, "version": consistory_ray.__version__}
     report |= {"model_fingerprint": pipeline.fingerprint, "date": datetime.date.today().isoformat()}
-    report["jobs"] = [
-        {"kinds": job.kinds, "consistory": dataclasses.asdict(ours), "vanilla": dataclasses.asdict(vanilla)}
-        for job, (ours, vanilla, *_) in zip(jobs, found, strict=True)
-    ]
+    report["jobs"] = told([job.kinds for job in jobs], [ours for ours, *_ in found], [one[1] for one in found])
+    others: dict[str, Any] = {}
+    if options.meetings:
+        several, report["meetings"] = measure_meetings(renderer, judge, jobs[: options.meetings], options.out)
+        others["meeting"] = {key: rounded(value) for key, value in several.items()}
+    if options.alike:
+        several, report["alikes"] = measure_alikes(renderer, judge, alike_prompts(options.alike), options.out)
+        others["alike"] = {key: rounded(value) for key, value in several.items()}
+    report |= others
     (options.out / "multi_subject.json").write_text(json.dumps(report, indent=1) + "\n")
     say(f"contact sheet: {options.out}")
-    print(json.dumps(numbers | described_pipeline(pipeline)))
+    print(json.dumps(numbers | others | described_pipeline(pipeline)))
 
 
 if __name__ == "__main__":

@@ -16,8 +16,10 @@ import numpy as np
 
 from consistory_ray.evaluation.bootstrap import mean_interval, ratio_interval
 from consistory_ray.evaluation.measures import srgb_to_lab
+from consistory_ray.evaluation.prompts import PairPrompts
 from consistory_ray.evaluation.rendering import Rendered, stacked
 from consistory_ray.miniature.judge import SMALLEST_SUBJECT, Judge, Reading
+from consistory_ray.miniature.vocabulary import COLOURS
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,84 @@ def measure_pair(
     if scenes[0].sources:
         crossings = count_crossings(scenes, [one.regions for one in seen], [one.regions for one in made])
     return score_pair(made, seen, accuracy, crossings)
+
+
+def measure_meeting(
+    judge: Judge, job: PairPrompts, anchors: Sequence[Sequence[Rendered]], scenes: Sequence[Rendered]
+) -> PairScores:
+    """Measure two subjects of different kinds that have anchors of their own and meet in scenes."""
+    made = [by_kind(judge, stacked(own), [kind])[0][0] for kind, own in zip(job.kinds, anchors, strict=True)]
+    seen, readings = by_kind(judge, stacked(scenes), job.kinds)
+    accuracy = float(np.mean([reading.scene == place for reading, place in zip(readings, job.scenes, strict=True)]))
+    crossings = (0, 0)
+    if scenes[0].sources:
+        first, second = (one.regions for one in made)
+        regions = [np.concatenate([first, np.zeros_like(second)]), np.concatenate([np.zeros_like(first), second])]
+        crossings = count_crossings(scenes, [one.regions for one in seen], regions)
+    return score_pair(made, seen, accuracy, crossings)
+
+
+def halves(region: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A kind's pixels, bool ``[H, W]``, left and right of the emptiest column of its middle half."""
+    columns = np.flatnonzero(region.any(0))
+    left, right = region.copy(), region.copy()
+    if len(columns):
+        first, last = columns[0], columns[-1]
+        width = last - first
+        filled = np.convolve(region.sum(0), np.ones(5) / 5, "same")
+        middle = np.arange(first + width // 4, last - width // 4 + 1)
+        cut = middle[filled[middle].argmin()]
+        left[:, cut:], right[:, :cut] = False, False
+    return left, right
+
+
+def by_colour(
+    judge: Judge, images: np.ndarray, kind: str, colours: Sequence[str]
+) -> tuple[list[Sighting], np.ndarray, list[Reading]]:
+    """Two of one kind that are called by their colours, as far as colours tell them apart.
+
+    One stands left and one right; which is which, the nearness of their mean colours to those named decides.
+
+    Returns:
+        Both, whether each has the body colour that is its own by the judge's reading (bool ``[2, N]``), and what the
+        judge read.
+    """
+    readings = judge.read(images)
+    wanted = [srgb_to_lab(np.array(COLOURS[colour])) for colour in colours]
+    regions: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for image, reading in zip(images, readings, strict=True):
+        sides = halves(reading.region(kind))
+        if all(side.any() for side in sides):
+            found = [srgb_to_lab(image[side]).mean(0) for side in sides]
+            far = [[float(np.linalg.norm(colour - want)) for want in wanted] for colour in found]
+            if far[0][1] + far[1][0] < far[0][0] + far[1][1]:
+                sides = (sides[1], sides[0])
+        for one, side in zip(regions, sides, strict=True):
+            one.append(side)
+    bodies = [[portrait.attributes["body"] for portrait in judge.portray(images, one)] for one in regions]
+    right = np.array([[body == colour for body in one] for one, colour in zip(bodies, colours, strict=True)])
+    return [sight(judge, images, one) for one in regions], right, readings
+
+
+def measure_alike(
+    judge: Judge, job: PairPrompts, anchors: Sequence[Rendered], scenes: Sequence[Rendered]
+) -> tuple[PairScores, float, float]:
+    """Measure two of one kind, and the shares of anchors and of scenes in which both have the colour that they should.
+
+    Args:
+        judge: the judge.
+        job: its concepts are a colour and a kind each.
+        anchors, scenes: its pictures.
+    """
+    colours = [concept.split()[0] for concept in job.concepts]
+    made, made_right, _ = by_colour(judge, stacked(anchors), job.kinds[0], colours)
+    seen, right, readings = by_colour(judge, stacked(scenes), job.kinds[0], colours)
+    accuracy = float(np.mean([reading.scene == place for reading, place in zip(readings, job.scenes, strict=True)]))
+    crossings = (0, 0)
+    if scenes[0].sources:
+        crossings = count_crossings(scenes, [one.regions for one in seen], [one.regions for one in made])
+    scores = score_pair(made, seen, accuracy, crossings)
+    return scores, float(made_right.all(0).mean()), float(right.all(0).mean())
 
 
 def compare_pairs(ours: Sequence[PairScores], vanilla: Sequence[PairScores]) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from itertools import combinations
 
 from consistory_ray.miniature.vocabulary import KINDS, SCENES, NamedAttributes, caption
 
+CONTRASTS = (("red", "blue"), ("green", "purple"), ("yellow", "blue"), ("orange", "teal"), ("pink", "green"))
+"""Colours of the world that are far apart."""
+
 
 @dataclass(frozen=True)
 class SubjectPrompts:
@@ -67,6 +70,44 @@ class PairPrompts:
     prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     scenes: tuple[str, ...]
+
+
+def alone(job: PairPrompts) -> tuple[SubjectPrompts, SubjectPrompts]:
+    """Each subject of a pair with anchors of its own, in places that the pair's scenes do not show, and no scenes."""
+
+    def one(kind: str) -> SubjectPrompts:
+        rng = random.Random(f"alone/{job.kinds}/{kind}/{job.seeds}")
+        places = rng.sample([place for place in SCENES if place not in job.scenes], len(job.anchors))
+        texts = tuple(caption("a drawing of", [kind], [NamedAttributes()], place) for place in places)
+        return SubjectPrompts(kind, texts, tuple(rng.randrange(2**32) for _ in places), (), (), ())
+
+    return one(job.kinds[0]), one(job.kinds[1])
+
+
+def alike_prompts(count: int, scenes: int = 3, anchors: int = 2, seed: int = 2026) -> list[PairPrompts]:
+    """Pairs of one kind that differ by the colour in their concepts: "a red cat and a blue cat in the forest"."""
+    found = []
+    for index in range(count):
+        rng = random.Random(f"alike/{seed}/{index}")
+        kind = KINDS[index % len(KINDS)]
+        colours = rng.sample(CONTRASTS[index % len(CONTRASTS)], 2)
+        named = [NamedAttributes(body=colour) for colour in colours]
+        places = rng.sample(SCENES, anchors + scenes)
+        texts = tuple(caption("a drawing of", [kind, kind], named, place) for place in places)
+        seeds = tuple(rng.randrange(2**32) for _ in places)
+        first, second = (f"{colour} {kind}" for colour in colours)
+        found.append(
+            PairPrompts(
+                (kind, kind),
+                (first, second),
+                texts[:anchors],
+                seeds[:anchors],
+                texts[anchors:],
+                seeds[anchors:],
+                tuple(places[anchors:]),
+            )
+        )
+    return found
 
 
 def pair_prompts(count: int, scenes: int = 3, anchors: int = 2, seed: int = 2026) -> list[PairPrompts]:

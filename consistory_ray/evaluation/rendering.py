@@ -19,8 +19,9 @@ from PIL import Image
 
 from consistory_ray.consistory import ConsiStoryPipeline, RenderResult, SubjectResult
 from consistory_ray.consistory.cache.anchor_cache import AnchorCache
+from consistory_ray.consistory.cache.joining import joined
 from consistory_ray.consistory.method.trace import Trace
-from consistory_ray.evaluation.prompts import SubjectPrompts
+from consistory_ray.evaluation.prompts import PairPrompts, SubjectPrompts
 from consistory_ray.settings import MethodSettings
 
 METHOD_FIELDS = (
@@ -211,6 +212,35 @@ class Renderer:
             for key, picture in zip(keys, pictures, strict=True):
                 self.store.put(key, picture)
         return pictures[: len(subject.anchors)], pictures[len(subject.anchors) :]
+
+    def meeting(
+        self, job: PairPrompts, subjects: Sequence[SubjectPrompts]
+    ) -> tuple[list[list[Rendered]], list[Rendered]]:
+        """The anchors of each of several subjects that are made by themselves, and the scenes in which they meet."""
+        settings = self.settings.to_dict()
+        keys = [
+            [
+                self._key("anchor", prompt, seed, settings, anchors=[*one.anchors], anchor_seeds=[*one.anchor_seeds])
+                for prompt, seed in zip(one.anchors, one.anchor_seeds, strict=True)
+            ]
+            for one in subjects
+        ]
+        scene_keys = [
+            self._key("scene of several", prompt, seed, settings, subjects=keys)
+            for prompt, seed in zip(job.prompts, job.seeds, strict=True)
+        ]
+        anchors, scenes = [self.store.get_all(own) for own in keys], self.store.get_all(scene_keys)
+        if scenes is None or None in anchors:
+            made = [
+                self.pipeline.create_subject(one.anchors, one.kind, one.anchor_seeds, settings=self.settings)
+                for one in subjects
+            ]
+            anchors = [split(one) for one in made]
+            scenes = self.scenes(job.prompts, job.seeds, joined([one.cache for one in made]), sources=True)
+            for own_keys, own in [*zip(keys, anchors, strict=True), (scene_keys, scenes)]:
+                for key, picture in zip(own_keys, own or [], strict=True):
+                    self.store.put(key, picture)
+        return [own for own in anchors if own is not None], scenes
 
     def scenes(
         self,
