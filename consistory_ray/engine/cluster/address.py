@@ -14,7 +14,7 @@ from consistory_ray.errors import InputError, Problem
 
 LOCAL = "local"
 CONNECT_SECONDS = 3.0
-ANSWER_SECONDS = 5.0
+ANSWER_SECONDS = 10.0
 """The two together are how long it takes at most to find that there is no Ray at an address."""
 _FIX = "start a cluster there (ray start --head), or leave the address out to use this machine"
 _CLIENT = "ray://"
