@@ -192,8 +192,7 @@ subjects:
 Left out, `subject` is "a dragon and a robot", `style` that of both, `id` moss-dragon-and-tin-robot. They must have been
 made by the same model with the same settings, in the same precision, and be called differently: a cat and a cat cannot
 be told apart, so one of them has to be made as, say, a `red cat`. Three or more work too. Those who were made together
-stay themselves better than those who meet, whose colours come nearer to each other
-([how much](../README.md#several-subjects)).
+stay themselves better than those who meet ([how much](../README.md#several-subjects)).
 
 Jobs whose anchor caches take more than 100 GB in all keep them only with `--keep-anchors all`.
 
@@ -372,7 +371,8 @@ def kind(schema: dict[str, Any]) -> str:
     if schema.get("type") == "array":
         if items := schema.get("prefixItems"):
             return f"list of {len(items)}: {kind(items[0])}"
-        return f"list of {kind(schema['items'])}"
+        each = kind(schema["items"])
+        return f"list of {each}" if each else ""
     return TYPES[schema["type"]] + _range(schema)
 
 
