@@ -54,7 +54,8 @@ if TYPE_CHECKING:
         RunInterrupted,
         StorageError,
     )
-    from consistory_ray.jobs.job import Anchor, RenderJob, RenderSettings, Scene, Subject, load_job, parse_job
+    from consistory_ray.jobs.job import Anchor, RenderJob, Scene, Subject, load_job, parse_job
+    from consistory_ray.jobs.render_settings import RenderSettings
     from consistory_ray.plan.plan import Asset, Plan, SubjectPlan, make_plan
     from consistory_ray.settings import MethodSettings
 
@@ -99,7 +100,8 @@ _HOMES = {
         "RunInterrupted",
         "StorageError",
     ),
-    "jobs.job": ("Anchor", "RenderJob", "RenderSettings", "Scene", "Subject", "load_job", "parse_job"),
+    "jobs.job": ("Anchor", "RenderJob", "Scene", "Subject", "load_job", "parse_job"),
+    "jobs.render_settings": ("RenderSettings",),
     "plan.plan": ("Asset", "Plan", "SubjectPlan", "make_plan"),
     "settings": ("MethodSettings",),
 }

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from consistory_ray.guards.problems import FIXES, fault
 from consistory_ray.guards.setting_ranges import Number, Whole
-from consistory_ray.jobs.input_files import InputFile
+from consistory_ray.jobs.input_files import File
 from consistory_ray.jobs.model_names import controlnet_name
 from consistory_ray.jobs.validation import Id, Text
 
@@ -37,20 +37,11 @@ def _controlnet(value: str) -> str:
     return name
 
 
-def _as_file(value: Any) -> Any:
-    """An address was looked up before (:mod:`consistory_ray.jobs.control_files`), unless it could not be read."""
-    if isinstance(value, str):
-        raise fault(FIXES["image"])
-    return value
-
-
 _IMAGE = (
     "Path or URL of the hint, as its ControlNet was trained to see it, or of what preprocess makes one of: PNG, JPEG "
     "or WebP of any size. A relative path is relative to the job file."
 )
-Hint = Annotated[
-    InputFile, BeforeValidator(_as_file, json_schema_input_type=str | InputFile), Field(description=_IMAGE)
-]
+Hint = Annotated[File, Field(description=_IMAGE)]
 
 
 _SCALE = "How strongly it leads: 1 is what the ControlNet was trained for."

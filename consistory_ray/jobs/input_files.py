@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import posixpath
 from threading import Lock
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, Strict
+from pydantic import BeforeValidator, ConfigDict, Field, Strict
 from pydantic.dataclasses import dataclass
 
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.places import Place, place_of, without_credentials
+from consistory_ray.guards.problems import fault
 from consistory_ray.guards.setting_ranges import Whole
 from consistory_ray.jobs.allowlist import check_allowed
 from consistory_ray.jobs.readers import STANDARD_INPUT
@@ -37,6 +38,17 @@ class InputFile:
     """Its size."""
     format: Literal["png", "jpg", "webp"]
     """What it is, whatever it is called."""
+
+
+def _looked_up(value: Any) -> Any:
+    """An address was looked up before, unless it could not be read."""
+    if isinstance(value, str):
+        raise fault("load_job and parse_job look addresses up: give the whole job to one of them")
+    return value
+
+
+File = Annotated[InputFile, BeforeValidator(_looked_up, json_schema_input_type=str | InputFile)]
+"""A field in which users write an address."""
 
 
 @dataclass(frozen=True, slots=True)

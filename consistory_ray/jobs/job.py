@@ -31,23 +31,12 @@ from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
 from consistory_ray.errors import JobError, Problem
-from consistory_ray.guards.numerics import whole_number
 from consistory_ray.guards.problems import FIXES, explain, fault
 from consistory_ray.guards.setting_ranges import (
-    FreeUFactor,
-    Guidance,
-    Pixels,
-    Share,
-    Steps,
     Switch,
-    Timestep,
     Whole,
-    Window,
 )
 from consistory_ray.jobs.checks import (
-    MAX_SEED,
-    Finding,
-    check_text,
     control_findings,
     job_findings,
     join_prompt,
@@ -68,10 +57,11 @@ from consistory_ray.jobs.controls import (
     named,
 )
 from consistory_ray.jobs.given_pictures import Fit, look_up_pictures
-from consistory_ray.jobs.input_files import InputFile, InputFiles
+from consistory_ray.jobs.input_files import File, InputFiles
 from consistory_ray.jobs.joined_subjects import MOST_JOINED
 from consistory_ray.jobs.model_names import model_name
 from consistory_ray.jobs.readers import Document, read_document
+from consistory_ray.jobs.render_settings import FROZEN, STRICT, RenderSettings, Seed, TextOrNothing
 from consistory_ray.jobs.stored_subjects import resolve_stored
 from consistory_ray.jobs.validation import (
     Budget,
@@ -82,21 +72,13 @@ from consistory_ray.jobs.validation import (
     bounded_subject,
     checked,
     handed_down,
-    invalid,
 )
-from consistory_ray.settings import BUNDLED_MODEL, MethodSettings, model_defaults
+from consistory_ray.settings import BUNDLED_MODEL, MethodSettings
 
 MAX_COUNT = 100_000
 MAX_ANCHORS = 64
 MAX_GIVEN = 8
 MAX_CONCEPTS = 16
-
-
-def _text_or_none(value: str) -> str:
-    cleaned, fix = check_text(value) if value.strip() else ("", None)
-    if fix:
-        raise fault(fix)
-    return cleaned
 
 
 def _model(value: str) -> str:
@@ -110,89 +92,10 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-def _as_whole(value: Any) -> Any:
-    number = whole_number(value)
-    return value if number is None else number
-
-
-TextOrNothing = Annotated[str, Strict(), AfterValidator(_text_or_none)]
 OnMissingConcept = Literal["fail", "skip"]
-_Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
-Seed = Annotated[_Seed, Strict(), BeforeValidator(_as_whole, json_schema_input_type=_Seed)]
-
-_STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-_FROZEN = ConfigDict(frozen=True, **_STRICT)
 
 
-class RenderSettings(BaseModel):
-    """How a job is rendered. What is left out is the model's own default; ``freeu: null`` switches FreeU off.
-
-    Every name that :class:`~consistory_ray.settings.MethodSettings` also has means the same there.
-    """
-
-    model_config = _FROZEN
-
-    seed: Seed = 0
-    """Seed from which the seeds of all anchors and scenes without one are derived."""
-    torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the networks; auto is float16 on CUDA and float32 on CPU."""
-    batch_size: Annotated[int, Strict(), Field(ge=1, le=256)] | Literal["auto"] = "auto"
-    """Scenes rendered together by a worker; changes no picture."""
-    num_inference_steps: Steps | None = None
-    """Denoising steps n."""
-    guidance_scale: Guidance | None = None
-    """Classifier-free guidance; 1 or less renders without the unconditional half."""
-    height: Pixels | None = None
-    """Picture height in pixels, a multiple of 8; null is the model's own."""
-    width: Pixels | None = None
-    """Picture width in pixels, a multiple of 8; null is the model's own."""
-    negative_prompt: TextOrNothing | None = None
-    """What pictures should not show; null is the zero embedding, "" the embedding of the empty text."""
-    mask_dropout: Share | None = None
-    """Probability that a subject token of an anchor is not shared at a step (section 3.2): lower is more alike, higher
-    more varied."""
-    sdsa: Switch | None = None
-    """Subject-driven self-attention on or off (section 3.2)."""
-    query_blending: Switch | None = None
-    """Vanilla query blending on or off (section 3.3)."""
-    injection: Switch | None = None
-    """Feature injection on or off (section 3.4)."""
-    freeu: tuple[FreeUFactor, FreeUFactor, FreeUFactor, FreeUFactor] | None = None
-    """FreeU's s1, s2, b1, b2; null is off."""
-    query_blend: tuple[Share, Share] | None = None
-    """Weight of the vanilla queries at the first and at the last blended step (section 3.3)."""
-    query_blend_until: Share | None = None
-    """Last blended step, as a share of all steps (section 3.3)."""
-    injection_window: Window | None = None
-    """First and last step of feature injection, as shares of all steps, the first not above the last (section 3.4)."""
-    injection_alpha: Share | None = None
-    """Share of the anchor's feature in an injected token (section 3.4)."""
-    map_steps: Steps | None = None
-    """How many of the last steps' attention maps make the subject mask (section 3.1)."""
-    dift_timestep: Timestep | None = None
-    """Timestep whose features give the correspondences (section 3.4)."""
-
-    @model_validator(mode="after")
-    def _only_nullable_nulls(self) -> Self:
-        nulls = [name for name in self.model_fields_set - _NULLABLE if getattr(self, name) is None]
-        if nulls:
-            raise invalid(type(self), [Finding((name,), None, FIXES[name]) for name in sorted(nulls)])
-        return self
-
-    def for_model(self, model: str) -> MethodSettings:
-        """The model's defaults with everything that was set here on top.
-
-        Raises:
-            CheckpointError: the model's own settings file cannot be used.
-        """
-        fields = MethodSettings.__dataclass_fields__.keys() & self.model_fields_set
-        return model_defaults(model).replace(**{name: getattr(self, name) for name in fields})
-
-
-_NULLABLE = frozenset({"height", "width", "negative_prompt", "freeu"})
-
-
-@dataclass(frozen=True, slots=True, config=_STRICT)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class Anchor:
     """A picture that defines the subject: scenes share its appearance."""
 
@@ -205,17 +108,7 @@ class Anchor:
     """What leads its layout: a hint for one of the job's controlnets, or several."""
 
 
-def _as_file(value: Any) -> Any:
-    """An address was looked up before (:mod:`consistory_ray.jobs.input_files`), unless it could not be read."""
-    if isinstance(value, str):
-        raise fault("load_job and parse_job look addresses up: give the whole job to one of them")
-    return value
-
-
-File = Annotated[InputFile, BeforeValidator(_as_file, json_schema_input_type=str | InputFile)]
-
-
-@dataclass(frozen=True, slots=True, config=_STRICT)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class GivenPicture:
     """A picture of the subject that is given: it takes the place of an anchor, and scenes share its appearance."""
 
@@ -236,7 +129,7 @@ class GivenPicture:
     """What leads the network while it looks at the picture: a hint of the same layout, or several."""
 
 
-@dataclass(frozen=True, slots=True, config=_STRICT)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class Scene:
     """A further picture of the subject, or ``count`` of them with different seeds."""
 
@@ -268,7 +161,7 @@ else:
     StoredSettings = Annotated[RenderSettings, AfterValidator(_of_the_method), PlainSerializer(dict)]
 
 
-@dataclass(frozen=True, slots=True, config=_STRICT)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class StoredCache:
     """An anchor cache that another run has left: what ``from`` becomes once it was looked up."""
 
@@ -310,7 +203,7 @@ class Subject(BaseModel):
                 {"required": ["concept", "pictures"]},
             ],
         },
-        **_FROZEN,
+        **FROZEN,
     )
 
     sources: Annotated[
@@ -390,7 +283,7 @@ class Subject(BaseModel):
 class RenderJob(BaseModel):
     """Everything a run needs to know about what to render."""
 
-    model_config = ConfigDict(json_schema_extra={"required": ["subjects"]}, **_FROZEN)
+    model_config = ConfigDict(json_schema_extra={"required": ["subjects"]}, **FROZEN)
 
     name: Annotated[Text, Field(max_length=200)]
     """What the run is called in reports; left out in a file, it is the file's name."""

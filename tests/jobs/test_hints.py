@@ -9,8 +9,9 @@ import pytest
 
 from consistory_ray.errors import JobError
 from consistory_ray.guards.problems import FIXES, MEANT
-from consistory_ray.jobs.job import RenderJob, RenderSettings, Scene, parse_document, parse_job
+from consistory_ray.jobs.job import RenderJob, Scene, parse_document, parse_job
 from consistory_ray.jobs.readers import Document
+from consistory_ray.jobs.render_settings import RenderSettings
 from consistory_ray.jobs.yaml_events import read_yaml
 
 

@@ -16,7 +16,8 @@ from consistory_ray.guards.problems import FIXES
 from consistory_ray.jobs.checks import MAX_SEED, mentions
 from consistory_ray.jobs.controls import Control
 from consistory_ray.jobs.ids import MAX_ID, Wanted, distinct_names, id_problem, seed_scope, slug
-from consistory_ray.jobs.job import Anchor, GivenPicture, RenderJob, RenderSettings, Scene, Subject, parse_job
+from consistory_ray.jobs.job import Anchor, GivenPicture, RenderJob, Scene, Subject, parse_job
+from consistory_ray.jobs.render_settings import RenderSettings
 
 
 def subject(**changes: Any) -> dict[str, Any]:

@@ -13,8 +13,9 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from consistory_ray.engine.running import load
 from consistory_ray.errors import InputError
 from consistory_ray.guards.setting_ranges import _Ranges
-from consistory_ray.jobs.job import RenderSettings, parse_job
+from consistory_ray.jobs.job import parse_job
 from consistory_ray.jobs.model_names import is_hub_id
+from consistory_ray.jobs.render_settings import RenderSettings
 from consistory_ray.settings import MethodSettings, model_revision
 
 SUBJECT = {"concept": "cat", "subject": "a cat", "anchors": ["a"], "scenes": ["b"]}

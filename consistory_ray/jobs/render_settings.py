@@ -1,0 +1,103 @@
+"""How a job is rendered: the settings a user writes, and the small types that jobs are made of."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+from typing_extensions import Self
+
+from consistory_ray.guards.numerics import whole_number
+from consistory_ray.guards.problems import FIXES, fault
+from consistory_ray.guards.setting_ranges import FreeUFactor, Guidance, Pixels, Share, Steps, Switch, Timestep, Window
+from consistory_ray.jobs.checks import MAX_SEED, Finding, check_text
+from consistory_ray.jobs.validation import invalid
+from consistory_ray.settings import MethodSettings, model_defaults
+
+
+def _text_or_none(value: str) -> str:
+    cleaned, fix = check_text(value) if value.strip() else ("", None)
+    if fix:
+        raise fault(fix)
+    return cleaned
+
+
+def _as_whole(value: Any) -> Any:
+    number = whole_number(value)
+    return value if number is None else number
+
+
+TextOrNothing = Annotated[str, Strict(), AfterValidator(_text_or_none)]
+_Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Seed = Annotated[_Seed, Strict(), BeforeValidator(_as_whole, json_schema_input_type=_Seed)]
+
+STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+FROZEN = ConfigDict(frozen=True, **STRICT)
+
+
+class RenderSettings(BaseModel):
+    """How a job is rendered. What is left out is the model's own default; ``freeu: null`` switches FreeU off.
+
+    Every name that :class:`~consistory_ray.settings.MethodSettings` also has means the same there.
+    """
+
+    model_config = FROZEN
+
+    seed: Seed = 0
+    """Seed from which the seeds of all anchors and scenes without one are derived."""
+    torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the networks; auto is float16 on CUDA and float32 on CPU."""
+    batch_size: Annotated[int, Strict(), Field(ge=1, le=256)] | Literal["auto"] = "auto"
+    """Scenes rendered together by a worker; changes no picture."""
+    num_inference_steps: Steps | None = None
+    """Denoising steps n."""
+    guidance_scale: Guidance | None = None
+    """Classifier-free guidance; 1 or less renders without the unconditional half."""
+    height: Pixels | None = None
+    """Picture height in pixels, a multiple of 8; null is the model's own."""
+    width: Pixels | None = None
+    """Picture width in pixels, a multiple of 8; null is the model's own."""
+    negative_prompt: TextOrNothing | None = None
+    """What pictures should not show; null is the zero embedding, "" the embedding of the empty text."""
+    mask_dropout: Share | None = None
+    """Probability that a subject token of an anchor is not shared at a step (section 3.2): lower is more alike, higher
+    more varied."""
+    sdsa: Switch | None = None
+    """Subject-driven self-attention on or off (section 3.2)."""
+    query_blending: Switch | None = None
+    """Vanilla query blending on or off (section 3.3)."""
+    injection: Switch | None = None
+    """Feature injection on or off (section 3.4)."""
+    freeu: tuple[FreeUFactor, FreeUFactor, FreeUFactor, FreeUFactor] | None = None
+    """FreeU's s1, s2, b1, b2; null is off."""
+    query_blend: tuple[Share, Share] | None = None
+    """Weight of the vanilla queries at the first and at the last blended step (section 3.3)."""
+    query_blend_until: Share | None = None
+    """Last blended step, as a share of all steps (section 3.3)."""
+    injection_window: Window | None = None
+    """First and last step of feature injection, as shares of all steps, the first not above the last (section 3.4)."""
+    injection_alpha: Share | None = None
+    """Share of the anchor's feature in an injected token (section 3.4)."""
+    map_steps: Steps | None = None
+    """How many of the last steps' attention maps make the subject mask (section 3.1)."""
+    dift_timestep: Timestep | None = None
+    """Timestep whose features give the correspondences (section 3.4)."""
+
+    @model_validator(mode="after")
+    def _only_nullable_nulls(self) -> Self:
+        nulls = [name for name in self.model_fields_set - _NULLABLE if getattr(self, name) is None]
+        if nulls:
+            raise invalid(type(self), [Finding((name,), None, FIXES[name]) for name in sorted(nulls)])
+        return self
+
+    def for_model(self, model: str) -> MethodSettings:
+        """The model's defaults with everything that was set here on top.
+
+        Raises:
+            CheckpointError: the model's own settings file cannot be used.
+        """
+        fields = MethodSettings.__dataclass_fields__.keys() & self.model_fields_set
+        return model_defaults(model).replace(**{name: getattr(self, name) for name in fields})
+
+
+_NULLABLE = frozenset({"height", "width", "negative_prompt", "freeu"})
