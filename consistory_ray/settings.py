@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from importlib import resources
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 from consistory_ray.errors import CheckpointError, Problem
 from consistory_ray.guards.outside import open_regular
@@ -31,6 +32,9 @@ _MAX_MODEL_DEPTH = 8
 _SHOWN = 20
 
 FreeU = tuple[float, float, float, float]
+FirstPass = Literal["full", "lookahead", "live"]
+CacheCodec = Literal["none", "int8", "fp8", "int4"]
+Profile = Literal["exact", "fast", "turbo"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,21 @@ class MethodSettings:
         injection_alpha: share of the source feature in an injected token.
         map_steps: how many of the last steps' cross-attention maps make the subject mask (section 3.1).
         dift_timestep: the timestep whose features give the correspondences (section 3.4).
+
+    How scenes are made cheaper (section 12 of docs/method.md); anchors never are. A profile is a set of these:
+
+    Attributes:
+        first_pass: where a scene's mask and correspondences come from: ``full`` is the paper's pass 1, ``lookahead``
+            a few calls that jump ahead from the fork, ``live`` each injection step's predecessor.
+        lookahead: the timesteps of those calls after the one at the fork, falling; the last one gives the features.
+        lookahead_maps: of how many of the last of those calls the attention maps make the mask.
+        reuse_deep: (from, period): from step ``int(n * from)`` on only every ``period``-th call is made in full, the
+            others reuse what it computed in the deep layers. Of vanilla pictures too. None is off.
+        shared_every: anchors' tokens of only every so manieth step are kept and shared, by the steps after it too.
+        scene_blending: whether queries are blended in scenes (where they are in anchors).
+        guidance_interval: classifier-free guidance from step ``int(n * first)`` up to before ``int(n * last)``; at
+            other steps the conditional half alone is computed. Of vanilla pictures too.
+        cache_codec: how the anchor cache is packed: ``none``, ``int8``, ``fp8`` or ``int4``.
     """
 
     num_inference_steps: int = 50
@@ -69,22 +88,60 @@ class MethodSettings:
     injection_alpha: float = 0.8
     map_steps: int = 20
     dift_timestep: int = 261
+    first_pass: FirstPass = "full"
+    lookahead: tuple[int, ...] = (651, 451, 251)
+    lookahead_maps: int = 2
+    reuse_deep: tuple[float, int] | None = None
+    shared_every: int = 1
+    scene_blending: bool = True
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    cache_codec: CacheCodec = "none"
 
     @property
     def last_blended_step(self) -> int:
         """Last step with query blending, inclusive."""
-        return _step(self.num_inference_steps, self.query_blend_until)
+        return share_of(self.num_inference_steps, self.query_blend_until)
 
     @property
     def injection_steps(self) -> tuple[int, int]:
         """First and last step of feature injection, both inclusive."""
         first, last = self.injection_window
-        return _step(self.num_inference_steps, first), _step(self.num_inference_steps, last)
+        return share_of(self.num_inference_steps, first), share_of(self.num_inference_steps, last)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready fields, in declaration order."""
-        values = ((item.name, getattr(self, item.name)) for item in dataclasses.fields(self))  # flat: no deep copies
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values}
+        """JSON-ready fields, in declaration order.
+
+        Those of profiles are left out where they are as in ``exact``: what was made before there were any keeps its
+        identity.
+        """
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}  # flat: no deep copies
+        exact = PROFILES["exact"]
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if name not in exact or value != exact[name]
+        }
+
+    def with_profile(self, profile: str) -> MethodSettings:
+        """A copy with all settings of a profile.
+
+        Raises:
+            KeyError: there is no such profile.
+        """
+        return self.replace(**PROFILES[profile])
+
+    @property
+    def exact(self) -> MethodSettings:
+        """A copy as anchors are rendered, whatever is saved on their scenes."""
+        return self.with_profile("exact")
+
+    @property
+    def profile(self) -> str | None:
+        """Name of the profile that these settings are; None where single ones of it were changed."""
+        for name in PROFILES:
+            if self == self.with_profile(name):
+                return name
+        return None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MethodSettings:
@@ -109,7 +166,43 @@ class MethodSettings:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
-def _step(steps: int, fraction: float) -> int:
+SCENE_SETTINGS = (
+    "first_pass",
+    "lookahead",
+    "lookahead_maps",
+    "reuse_deep",
+    "shared_every",
+    "scene_blending",
+    "guidance_interval",
+)
+"""Those that anchors do not have: scenes may be rendered with others than their cache was made for, if it suffices."""
+
+_PROFILED = (*SCENE_SETTINGS, "cache_codec")
+_EXACT: Mapping[str, Any] = MappingProxyType(
+    {item.name: item.default for item in dataclasses.fields(MethodSettings) if item.name in _PROFILED}
+)
+PROFILES: Mapping[Profile, Mapping[str, Any]] = MappingProxyType(
+    {
+        "exact": _EXACT,
+        "fast": MappingProxyType(
+            {**_EXACT, "first_pass": "lookahead", "reuse_deep": (0.35, 2), "shared_every": 2, "cache_codec": "int8"}
+        ),
+        "turbo": MappingProxyType(
+            {
+                **_EXACT,
+                "first_pass": "live",
+                "reuse_deep": (0.35, 3),
+                "shared_every": 2,
+                "scene_blending": False,
+                "cache_codec": "int8",
+            }
+        ),
+    }
+)
+"""The settings of each profile, all of those that save something on scenes: what a profile does not name it resets."""
+
+
+def share_of(steps: int, fraction: float) -> int:
     """``steps * fraction`` rounded down, immune to 1/10 and 1/3 not being exact in binary."""
     return int(steps * fraction + 1e-9)
 

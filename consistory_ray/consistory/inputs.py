@@ -16,18 +16,24 @@ from consistory_ray.consistory.method.request import Batch, Request
 from consistory_ray.consistory.method.steps import StepPlan, check_settings
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.numerics import whole_number
-from consistory_ray.settings import MethodSettings
+from consistory_ray.settings import PROFILES, SCENE_SETTINGS, MethodSettings
 
 _SETTINGS = tuple(field.name for field in dataclasses.fields(MethodSettings))
 
 
 def changed_settings(settings: MethodSettings, changes: Mapping[str, Any]) -> MethodSettings:
-    """Settings with some changed by name.
+    """Settings with some changed by name; ``profile`` is all of a profile's at once, beneath single ones.
 
     Raises:
-        InputError: naming every name that is none of a setting.
+        InputError: naming every name that is none of a setting, and a profile that does not exist.
     """
     problems = []
+    changes = dict(changes)
+    profile = changes.pop("profile", None)
+    if profile in PROFILES:
+        settings = settings.with_profile(profile)
+    elif profile is not None:
+        problems.append(Problem("profile", repr(profile)[:100], f"use one of {', '.join(PROFILES)}"))
     for name in changes.keys() - set(_SETTINGS):
         near = difflib.get_close_matches(name, _SETTINGS, 1, cutoff=0.4)
         fix = f"did you mean {near[0]}?" if near else f"there are {', '.join(_SETTINGS)}"
@@ -35,6 +41,28 @@ def changed_settings(settings: MethodSettings, changes: Mapping[str, Any]) -> Me
     if problems:
         raise InputError("there are no such settings", sorted(problems, key=lambda problem: problem.path))
     return settings.replace(**changes)
+
+
+def scene_settings(made: MethodSettings, asked: MethodSettings | None, changes: Mapping[str, Any]) -> MethodSettings:
+    """What scenes are rendered with: their subject's settings, in which only what is saved on scenes may be changed.
+
+    Args:
+        made: of the subject.
+        asked: whose such settings are taken, or None.
+        changes: ``profile``, or single such settings by name.
+
+    Raises:
+        InputError: other settings, and values that cannot be used.
+    """
+    if others := sorted((changes.keys() & set(_SETTINGS)) - set(SCENE_SETTINGS)):
+        fix = "make the subject with it: scenes have their subject's"
+        problems = [Problem(name, repr(changes[name])[:100], fix) for name in others]
+        raise InputError("these settings are the subject's", problems)
+    if asked is not None:
+        made = made.replace(**{name: getattr(asked, name) for name in SCENE_SETTINGS})
+    changed = changed_settings(made, changes).replace(cache_codec=made.cache_codec)
+    check_settings(changed)
+    return changed
 
 
 def resolve_settings(backbone: Backbone, settings: MethodSettings, latents: Tensor | None) -> MethodSettings:
@@ -94,13 +122,14 @@ def make_batch(
     return Batch(tuple(prompts), numbers, noise, columns, positions)
 
 
-def make_request(backbone: Backbone, batch: Batch, settings: MethodSettings) -> Request:
-    """Encode a batch's prompts; with resolved settings, while the model is in use."""
+def make_request(backbone: Backbone, batch: Batch, settings: MethodSettings, *, anchors: bool = False) -> Request:
+    """Encode a batch's prompts; with resolved settings, while the model is in use. Nothing is saved on anchors."""
     plan, grids = StepPlan.from_settings(settings), backbone.grids(*batch.latents.shape[-2:])
+    exact, scenes = (StepPlan.from_settings(settings.exact), plan) if anchors else (plan, None)
     hints = batch.hints if any(batch.hints) else ()
     additions = backbone.additions(hints, settings) if hints and isinstance(backbone, Controllable) else None
     conditioning = backbone.encode(batch.prompts, settings)
-    return Request(batch, settings, plan, backbone.levels, grids, conditioning, additions)
+    return Request(batch, settings, exact, backbone.levels, grids, conditioning, additions, scenes)
 
 
 def initial_latents(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:

@@ -15,7 +15,13 @@ from consistory_ray.concepts.matching import all_exact
 from consistory_ray.consistory.cache.anchor_cache import AnchorCache, check_cache
 from consistory_ray.consistory.controls import Controls, led
 from consistory_ray.consistory.given_pictures import given_pictures, refuse_both
-from consistory_ray.consistory.inputs import changed_settings, make_batch, resolve_settings, whole_seeds
+from consistory_ray.consistory.inputs import (
+    changed_settings,
+    make_batch,
+    resolve_settings,
+    scene_settings,
+    whole_seeds,
+)
 from consistory_ray.consistory.method.attention_kernel import chosen_kernel
 from consistory_ray.consistory.method.backbone import Backbone, Controllable, OutputType
 from consistory_ray.consistory.method.companions import CachedAnchors, Companions
@@ -240,6 +246,7 @@ class ConsiStoryPipeline:
         output_type: OutputType = "pil",
         progress: Progress | None = None,
         trace: Trace | None = None,
+        **changes: Any,
     ) -> RenderResult:
         """Render scenes of a subject. Steps, guidance, size and switches are those of the subject.
 
@@ -250,19 +257,24 @@ class ConsiStoryPipeline:
             latents: initial noise [B, 4, h, w] instead.
             controls: what leads each scene, as in :meth:`create_subject`; anchors need not have been led.
             batch_size: how many scenes are denoised together; all of them when None. It does not change the pictures.
-            settings: settings that the cache is required to have been made with, or None.
+            settings: settings that the cache is required to have been made with, but for what is saved on scenes
+                (:data:`~consistory_ray.settings.SCENE_SETTINGS`), which is then done as they say; or None.
             output_type, progress, trace: as in :meth:`create_subject`; a trace holds the last batch.
+            changes: ``profile``, or single settings of what is saved on scenes, in place of the subject's.
 
         Raises:
-            CacheMismatchError: the cache belongs to another model or other settings.
+            CacheMismatchError: the cache belongs to another model or other settings, or lacks what a profile reads.
             InputError: arguments that do not fit each other; :class:`PromptError` for concepts not in a prompt.
             PictureError: the model produced numbers that are not finite, or pictures of one colour. It names them, and
                 its ``result`` has the others.
         """
         self._check()
         cache = subject.cache if isinstance(subject, SubjectResult) else subject
-        check_cache(cache, self.fingerprint, settings)
-        resolved = cache.settings
+        resolved = scene_settings(cache.settings, settings, changes)
+        fingerprint = self.fingerprint
+        if settings is not None:
+            check_cache(cache, fingerprint, settings)
+        check_cache(cache, fingerprint, resolved)
         as_written = all_exact(cache.prompts, cache.concepts)
         batch = make_batch(self.backbone, prompts, seeds, latents, cache.concepts, resolved, exact_suffices=as_written)
         batch = led(self.backbone, batch, controls)

@@ -62,7 +62,7 @@ def make_subject(
     """
     with backbone.in_use():
         with backbone.installed(settings.freeu) as network:
-            request = make_request(backbone, batch, settings)
+            request = make_request(backbone, batch, settings, anchors=True)
             anchors, tick = LiveAnchors(request), ticker(progress, request.plan.ticks)
             schedule = backbone.schedule(request.plan.steps)
             result = Sampler(network, schedule, request, anchors, tick, trace).sample()
@@ -99,7 +99,7 @@ def given_subject(
         if not bool(clean.isfinite().all()):
             raise AssetError(NOT_FINITE)
         with backbone.installed(settings.freeu) as network:
-            request = make_request(backbone, batch, settings)
+            request = make_request(backbone, batch, settings, anchors=True)
             tick = ticker(progress, len(LIGHT) + request.plan.steps)
             light = NoisedPath(backbone.schedule(backbone.max_steps), clean, batch.noise)
             found, agreement = light_masks(network, light, request, tick)
@@ -168,4 +168,5 @@ def _cache(
         grids={level: (grid.height, grid.width) for level, grid in request.grids.items()},
         tensors=tensors,
         feature_level=request.levels.features,
+        codec=request.settings.cache_codec,
     )

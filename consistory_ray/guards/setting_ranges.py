@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, Valid
 
 from consistory_ray.errors import Problem
 from consistory_ray.guards.problems import FIXES, explain, fault, path
+from consistory_ray.settings import CacheCodec, FirstPass
 
 
 def _ordered(value: tuple[float, float]) -> tuple[float, float]:
@@ -27,6 +28,16 @@ Guidance = Annotated[Number, Field(ge=0, le=100)]
 Timestep = Annotated[Whole, Field(ge=0, le=999)]
 FreeUFactor = Annotated[Number, Field(gt=0, le=10)]
 Window = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
+
+
+def _falling(value: tuple[int, ...]) -> tuple[int, ...]:
+    if list(value) != sorted(set(value), reverse=True):
+        raise fault(FIXES["lookahead"])
+    return value
+
+
+LookAhead = Annotated[tuple[Timestep, ...], Field(min_length=1, max_length=16), AfterValidator(_falling)]
+Period = Annotated[Whole, Field(ge=1, le=16)]
 
 
 class _Ranges(BaseModel):
@@ -48,6 +59,14 @@ class _Ranges(BaseModel):
     injection_alpha: Share = 0
     map_steps: Steps = 1
     dift_timestep: Timestep = 0
+    first_pass: FirstPass = "full"
+    lookahead: LookAhead = (0,)
+    lookahead_maps: Period = 1
+    reuse_deep: tuple[Share, Period] | None = None
+    shared_every: Period = 1
+    scene_blending: Switch = True
+    guidance_interval: Window = (0, 1)
+    cache_codec: CacheCodec = "none"
 
 
 def setting_problems(values: Mapping[str, Any]) -> list[Problem]:

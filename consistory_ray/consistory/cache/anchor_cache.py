@@ -18,7 +18,7 @@ from torch import Tensor
 from consistory_ray.consistory.cache.codecs import CODECS, NONE
 from consistory_ray.consistory.cache.safetensors_file import Buffer, deserialise, pack, serialise
 from consistory_ray.consistory.method.layout import Level
-from consistory_ray.consistory.method.steps import Pass
+from consistory_ray.consistory.method.steps import Pass, StepPlan
 from consistory_ray.errors import CacheMismatchError, Problem, StorageError
 from consistory_ray.guards.outside import parse_json
 from consistory_ray.guards.places import place_of
@@ -111,6 +111,16 @@ class AnchorCache:
         """
         return self.tensors[features_name(self.feature_level)]
 
+    def features_at(self, at: Pass) -> Tensor:
+        """Features of a step at the same tokens, [M, C] of length one.
+
+        Raises:
+            KeyError: the cache was made for scenes that do not look them up.
+        """
+        kind = features_name(self.feature_level)
+        name = step_name(at, kind)
+        return self.tensors[name if name in self.tensors else step_name(Pass(1, at.step), kind)]
+
     @property
     def injected_positions(self) -> Tensor:
         """Which tokens :attr:`features` and :meth:`injected` are of, anchor * tokens + token: int64 [M]."""
@@ -131,6 +141,11 @@ class AnchorCache:
     def injected(self, step: int) -> Tensor:
         """Injected outputs of a step of pass 2, [L, M, C]."""
         return self._unpacked(step_name(Pass(2, step), f"injected.{self.feature_level}"))
+
+    def has(self, at: Pass, kind: str) -> bool:
+        """Whether it holds a kind of a step's tensors, of pass 2 or else of pass 1."""
+        places = (step_name(at, kind), step_name(Pass(1, at.step), kind))
+        return any(name == place or name.startswith(f"{place}.") for place in places for name in self.tensors)
 
     def _recorded_in(self, at: Pass) -> Pass:
         start = step_name(at, "shared.")
@@ -306,15 +321,17 @@ def _write_atomically(path: Path, write: Callable[[Any], object]) -> None:
 def check_cache(cache: AnchorCache, fingerprint: str, settings: MethodSettings | None) -> None:
     """Refuse a cache of another model, or of other settings where some are asked for.
 
+    Those that only scenes have may differ, if the cache holds what scenes will read; how it is packed may differ too.
+
     Raises:
-        CacheMismatchError: naming what differs.
+        CacheMismatchError: naming what differs, or what is missing.
     """
     problems: list[Problem] = []
     if cache.fingerprint != fingerprint:
         fix = f"make the subject again with this model, whose fingerprint is {fingerprint[:12]}"
         problems.append(Problem("model", cache.fingerprint[:12], fix))
     if settings is not None:
-        wanted, found = settings.to_dict(), cache.settings.to_dict()
+        wanted, found = settings.exact.to_dict(), cache.settings.exact.to_dict()
         for key in ("height", "width"):  # not asked for: the cache's
             wanted[key] = found[key] if wanted[key] is None else wanted[key]
         problems += [
@@ -324,3 +341,22 @@ def check_cache(cache: AnchorCache, fingerprint: str, settings: MethodSettings |
         ]
     if problems:
         raise CacheMismatchError("the anchor cache was made with another model or other settings", problems)
+    if settings is not None and (missing := _missing(cache, StepPlan.from_settings(settings))):
+        made = cache.settings.profile or "settings of its own"
+        fix = f"render with what it was made for ({made}), or make the subject again with these settings"
+        wanted_profile = settings.profile or "these settings"
+        problem = Problem("profile", wanted_profile, f"the cache lacks {missing[0]} and {len(missing) - 1} more: {fix}")
+        raise CacheMismatchError("the anchor cache lacks what these scenes read", [problem])
+
+
+def _missing(cache: AnchorCache, plan: StepPlan) -> list[str]:
+    """Names of tensors that scenes would read."""
+    kinds = [f"shared.{level}" for level in cache.grids]
+    wanted = [(at, kind) for at in sorted(plan.reads) for kind in kinds]
+    features = features_name(cache.feature_level)
+    wanted += [(Pass(2, step), f"injected.{cache.feature_level}") for step in plan.injected if step in plan.full_calls]
+    wanted += [(at, features) for at in plan.live_features]
+    names = [step_name(at, kind) for at, kind in wanted if not cache.has(at, kind)]
+    if plan.injected and features not in cache.tensors:
+        names.append(features)
+    return names

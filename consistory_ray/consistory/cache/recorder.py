@@ -56,6 +56,10 @@ class CacheRecorder:
         """
         self._add(self._injected, layer.injected_slot, layer, tokens)
 
+    def add_features(self, at: Pass, features: Tensor) -> None:
+        """Features at the M mask tokens at a step, [M, C], for live correspondences."""
+        self.tensors[step_name(at, features_name(self.levels.features))] = features.cpu()
+
     def _add(self, kind: str, slot: int | None, layer: Layer, tokens: Tensor) -> None:
         if slot is None:
             raise RuntimeError(f"{layer.name} was recorded as {kind}, where it has no slot")

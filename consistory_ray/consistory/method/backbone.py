@@ -6,9 +6,9 @@ method's attention processors (:class:`~consistory_ray.consistory.method.attenti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,10 +19,10 @@ from consistory_ray.consistory.method.hints import Hints
 from consistory_ray.consistory.method.latents import Schedule
 from consistory_ray.consistory.method.layout import Grid, Level, Levels
 from consistory_ray.consistory.method.request import Additions
+from consistory_ray.consistory.method.tap import Tap
 from consistory_ray.settings import FreeU, MethodSettings
 
 OutputType = Literal["pil", "np", "latent"]
-Tap: TypeAlias = Callable[[Tensor], None]
 
 
 class Trunk(Protocol):
@@ -50,7 +50,15 @@ class Network(Protocol):
         """
         ...
 
-    def finish(self, trunk: Any, call: AttentionCall, tap: Tap | None = None, *, reuse: bool = False) -> Tensor:
+    def finish(
+        self,
+        trunk: Any,
+        call: AttentionCall,
+        tap: Tap | None = None,
+        *,
+        reuse: bool = False,
+        keep: Tap | None = None,
+    ) -> Tensor:
         """The rest of a call.
 
         Args:
@@ -59,10 +67,34 @@ class Network(Protocol):
             tap: is shown the features that correspondences are found by, [rows, channels, rows, columns]; it copies
                 what it wants to keep.
             reuse: leave the trunk as it is, for another call.
+            keep: is shown the deep layers' output, which :meth:`shallow` takes; it may keep it.
 
         Returns:
             The prediction, [rows, channels, height, width].
         """
+        ...
+
+    def features(self, trunk: Any, call: AttentionCall, tap: Tap) -> None:
+        """A call that ends where features are tapped: past every layer that makes attention maps."""
+        ...
+
+    def shallow(
+        self, sample: Tensor, timestep: Tensor, conditioning: Conditioning, deep: Tensor, residuals: Any = None
+    ) -> Tensor:
+        """A call of the outermost layers alone, none of which shares or makes maps.
+
+        Args:
+            sample, timestep, conditioning: as for :meth:`begin`.
+            deep: what an earlier call in full has shown to ``keep``, for the same rows.
+            residuals: as for :meth:`Trunk.plus`, of the same rows; only the outermost are added.
+
+        Returns:
+            The prediction, [rows, channels, height, width].
+        """
+        ...
+
+    def conditional_residuals(self, residuals: Any, images: int) -> Any:
+        """Of residuals for all rows those of the conditional half, the last ``images`` rows."""
         ...
 
     def vanilla_queries(self, trunk: Any, text_keys: TextKeys, *, reuse: bool = False) -> Queries:

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from consistory_ray.consistory.cache.anchor_cache import AnchorCache
+from consistory_ray.consistory.cache.codecs import CODECS
 from consistory_ray.consistory.cache.recorder import CacheRecorder
 from consistory_ray.consistory.method.attention import Exchange
-from consistory_ray.consistory.method.correspondence import Correspondences, Matches, match, unit_features
+from consistory_ray.consistory.method.conditioning import Rows
+from consistory_ray.consistory.method.correspondence import Correspondences, Matches, match, smooth, unit_features
 from consistory_ray.consistory.method.dropout import kept_tokens
 from consistory_ray.consistory.method.exchange import AnchorExchange, SceneExchange
 from consistory_ray.consistory.method.injection import AnchorInjection, CachedInjection
@@ -19,6 +21,7 @@ from consistory_ray.consistory.method.layout import Level
 from consistory_ray.consistory.method.masks import Masks
 from consistory_ray.consistory.method.request import Request
 from consistory_ray.consistory.method.steps import Pass
+from consistory_ray.consistory.method.tap import Tap
 
 
 class Companions:
@@ -38,20 +41,34 @@ class Companions:
     def __init__(self, request: Request) -> None:
         self.request = request
 
-    def exchange(self, at: Pass, masks: Masks | None) -> Exchange | None:
-        """What the images exchange at a step, given their masks in force; None for nothing."""
-        return None
-
-    def prepare_injection(self, features: Tensor, masks: Masks) -> Correspondences | None:
-        """Find correspondences between the passes.
+    def exchange(
+        self, at: Pass, masks: Masks | None, rows: Rows | None = None, *, injects: bool = True
+    ) -> Exchange | None:
+        """What the images exchange at a step; None for nothing.
 
         Args:
-            features: smoothed DIFT features, [images, channels, rows, columns].
-            masks: pass 1's final masks.
+            at: the step.
+            masks: theirs that are in force.
+            rows: of the call, all of the request's if None.
+            injects: whether features are injected, if they are at this step.
+        """
+        return None
+
+    def prepare_injection(self, features: Tensor, masks: Masks, source: Pass | None = None) -> Correspondences | None:
+        """Find correspondences.
+
+        Args:
+            features: smoothed features, [images, channels, rows, columns].
+            masks: of the images.
+            source: in whose features of the anchors; None for those of the DIFT step.
 
         Returns:
             What was found.
         """
+        return None
+
+    def tap(self, at: Pass) -> Tap | None:
+        """What is to be shown the features of a step, besides those of the DIFT step; None for nothing."""
         return None
 
     def end_step(self, at: Pass) -> None:
@@ -69,27 +86,42 @@ class LiveAnchors(Companions):
     def __init__(self, request: Request) -> None:
         super().__init__(request)
         self.needs_masks = bool(request.plan.shared)
-        self._cache = CacheRecorder(request.levels)
+        self.scenes = request.scenes or request.plan
+        self._cache = CacheRecorder(request.levels, CODECS[request.settings.cache_codec])
         self._injection: AnchorInjection | None = None
         self._features: Tensor | None = None
+        self._live: dict[Pass, Tensor] = {}
 
-    def exchange(self, at: Pass, masks: Masks | None) -> Exchange | None:
+    def exchange(
+        self, at: Pass, masks: Masks | None, rows: Rows | None = None, *, injects: bool = True
+    ) -> Exchange | None:
         """See :class:`Companions`."""
         plan = self.request.plan
         kept = self._kept(at, masks) if at.step in plan.shared and masks is not None else None
         injection = self._injection if at.number == 2 and at.step in plan.injected else None
         if kept is None and injection is None:
             return None
-        return AnchorExchange(self.request.rows, kept, injection, self._cache.add_shared)
+        record = self._cache.add_shared if self._read_by_scenes(at) else None
+        return AnchorExchange(self.request.rows, kept, injection, record)
+
+    def _read_by_scenes(self, at: Pass) -> bool:
+        return at in self.scenes.reads
 
     def _kept(self, at: Pass, masks: Masks) -> dict[Level, list[Tensor]]:
         probability, seeds = self.request.settings.mask_dropout, self.request.batch.seeds
         kept = {level: kept_tokens(probability, masks[level], seeds, at, level) for level in self.request.levels.names}
-        for level, indices in kept.items():
+        for level, indices in kept.items() if self._read_by_scenes(at) else ():
             self._cache.add_positions(level, indices, self.request.grids[level].tokens)
         return kept
 
-    def prepare_injection(self, features: Tensor, masks: Masks) -> Correspondences | None:
+    def tap(self, at: Pass) -> Tap | None:
+        """See :class:`Companions`: features of the steps that scenes will look up live."""
+        if at not in self.scenes.live_features:
+            return None
+        rows = self.request.rows
+        return lambda features: self._live.update({at: smooth(rows.conditional(features))})
+
+    def prepare_injection(self, features: Tensor, masks: Masks, source: Pass | None = None) -> Correspondences | None:
         """See :class:`Companions`."""
         level, alpha = self.request.levels.features, self.request.settings.injection_alpha
         unit = unit_features(features, self.request.grids[level])
@@ -105,6 +137,11 @@ class LiveAnchors(Companions):
 
     def recorded(self, masks: Masks, dtype: torch.dtype) -> dict[str, Tensor]:
         """The anchor cache's tensors, once both passes are over."""
+        level = self.request.levels.features
+        subject = masks[level].flatten().nonzero()[:, 0]
+        for at, smoothed in self._live.items():
+            live = unit_features(smoothed, self.request.grids[level]).flatten(0, 1)[subject]
+            self._cache.add_features(at, live.to(dtype))
         return self._cache.finish(masks, None if self._features is None else self._features.to(dtype))
 
 
@@ -127,21 +164,26 @@ class CachedAnchors(Companions):
     def _moved(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, self.dtype, non_blocking=self.cache.device != self.device)
 
-    def exchange(self, at: Pass, masks: Masks | None) -> Exchange | None:
+    def exchange(
+        self, at: Pass, masks: Masks | None, rows: Rows | None = None, *, injects: bool = True
+    ) -> Exchange | None:
         """See :class:`Companions`; the scenes' own masks play no part."""
         plan, tokens, injection = self.request.plan, None, None
+        rows = rows or self.request.rows
         if at.step in plan.shared:
-            tokens = {level: self._moved(shared) for level, shared in self.cache.shared(at).items()}
-        if at.number == 2 and at.step in plan.injected and self._matches is not None:
+            shared = self.cache.shared(plan.shared_from(at))
+            tokens = {level: self._moved(tokens)[:, -rows.halves :] for level, tokens in shared.items()}
+        if injects and at.number == 2 and at.step in plan.injected and self._matches is not None:
             outputs = self._moved(self.cache.injected(at.step))
             injection = CachedInjection(self._matches, outputs, self.request.settings.injection_alpha)
-        return SceneExchange(self.request.rows, tokens, injection) if tokens or injection else None
+        return SceneExchange(rows, tokens, injection) if tokens or injection else None
 
-    def prepare_injection(self, features: Tensor, masks: Masks) -> Correspondences | None:
+    def prepare_injection(self, features: Tensor, masks: Masks, source: Pass | None = None) -> Correspondences | None:
         """See :class:`Companions`."""
         level = self.request.levels.features
         unit = unit_features(features, self.request.grids[level])
-        self._matches = match(unit, masks[level], self.cache.features.to(self.device, unit.dtype))
+        theirs = self.cache.features if source is None else self.cache.features_at(source)
+        self._matches = match(unit, masks[level], theirs.to(self.device, unit.dtype))
         subject = self.cache.injected_positions.to(self.device)
         sources = subject[self._matches.index] if len(subject) else self._matches.index
         return Correspondences(sources, self._matches.distance, self._matches.gate)

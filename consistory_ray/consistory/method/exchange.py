@@ -20,7 +20,7 @@ class AnchorExchange:
         rows: of the anchors.
         kept: level -> per anchor, the indices of the tokens it shares, int64 [kept]; None where nothing is shared.
         injection: between them, or None.
-        record: receives (layer, kept hidden states of all anchors [halves, tokens, channels]).
+        record: receives (layer, kept hidden states of all anchors [halves, tokens, channels]); None to keep none.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class AnchorExchange:
         rows: Rows,
         kept: Mapping[Level, list[Tensor]] | None,
         injection: AnchorInjection | None,
-        record: Callable[[Layer, Tensor], None],
+        record: Callable[[Layer, Tensor], None] | None,
     ) -> None:
         self.rows = rows
         self.kept = kept
@@ -44,7 +44,8 @@ class AnchorExchange:
         if self.kept is not None:
             assert layer.level is not None
             kept, hidden = self.kept[layer.level], self.rows.by_half(hidden_states)
-            self.record(layer, torch.cat([hidden[:, anchor, index] for anchor, index in enumerate(kept)], dim=1))
+            if self.record is not None:
+                self.record(layer, torch.cat([hidden[:, anchor, index] for anchor, index in enumerate(kept)], dim=1))
             if self.shares:
                 return self._attend_each(kept, attn.heads, query, key, value)
         return attend_tokens(query, key, value, attn.heads, ragged=False)

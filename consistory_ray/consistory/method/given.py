@@ -25,6 +25,7 @@ from consistory_ray.consistory.method.layout import Layer, Level
 from consistory_ray.consistory.method.masks import AttentionMaps, Masks
 from consistory_ray.consistory.method.request import Request
 from consistory_ray.consistory.method.steps import Pass, nearest_step
+from consistory_ray.consistory.method.tap import Tap
 from consistory_ray.consistory.method.trace import Trace
 from consistory_ray.errors import AssetError
 from consistory_ray.guards.numerics import NOT_FINITE
@@ -67,6 +68,10 @@ class NoisedPath:
         """See :class:`~consistory_ray.consistory.method.latents.Schedule`."""
         return self.schedule.noised(clean, noise, step)
 
+    def jump(self, prediction: Tensor, latents: Tensor, step: int, ahead: int) -> Tensor:
+        """See :class:`~consistory_ray.consistory.method.latents.Schedule`."""
+        return self.at(ahead)
+
     def fork(self) -> NoisedPath:
         """See :class:`~consistory_ray.consistory.method.latents.Schedule`."""
         return self
@@ -86,14 +91,24 @@ class GivenAnchors(LiveAnchors):
         self._given = given
         self._subject = given[request.levels.features].flatten().nonzero()[:, 0]
 
-    def exchange(self, at: Pass, masks: Masks | None) -> Exchange | None:
+    def exchange(
+        self, at: Pass, masks: Masks | None, rows: Rows | None = None, *, injects: bool = True
+    ) -> Exchange | None:
         """See :class:`~consistory_ray.consistory.method.companions.Companions`."""
         plan = self.request.plan
-        kept = self._kept(at, self._given) if at.step in plan.shared else None
+        kept = self._kept(at, self._given) if at.step in plan.shared and self._read_by_scenes(at) else None
         subject = self._subject if at.step in plan.injected else None
         return RecordedAlone(self.request.rows, kept, subject, self._cache) if kept or subject is not None else None
 
-    def prepare_injection(self, features: Tensor, masks: Masks) -> Correspondences | None:
+    def _read_by_scenes(self, at: Pass) -> bool:
+        """They go through one pass, which scenes read as either."""
+        return not self.scenes.reads.isdisjoint((at, Pass(2, at.step)))
+
+    def tap(self, at: Pass) -> Tap | None:
+        """See :class:`~consistory_ray.consistory.method.companions.LiveAnchors`."""
+        return super().tap(at) or super().tap(Pass(2, at.step))
+
+    def prepare_injection(self, features: Tensor, masks: Masks, source: Pass | None = None) -> Correspondences | None:
         """See :class:`~consistory_ray.consistory.method.companions.Companions`."""
         level = self.request.levels.features
         self._features = unit_features(features, self.request.grids[level]).flatten(0, 1)[self._subject]
@@ -162,7 +177,9 @@ def sweep(
     for step in range(plan.steps):
         at = Pass(1, step)
         call = AttentionCall(text_keys=text_keys, exchange=anchors.exchange(at, None))
-        tap = (lambda features: tapped.append(smooth(request.rows.conditional(features)))) if step == dift else None
+        tap = anchors.tap(at)
+        if step == dift:
+            tap = lambda features: tapped.append(smooth(request.rows.conditional(features)))  # noqa: E731
         finite &= _called(network, path, step, request, request.conditioning, call, tap).isfinite().all()
         anchors.end_step(at)
         if trace is not None:

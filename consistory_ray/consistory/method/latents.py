@@ -40,6 +40,10 @@ class Schedule(Protocol):
         """Latents of finished pictures as they would be before a step, with noise of variance one; shapes as above."""
         ...
 
+    def jump(self, prediction: Tensor, latents: Tensor, step: int, ahead: int) -> Tensor:
+        """Latents before a later step as the prediction at this one has it, straight by DDIM's formula."""
+        ...
+
     def fork(self) -> Schedule:
         """A copy that goes its own way from here."""
         ...
@@ -71,9 +75,38 @@ class SchedulerSteps:
         noised: Tensor = self.scheduler.add_noise(clean, noise, self.scheduler.timesteps[step : step + 1])
         return noised
 
+    def jump(self, prediction: Tensor, latents: Tensor, step: int, ahead: int) -> Tensor:
+        """See :class:`Schedule`."""
+        kept = self.scheduler.alphas_cumprod
+        here, there = (float(kept[self.timesteps[number]]) for number in (step, ahead))
+        clean, noise = clean_and_noise(prediction, latents, here, self.scheduler.config.prediction_type)
+        return there**0.5 * clean + (1 - there) ** 0.5 * noise
+
     def fork(self) -> SchedulerSteps:
         """See :class:`Schedule`."""
         return SchedulerSteps(copy.deepcopy(self.scheduler))
+
+
+def clean_and_noise(prediction: Tensor, latents: Tensor, kept: float, kind: str) -> tuple[Tensor, Tensor]:
+    """What a model's prediction takes the latents to be made of: x0 and epsilon, shaped like them.
+
+    Args:
+        prediction: of the model.
+        latents: sqrt(kept) x0 + sqrt(1 - kept) epsilon.
+        kept: the cumulative product of alphas.
+        kind: ``epsilon``, ``v_prediction`` or ``sample``, as schedulers of diffusers name them.
+
+    Raises:
+        ValueError: another kind.
+    """
+    signal, sigma = kept**0.5, (1 - kept) ** 0.5
+    if kind == "epsilon":
+        return (latents - sigma * prediction) / signal, prediction
+    if kind == "v_prediction":
+        return signal * latents - sigma * prediction, signal * prediction + sigma * latents
+    if kind == "sample":
+        return prediction, (latents - signal * prediction) / sigma
+    raise ValueError(f"no formula for prediction type {kind!r}")
 
 
 def seeded_noise(seed: int, shape: tuple[int, ...], step: int | None = None) -> Tensor:

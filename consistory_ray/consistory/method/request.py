@@ -69,6 +69,7 @@ class Request:
         levels, grids: the model's levels, and each one's tokens for pictures of this size.
         conditioning: of the batch.
         additions: what is added to the network's trunk, None for nothing.
+        scenes: of anchors, what their scenes will do, which decides what of the anchors is kept; None for scenes.
     """
 
     batch: Batch
@@ -78,6 +79,7 @@ class Request:
     grids: Mapping[Level, Grid]
     conditioning: Conditioning
     additions: Additions | None = None
+    scenes: StepPlan | None = None
 
     @property
     def rows(self) -> Rows:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from consistory_ray.errors import InputError, Problem
-from consistory_ray.settings import MethodSettings
+from consistory_ray.settings import CacheCodec, FirstPass, MethodSettings, share_of
 
 
 class Pass(NamedTuple):
@@ -26,30 +27,48 @@ class StepPlan:
         blended: steps whose queries are blended with vanilla ones (where SDSA acts).
         query_blend: blend weight v at step 0 and at the last blended step.
         injected: steps of pass 2 with feature injection; empty when there is none.
-        shared: steps at which SDSA acts; empty when it is off.
+        shared: steps at which SDSA acts, rising; empty when it is off. Calls that reuse deep features share nothing.
         window: how many of the last steps' attention maps make a mask.
+        first_pass: where masks and correspondences come from: ``full``, ``lookahead`` or ``live``.
+        full_calls: steps whose call of the network is made in full, rising; the others reuse deep features.
+        guided: steps with classifier-free guidance.
+        shared_every: a shared step reads the tokens of the last step that this divides.
     """
 
     steps: int
     blended: range
     query_blend: tuple[float, float]
     injected: range
-    shared: range
+    shared: Sequence[int]
     window: int
+    first_pass: FirstPass
+    full_calls: Sequence[int]
+    guided: range
+    shared_every: int
 
     @classmethod
     def from_settings(cls, settings: MethodSettings) -> StepPlan:
-        """The plan of checked settings."""
+        """The plan of checked settings; that of anchors is of ``settings.exact``."""
         steps = settings.num_inference_steps
         first, last = settings.injection_steps
         last_blended = min(settings.last_blended_step, steps - 1)
+        blends = settings.query_blending and settings.sdsa and settings.scene_blending
+        full_calls: Sequence[int] = range(steps)
+        if settings.reuse_deep is not None:
+            start, period = share_of(steps, settings.reuse_deep[0]), settings.reuse_deep[1]
+            full_calls = [step for step in full_calls if step < start or (step - start) % period == 0]
+        shared = [step for step in full_calls if step] if len(full_calls) < steps else range(1, steps)
         return cls(
             steps=steps,
-            blended=range(last_blended + 1 if settings.query_blending and settings.sdsa else 0),
+            blended=range(last_blended + 1 if blends else 0),
             query_blend=settings.query_blend,
             injected=range(first, min(last + 1, steps)) if settings.injection else range(0),
-            shared=range(1, steps) if settings.sdsa else range(0),
+            shared=shared if settings.sdsa else range(0),
             window=settings.map_steps,
+            first_pass=settings.first_pass,
+            full_calls=full_calls,
+            guided=range(*(share_of(steps, share) for share in settings.guidance_interval)),
+            shared_every=settings.shared_every,
         )
 
     @property
@@ -58,20 +77,45 @@ class StepPlan:
         return self.injected[0] if self.injected else None
 
     @property
-    def masked(self) -> range:
-        """Steps whose attention maps are in the final masks."""
-        return range(max(0, self.steps - self.window), self.steps)
+    def masked(self) -> Sequence[int]:
+        """Steps whose attention maps are in the final masks of a full pass 1."""
+        last = _part(self.full_calls, max(0, self.steps - self.window), self.steps)
+        return last or self.full_calls[-1:]
 
-    def shared_in(self, pass_number: int) -> range:
+    def shared_in(self, pass_number: int) -> Sequence[int]:
         """Steps of a pass that share tokens and are not already part of the other pass."""
+        fork = self.fork
         if pass_number == 1:
-            return self.shared
-        return range(0) if self.fork is None else range(max(self.fork, self.shared.start), self.shared.stop)
+            return self.shared if fork is None or self.first_pass == "full" else _part(self.shared, 0, fork)
+        return range(0) if fork is None else _part(self.shared, fork, self.steps)
+
+    def shared_from(self, at: Pass) -> Pass:
+        """Whose recorded tokens a step of a pass reads."""
+        source = max(1, at.step - at.step % self.shared_every)
+        return Pass(1 if self.fork is None or source < self.fork else at.number, source)
+
+    @property
+    def reads(self) -> frozenset[Pass]:
+        """All recorded steps whose tokens scenes read."""
+        return frozenset(self.shared_from(Pass(number, step)) for number in (1, 2) for step in self.shared_in(number))
+
+    @property
+    def live_features(self) -> Sequence[Pass]:
+        """Steps whose features a later step's correspondences are made of, where they are live."""
+        if self.fork is None or self.first_pass != "live":
+            return ()
+        found = (self.before(step) for step in self.injected if step in self.full_calls)
+        return list(dict.fromkeys(at for at in found if at is not None))
+
+    def before(self, step: int) -> Pass | None:
+        """The last full call before an injected step; None for the first step of all."""
+        earlier = _part(self.full_calls, 0, step)
+        return Pass(1 if earlier[-1] < self.injected[0] else 2, earlier[-1]) if earlier else None
 
     @property
     def ticks(self) -> int:
         """Steps of both passes together."""
-        return self.steps + (0 if self.fork is None else self.steps - self.fork)
+        return self.steps + (0 if self.fork is None or self.first_pass != "full" else self.steps - self.fork)
 
     def blend_weight(self, step: int) -> float:
         """v of section 3.3: the share of the vanilla query at a step, 0 where nothing is blended."""
@@ -81,9 +125,18 @@ class StepPlan:
         return first if len(self.blended) == 1 else first + (last - first) * step / (len(self.blended) - 1)
 
 
+def _part(steps: Sequence[int], start: int, stop: int) -> Sequence[int]:
+    """Those of rising steps from a start up to before a stop."""
+    return steps[bisect_left(steps, start) : bisect_left(steps, stop)]
+
+
 def nearest_step(timesteps: Sequence[int], timestep: int) -> int:
     """The step whose timestep is nearest to the given one, the earlier step on a tie."""
     return min(range(len(timesteps)), key=lambda step: abs(timesteps[step] - timestep))
+
+
+def _falls(timesteps: Sequence[int]) -> bool:
+    return bool(timesteps) and list(timesteps) == sorted(set(timesteps), reverse=True)
 
 
 def check_settings(settings: MethodSettings) -> None:
@@ -92,7 +145,7 @@ def check_settings(settings: MethodSettings) -> None:
     Raises:
         InputError: naming every such field.
     """
-    window = settings.injection_window
+    window, reuse, guided = settings.injection_window, settings.reuse_deep, settings.guidance_interval
     checks = (
         ("num_inference_steps", settings.num_inference_steps, settings.num_inference_steps >= 1, "at least 1"),
         ("mask_dropout", settings.mask_dropout, 0 <= settings.mask_dropout <= 1, "a probability from 0 to 1"),
@@ -102,6 +155,18 @@ def check_settings(settings: MethodSettings) -> None:
         ("query_blend_until", settings.query_blend_until, 0 <= settings.query_blend_until <= 1, "a fraction"),
         ("map_steps", settings.map_steps, settings.map_steps >= 1, "at least 1"),
         ("dift_timestep", settings.dift_timestep, settings.dift_timestep >= 0, "0 or more"),
+        ("first_pass", settings.first_pass, settings.first_pass in get_args(FirstPass), "full, lookahead or live"),
+        ("lookahead", settings.lookahead, _falls(settings.lookahead), "at least one timestep, falling"),
+        ("lookahead_maps", settings.lookahead_maps, settings.lookahead_maps >= 1, "at least 1"),
+        (
+            "reuse_deep",
+            reuse,
+            reuse is None or (0 <= reuse[0] <= 1 <= reuse[1]),
+            "(share of the steps, period) or None",
+        ),
+        ("shared_every", settings.shared_every, settings.shared_every >= 1, "at least 1"),
+        ("guidance_interval", guided, 0 <= guided[0] <= guided[1] <= 1, "two shares of the steps in rising order"),
+        ("cache_codec", settings.cache_codec, settings.cache_codec in get_args(CacheCodec), "none, int8, fp8 or int4"),
         ("freeu", settings.freeu, settings.freeu is None or len(settings.freeu) == 4, "(s1, s2, b1, b2) or None"),
     )
     problems = [Problem(name, repr(value), f"must be {fix}") for name, value, holds, fix in checks if not holds]

@@ -6,7 +6,7 @@ blocks; a test asserts that both give the same numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +24,7 @@ from consistory_ray.consistory.method.attention import (
 )
 from consistory_ray.consistory.method.conditioning import Conditioning
 from consistory_ray.consistory.method.layout import Layer
+from consistory_ray.consistory.method.tap import Tap
 from consistory_ray.consistory.models.hooks import UNetHooks
 from consistory_ray.consistory.models.sdxl_layout import read_layers
 from consistory_ray.settings import FreeU
@@ -59,15 +60,7 @@ class SplitUNet:
     def begin(self, sample: Tensor, timestep: Tensor, conditioning: Conditioning, call: AttentionCall) -> Trunk:
         """Run the ``down`` and ``mid`` parts on [rows, channels, height, width] latents."""
         unet = self.unet
-        sample = self._hooks.before(sample)
-        added = {"text_embeds": conditioning.pooled, **conditioning.extra}
-        embedding = unet.time_embedding(unet.get_time_embed(sample=sample, timestep=timestep))
-        embedding = embedding + unet.get_aug_embed(
-            emb=embedding, encoder_hidden_states=conditioning.text, added_cond_kwargs=added
-        )
-        if unet.time_embed_act is not None:
-            embedding = unet.time_embed_act(embedding)
-        sample = unet.conv_in(sample)
+        sample, embedding = self._entered(sample, timestep, conditioning)
         residuals: tuple[Tensor, ...] = (sample,)
         for block in unet.down_blocks:
             sample, states = block(sample, embedding, **_attention_inputs(block, conditioning.text, call))
@@ -76,8 +69,27 @@ class SplitUNet:
             sample = unet.mid_block(sample, embedding, **_attention_inputs(unet.mid_block, conditioning.text, call))
         return Trunk(sample, residuals, embedding, conditioning.text)
 
+    def _entered(self, sample: Tensor, timestep: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+        """The first convolution's output, and the embedding of the timestep and of what else is told."""
+        unet = self.unet
+        sample = self._hooks.before(sample)
+        added = {"text_embeds": conditioning.pooled, **conditioning.extra}
+        embedding = unet.time_embedding(unet.get_time_embed(sample=sample, timestep=timestep))
+        embedding = embedding + unet.get_aug_embed(
+            emb=embedding, encoder_hidden_states=conditioning.text, added_cond_kwargs=added
+        )
+        if unet.time_embed_act is not None:
+            embedding = unet.time_embed_act(embedding)
+        return unet.conv_in(sample), embedding
+
     def finish(
-        self, trunk: Trunk, call: AttentionCall, tap: Callable[[Tensor], None] | None = None, *, reuse: bool = False
+        self,
+        trunk: Trunk,
+        call: AttentionCall,
+        tap: Tap | None = None,
+        *,
+        reuse: bool = False,
+        keep: Tap | None = None,
     ) -> Tensor:
         """Run the ``up`` part and the output layers.
 
@@ -86,25 +98,69 @@ class SplitUNet:
             call: what the attention layers do.
             tap: receives the output of the first block, which it must not keep a reference to: FreeU overwrites it.
             reuse: leave the trunk as it is, for another call.
+            keep: receives the input of the last block.
 
         Returns:
             The model's prediction, [rows, channels, height, width].
         """
-        unet: Any = self.unet
         sample = trunk.sample.clone() if reuse else trunk.sample  # FreeU scales its input in place
-        residuals = trunk.residuals
-        for index, block in enumerate(unet.up_blocks):
-            count = len(block.resnets)
-            states, residuals = residuals[-count:], residuals[:-count]
-            # Sizes that halving does not divide need to be told what to grow back to; for others it is the default.
-            size = residuals[-1].shape[2:] if residuals else None
-            inputs = _attention_inputs(block, trunk.text, call)
-            sample = block(sample, states, trunk.embedding, upsample_size=size, **inputs)
+        last = len(self.unet.up_blocks) - 1
+        for index in range(last + 1):
+            if index == last and keep is not None:
+                keep(sample)
+            sample = self._up(index, sample, trunk, call)
             if index == 0 and tap is not None:
                 tap(sample)
+        return self._out(sample)
+
+    def _up(self, index: int, sample: Tensor, trunk: Trunk, call: AttentionCall) -> Tensor:
+        """One block of the ``up`` part, with its skip connections: the last ones that earlier blocks have left."""
+        blocks: Any = self.unet.up_blocks
+        stop = len(trunk.residuals) - sum(len(block.resnets) for block in blocks[:index])
+        start = stop - len(blocks[index].resnets)
+        # Sizes that halving does not divide need to be told what to grow back to; for others it is the default.
+        size = trunk.residuals[start - 1].shape[2:] if start else None
+        inputs = _attention_inputs(blocks[index], trunk.text, call)
+        grown: Tensor = blocks[index](
+            sample, trunk.residuals[start:stop], trunk.embedding, upsample_size=size, **inputs
+        )
+        return grown
+
+    def _out(self, sample: Tensor) -> Tensor:
+        unet: Any = self.unet
         if unet.conv_norm_out is not None:
             sample = unet.conv_act(unet.conv_norm_out(sample))
         return self._hooks.after(unet.conv_out(sample))
+
+    def features(self, trunk: Trunk, call: AttentionCall, tap: Tap) -> None:
+        """See :class:`~consistory_ray.consistory.method.backbone.Network`; the trunk is unusable afterwards."""
+        tap(self._up(0, trunk.sample, trunk, call))
+        self._hooks.after(trunk.sample)
+
+    def shallow(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        conditioning: Conditioning,
+        deep: Tensor,
+        residuals: tuple[tuple[Tensor, ...], Tensor] | None = None,
+    ) -> Tensor:
+        """The first ``down`` and the last ``up`` block; see :class:`~consistory_ray.consistory.method.backbone.Network`."""
+        first, last, call = self.unet.down_blocks[0], self.unet.up_blocks[-1], AttentionCall()
+        sample, embedding = self._entered(sample, timestep, conditioning)
+        _, states = first(sample, embedding, **_attention_inputs(first, conditioning.text, call))
+        skips: tuple[Tensor, ...] = (sample, *states)[: len(last.resnets)]
+        if residuals is not None:
+            skips = tuple(own + other for own, other in zip(skips, residuals[0], strict=False))  # the outermost
+        return self._out(last(deep, skips, embedding, **_attention_inputs(last, conditioning.text, call)))
+
+    @staticmethod
+    def conditional_residuals(
+        residuals: tuple[tuple[Tensor, ...], Tensor], images: int
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """See :class:`~consistory_ray.consistory.method.backbone.Network`."""
+        skips, mid = residuals
+        return tuple(skip[-images:] for skip in skips), mid[-images:]
 
     def vanilla_queries(self, trunk: Trunk, text_keys: TextKeys, *, reuse: bool = False) -> Queries:
         """The ``up`` queries without the method, at the cost of the ``up`` part up to the last of them."""
