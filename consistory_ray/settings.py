@@ -181,7 +181,7 @@ _PROFILED = (*SCENE_SETTINGS, "cache_codec")
 _EXACT: Mapping[str, Any] = MappingProxyType(
     {item.name: item.default for item in dataclasses.fields(MethodSettings) if item.name in _PROFILED}
 )
-PROFILES: Mapping[Profile, Mapping[str, Any]] = MappingProxyType(
+PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "exact": _EXACT,
         "fast": MappingProxyType(

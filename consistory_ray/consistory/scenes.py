@@ -9,8 +9,9 @@ import torch
 from consistory_ray.consistory.inputs import make_request
 from consistory_ray.consistory.method.backbone import Backbone, OutputType
 from consistory_ray.consistory.method.companions import Companions
+from consistory_ray.consistory.method.denoiser import PassResult
 from consistory_ray.consistory.method.request import Batch, Request
-from consistory_ray.consistory.method.sampler import PassResult, Sampler
+from consistory_ray.consistory.method.sampler import Sampler
 from consistory_ray.consistory.method.steps import StepPlan
 from consistory_ray.consistory.method.trace import Trace
 from consistory_ray.consistory.results import Progress, RenderResult, shaped, ticker

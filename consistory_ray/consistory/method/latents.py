@@ -80,7 +80,8 @@ class SchedulerSteps:
         kept = self.scheduler.alphas_cumprod
         here, there = (float(kept[self.timesteps[number]]) for number in (step, ahead))
         clean, noise = clean_and_noise(prediction, latents, here, self.scheduler.config.prediction_type)
-        return there**0.5 * clean + (1 - there) ** 0.5 * noise
+        jumped: Tensor = there**0.5 * clean + (1 - there) ** 0.5 * noise
+        return jumped
 
     def fork(self) -> SchedulerSteps:
         """See :class:`Schedule`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -145,8 +145,9 @@ class SplitUNet:
         deep: Tensor,
         residuals: tuple[tuple[Tensor, ...], Tensor] | None = None,
     ) -> Tensor:
-        """The first ``down`` and the last ``up`` block; see :class:`~consistory_ray.consistory.method.backbone.Network`."""
-        first, last, call = self.unet.down_blocks[0], self.unet.up_blocks[-1], AttentionCall()
+        """The first ``down`` and the last ``up`` block alone; see the method's ``Network``."""
+        unet, call = cast(Any, self.unet), AttentionCall()
+        first, last = unet.down_blocks[0], unet.up_blocks[-1]
         sample, embedding = self._entered(sample, timestep, conditioning)
         _, states = first(sample, embedding, **_attention_inputs(first, conditioning.text, call))
         skips: tuple[Tensor, ...] = (sample, *states)[: len(last.resnets)]
