@@ -179,7 +179,8 @@ class CachedAnchors(Companions):
         if injects and self._injects(at) and self._matches is not None:
             outputs = self.placed.injected(at.step).to(self.dtype)
             injection = CachedInjection(self._matches, outputs, self.request.settings.injection_alpha)
-        self.placed.expect(self._next_parts(at))
+        if injects:  # a look ahead jumps, and comes back to what was expected before
+            self.placed.expect(self._next_parts(at))
         return SceneExchange(rows, tokens, injection) if tokens or injection else None
 
     def _injects(self, at: Pass) -> bool:
