@@ -28,7 +28,7 @@ class LateCopies:
         self.log: list[tuple[str, Any]] = []
         self.uploaded = 0
         self._begun: dict[int, list[tuple[Tensor, Tensor]]] = {}
-        self._copies: list[weakref.ref[Tensor]] = []
+        self._copies: list[weakref.ref[Any]] = []
         self._number = 0
 
     @property

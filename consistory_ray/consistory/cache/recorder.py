@@ -152,7 +152,7 @@ class _Leaving:
         while len(self._under_way) > left:
             staged, others, event = self._under_way.pop(0)
             self._copies.wait(event)
-            found |= {name: _copied(tensor) for name, tensor in staged.items()} | others
+            found |= {**{name: _copied(tensor) for name, tensor in staged.items()}, **others}
         return found
 
 

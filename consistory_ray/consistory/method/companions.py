@@ -113,7 +113,7 @@ class LiveAnchors(Companions):
         probability, seeds = self.request.settings.mask_dropout, self.request.batch.seeds
         levels, device = self.request.levels.names, self.request.conditioning.text.device
         on_host = torch.cat([masks[level] for level in levels], dim=1).cpu()  # the only wait for the device
-        parts = on_host.split([masks[level].shape[1] for level in levels], dim=1)
+        parts = torch.split(on_host, [masks[level].shape[1] for level in levels], dim=1)
         kept = {
             level: kept_tokens(probability, part, seeds, at, level) for level, part in zip(levels, parts, strict=True)
         }

@@ -157,7 +157,7 @@ def test_packed_tensors_travel_and_are_unpacked_once_where_they_are_used(
     placed = PlacedCache(cache, CPU, 10**9, copies)
     render(pipe, placed)
     assert copies.uploaded == placed.resident_bytes <= bytes_read(cache) < 0.6 * bytes_read(caches["lookahead"])
-    first, second = codec.unpacked, []
+    first, second = codec.unpacked, list[str]()
     codec.unpacked = second
     assert torch.equal(render(pipe, placed), render(pipe, cache))
     runs = [name for name, before in zip(second, ["", *second], strict=False) if name == before]
