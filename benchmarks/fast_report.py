@@ -52,7 +52,7 @@ def plot_pareto(numbers: Numbers, profiles: Collection[str], path: Path) -> None
     """Identity gap and layout diversity over what a scene costs, each over vanilla's, with 95 % intervals.
 
     Args:
-        numbers: of each way; those whose FLOPs were not counted are at their seconds.
+        numbers: of each way. Where FLOPs were not counted they are at their seconds; ways without these are left out.
         profiles: the ways that are shown large, the others are single settings.
         path: where the picture goes.
     """
@@ -63,11 +63,13 @@ def plot_pareto(numbers: Numbers, profiles: Collection[str], path: Path) -> None
 
     figure, panels = pyplot.subplots(1, 2, figsize=(10.4, 4.6), dpi=130)
     counted = all("flops_ratio" in own for name, own in numbers.items() if name != "vanilla")
+    cost = "flops_ratio" if counted else "cpu_ratio"
+    numbers = {name: own for name, own in numbers.items() if name == "vanilla" or cost in own}
     legend = list[str]()
     for axes, key in zip(panels, ("gap_ratio", "layout_ratio"), strict=True):
         for name, own in numbers.items():
             large = name in profiles
-            x = 1.0 if name == "vanilla" else own["flops_ratio" if counted else "cpu_ratio"]
+            x = 1.0 if name == "vanilla" else own[cost]
             low, high = own[f"{key}_interval"]
             errors = [[max(own[key] - low, 0)], [max(high - own[key], 0)]]
             axes.errorbar(
