@@ -185,12 +185,22 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "exact": _EXACT,
         "fast": MappingProxyType(
-            {**_EXACT, "first_pass": "lookahead", "reuse_deep": (0.35, 2), "shared_every": 2, "cache_codec": "int8"}
+            {
+                **_EXACT,
+                "first_pass": "lookahead",
+                "lookahead": (801, 701, 601, 501, 401, 326, 251),
+                "lookahead_maps": 1,
+                "reuse_deep": (0.35, 2),
+                "shared_every": 2,
+                "cache_codec": "int8",
+            }
         ),
         "turbo": MappingProxyType(
             {
                 **_EXACT,
-                "first_pass": "live",
+                "first_pass": "lookahead",
+                "lookahead": (651, 451, 251),
+                "lookahead_maps": 1,
                 "reuse_deep": (0.35, 3),
                 "shared_every": 2,
                 "scene_blending": False,
