@@ -34,6 +34,7 @@ SAVING = ("fast", "turbo")
 COMPANIONS = {"first_pass": ("lookahead", "lookahead_maps")}
 """Settings that only tune another one."""
 MORE: Mapping[str, Mapping[str, Any]] = {
+    "exact+first_pass@live": {"first_pass": "live"},
     "exact+guidance_interval@0.8": {"guidance_interval": (0.0, 0.8)},
     "exact+cache_codec@fp8": {"cache_codec": "fp8"},
     "exact+cache_codec@int4": {"cache_codec": "int4"},
