@@ -215,7 +215,7 @@ def test_a_small_run_reports_every_way(
     wanted = {"flops_ratio", "flops_ratio_alike", "cpu_ratio", "gain_kept", "gain_kept_low", "layout_drop", "cache_gb"}
     for name in ("fast", "turbo"):
         assert wanted <= result[name].keys()
-    assert result["turbo"]["flops_ratio"] < result["fast"]["flops_ratio"] < result["exact"]["flops_ratio"]
+    assert result["turbo"]["flops_ratio"] <= result["fast"]["flops_ratio"] < result["exact"]["flops_ratio"]
     assert result["exact"]["gain_kept"] == 1 and result["vanilla"]["cpu_ratio"] == 1
     report = json.loads((tmp_path / "fast.json").read_text())
     assert [one["kind"] for one in report["subjects"]] == [one.kind for one in consistency_subjects(2)]
