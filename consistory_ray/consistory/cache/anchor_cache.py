@@ -27,8 +27,8 @@ from consistory_ray.settings import MethodSettings
 FORMAT_VERSION = 2
 """Of the files that are written. Version 1 had no positions and no codec, and ``fine`` was the level of the features;
 it is read like version 2, and a cache that was read from it is written as version 1 again. Packed caches, and those
-that hold what one profile reads, are of version 2 too: it says how tensors are named and laid out. Their codec and their
-settings are words that an older reader does not know and refuses; what it does know it reads as before."""
+that hold what one profile reads, are of version 2 too: it says how tensors are named and laid out. Their codec and
+their settings are words that an older reader does not know and refuses; what it does know it reads as before."""
 READABLE_VERSIONS = ("1", "2")
 _FORMAT = "consistory_ray anchor cache"
 
