@@ -12,7 +12,8 @@ from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
 from consistory_ray.concepts.matching import all_exact
-from consistory_ray.consistory.cache.anchor_cache import AnchorCache, check_cache
+from consistory_ray.consistory.cache.anchor_cache import AnchorCache
+from consistory_ray.consistory.cache.contents import check_cache
 from consistory_ray.consistory.cache.residence import PlacedCache
 from consistory_ray.consistory.controls import Controls, led
 from consistory_ray.consistory.given_pictures import given_pictures, refuse_both
