@@ -185,7 +185,14 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "exact": _EXACT,
         "fast": MappingProxyType(
-            {**_EXACT, "first_pass": "lookahead", "reuse_deep": (0.35, 2), "shared_every": 2, "cache_codec": "int8"}
+            {
+                **_EXACT,
+                "first_pass": "lookahead",
+                "lookahead_maps": 1,
+                "reuse_deep": (0.35, 2),
+                "shared_every": 2,
+                "cache_codec": "int8",
+            }
         ),
         "turbo": MappingProxyType(
             {
