@@ -10,9 +10,9 @@ from torch import Tensor
 from consistory_ray.doctor.diagnosis import Speeds
 from consistory_ray.doctor.meters import seconds_for
 
-CUDA_SIDE, CPU_SIDE = 8192, 1024
-CUDA_BYTES, CPU_BYTES = 256 << 20, 32 << 20
-_REPEATS = 5
+CUDA_SIDE, CPU_SIDE = 8192, 512
+CUDA_BYTES, CPU_BYTES = 256 << 20, 16 << 20
+_REPEATS = 3
 
 
 def measured_speeds(device: torch.device, dtype: torch.dtype) -> Speeds:

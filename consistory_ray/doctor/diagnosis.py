@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Level = Literal["wrong", "warning", "note"]
+RANDOM = "random"
+"""Name of a model with random weights: of SDXL's size on a GPU, of few parameters on a CPU."""
 VANILLA, ANCHORS = "vanilla", "anchors"
 """Ways to pictures besides the profiles: without the method; and two anchors, as every profile has them."""
 
@@ -156,6 +158,8 @@ class Timing:
         way: a profile, ``vanilla`` or ``anchors`` (of which there are two).
         batch: pictures at a time.
         steps: denoising steps.
+        calls: of the network that a picture takes, in plain ones.
+        full_calls: the same with the model's own number of steps.
         seconds: of a picture, decoding included; None where it was not measured.
         memory: peak bytes of the device, the model included; of a CPU's process so far.
         tflops: 10^12 FLOPs of a picture; None where they were not counted.
@@ -165,10 +169,26 @@ class Timing:
     way: str
     batch: int
     steps: int
+    calls: float
+    full_calls: float
     seconds: float | None
     memory: int = 0
     tflops: float | None = None
     why: str = ""
+
+    def seconds_for(self, calls: float) -> float | None:
+        """Seconds of a picture that takes so many calls; None where nothing was measured.
+
+        What does not depend on the calls, decoding for the most part, is taken to rise with them: after few steps that
+        is on the large side.
+        """
+        return None if self.seconds is None else self.seconds * calls / self.calls
+
+    def mfu(self, speeds: Speeds | None) -> float | None:
+        """Share of what the device multiplies at most; None where FLOPs or seconds are unknown."""
+        if speeds is None or not self.seconds or self.tflops is None or not speeds.matmul_tflops:
+            return None
+        return self.tflops / self.seconds / speeds.matmul_tflops
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,10 +257,8 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with what follows from it: ``is_well``, and of each timing ``mfu`` and ``full_seconds``."""
-        from consistory_ray.doctor.estimates import mfu, seconds_of
-
         told = asdict(self) | {"is_well": self.is_well}
         for timing, values in zip(self.timings, told["timings"], strict=True):
-            values["mfu"] = mfu(timing, self.speeds)
-            values["full_seconds"] = seconds_of(self.timings, timing.way, timing.batch, self.steps)
+            values["mfu"] = timing.mfu(self.speeds)
+            values["full_seconds"] = timing.seconds_for(timing.full_calls)
         return told

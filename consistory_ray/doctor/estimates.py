@@ -1,4 +1,4 @@
-"""From the few steps that were measured to a picture's, and to a job's. Pure: no torch."""
+"""From the few steps that were measured to those of a picture, and to a job. Pure: no torch."""
 
 from __future__ import annotations
 
@@ -6,66 +6,47 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from consistory_ray.doctor.diagnosis import ANCHORS, JobForecast, Speeds, Timing
+from consistory_ray.consistory.method.call_counts import anchor_calls, scene_calls
+from consistory_ray.doctor.diagnosis import ANCHORS, VANILLA, JobForecast, Timing
 from consistory_ray.settings import MethodSettings
 
 if TYPE_CHECKING:
     from consistory_ray.plan.plan import Plan, SubjectPlan
 
 MEASURED_ANCHORS = 2
-_PROFILE_OF_FIRST_PASS = {"full": "exact", "lookahead": "fast", "live": "turbo"}
 
 
-def seconds_of(timings: Sequence[Timing], way: str, batch: int, steps: int) -> float | None:
-    """Seconds of a picture with so many steps; None if that way, or batches of that size, were not measured.
+def calls_of(way: str, settings: MethodSettings) -> float:
+    """Calls of the network that a picture takes.
 
-    What a picture takes rises in a line with its steps, from what does not depend on them: decoding, look-ahead calls.
-    So two numbers of steps at batch 1 give those of any, and what is known of another batch size at one of them is how
-    much less it takes than batch 1. With a single number of steps nothing is known about the part that stays.
+    Args:
+        way: a profile, ``vanilla`` or ``anchors``.
+        settings: of the model, with the number of steps that is meant.
     """
-    alone, these = _points(timings, way, 1), _points(timings, way, batch)
-    if not these or steps in these:
-        return these.get(steps)
-    common = max(alone.keys() & these.keys(), default=None) if batch != 1 else None
-    if common is None:
-        return _along_a_line(these, steps)
-    return _along_a_line(alone, steps) * these[common] / alone[common]
+    if way == ANCHORS:
+        return anchor_calls(settings)
+    if way == VANILLA:
+        return scene_calls(settings.exact.replace(sdsa=False, query_blending=False, injection=False))
+    return scene_calls(settings.with_profile(way))
 
 
-def _points(timings: Sequence[Timing], way: str, batch: int) -> dict[int, float]:
-    """Steps -> seconds of a picture."""
-    return {
-        timing.steps: timing.seconds
-        for timing in timings
-        if timing.seconds and (timing.way, timing.batch) == (way, batch)
-    }
-
-
-def _along_a_line(seconds: dict[int, float], steps: int) -> float:
-    """Seconds at a number of steps, from those at some."""
-    if steps in seconds:
-        return seconds[steps]
-    few, many = min(seconds), max(seconds)
-    if few == many:
-        return seconds[few] * steps / few
-    slope = max(0.0, (seconds[many] - seconds[few]) / (many - few))
-    return max(0.0, seconds[many] + slope * (steps - many))
-
-
-def mfu(timing: Timing, speeds: Speeds | None) -> float | None:
-    """Share of what the device multiplies at most; None where FLOPs or seconds are unknown."""
-    if speeds is None or not timing.seconds or timing.tflops is None or not speeds.matmul_tflops:
-        return None
-    return timing.tflops / timing.seconds / speeds.matmul_tflops
+def seconds_of(timings: Sequence[Timing], way: str, batch: int, calls: float) -> float | None:
+    """Seconds of a picture that takes so many calls; None if that way was not measured with batches of that size."""
+    known = [timing for timing in timings if timing.seconds and (timing.way, timing.batch) == (way, batch)]
+    return max(known, key=lambda timing: timing.calls).seconds_for(calls) if known else None
 
 
 def profile_of(settings: MethodSettings) -> str:
     """The profile that settings are, or are nearest to."""
-    return settings.profile or _PROFILE_OF_FIRST_PASS[settings.first_pass]
+    if settings.profile is not None:
+        return settings.profile
+    if settings.first_pass == "full":
+        return "exact"
+    return "fast" if settings.scene_blending else "turbo"
 
 
 def largest_batch(timings: Sequence[Timing], way: str, wanted: int | None) -> int:
-    """The largest batch that was measured of a way, and is not larger than wanted; 1 where none was."""
+    """The largest batch that was measured of a way and is not larger than wanted; 1 where none was."""
     sizes = [timing.batch for timing in timings if timing.way == way and timing.seconds]
     return max((size for size in sizes if wanted is None or size <= wanted), default=1)
 
@@ -80,7 +61,7 @@ def job_forecast(
         timings: of the job's model, or of one of its size.
         size: height and width of the pictures that were measured.
         workers: devices.
-        batch: scenes at a time; None is the job's, and ``auto`` the largest that was measured.
+        batch: scenes at a time; None is what the job says, where ``auto`` is the largest that was measured.
     """
     wanted = batch or (plan.batch_size if isinstance(plan.batch_size, int) else None)
     profiles: Counter[str] = Counter()
@@ -94,21 +75,22 @@ def job_forecast(
         share = _pixels(subject.settings, size) / (size[0] * size[1])
         total += seconds * share
         profiles[profile] += len(subject.scenes)
-        made = 0 if subject.sources else len(subject.anchors)
-        scaled |= share != 1 or made not in (0, MEASURED_ANCHORS)
+        scaled |= share != 1 or _made(subject) not in (0, MEASURED_ANCHORS)
         largest = max(largest, at_once)
     workers = max(1, workers)
-    return JobForecast(
-        plan.name, plan.anchor_count, plan.scene_count, dict(profiles), largest, workers, total / workers, scaled
-    )
+    counts = plan.anchor_count, plan.scene_count
+    return JobForecast(plan.name, *counts, dict(profiles), largest, workers, total / workers, scaled)
 
 
 def _of_subject(subject: SubjectPlan, timings: Sequence[Timing], profile: str, batch: int) -> float | None:
-    steps = subject.settings.num_inference_steps
-    made = 0 if subject.sources else len(subject.anchors)
-    anchor = seconds_of(timings, ANCHORS, 1, steps) if made else 0.0
-    scene = seconds_of(timings, profile, batch, steps) if subject.scenes else 0.0
-    return None if anchor is None or scene is None else made * anchor + len(subject.scenes) * scene
+    anchor = seconds_of(timings, ANCHORS, 1, anchor_calls(subject.settings)) if _made(subject) else 0.0
+    scene = seconds_of(timings, profile, batch, scene_calls(subject.settings)) if subject.scenes else 0.0
+    return None if anchor is None or scene is None else _made(subject) * anchor + len(subject.scenes) * scene
+
+
+def _made(subject: SubjectPlan) -> int:
+    """Anchors that are rendered."""
+    return 0 if subject.sources else len(subject.anchors)
 
 
 def _pixels(settings: MethodSettings, size: tuple[int, int]) -> int:

@@ -1,4 +1,4 @@
-"""The whole examination, in order. What goes wrong in one part is a finding, and the others are examined all the same."""
+"""The whole examination, in order. What goes wrong in a part is a finding, and the others are examined all the same."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from consistory_ray.consistory.cache.estimates import estimate_cache_bytes
 from consistory_ray.doctor import machine, verdicts
 from consistory_ray.doctor.copies import measured_speeds
-from consistory_ray.doctor.diagnosis import Diagnosis, Finding
+from consistory_ray.doctor.diagnosis import RANDOM, Diagnosis, Finding
 from consistory_ray.doctor.estimates import job_forecast
 from consistory_ray.doctor.kernels import examined_kernels
-from consistory_ray.doctor.models import RANDOM, RANDOM_PARAMETERS, MeasuredModel, load_model
+from consistory_ray.doctor.models import RANDOM_PARAMETERS, MeasuredModel, load_model, quietly
 from consistory_ray.doctor.precision import STEPS, examined_precision
 from consistory_ray.doctor.timings import BATCHES, Stopwatch, Tell
 from consistory_ray.engine.workers.renderer import BYTES_PER_LATENT_AND_BYTE
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 QUICK_STEPS = 2
+"""The fewest with a step of each kind."""
 SDXL_LATENTS = 128 * 128
 
 
@@ -67,6 +68,11 @@ def examine(request: Request, tell: Tell = str) -> Diagnosis:
     Raises:
         InputError: the model or the device that is asked for cannot be used.
     """
+    with quietly():
+        return _examine(request, tell)
+
+
+def _examine(request: Request, tell: Tell) -> Diagnosis:
     started = time.perf_counter()
     tell("looking at the machine")
     found = machine.examined_machine()
@@ -142,7 +148,7 @@ class Examination:
         half = self.dtype if self.dtype_name != "float32" else torch.float16 if self._on_cuda else torch.bfloat16
         steps = QUICK_STEPS if self.request.quick else STEPS
         precision = self._part("precision", lambda: examined_precision(model, half, steps))
-        self.findings += [] if precision is None else verdicts.of_precision(precision)
+        self.findings += [] if precision is None else verdicts.of_precision(precision, self.dtype_name)
         told = self.of_pictures(replace(told, precision=precision), model, until)
         self.findings += verdicts.of_disks(told.machine, self._cache_bytes(model, told.mask_share), self.model_name)
         return self.of_job(told)

@@ -19,5 +19,8 @@ def count_flops() -> FlopCounterMode:
 
     On a CPU ``scaled_dot_product_attention`` dispatches to a kernel that torch 2.13's counter leaves out in silence.
     """
-    kernels = (_aten._scaled_dot_product_flash_attention_for_cpu, _aten._scaled_dot_product_fused_attention_overrideable)
+    kernels = (
+        _aten._scaled_dot_product_flash_attention_for_cpu,
+        _aten._scaled_dot_product_fused_attention_overrideable,
+    )
     return FlopCounterMode(display=False, custom_mapping=dict.fromkeys(kernels, _fused_attention_flops))

@@ -17,9 +17,10 @@ from consistory_ray.errors import InputError
 
 ROWS, HEADS, TOKENS, CHANNELS = 2, 20, 1024, 64
 """Of SDXL's coarse level at 1024 px, with both halves of the guidance."""
-KEPT = 333
-"""Tokens of anchors that a ragged call sees besides: no multiple of anything."""
-_REPEATS = 5
+CPU_HEADS, CPU_TOKENS = 2, 256
+KEPT = 0.325
+"""Tokens of anchors that a ragged call sees besides, over a picture's own: their number is no multiple of anything."""
+_REPEATS = 3
 _REASON = 160
 
 
@@ -27,7 +28,7 @@ class DispatchedKernels(TorchDispatchMode):
     """Writes down which fused attention kernels run; what is made of matrix products is not among them.
 
     Attributes:
-        kernels: ``flash``, ``efficient`` and ``cudnn`` are PyTorch's names, ``flash_attention_for_cpu`` is a CPU's.
+        kernels: by PyTorch's names, ``flash``, ``efficient`` or ``cudnn``, one a call.
     """
 
     def __init__(self) -> None:
@@ -37,7 +38,9 @@ class DispatchedKernels(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.name()
         if "scaled_dot_product" in name:
-            self.kernels.append(name.split("_scaled_dot_product_")[-1].removesuffix("_attention"))
+            self.kernels.append(
+                name.split("_scaled_dot_product_")[-1].removesuffix("_for_cpu").removesuffix("_attention")
+            )
         return func(*args, **(kwargs or {}))
 
 
@@ -51,7 +54,7 @@ def examined_kernels(
 
 def _examined(call: str, choice: AttentionKernel, device: torch.device, dtype: torch.dtype) -> KernelCheck:
     ragged = call == "ragged"
-    query, key, value = _inputs(device, dtype, KEPT if ragged else 0)
+    query, key, value = _inputs(device, dtype, KEPT if ragged else 0.0)
     chosen = chosen_kernel() if choice == "auto" else choice
     try:
         with attention_kernel(chosen), warnings.catch_warnings(record=True) as told:
@@ -70,19 +73,20 @@ def _examined(call: str, choice: AttentionKernel, device: torch.device, dtype: t
 
 
 def _reason(told: Sequence[str], error: Exception) -> str:
-    """PyTorch says in warnings what each kernel lacks: the last one that is about this kernel's own demands."""
-    demands = [text for text in told if not text.startswith(("Memory efficient kernel not used", "Flash attention kernel"))]
+    """PyTorch says in warnings what each kernel lacks; of those that nobody asked for, that they are disabled."""
+    demands = [text for text in told if "not used because" not in text and "disabled" not in text]
     words = (demands or [str(error).splitlines()[0]])[-1]
     return words.split(" (Triggered internally")[0][:_REASON]
 
 
-def _inputs(device: torch.device, dtype: torch.dtype, kept: int) -> tuple[Tensor, Tensor, Tensor]:
+def _inputs(device: torch.device, dtype: torch.dtype, kept: float) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values as layers have them: heads are a view of channels."""
     generator = torch.Generator().manual_seed(0)
+    heads, own = (HEADS, TOKENS) if device.type == "cuda" else (CPU_HEADS, CPU_TOKENS)
 
     def drawn(tokens: int) -> Tensor:
-        flat = torch.randn(ROWS, tokens, HEADS * CHANNELS, generator=generator).to(device, dtype)
-        return flat.unflatten(2, (HEADS, CHANNELS)).transpose(1, 2)
+        flat = torch.randn(ROWS, tokens, heads * CHANNELS, generator=generator).to(device, dtype)
+        return flat.unflatten(2, (heads, CHANNELS)).transpose(1, 2)
 
-    return drawn(TOKENS), drawn(TOKENS + kept), drawn(TOKENS + kept)
-
+    seen = own + int(kept * own)
+    return drawn(own), drawn(seen), drawn(seen)

@@ -109,7 +109,9 @@ def of_output(url: str) -> list[Finding]:
         fix = "give credentials, rights or room there, or another --output"
         return [Finding("wrong", "output", str(error), fix)]
     if not same:
-        return [Finding("wrong", "output", f"{store.url} gives back other bytes than it was given", "use another output")]
+        return [
+            Finding("wrong", "output", f"{store.url} gives back other bytes than it was given", "use another output")
+        ]
     free = shutil.disk_usage(store.root).free if store.is_local else None
     room = "" if free is None else f", {free / 1e9:.0f} GB free"
     return [Finding("note", "output", f"{url} can be written to{room}")]

@@ -49,7 +49,7 @@ def examined_precision(model: MeasuredModel, half: torch.dtype, steps: int = STE
     name = str(half).removeprefix("torch.")
     try:
         _move(model, half)
-        subject = model.subject("exact", steps, "latent")
+        subject = model.subject(steps, "latent")
         rounded = [model.pictures(way, steps, 1, subject, "latent") for way in ("exact", VANILLA)]
         model.pictures(VANILLA, 1, 1, None, "np")  # decoded, too
         _move(model, torch.float32)

@@ -9,7 +9,6 @@ from rich.table import Table
 from rich.text import Text
 
 from consistory_ray.doctor.diagnosis import ANCHORS, Diagnosis, KernelCheck, Timing
-from consistory_ray.doctor.estimates import mfu, seconds_of
 from consistory_ray.engine.events import duration, plural, size
 from consistory_ray.guards.redaction import redacted
 from consistory_ray.watch.reports import line
@@ -22,14 +21,22 @@ def print_diagnosis(console: Console, told: Diagnosis) -> None:
     for text in _machine(told):
         line(console, text)
     if told.kernels:
-        _title(console, f"Attention in {told.dtype}", "ms of the first call of a shape, then of later ones")
+        _title(
+            console,
+            f"Attention in {told.dtype}",
+            "ms of the first call of a shape → of later ones, ± distance from float32",
+        )
         console.print(_kernels(told.kernels))
     for text in _speeds(told):
         line(console, text)
     if told.timings:
         _title(console, *_pictures_title(told))
         console.print(_pictures(told))
-        line(console, "~ from fewer steps; share of the product of matrices in (); anchors are two at a time", "dim")
+        line(
+            console,
+            "~ is from fewer steps; (%) is of the TFLOPS of a product of matrices; anchors are two at a time",
+            "dim",
+        )
     if (job := told.forecast) is not None:
         scenes = ", ".join(f"{count} {profile}" for profile, count in job.profiles.items())
         basis = ", scaled to its sizes" if job.scaled else ""
@@ -71,7 +78,9 @@ def _speeds(told: Diagnosis) -> Iterator[str]:
         copies = ", ".join(f"{way} {speed:.1f} GB/s" for way, speed in told.speeds.copies.items())
         yield f"{told.device}: {told.speeds.matmul_tflops:.3g} TFLOPS in a product of {told.dtype} matrices; {copies}"
     if (check := told.precision) is not None and check.finite:
-        apart = f"{check.rms:.2g} away from float32 after {plural(check.steps, 'step')}, vanilla {check.vanilla_rms:.2g}"
+        apart = (
+            f"{check.rms:.2g} away from float32 after {plural(check.steps, 'step')}, vanilla {check.vanilla_rms:.2g}"
+        )
         yield f"{check.dtype}: {apart}; {100 * check.flipped:.2g} % of mask tokens differ"
 
 
@@ -98,7 +107,7 @@ def _kernel(check: KernelCheck) -> Text:
     if not check.kernel:
         return Text(check.why, style="dim")
     named = "" if check.kernel == check.choice else f"{check.kernel}, "
-    return Text(f"{named}{check.first_ms:.3g} → {check.ms:.3g} ms, error {check.error:.1g}")
+    return Text(f"{named}{check.first_ms:.3g} → {check.ms:.3g}, ±{check.error:.0e}")
 
 
 def _pictures(told: Diagnosis) -> Table:
@@ -120,19 +129,15 @@ def _peaks(timings: Sequence[Timing]) -> str:
 
 
 def _picture(told: Diagnosis, way: str, batch: int) -> Text:
-    measured = [timing for timing in told.timings if (timing.way, timing.batch) == (way, batch)]
-    seconds = seconds_of(told.timings, way, batch, told.steps)
+    timing = next((one for one in told.timings if (one.way, one.batch) == (way, batch)), None)
+    if timing is None:
+        return Text("")
+    seconds = timing.seconds_for(timing.full_calls)
     if seconds is None:
-        return Text(next((timing.why for timing in measured), ""), style="dim")
-    about = "" if any(timing.steps == told.steps and timing.seconds for timing in measured) else "~"
-    counted = next((timing.tflops for timing in told.timings if timing.way == way and timing.tflops), None)
-    shares = (_share(told, timing, counted) for timing in measured)
-    share = next((share for share in shares if share is not None), None)
+        return Text(timing.why.split(":")[0], style="dim")
+    about = "" if timing.steps == told.steps else "~"
+    share = timing.mfu(told.speeds)
     return Text(f"{about}{seconds:.3g}" + ("" if share is None else f" ({100 * share:.0f} %)"))
-
-
-def _share(told: Diagnosis, timing: Timing, tflops: float | None) -> float | None:
-    return mfu(timing, told.speeds)
 
 
 def _table(*headers: str) -> Table:

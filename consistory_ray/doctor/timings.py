@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from consistory_ray.consistory.results import SubjectResult
 from consistory_ray.doctor.diagnosis import ANCHORS, VANILLA, Timing
+from consistory_ray.doctor.estimates import calls_of
 from consistory_ray.doctor.flops import count_flops
 from consistory_ray.doctor.meters import forget_peak, peak_bytes, seconds_for
 from consistory_ray.doctor.models import MeasuredModel
@@ -21,10 +23,10 @@ BATCHES = (1, 2, 4, 8)
 FEW_STEPS = 10
 LEAST_STEPS = 3
 WARM_STEPS = 2
-_SHARE_ALONE = 0.4
-"""Of the time there is, for single pictures of few steps."""
-_VANILLA_PICTURES = 24
-"""What those take together, in vanilla pictures: every way twice, and the anchors of each profile."""
+_SHARE_ALONE = 0.5
+"""Of the time there is, for single pictures."""
+_VANILLA_PICTURES = 14
+"""What those take together, in vanilla pictures: every way twice, and the anchors."""
 
 Tell = Callable[[str], object]
 
@@ -46,7 +48,8 @@ class Stopwatch:
     tell: Tell
     found: list[Timing] = field(default_factory=list)
     mask_share: float | None = None
-    _subjects: dict[tuple[str, int], Any] = field(default_factory=dict)
+    _tflops: dict[str, float] = field(default_factory=dict)
+    _subjects: dict[int, SubjectResult] = field(default_factory=dict)
 
     def chosen_steps(self) -> int:
         """Warm up, and choose a number of steps that single pictures of all ways have time for."""
@@ -58,16 +61,10 @@ class Stopwatch:
         return min(FEW_STEPS, self.model.settings.num_inference_steps, max(LEAST_STEPS, fitting))
 
     def measure_all(self, steps: int, batches: Sequence[int]) -> None:
-        """Single pictures first, then the largest batch, then twice the steps, then the other batches."""
+        """Single pictures first, then batches, the largest before the others."""
         for way in WAYS:
             self.measure(way, 1, steps, counted=True)
-        many = max(batches, default=1)
-        for way in WAYS if many > 1 else ():
-            self.measure(way, many, steps)
-        twice = min(2 * steps, self.model.settings.num_inference_steps)
-        for way in WAYS if twice > steps and many > 1 else ():
-            self.measure(way, 1, twice)
-        for batch in sorted(set(batches) - {1, many}, reverse=True):
+        for batch in sorted(set(batches) - {1}, reverse=True):
             for way in WAYS:
                 self.measure(way, batch, steps)
 
@@ -75,7 +72,7 @@ class Stopwatch:
         """Add a measurement, or why there is none.
 
         Args:
-            way: a profile or vanilla; anchors of the profile are measured where there are none yet.
+            way: a profile or vanilla; anchors are measured where there are none yet.
             batch: pictures at a time.
             steps: denoising steps.
             counted: count FLOPs in a first picture, which also warms up.
@@ -83,60 +80,48 @@ class Stopwatch:
         self.tell(f"{way}: {batch} at a time, {steps} steps")
         expected = self._expected(way, batch, steps)
         if expected > self.until - time.perf_counter():
-            self.found.append(Timing(way, batch, steps, None, why=f"skipped: it would take {expected:.0f} s"))
+            self.found.append(self._timing(way, batch, steps, None, why=f"skipped: it would take {expected:.0f} s"))
             return
         try:
             self.found.append(self._measured(way, batch, steps, counted))
         except torch.OutOfMemoryError:
             why = "failed: out of memory" if batch == 1 else "out of memory"
-            self.found.append(Timing(way, batch, steps, None, why=why))
+            self.found.append(self._timing(way, batch, steps, None, why=why))
         except AssetError as error:
-            self.found.append(Timing(way, batch, steps, None, why=f"failed: {error}"))
+            self.found.append(self._timing(way, batch, steps, None, why=f"failed: {error}"))
+
+    def _timing(self, way: str, batch: int, steps: int, seconds: float | None, **more: Any) -> Timing:
+        settings = self.model.settings
+        calls, full = calls_of(way, settings.replace(num_inference_steps=steps)), calls_of(way, settings)
+        return Timing(way, batch, steps, calls, full, seconds, **more)
 
     def _measured(self, way: str, batch: int, steps: int, counted: bool) -> Timing:
-        device, subject = self.model.device, None if way == VANILLA else self._subject(way, steps)
+        device, subject = self.model.device, None if way == VANILLA else self._subject(steps)
         forget_peak(device)
-        tflops = None
         if counted:
             with count_flops() as counter:
                 self.model.pictures(way, steps, batch, subject)
-            tflops = counter.get_total_flops() / batch / 1e12
+            self._tflops[way] = counter.get_total_flops() / batch / 1e12
         elif batch > 1:
             self.model.pictures(VANILLA, 1, batch, None)  # what shapes cost the first time
         seconds = seconds_for(lambda: self.model.pictures(way, steps, batch, subject), device)
-        return Timing(way, batch, steps, seconds / batch, peak_bytes(device), tflops)
+        return self._timing(way, batch, steps, seconds / batch, memory=peak_bytes(device), tflops=self._tflops.get(way))
 
-    def _subject(self, profile: str, steps: int) -> Any:
-        """Anchors of a profile, made once; those of other numbers of steps are let go."""
-        if (profile, steps) not in self._subjects:
-            forget_peak(self.model.device)
-            seconds = seconds_for(lambda: self._make(profile, steps), self.model.device)
-            self._note_anchors(steps, seconds / 2)
-        return self._subjects[profile, steps]
+    def _subject(self, steps: int) -> SubjectResult:
+        """Anchors, made and measured once for each number of steps; their cache serves every profile."""
+        if steps not in self._subjects:
+            device = self.model.device
+            forget_peak(device)
+            seconds = seconds_for(lambda: self._make(steps), device)
+            self.found.append(self._timing(ANCHORS, 1, steps, seconds / 2, memory=peak_bytes(device)))
+        return self._subjects[steps]
 
-    def _make(self, profile: str, steps: int) -> None:
-        made = self.model.subject(profile, steps)
-        self._subjects[profile, steps] = made
+    def _make(self, steps: int) -> None:
+        made = self._subjects[steps] = self.model.subject(steps)
         shares = [mask.float().mean().item() for mask in made.masks.values()]
         self.mask_share = sum(shares) / len(shares) if shares else None
-
-    def _note_anchors(self, steps: int, seconds: float) -> None:
-        """They are the same in every profile: the shortest time is the one without first times in it."""
-        timing = Timing(ANCHORS, 1, steps, seconds, peak_bytes(self.model.device))
-        same = [other for other in self.found if (other.way, other.steps) == (ANCHORS, steps)]
-        for other in same:
-            self.found.remove(other)
-            timing = min(timing, other, key=lambda one: one.seconds or 0.0)
-            timing = replace(timing, memory=max(timing.memory, other.memory))
-        self.found.append(timing)
 
     def _expected(self, way: str, batch: int, steps: int) -> float:
         """Seconds that a measurement will take, from the nearest one that there is; 0 while there is none."""
         known = next((timing for timing in self.found if timing.way == way and timing.seconds), None)
-        if known is None:
-            return 0.0
-        seconds = batch * (known.seconds or 0.0) * steps / known.steps
-        anchors = [timing for timing in self.found if timing.way == ANCHORS]
-        if way != VANILLA and (way, steps) not in self._subjects and anchors:
-            seconds += 2 * (anchors[-1].seconds or 0.0) * steps / anchors[-1].steps
-        return seconds
+        return 0.0 if known is None else batch * (known.seconds or 0.0) * steps / known.steps

@@ -8,8 +8,8 @@ from consistory_ray.doctor.diagnosis import VANILLA, Finding, KernelCheck, Machi
 from consistory_ray.engine.events import size
 from consistory_ray.settings import BUNDLED_MODEL
 
-FAR = 0.1
-"""Difference of half precision from float32, over the latents' own root mean square, that rounding does not make."""
+FAR = {"float16": 0.1, "bfloat16": 0.3}
+"""Differences of half precision from float32, over the latents' own root mean square, that rounding does not make."""
 FLIPPED = 0.2
 """Share of mask tokens that may fall on the other side."""
 INEXACT = 0.02
@@ -23,7 +23,9 @@ STORE_SHARE = 0.75
 FEW_BYTES = 2e9
 SLOW_COPY = 4.0
 """10^9 bytes a second; PCIe 3.0 with 16 lanes has 12, with 4 lanes 3."""
-_HALF_FIX = "render in bfloat16 or float32: settings: {torch_dtype: bfloat16}, and consistory-ray doctor --dtype bfloat16"
+_HALF_FIX = (
+    "render in bfloat16 or float32: settings: {torch_dtype: bfloat16}, and consistory-ray doctor --dtype bfloat16"
+)
 
 
 def of_devices(machine: Machine, device: str) -> list[Finding]:
@@ -38,16 +40,20 @@ def of_devices(machine: Machine, device: str) -> list[Finding]:
         why = f": {machine.cuda_problem}" if machine.cuda_problem else ""
         driver = f"driver {machine.driver}" if machine.driver else "no driver"
         text = f"torch is built for CUDA {machine.cuda} and finds no device ({driver}){why}"
-        fix = "see that nvidia-smi lists the GPU and that its driver is new enough for this CUDA, in a container that it"
+        fix = (
+            "see that nvidia-smi lists the GPU and that its driver is new enough for this CUDA, in a container that it"
+        )
         fix += " is given GPUs; where there is none, --device cpu, or torch from its index of CPU builds"
         found.append(Finding("wrong", "CUDA", text, fix))
     if not machine.cuda and machine.driver and device != "cpu":
         text = f"there is a GPU (driver {machine.driver}), and torch is a build without CUDA"
-        found.append(Finding("wrong", "CUDA", text, "install torch from PyPI, or from the index of your CUDA's version"))
+        found.append(
+            Finding("wrong", "CUDA", text, "install torch from PyPI, or from the index of your CUDA's version")
+        )
     for index, gpu in enumerate(machine.gpus):
         where = f"cuda:{index}"
         if gpu.problem:
-            fix = f"install a torch that has kernels for compute capability {gpu.capability}; else see dmesg for Xid errors"
+            fix = f"install a torch with kernels for compute capability {gpu.capability}; else see dmesg for Xid errors"
             found.append(Finding("wrong", where, f"{gpu.name} does not compute: {gpu.problem}", fix))
         elif gpu.free < BUSY * gpu.memory:
             text = f"{size(gpu.memory - gpu.free)} of {size(gpu.memory)} are taken by others: times are not its best"
@@ -73,7 +79,9 @@ def of_kernels(checks: Sequence[KernelCheck], device: str, dtype: str) -> list[F
             fix = "unset CONSISTORY_RAY_ATTENTION_KERNEL, and try --dtype float32; else torch does not fit this device"
             found.append(Finding("wrong", what, f"no kernel computes it in {dtype}: {check.why}", fix))
         elif device == "cuda" and check.kernel == "math":
-            why = "; ".join(f"{other.choice}: {other.why}" for other in checks if other.call == check.call and other.why)
+            why = "; ".join(
+                f"{other.choice}: {other.why}" for other in checks if other.call == check.call and other.why
+            )
             text = f"no fused kernel takes {dtype} here, which costs time and memory ({why})"
             found.append(Finding("warning", what, text, "use float16, or a device of compute capability 7.5 or more"))
     for check in checks:
@@ -85,16 +93,23 @@ def of_kernels(checks: Sequence[KernelCheck], device: str, dtype: str) -> list[F
     return found
 
 
-def of_precision(check: PrecisionCheck) -> list[Finding]:
-    """Of half precision."""
+def of_precision(check: PrecisionCheck, used: str) -> list[Finding]:
+    """Of half precision, which is only wrong where it is used.
+
+    Args:
+        check: of it.
+        used: the dtype that pictures are rendered in here.
+    """
     if not check.finite:
         text = f"{check.dtype} gives numbers that are not finite"
-        return [Finding("wrong", "precision", text, _HALF_FIX)]
-    if not check.rms < FAR or not check.flipped < FLIPPED:
+    elif check.rms < FAR[check.dtype] and check.flipped < FLIPPED:
+        return []
+    else:
         text = f"{check.dtype} is {check.rms:.2g} away from float32 after {check.steps} steps"
         text += f", with {100 * check.flipped:.0f} % of mask tokens on the other side"
-        return [Finding("wrong", "precision", text, _HALF_FIX)]
-    return []
+    if check.dtype != used:
+        return [Finding("note", "precision", f"{text}; {used} is used here")]
+    return [Finding("wrong", "precision", text, _HALF_FIX)]
 
 
 def of_speeds(speeds: Speeds) -> list[Finding]:
@@ -109,7 +124,9 @@ def of_speeds(speeds: Speeds) -> list[Finding]:
 def of_timings(timings: Sequence[Timing]) -> list[Finding]:
     """Of pictures: that a single one can be made."""
     failed = [timing for timing in timings if timing.batch == 1 and timing.why.startswith("failed")]
-    fix = "end what else is on the device, take smaller pictures or another dtype; --log-level debug of render shows more"
+    fix = (
+        "end what else is on the device, take smaller pictures or another dtype; --log-level debug of render shows more"
+    )
     found = [Finding("wrong", timing.way, f"one picture: {timing.why}", fix) for timing in failed]
     skipped = [timing for timing in timings if timing.why.startswith("skipped")]
     if skipped:
