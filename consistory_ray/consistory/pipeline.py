@@ -12,7 +12,8 @@ from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
 from consistory_ray.concepts.matching import all_exact
-from consistory_ray.consistory.cache.anchor_cache import AnchorCache, check_cache
+from consistory_ray.consistory.cache.anchor_cache import AnchorCache
+from consistory_ray.consistory.cache.contents import check_cache
 from consistory_ray.consistory.cache.residence import PlacedCache
 from consistory_ray.consistory.controls import Controls, led
 from consistory_ray.consistory.given_pictures import given_pictures, refuse_both
@@ -23,7 +24,7 @@ from consistory_ray.consistory.inputs import (
     scene_settings,
     whole_seeds,
 )
-from consistory_ray.consistory.method.attention_kernel import chosen_kernel
+from consistory_ray.consistory.method.attention_kernel import check_choices
 from consistory_ray.consistory.method.backbone import Backbone, Controllable, OutputType
 from consistory_ray.consistory.method.companions import CachedAnchors, Companions
 from consistory_ray.consistory.method.request import Request
@@ -82,7 +83,7 @@ class ConsiStoryPipeline:
         controlnets: Sequence[str | Path | ControlNet] = (),
         guess_mode: bool = False,
     ) -> None:
-        chosen_kernel()  # a wrong environment is refused here, not in the middle of a picture
+        check_choices()  # a wrong environment is refused here, not in the middle of a picture
         self.pipe: Any = pipe
         given = listed(controlnets)
         if isinstance(pipe, Backbone):

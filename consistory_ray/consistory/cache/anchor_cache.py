@@ -19,7 +19,7 @@ from torch import Tensor
 from consistory_ray.consistory.cache.codecs import CODECS, NONE
 from consistory_ray.consistory.cache.safetensors_file import Buffer, deserialise, pack, serialise
 from consistory_ray.consistory.method.layout import Level
-from consistory_ray.consistory.method.steps import Pass, StepPlan
+from consistory_ray.consistory.method.steps import Pass
 from consistory_ray.errors import CacheMismatchError, Problem, StorageError
 from consistory_ray.guards.outside import parse_json
 from consistory_ray.guards.places import place_of
@@ -27,7 +27,9 @@ from consistory_ray.settings import MethodSettings
 
 FORMAT_VERSION = 2
 """Of the files that are written. Version 1 had no positions and no codec, and ``fine`` was the level of the features;
-it is read like version 2, and a cache that was read from it is written as version 1 again."""
+it is read like version 2, and a cache that was read from it is written as version 1 again. Packed caches, and those
+that hold what one profile reads, are of version 2 too: it says how tensors are named and laid out. Their codec and
+their settings are words that an older reader does not know and refuses; what it does know it reads as before."""
 READABLE_VERSIONS = ("1", "2")
 _FORMAT = "consistory_ray anchor cache"
 
@@ -336,47 +338,3 @@ def _write_atomically(path: Path, write: Callable[[Any], object]) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-def check_cache(cache: AnchorCache, fingerprint: str, settings: MethodSettings | None) -> None:
-    """Refuse a cache of another model, or of other settings where some are asked for.
-
-    Those that only scenes have may differ, if the cache holds what scenes will read; how it is packed may differ too.
-
-    Raises:
-        CacheMismatchError: naming what differs, or what is missing.
-    """
-    problems: list[Problem] = []
-    if cache.fingerprint != fingerprint:
-        fix = f"make the subject again with this model, whose fingerprint is {fingerprint[:12]}"
-        problems.append(Problem("model", cache.fingerprint[:12], fix))
-    if settings is not None:
-        wanted, found = settings.exact.to_dict(), cache.settings.exact.to_dict()
-        for key in ("height", "width"):  # not asked for: the cache's
-            wanted[key] = found[key] if wanted[key] is None else wanted[key]
-        problems += [
-            Problem(f"settings.{key}", repr(found[key]), f"make the subject again: {wanted[key]!r} is asked for")
-            for key in wanted
-            if wanted[key] != found[key]
-        ]
-    if problems:
-        raise CacheMismatchError("the anchor cache was made with another model or other settings", problems)
-    if settings is not None and (missing := _missing(cache, StepPlan.from_settings(settings))):
-        made = cache.settings.profile or "settings of its own"
-        fix = f"render with what it was made for ({made}), or make the subject again with these settings"
-        wanted_profile = settings.profile or "these settings"
-        problem = Problem("profile", wanted_profile, f"the cache lacks {missing[0]} and {len(missing) - 1} more: {fix}")
-        raise CacheMismatchError("the anchor cache lacks what these scenes read", [problem])
-
-
-def _missing(cache: AnchorCache, plan: StepPlan) -> list[str]:
-    """Names of tensors that scenes would read."""
-    kinds = [f"shared.{level}" for level in cache.grids]
-    wanted = [(at, kind) for at in sorted(plan.reads) for kind in kinds]
-    features = features_name(cache.feature_level)
-    wanted += [(Pass(2, step), f"injected.{cache.feature_level}") for step in plan.injected if step in plan.full_calls]
-    wanted += [(at, features) for at in plan.live_features]
-    names = [step_name(at, kind) for at, kind in wanted if not cache.has(at, kind)]
-    if plan.injected and features not in cache.tensors:
-        names.append(features)
-    return names

@@ -91,5 +91,5 @@ def _put_aside(queries: Queries | None) -> Queries | None:
 
 
 def to_host(tensor: Tensor) -> Tensor:
-    """A copy in pinned memory that nobody waits for: who reads it on the same stream of the device has it whole."""
+    """A copy in pinned memory that nobody waits for: on the same stream of the device it is whole."""
     return tensor.to("cpu", non_blocking=True)
