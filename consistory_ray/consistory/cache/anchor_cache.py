@@ -354,7 +354,7 @@ def _missing(cache: AnchorCache, plan: StepPlan) -> list[str]:
     kinds = [f"shared.{level}" for level in cache.grids]
     wanted = [(at, kind) for at in sorted(plan.reads) for kind in kinds]
     features = features_name(cache.feature_level)
-    wanted += [(Pass(2, step), f"injected.{cache.feature_level}") for step in plan.injected if step in plan.full_calls]
+    wanted += [(Pass(2, step), f"injected.{cache.feature_level}") for step in plan.injections]
     wanted += [(at, features) for at in plan.live_features]
     names = [step_name(at, kind) for at, kind in wanted if not cache.has(at, kind)]
     if plan.injected and features not in cache.tensors:

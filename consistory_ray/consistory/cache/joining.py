@@ -12,6 +12,7 @@ from consistory_ray.consistory.cache.anchor_cache import AnchorCache
 from consistory_ray.consistory.cache.codecs import NONE
 from consistory_ray.consistory.method.layout import Level
 from consistory_ray.errors import CacheMismatchError, Problem
+from consistory_ray.settings import MethodSettings
 
 
 def joined(caches: Sequence[AnchorCache]) -> AnchorCache:
@@ -73,8 +74,8 @@ def _all_seeds(caches: Sequence[AnchorCache]) -> tuple[int, ...] | None:
 def _differences(first: AnchorCache, other: AnchorCache, number: int) -> list[Problem]:
     """What keeps a cache from being joined to the first one."""
     again = "make one of the subjects again with the other's"
-    settings, others = first.settings.to_dict(), other.settings.to_dict()
-    pairs = {f"settings.{name}": (settings[name], others[name]) for name in settings}
+    names = MethodSettings.__dataclass_fields__
+    pairs = {f"settings.{name}": (getattr(first.settings, name), getattr(other.settings, name)) for name in names}
     pairs |= {"model": (first.fingerprint[:12], other.fingerprint[:12]), "dtype": (first.dtype, other.dtype)}
     pairs |= {"grids": (dict(first.grids), dict(other.grids)), "version": (first.version, other.version)}
     pairs |= {"codec": (NONE.name, first.codec), f"caches[{number}].codec": (NONE.name, other.codec)}
