@@ -17,9 +17,12 @@ from importlib import resources
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from consistory_ray.errors import CheckpointError, Problem
+from consistory_ray.guards.choices import CacheCodec as CacheCodec
+from consistory_ray.guards.choices import FirstPass as FirstPass
+from consistory_ray.guards.choices import Profile as Profile
 from consistory_ray.guards.outside import open_regular
 
 MODEL_SETTINGS_FILE = "consistory.json"
@@ -32,9 +35,6 @@ _MAX_MODEL_DEPTH = 8
 _SHOWN = 20
 
 FreeU = tuple[float, float, float, float]
-FirstPass = Literal["full", "lookahead", "live"]
-CacheCodec = Literal["none", "int8", "fp8", "int4"]
-Profile = Literal["exact", "fast", "turbo"]
 
 
 @dataclass(frozen=True)
@@ -185,12 +185,22 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "exact": _EXACT,
         "fast": MappingProxyType(
-            {**_EXACT, "first_pass": "lookahead", "reuse_deep": (0.35, 2), "shared_every": 2, "cache_codec": "int8"}
+            {
+                **_EXACT,
+                "first_pass": "lookahead",
+                "lookahead": (801, 701, 601, 501, 401, 326, 251),
+                "lookahead_maps": 1,
+                "reuse_deep": (0.35, 2),
+                "shared_every": 2,
+                "cache_codec": "int8",
+            }
         ),
         "turbo": MappingProxyType(
             {
                 **_EXACT,
-                "first_pass": "live",
+                "first_pass": "lookahead",
+                "lookahead": (651, 451, 251),
+                "lookahead_maps": 1,
                 "reuse_deep": (0.35, 3),
                 "shared_every": 2,
                 "scene_blending": False,

@@ -1,13 +1,14 @@
 """Another kind of model behind the method: a small transformer on patches without diffusers, so that the seam is one.
 
 One grid of tokens does everything: shared, masked and injected. All blocks but the first share; the first block's
-output is the trunk, the second's is what correspondences are found by. It predicts v, knows its own words, and has a
-DDIM of six lines of its own.
+output is the trunk; the second makes the maps, and its output is what correspondences are found by. It predicts v,
+knows its own words, and has a DDIM of six lines of its own. What calls reuse of its deep layers is what all blocks but
+the first add to the hidden states: there are no skip connections.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,6 +28,7 @@ from consistory_ray.consistory.method.backbone import Network, OutputType
 from consistory_ray.consistory.method.conditioning import Conditioning, Rows
 from consistory_ray.consistory.method.latents import Noise
 from consistory_ray.consistory.method.layout import Grid, Layer, Level, Levels
+from consistory_ray.consistory.method.tap import Tap
 from consistory_ray.errors import CheckpointError, Problem, PromptError
 from consistory_ray.settings import FreeU, MethodSettings
 
@@ -93,14 +95,39 @@ class PatchTransformer(nn.Module):
         return Trunk(self.blocks[0](hidden, conditioning.text, call), conditioning.text, (rows, columns))
 
     def finish(
-        self, trunk: Trunk, call: AttentionCall, tap: Callable[[Tensor], None] | None = None, *, reuse: bool = False
+        self, trunk: Trunk, call: AttentionCall, tap: Tap | None = None, *, reuse: bool = False, keep: Tap | None = None
     ) -> Tensor:
         hidden = trunk.hidden
         for number, block in enumerate(self.blocks[1:], 1):
             hidden = block(hidden, trunk.text, call)
             if number == 1 and tap is not None:
                 tap(hidden.transpose(1, 2).unflatten(2, trunk.grid))
-        return F.pixel_shuffle(self.out(hidden).transpose(1, 2).unflatten(2, trunk.grid), PATCH)
+        if keep is not None:
+            keep(hidden - trunk.hidden)
+        return self._out(hidden, trunk.grid)
+
+    def _out(self, hidden: Tensor, grid: tuple[int, int]) -> Tensor:
+        return F.pixel_shuffle(self.out(hidden).transpose(1, 2).unflatten(2, grid), PATCH)
+
+    def features(self, trunk: Trunk, call: AttentionCall, tap: Tap) -> None:
+        tap(self.blocks[1](trunk.hidden, trunk.text, call).transpose(1, 2).unflatten(2, trunk.grid))
+
+    def shallow(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        conditioning: Conditioning,
+        deep: Tensor,
+        residuals: Tensor | None = None,
+    ) -> Tensor:
+        trunk = self.begin(sample, timestep, conditioning, AttentionCall())
+        if residuals is not None:
+            trunk = trunk.plus(residuals)
+        return self._out(trunk.hidden + deep, trunk.grid)
+
+    @staticmethod
+    def conditional_residuals(residuals: Tensor, images: int) -> Tensor:
+        return residuals[-images:]
 
     def vanilla_queries(self, trunk: Trunk, text_keys: TextKeys, *, reuse: bool = False) -> Queries:
         captured: Queries = {}
@@ -126,7 +153,10 @@ class SixLineDDIM:
         return latents, torch.tensor(float(self.timesteps[step]))
 
     def advance(self, prediction: Tensor, latents: Tensor, step: int, noise: Noise) -> Tensor:
-        now, later = ((torch.tensor([*self.timesteps, -1][at]) + 1) / 1002 * torch.pi / 2 for at in (step, step + 1))
+        return self.jump(prediction, latents, step, step + 1)
+
+    def jump(self, prediction: Tensor, latents: Tensor, step: int, ahead: int) -> Tensor:
+        now, later = ((torch.tensor([*self.timesteps, -1][at]) + 1) / 1002 * torch.pi / 2 for at in (step, ahead))
         picture = now.cos() * latents - now.sin() * prediction
         error = now.sin() * latents + now.cos() * prediction
         return later.cos() * picture + later.sin() * error
@@ -192,7 +222,7 @@ class SecondBackbone:
             slot = None if number == 0 else number - 1
             name, last = f"blocks.{number}", number == BLOCKS - 1
             block.attn1.processor = LayerProcessor(Layer(f"{name}.attn1", True, "patches", False, slot, slot, last))
-            block.attn2.processor = LayerProcessor(Layer(f"{name}.attn2", False, "patches", makes_maps=number > 0))
+            block.attn2.processor = LayerProcessor(Layer(f"{name}.attn2", False, "patches", makes_maps=number == 1))
         try:
             yield self.network
         finally:

@@ -66,6 +66,7 @@ class Anchors:
         kept: (pass, step, level) -> kept subject tokens [A, tokens], bool.
         injected: (step, layer) -> conditional outputs [A, tokens, channels] of pass 2 after injection.
         dift: smoothed features D [A, channels, h, w].
+        features: (pass, step) -> the same of every step.
         masks: level -> pass 1's final masks [A, tokens], bool.
     """
 
@@ -74,6 +75,7 @@ class Anchors:
     kept: dict[tuple[int, int, str], Tensor] = field(default_factory=dict)
     injected: dict[tuple[int, str], Tensor] = field(default_factory=dict)
     dift: Tensor | None = None
+    features: dict[tuple[int, int], Tensor] = field(default_factory=dict)
     masks: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -251,8 +253,8 @@ class SlowAttention:
         run = self.run
         half, image = divmod(row, run.images)
         anchors = run.anchors if run.scene_of is None else run.scene_of
-        hidden = anchors.hidden[run.number, run.step, self.layer]
-        kept = anchors.kept[run.number, run.step, level]
+        hidden = anchors.hidden[(*run.source, self.layer)]
+        kept = anchors.kept[(*run.source, level)]
         return [
             hidden[half * anchors.count + a][kept[a]]
             for a in range(anchors.count)
@@ -327,6 +329,11 @@ class Run:
             if hidden_states.shape[-2] == height * width:
                 return level
         return None
+
+    @property
+    def source(self) -> tuple[int, int]:
+        """Pass and step whose tokens are shared."""
+        return self.number, self.step
 
     def blends(self) -> bool:
         return self.options.query_blending and self.step <= self.options.last_blended_step
@@ -411,8 +418,11 @@ class Run:
                     self.in_vanilla_call = False
                 self.recorded.append({})
                 noise = self.unet(latents, timestep)
+                smoothed = smooth(features[-1][self.images :])
                 if self.step == dift_step:
-                    result.dift = smooth(features[-1][self.images :])
+                    result.dift = smoothed
+                if self.scene_of is None:
+                    self.anchors.features[self.number, self.step] = smoothed
                 features.clear()
                 latents = scheduler.step(noise, timestep, latents, return_dict=False)[0]
                 result.latents.append(latents)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -56,6 +58,46 @@ def test_each_part_of_the_method_moves_its_pictures(
 ) -> None:
     without = pipe.create_subject(ANCHORS, "cat", [1, 2], output_type="latent", **{part: False})
     assert far(without.images, subject.images) > 1e-3
+
+
+def deep_calls(pipe: ConsiStoryPipeline, subject: SubjectResult, **changes: Any) -> tuple[Tensor, int, int]:
+    """One scene's latents, and how many rows its last block and its outermost layer have seen."""
+    network: Any = pipe.backbone.network  # type: ignore[attr-defined]
+    rows = {"deep": 0, "out": 0}
+    parts = ((network.blocks[-1].mlp, "deep"), (network.out, "out"))
+    hooks = [
+        part.register_forward_pre_hook(lambda _, inputs, what=what: rows.update({what: rows[what] + len(inputs[0])}))
+        for part, what in parts
+    ]
+    try:
+        images = pipe.render(SCENES[:1], subject, [3], output_type="latent", **changes).images
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return images, rows["deep"], rows["out"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "deep", "out"),
+    [  # of 10 steps two rows each, the fork is at step 1; pass 1 in full has 10 calls and pass 2 has 9
+        ({}, 38, 38),
+        ({"first_pass": "lookahead"}, 2 * (10 + 3), 2 * (10 + 3)),
+        ({"first_pass": "live"}, 20, 20),
+        ({"reuse_deep": (0.4, 2)}, 38 - 2 * 6, 38),
+        ({"first_pass": "live", "reuse_deep": (0.4, 2), "guidance_interval": (0.0, 0.7)}, 20 - 6 - 1, 20 - 3),
+    ],
+)
+def test_what_is_saved_on_scenes_is_saved_here_too(
+    pipe: ConsiStoryPipeline, subject: SubjectResult, changes: dict[str, Any], deep: int, out: int
+) -> None:
+    made = pipe.create_subject(ANCHORS, "cat", [1, 2], output_type="latent", **changes)
+    images, *rows = deep_calls(pipe, made)
+    assert rows == [deep, out]
+    exact, *_ = deep_calls(pipe, subject)
+    vanilla = pipe.render_vanilla(SCENES[:1], [3], output_type="latent").images
+    assert not changes or 1e-4 < far(images, exact) < 2 * far(vanilla, exact)
+    together = pipe.render(SCENES, made, [3, 4, 5], output_type="latent").images
+    assert far(together[0], images[0]) < 1e-4
 
 
 def test_a_prompt_without_the_concept_is_refused(pipe: ConsiStoryPipeline, subject: SubjectResult) -> None:

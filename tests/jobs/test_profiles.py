@@ -166,12 +166,12 @@ def test_a_stored_subject_keeps_its_profile(tmp_path: Path) -> None:
 def test_what_a_stored_subject_lacks_is_told_before_a_model_is_loaded(tmp_path: Path) -> None:
     fast = stored(tmp_path / "fast", **PROFILES["fast"])
     path, fix = refused(fast, profile="exact")
-    assert path == "settings.profile" and fix.startswith("set profile: fast, or make the subject again")
+    assert path == "settings.profile" and fix.startswith("set profile: fast or turbo, or make the subject again")
     assert "subjects[0] was stored for profile fast" in fix
-    assert refused(fast, profile="turbo")[0] == "settings.profile", "its features of each step are not there"
     assert refused(fast, shared_every=1)[0] == "settings.shared_every"
-    path, fix = refused(stored(tmp_path / "exact"), profile="turbo")
-    assert fix.startswith("set profile: exact or fast,")
+    path, fix = refused(stored(tmp_path / "exact"), first_pass="live")
+    assert path == "settings.first_pass", "its features of each step are not there"
+    assert fix.startswith("set profile: exact or fast or turbo,")
     own = stored(tmp_path / "own", **{**PROFILES["turbo"], "shared_every": 3})
     assert "settings of its own" in refused(own, shared_every=1)[1]
 

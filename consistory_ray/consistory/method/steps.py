@@ -56,10 +56,12 @@ class StepPlan:
         first, last = settings.injection_steps
         last_blended = min(settings.last_blended_step, steps - 1)
         blends = settings.query_blending and settings.sdsa and settings.scene_blending
+        guided = range(*(share_of(steps, share) for share in settings.guidance_interval))
         full_calls: Sequence[int] = range(steps)
         if settings.reuse_deep is not None:
             start, period = share_of(steps, settings.reuse_deep[0]), settings.reuse_deep[1]
-            full_calls = [step for step in full_calls if step < start or (step - start) % period == 0]
+            begins = (guided.start,)  # no call before it has deep features of the unconditional half
+            full_calls = [s for s in full_calls if s < max(start, 1) or (s - start) % period == 0 or s in begins]
         shared = [step for step in full_calls if step] if len(full_calls) < steps else range(1, steps)
         return cls(
             steps=steps,
@@ -70,7 +72,7 @@ class StepPlan:
             window=settings.map_steps,
             first_pass=settings.first_pass,
             full_calls=full_calls,
-            guided=range(*(share_of(steps, share) for share in settings.guidance_interval)),
+            guided=guided,
             shared_every=settings.shared_every,
         )
 

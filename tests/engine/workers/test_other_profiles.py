@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +79,10 @@ def test_the_copy_says_what_its_cache_was_made_for(exact: Path, tmp_path: Path) 
 def test_a_cache_that_lacks_what_the_plan_reads_fails_in_words(exact: Path, tmp_path: Path) -> None:
     """subject.json was changed by hand: the cache itself has the last word."""
     record = json.loads((exact / "subject.json").read_text())
-    forged = tmp_path / "forged"
-    forged.mkdir()
-    (forged / record["cache"]["file"]).write_bytes((exact / record["cache"]["file"]).read_bytes())
-    turbo = MethodSettings.from_dict(record["settings"]).with_profile("turbo").replace(cache_codec="none")
-    (forged / "subject.json").write_text(json.dumps({**record, "settings": turbo.to_dict()}))
-    plan = planned({"from": str(forged), "scenes": ["in the snow"]}, profile="turbo")
+    forged = shutil.copytree(exact, tmp_path / "forged")
+    live = MethodSettings.from_dict(record["settings"]).replace(first_pass="live")
+    (forged / "subject.json").write_text(json.dumps({**record, "settings": live.to_dict()}))
+    plan = planned({"from": str(forged), "scenes": ["in the snow"]})
     worker = RenderWorker(loaded_once, SPEC, open_output(tmp_path / "out"))
     failure = worker.scenes(plan, plan.scenes, store(worker, plan, make=False))
     assert isinstance(failure, Failure) and "lacks" in failure.message
