@@ -134,6 +134,15 @@ BatchSize = Annotated[
         rich_help_panel=HOW_MANY,
     ),
 ]
+Deterministic = Annotated[
+    bool,
+    typer.Option(
+        "--deterministic",
+        help="Fill every batch up to the batch size: on the same kind of device pictures are then bit for bit the same "
+        "whatever they are rendered with.",
+        rich_help_panel=HOW_MANY,
+    ),
+]
 CacheBudget = Annotated[
     Optional[int],
     typer.Option(

@@ -44,7 +44,7 @@ class WorkerPool:
         options: the run's options.
         sizes: picture sizes of the plan.
         clock: seconds that only go forward.
-        config, controlnets, guess_mode: for the renderers.
+        config, controlnets, guess_mode, pad_to: for the renderers.
 
     Attributes:
         last_failure: of the worker that was lost last.
@@ -63,6 +63,7 @@ class WorkerPool:
         config: str | None = None,
         controlnets: tuple[str, ...] = (),
         guess_mode: bool = False,
+        pad_to: int | None = None,
     ) -> None:
         self.shape = shape
         share = min(1.0, shape.num_gpus) or 1.0
@@ -76,6 +77,7 @@ class WorkerPool:
             controlnets=controlnets,
             guess_mode=guess_mode,
             inputs=store.url,
+            pad_to=pad_to,
         )
         self._store = store
         self._options = options
