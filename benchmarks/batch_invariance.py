@@ -43,6 +43,7 @@ if not __package__:  # run as a script
 import diffusers
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.model_options import DTYPES, add_model_options, described, load_pipeline, say
@@ -120,14 +121,15 @@ class Scenes:
     def render(self, rows: Sequence[int], **options: Any) -> Seen:
         """Some of them in one batch."""
         trace = Trace(all_masks=False)
-        texts, seeds = ([some[row] for row in rows] for some in (self.prompts.prompts, self.prompts.seeds))
-        common = {"profile": self.profile, "output_type": "latent", "trace": trace}
+        texts, seeds = [self.prompts.prompts[row] for row in rows], [self.prompts.seeds[row] for row in rows]
+        common: dict[str, Any] = {"profile": self.profile, "output_type": "latent", "trace": trace}
         return Seen.of(self.pipeline.render(texts, self.made, seeds, **common, **options).images, trace)
 
-    def pictures(self, latents: Tensor) -> np.ndarray[Any, np.dtype[np.int16]]:
+    def pictures(self, latents: Tensor) -> NDArray[np.int16]:
         """[scenes, height, width, 3] in 0..255."""
         decoded, _ = self.pipeline.backbone.decode(latents.to(self.pipeline.device), "np")
-        return np.rint(255 * decoded).astype(np.int16)
+        values: NDArray[np.int16] = np.rint(255 * decoded).astype(np.int16)
+        return values
 
 
 def compare(scenes: Scenes, single: int, count: int) -> dict[str, float]:

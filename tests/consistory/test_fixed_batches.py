@@ -88,7 +88,7 @@ def test_a_broken_scene_is_told_and_leaves_its_company_as_it_is(
     ("sizes", "named"), [({"pad_to": 0}, "pad_to"), ({"batch_size": 3, "pad_to": 2}, "at least batch_size, 3")]
 )
 def test_bad_sizes_are_named(
-    pipe: ConsiStoryPipeline, subject: SubjectResult, sizes: dict[str, int], named: str
+    pipe: ConsiStoryPipeline, subject: SubjectResult, sizes: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(InputError, match=named):
         pipe.render(SCENES[:1], subject, [3], **sizes)
