@@ -51,6 +51,7 @@ from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from PIL import Image
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 if not __package__:  # run as a script
     sys.path.insert(0, str(__import__("pathlib").Path(__file__).resolve().parents[1]))
@@ -159,14 +160,66 @@ def hollow_pipeline(topology: Topology) -> ConsiStoryPipeline:
     return ConsiStoryPipeline(build_pipeline(topology, unet, torch.bfloat16), controlnets=[control])
 
 
+@contextmanager
+def counting(hollow: bool = True) -> Iterator[FlopCounterMode]:
+    """Count what is rendered inside, with masks of a quarter; its computation is left out if ``hollow``."""
+    with HollowExecution() if hollow else nullcontext(), masks_of_a_quarter(), count_flops() as counter:
+        yield counter
+
+
+def zero_latents(pipe: ConsiStoryPipeline, images: int) -> Tensor:
+    """Initial noise that is none, of the model's own size."""
+    size = pipe.pipe.unet.config.sample_size
+    return torch.zeros(images, 4, size, size)
+
+
 def led_flops(pipe: ConsiStoryPipeline, cache: AnchorCache) -> int:
     """FLOPs of one scene that a hint leads at every step."""
-    size, scale = pipe.pipe.unet.config.sample_size, pipe.pipe.vae_scale_factor
-    hint = ControlHint(Image.new("RGB", (size * scale, size * scale)))
-    with HollowExecution(), masks_of_a_quarter(), count_flops() as counter:
-        latents = torch.zeros(1, 4, size, size)
-        pipe.render(SCENE, cache, latents=latents, controls=[hint], output_type="latent")
+    side = pipe.pipe.unet.config.sample_size * pipe.pipe.vae_scale_factor
+    hint = ControlHint(Image.new("RGB", (side, side)))
+    with counting() as counter:
+        pipe.render(SCENE, cache, latents=zero_latents(pipe, 1), controls=[hint], output_type="latent")
     return int(counter.get_total_flops())
+
+
+def anchors_flops(pipe: ConsiStoryPipeline, settings: MethodSettings, hollow: bool = True) -> tuple[int, AnchorCache]:
+    """FLOPs of two anchors, and their cache."""
+    latents = zero_latents(pipe, len(ANCHORS))
+    with counting(hollow) as counter:
+        made = pipe.create_subject(ANCHORS, CONCEPT, [1, 2], latents=latents, settings=settings, output_type="latent")
+    return int(counter.get_total_flops()), made.cache
+
+
+def scene_flops(
+    pipe: ConsiStoryPipeline, cache: AnchorCache, settings: MethodSettings | None = None, hollow: bool = True
+) -> int:
+    """FLOPs of one scene.
+
+    Args:
+        pipe: with a hollow UNet, or a real one if not ``hollow``.
+        cache: of its subject.
+        settings: what is saved on it; as the cache's say if None.
+        hollow: leave out the computation.
+    """
+    with counting(hollow) as counter:
+        pipe.render(SCENE, cache, latents=zero_latents(pipe, 1), settings=settings, output_type="latent")
+    return int(counter.get_total_flops())
+
+
+def vanilla_flops(pipe: ConsiStoryPipeline, settings: MethodSettings, hollow: bool = True) -> int:
+    """FLOPs of one picture without the method, with what the settings save on such pictures too."""
+
+    def count(steps: int) -> int:
+        some = settings.replace(num_inference_steps=steps)
+        with counting(hollow) as counter:
+            pipe.render_vanilla(SCENE, latents=zero_latents(pipe, 1), settings=some, output_type="latent")
+        return int(counter.get_total_flops())
+
+    steps = settings.num_inference_steps
+    if settings.exact != settings:
+        return count(steps)
+    first, two = count(1), count(2)  # from the second step on all are alike
+    return first + (steps - 1) * (two - first)
 
 
 def rendered_flops(
@@ -179,23 +232,8 @@ def rendered_flops(
         settings: what is rendered.
         hollow: leave out the computation.
     """
-    size = pipe.pipe.unet.config.sample_size
-    latents = torch.zeros(2, 4, size, size)
-    vanilla: dict[int, int] = {}
-    with HollowExecution() if hollow else nullcontext(), masks_of_a_quarter():
-        with count_flops() as anchors:
-            subject = pipe.create_subject(
-                ANCHORS, CONCEPT, [1, 2], latents=latents, settings=settings, output_type="latent"
-            )
-        with count_flops() as scene:
-            pipe.render(SCENE, subject.cache, latents=latents[:1], output_type="latent")
-        for steps in (1, 2):  # from the second step on all are alike
-            few = settings.replace(num_inference_steps=steps)
-            with count_flops() as counter:
-                pipe.render_vanilla(SCENE, latents=latents[:1], settings=few, output_type="latent")
-            vanilla[steps] = int(counter.get_total_flops())
-    vanilla_flops = vanilla[1] + (settings.num_inference_steps - 1) * (vanilla[2] - vanilla[1])
-    return int(anchors.get_total_flops()), int(scene.get_total_flops()), vanilla_flops, subject.cache
+    anchors, cache = anchors_flops(pipe, settings, hollow)
+    return anchors, scene_flops(pipe, cache, hollow=hollow), vanilla_flops(pipe, settings, hollow), cache
 
 
 def flops_and_bytes(topology: Topology, settings: MethodSettings) -> dict[str, float]:

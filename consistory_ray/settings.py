@@ -188,6 +188,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             {
                 **_EXACT,
                 "first_pass": "lookahead",
+                "lookahead": (801, 701, 601, 501, 401, 326, 251),
                 "lookahead_maps": 1,
                 "reuse_deep": (0.35, 2),
                 "shared_every": 2,
@@ -197,7 +198,9 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "turbo": MappingProxyType(
             {
                 **_EXACT,
-                "first_pass": "live",
+                "first_pass": "lookahead",
+                "lookahead": (651, 451, 251),
+                "lookahead_maps": 1,
                 "reuse_deep": (0.35, 3),
                 "shared_every": 2,
                 "scene_blending": False,

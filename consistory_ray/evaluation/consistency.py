@@ -16,7 +16,7 @@ from consistory_ray.evaluation.bootstrap import difference_interval, mean_interv
 from consistory_ray.evaluation.measures import layout_spread, srgb_to_lab
 from consistory_ray.evaluation.prompts import SubjectPrompts
 from consistory_ray.evaluation.rendering import Rendered, Renderer, stacked
-from consistory_ray.miniature.judge import Judge
+from consistory_ray.miniature.judge import Judge, Portrait, Reading
 
 IDENTITY_ATTRIBUTES = ("body", "second", "pattern", "accessory", "variant")
 
@@ -49,8 +49,27 @@ def pairwise_mean(values: Sequence[float]) -> float:
 def score_subject(judge: Judge, images: np.ndarray, subject: SubjectPrompts) -> SubjectScores:
     """Measure one subject's scenes, uint8 ``[N, H, W, 3]`` in the order of its prompts."""
     readings = judge.read(images)
+    return scores_of(readings, judge.portray(images, [reading.foreground for reading in readings]), images, subject)
+
+
+def scene_probability(readings: Sequence[Reading], scenes: Sequence[str]) -> float:
+    """Mean probability that the judge gives the prompts' scenes, 0 where it sees another one."""
+    seen = [
+        reading.scene_probability * (reading.scene == scene) for reading, scene in zip(readings, scenes, strict=True)
+    ]
+    return float(np.mean(seen))
+
+
+def agreement(portraits: Sequence[Portrait], name: str) -> float:
+    """Share of pairs of pictures in which the judge reads the same value of an attribute."""
+    return pairwise_mean([float(a.attributes[name] == b.attributes[name]) for a, b in combinations(portraits, 2)])
+
+
+def scores_of(
+    readings: Sequence[Reading], portraits: Sequence[Portrait], images: np.ndarray, subject: SubjectPrompts
+) -> SubjectScores:
+    """The same, of what the judge sees."""
     masks = [reading.foreground for reading in readings]
-    portraits = judge.portray(images, masks)
     pairs = list(combinations(range(len(images)), 2))
     colours = [
         srgb_to_lab(image[mask]).mean(0) if mask.any() else None for image, mask in zip(images, masks, strict=True)
@@ -60,15 +79,10 @@ def score_subject(judge: Judge, images: np.ndarray, subject: SubjectPrompts) -> 
         a, b = colours[i], colours[j]
         if a is not None and b is not None:
             distances.append(float(np.linalg.norm(a - b)))
-    agreement = [
-        float(portraits[i].attributes[name] == portraits[j].attributes[name])
-        for i, j in pairs
-        for name in IDENTITY_ATTRIBUTES
-    ]
     return SubjectScores(
         similarity=pairwise_mean([float(portraits[i].embedding @ portraits[j].embedding) for i, j in pairs]),
         colour_distance=pairwise_mean(distances),
-        attribute_agreement=pairwise_mean(agreement),
+        attribute_agreement=float(np.mean([agreement(portraits, name) for name in IDENTITY_ATTRIBUTES])),
         scene_accuracy=float(np.mean([r.scene == scene for r, scene in zip(readings, subject.scenes, strict=True)])),
         kind_accuracy=float(np.mean([r.kinds(1) == [subject.kind] for r in readings])),
         spread=layout_spread(masks),
@@ -121,7 +135,7 @@ def compare(ours: Sequence[SubjectScores], vanilla: Sequence[SubjectScores]) -> 
         return np.array([getattr(s, name) for s in ours]), np.array([getattr(s, name) for s in vanilla])
 
     gap = tuple(1 - column for column in columns("similarity"))
-    scene, kind, agreement = columns("scene_accuracy"), columns("kind_accuracy"), columns("attribute_agreement")
+    scene, kind, agreeing = columns("scene_accuracy"), columns("kind_accuracy"), columns("attribute_agreement")
     colour, spread = _complete(*columns("colour_distance")), _complete(*columns("spread"))
     drop = [100 * bound for bound in difference_interval(scene[1], scene[0])]
     return {
@@ -138,8 +152,8 @@ def compare(ours: Sequence[SubjectScores], vanilla: Sequence[SubjectScores]) -> 
         "colour_distance_vanilla": float(colour[1].mean()),
         "colour_distance_ratio": float(colour[0].mean() / colour[1].mean()),
         "colour_distance_interval": list(ratio_interval(*colour)),
-        "attribute_agreement": float(agreement[0].mean()),
-        "attribute_agreement_vanilla": float(agreement[1].mean()),
+        "attribute_agreement": float(agreeing[0].mean()),
+        "attribute_agreement_vanilla": float(agreeing[1].mean()),
         "scene_accuracy": float(scene[0].mean()),
         "scene_accuracy_interval": list(mean_interval(scene[0])),
         "scene_accuracy_vanilla": float(scene[1].mean()),

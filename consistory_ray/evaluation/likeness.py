@@ -14,7 +14,13 @@ import numpy as np
 from PIL import Image
 
 from consistory_ray.evaluation.bootstrap import difference_interval, mean_interval, ratio_interval
-from consistory_ray.evaluation.consistency import IDENTITY_ATTRIBUTES, SubjectScores, pairwise_mean, score_subject
+from consistory_ray.evaluation.consistency import (
+    IDENTITY_ATTRIBUTES,
+    SubjectScores,
+    pairwise_mean,
+    scene_probability,
+    score_subject,
+)
 from consistory_ray.evaluation.measures import srgb_to_lab
 from consistory_ray.evaluation.prompts import SubjectPrompts
 from consistory_ray.miniature.judge import Judge
@@ -97,14 +103,7 @@ def score_likeness(judge: Judge, scenes: Pictures, subject: SubjectPrompts, mode
             name: float(np.mean([read[name] == value for read in seen.attributes]))
             for name, value in model.truth.items()
         },
-        scene_probability=float(
-            np.mean(
-                [
-                    reading.scene_probability * (reading.scene == scene)
-                    for reading, scene in zip(judge.read(images), subject.scenes, strict=True)
-                ]
-            )
-        ),
+        scene_probability=scene_probability(judge.read(images), subject.scenes),
         scenes=score_subject(judge, images, subject),
     )
 

@@ -162,11 +162,15 @@ class Renderer:
     def _key(self, mode: str, prompt: str, seed: int, settings: Mapping[str, Any], **more: object) -> dict[str, object]:
         return {"mode": mode, "prompt": prompt, "seed": seed, "settings": settings, "dtype": self.dtype, **more}
 
-    def vanilla(self, prompts: Sequence[str], seeds: Sequence[int], concepts: Sequence[str]) -> list[Rendered]:
-        """Pictures without consistency, in the prompts' order; every prompt must contain a concept."""
+    def vanilla_keys(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[dict[str, object]]:
+        """Under which pictures without consistency are stored."""
         switches = ("sdsa", "query_blending", "injection")
         kept = {key: value for key, value in self.settings.to_dict().items() if key not in (*METHOD_FIELDS, *switches)}
-        keys = [self._key("vanilla", prompt, seed, kept) for prompt, seed in zip(prompts, seeds, strict=True)]
+        return [self._key("vanilla", prompt, seed, kept) for prompt, seed in zip(prompts, seeds, strict=True)]
+
+    def vanilla(self, prompts: Sequence[str], seeds: Sequence[int], concepts: Sequence[str]) -> list[Rendered]:
+        """Pictures without consistency, in the prompts' order; every prompt must contain a concept."""
+        keys = self.vanilla_keys(prompts, seeds)
         found = [self.store.get(key) for key in keys]
         missing = [index for index, picture in enumerate(found) if picture is None]
         started = time.monotonic()
@@ -188,22 +192,29 @@ class Renderer:
         pictures = iter(self.vanilla(prompts, seeds, sorted({subject.kind for subject in subjects})))
         return [list(islice(pictures, len(subject.prompts))) for subject in subjects]
 
-    def subject(self, subject: Prompted, *, sources: bool = False) -> tuple[list[Rendered], list[Rendered]]:
-        """A subject's anchors and scenes, with consistency; with what was injected into the scenes if asked for."""
+    def subject_keys(
+        self, subject: Prompted, *, sources: bool = False
+    ) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+        """Under which a subject's anchors and scenes are stored."""
         made_by: dict[str, object] = {"anchors": list(subject.anchors), "anchor_seeds": list(subject.anchor_seeds)}
         if len(subject.concepts) > 1:
             made_by["concepts"] = list(subject.concepts)
         settings = self.settings.to_dict()
-        keys = [
+        anchors = [
             self._key("anchor", prompt, seed, settings, **made_by)
             for prompt, seed in zip(subject.anchors, subject.anchor_seeds, strict=True)
         ]
         if sources:
             made_by["sources"] = True
-        keys += [
+        scenes = [
             self._key("scene", prompt, seed, settings, **made_by)
             for prompt, seed in zip(subject.prompts, subject.seeds, strict=True)
         ]
+        return anchors, scenes
+
+    def subject(self, subject: Prompted, *, sources: bool = False) -> tuple[list[Rendered], list[Rendered]]:
+        """A subject's anchors and scenes, with consistency; with what was injected into the scenes if asked for."""
+        keys = [key for part in self.subject_keys(subject, sources=sources) for key in part]
         pictures = self.store.get_all(keys)
         if pictures is None:
             concepts = subject.concepts if len(subject.concepts) > 1 else subject.concepts[0]

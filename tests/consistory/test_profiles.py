@@ -73,16 +73,16 @@ def steps_with(cache: AnchorCache, kind: str) -> set[Pass]:
 
 def test_a_cache_holds_what_its_profile_reads(pipe: ConsiStoryPipeline) -> None:
     held = {}
-    for profile in PROFILES:
-        cache = made(pipe, profile=profile, cache_codec="none").cache
+    for name, changes in {**{profile: {"profile": profile} for profile in PROFILES}, "live": LIVE}.items():
+        cache = made(pipe, **changes, cache_codec="none").cache
         plan = StepPlan.from_settings(cache.settings)
         steps = {Pass(int(name[4]), int(name[10:13])) for name in cache.tensors if ".shared." in name}
         live = {
             Pass(int(name[4]), int(name[10:13])) for name in cache.tensors if ".features." in name and "step" in name
         }
         assert (steps, live) == (plan.reads, set(plan.live_features))
-        held[profile] = cache.nbytes
-    assert held["turbo"] < 0.6 * held["exact"] and held["fast"] < 0.5 * held["exact"]
+        held[name] = cache.nbytes
+    assert held["turbo"] < held["fast"] < 0.5 * held["exact"] and held["turbo"] < held["live"]
 
 
 def test_an_exact_cache_gives_the_fast_cache_s_pictures(
@@ -96,15 +96,24 @@ def test_an_exact_cache_gives_the_fast_cache_s_pictures(
     assert not torch.equal(scenes(pipe, fast), scenes(pipe, subjects["exact"]))
 
 
+LIVE = {"first_pass": "live", "reuse_deep": (0.35, 3), "scene_blending": False}
+
+
 @pytest.mark.parametrize(
-    ("made_for", "asked"), [("exact", "turbo"), ("fast", "exact"), ("fast", "turbo"), ("turbo", "fast")]
+    ("made_for", "asked", "named"),
+    [
+        ("fast", {"profile": "exact"}, "exact"),
+        ("fast", {"profile": "turbo"}, "turbo"),
+        ("turbo", {"profile": "fast"}, "fast"),
+        ("exact", LIVE, "these settings"),
+    ],
 )
 def test_a_profile_that_the_cache_lacks_tensors_for(
-    made_for: str, asked: str, pipe: ConsiStoryPipeline, subjects: dict[str, SubjectResult]
+    made_for: str, asked: dict[str, Any], named: str, pipe: ConsiStoryPipeline, subjects: dict[str, SubjectResult]
 ) -> None:
     with pytest.raises(CacheMismatchError) as caught:
-        scenes(pipe, subjects[made_for], profile=asked)
-    assert asked in str(caught.value) and made_for in str(caught.value)
+        scenes(pipe, subjects[made_for], **asked)
+    assert named in str(caught.value) and made_for in str(caught.value)
 
 
 @pytest.mark.parametrize("profile", ["fast", "turbo"])
@@ -120,7 +129,7 @@ def test_a_scene_is_the_same_alone_and_in_a_batch(
 
 def test_what_fast_calls(pipe: ConsiStoryPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twelve steps: few inject, so that the fork at 1 is computed twice; from step 4 on each second is shallow."""
-    subject = made(pipe, profile="fast")
+    subject = made(pipe, profile="fast", lookahead=(651, 451, 251))
     calls = Calls(monkeypatch)
     scenes(pipe, subject)
     full = [0, 1, 2, 3, 4, 6, 8, 10]
@@ -131,8 +140,8 @@ def test_what_fast_calls(pipe: ConsiStoryPipeline, monkeypatch: pytest.MonkeyPat
     assert calls.count("begin") == len(full) + 1 + 3
 
 
-def test_what_turbo_calls(pipe: ConsiStoryPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = made(pipe, profile="turbo")
+def test_what_live_correspondences_call(pipe: ConsiStoryPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = made(pipe, **LIVE)
     calls = Calls(monkeypatch)
     scenes(pipe, subject)
     assert (calls.count("finish"), calls.count("shallow")) == (7, 5)  # steps 0 to 4, 7 and 10 are full
@@ -155,21 +164,21 @@ def test_guidance_that_begins_late_calls_in_full_there(pipe: ConsiStoryPipeline)
     assert pipe.render_vanilla(SCENES, SEEDS, settings=settings, output_type="latent").images.isfinite().all()
 
 
-@pytest.mark.parametrize("profile", ["fast", "turbo"])
+@pytest.mark.parametrize("changes", [{"profile": "fast"}, {"profile": "turbo"}, LIVE], ids=["fast", "turbo", "live"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 9, 31])
-def test_any_number_of_steps(profile: str, steps: int, pipe: ConsiStoryPipeline) -> None:
-    subject = made(pipe, profile=profile, num_inference_steps=steps)
+def test_any_number_of_steps(changes: dict[str, Any], steps: int, pipe: ConsiStoryPipeline) -> None:
+    subject = made(pipe, num_inference_steps=steps, **changes)
     assert scenes(pipe, subject).isfinite().all()
 
 
-@pytest.mark.parametrize("profile", ["fast", "turbo"])
-def test_given_pictures(profile: str, pipe: ConsiStoryPipeline) -> None:
+@pytest.mark.parametrize("changes", [{"profile": "fast"}, LIVE], ids=["fast", "live"])
+def test_given_pictures(changes: dict[str, Any], pipe: ConsiStoryPipeline) -> None:
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (32, 32, 3), dtype=np.uint8) for _ in ANCHORS]
     mask = np.zeros((32, 32), bool)
     mask[8:24, 8:24] = True
     subject = pipe.create_subject(
-        ANCHORS, "cat", images=images, masks=[mask, mask], num_inference_steps=STEPS, profile=profile
+        ANCHORS, "cat", images=images, masks=[mask, mask], num_inference_steps=STEPS, **changes
     )
     exact = pipe.create_subject(ANCHORS, "cat", images=images, masks=[mask, mask], num_inference_steps=STEPS)
     assert subject.cache.nbytes < 0.8 * exact.cache.nbytes
@@ -180,7 +189,7 @@ def test_hints_lead_full_calls_and_reach_shallow_ones(tmp_path: Any, monkeypatch
     diffusers_pipe = make_diffusers_pipeline(tmp_path)
     net = make_net(diffusers_pipe.unet, 5)
     pipe = ConsiStoryPipeline(diffusers_pipe, controlnets=[net])
-    subject = made(pipe, profile="fast", freeu=None)
+    subject = made(pipe, profile="fast", lookahead=(651, 451, 251), freeu=None)
     called: list[int] = []
     net.register_forward_hook(lambda *_: called.append(1))
     hint = ControlHint(hint_picture(1))
