@@ -15,7 +15,7 @@ profile
 
     latents_max, latents_mean     absolute difference of the final latents, whose standard deviation is ``latents_std``
     pictures_max, pictures_mean   of the pictures' values, 0 to 255; pictures_changed: the share of values that differ
-    masks_flipped                 share of mask tokens that differ, of all steps whose masks are used and both levels
+    masks_flipped                 share of tokens of both levels that are of the subject in one of the final masks only
     gates_flipped                 share of tokens of which one is injected into and the other is not
     sources_moved                 share of tokens, injected into in both, that take features from another token
     fixed_max                     largest difference of latents in batches of fixed shape
@@ -47,7 +47,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.model_options import DTYPES, add_model_options, described, load_pipeline, say
-from consistory_ray.consistory import ConsiStoryPipeline, SubjectResult, Trace
+from consistory_ray.consistory import ConsiStoryPipeline, RenderResult, SubjectResult, Trace
 from consistory_ray.evaluation.prompts import SubjectPrompts, consistency_subjects
 
 SEED = 2030
@@ -74,7 +74,7 @@ class Seen:
 
     Attributes:
         latents: [scenes, channels, rows, columns].
-        masks: [scenes, tokens of all steps and levels] bool.
+        masks: [scenes, tokens of all levels] bool, the final ones.
         gates: [scenes, tokens] bool.
         sources: [scenes, tokens], a number for each place in the anchors.
     """
@@ -85,12 +85,12 @@ class Seen:
     sources: Tensor
 
     @classmethod
-    def of(cls, latents: Tensor, trace: Trace) -> Seen:
+    def of(cls, result: RenderResult, trace: Trace) -> Seen:
         """What a render of one batch left."""
         assert trace.injected is not None and trace.source_anchor is not None and trace.source_token is not None
-        masks = [mask for at in sorted(trace.masks) for _, mask in sorted(trace.masks[at].items())]
+        masks = torch.cat([mask.flatten(1) for _, mask in sorted(result.masks.items())], dim=1)
         sources = trace.source_anchor * trace.injected.shape[1] + trace.source_token
-        return cls(latents, torch.cat(masks, dim=1), trace.injected, sources)
+        return cls(result.images, masks, trace.injected, sources)
 
     def first(self, count: int) -> Seen:
         """Some of the scenes."""
@@ -123,8 +123,9 @@ class Scenes:
         trace = Trace(all_masks=False)
         texts, seeds = [self.prompts.prompts[row] for row in rows], [self.prompts.seeds[row] for row in rows]
         common: dict[str, Any] = {"profile": self.profile, "output_type": "latent", "trace": trace}
-        return Seen.of(self.pipeline.render(texts, self.made, seeds, **common, **options).images, trace)
+        return Seen.of(self.pipeline.render(texts, self.made, seeds, **common, **options), trace)
 
+    @torch.no_grad()
     def pictures(self, latents: Tensor) -> NDArray[np.int16]:
         """[scenes, height, width, 3] in 0..255."""
         decoded, _ = self.pipeline.backbone.decode(latents.to(self.pipeline.device), "np")

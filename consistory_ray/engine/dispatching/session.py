@@ -142,6 +142,7 @@ class RaySession:
             controlnets=plan.controlnets,
             guess_mode=plan.guess_mode,
             pad_to=batch_size if options.deterministic else None,
+            png_level=plan.png_level,
         )
         adapts = wanted == "auto" and not options.deterministic
         workforce = Workforce(scheduler, pool, self._ledger, options, self._store.url, adapts, watch)
