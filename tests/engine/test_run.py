@@ -11,7 +11,16 @@ import pytest
 
 from consistory_ray.engine.coordinator import run_plan
 from consistory_ray.engine.dispatching import session
-from consistory_ray.engine.events import AnchorsReady, AssetDone, Event, Notice, RunSummary, Stopping, WorkerLost
+from consistory_ray.engine.events import (
+    AnchorsReady,
+    AssetDone,
+    BatchDone,
+    Event,
+    Notice,
+    RunSummary,
+    Stopping,
+    WorkerLost,
+)
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.rendering import RendererSpec
 from consistory_ray.engine.stopping import StopRequest
@@ -110,6 +119,10 @@ def test_a_run_makes_everything_once_and_a_second_one_nothing(
     summary = run(plan, tmp_path, workers=2, events=events)
     assert (summary.state, summary.planned, summary.found, summary.rendered) == ("complete", 21, 0, 21)
     assert len(rendered(events)) == 21
+    batches = [event for event in events if isinstance(event, BatchDone)]
+    for name in ("encode", "write"):
+        assert summary.spent[name] == pytest.approx(sum(batch.phases[name] for batch in batches), abs=0.01) != 0
+    assert summary.spent["device"] > 0
     check_complete(plan, tmp_path)
     for subject in plan.subjects:
         cache = tmp_path / subject.cache_path
