@@ -2,8 +2,8 @@
 
     python benchmarks/encoding.py            # 1024 px, some seconds of one core
 
-The picture is made up like photographs are: power falls with the square of the frequency, colours hang together, and
-there is a little noise; its file then has the size that pictures of SDXL have. Times are of one thread's CPU, the
+The picture is made up: like in a somewhat soft photograph coarse structures are much stronger than fine ones, colours
+hang together, and there is a little noise. Its file has the 1.8 bytes a pixel that ``plan`` forecasts with. Times are of one thread's CPU, the
 fastest of some; metadata as a run writes it is included. Pictures are encoded beside the device, by as many threads as
 that takes (``consistory_ray/engine/workers/writing.py``): a device that makes one in a second needs a thread for every
 1000 ms of the table.
@@ -34,12 +34,14 @@ from benchmarks.model_options import say
 from consistory_ray.output.assets import PNG_LEVEL, encode_png
 
 PARAMETERS = {"asset_id": "0" * 32, "prompt": "a photo of a dragon in the snow", "seed": 7}
-CONTRAST, COLOUR, NOISE = 50.0, 12.0, 1.3
+SLOPE = 1.5
+"""Amplitudes fall with this power of the frequency."""
+CONTRAST, COLOUR, NOISE = 50.0, 12.0, 1.0
 """Standard deviations, of 255: of the brightness, of each channel about it, and of what differs from pixel to pixel."""
 
 
 def natural_picture(side: int) -> Image.Image:
-    """A picture with the spectrum of photographs, the same one every time."""
+    """A picture with such a spectrum, the same one every time."""
     generator = np.random.default_rng(0)
     across, down = np.fft.rfftfreq(side), np.fft.fftfreq(side)
     frequency = np.hypot(down[:, None], across[None])
@@ -47,7 +49,7 @@ def natural_picture(side: int) -> Image.Image:
 
     def plane(deviation: float) -> Any:
         phase = np.exp(2j * np.pi * generator.random(frequency.shape))
-        values = np.fft.irfft2(phase / frequency, (side, side))
+        values = np.fft.irfft2(phase / frequency**SLOPE, (side, side))
         return deviation * values / values.std()
 
     brightness = 128 + plane(CONTRAST)

@@ -1,4 +1,4 @@
-"""How a run uses machines. Nothing here changes a picture."""
+"""How a run uses machines. Nothing here changes a picture by more than rounding."""
 
 from __future__ import annotations
 

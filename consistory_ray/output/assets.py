@@ -40,7 +40,7 @@ _HEADER_BYTES = 33
 MAX_PICTURE_PIXELS = 8192 * 8192
 _METADATA_LIMITS = Limits(bytes=4 << 20, values=20_000, depth=16)
 PNG_LEVEL = 1
-"""At 1024 px a third of level 6's time for 17 % more bytes (``benchmarks/encoding.py``)."""
+"""At 1024 px a quarter of level 6's time for 12 % more bytes (``benchmarks/encoding.py``)."""
 
 
 _Whole = Annotated[int, Field(ge=-(2**63), lt=2**63)]
