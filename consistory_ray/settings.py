@@ -17,9 +17,10 @@ from importlib import resources
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from consistory_ray.errors import CheckpointError, Problem
+from consistory_ray.guards.choices import CacheCodec, FirstPass
 from consistory_ray.guards.outside import open_regular
 
 MODEL_SETTINGS_FILE = "consistory.json"
@@ -32,9 +33,6 @@ _MAX_MODEL_DEPTH = 8
 _SHOWN = 20
 
 FreeU = tuple[float, float, float, float]
-FirstPass = Literal["full", "lookahead", "live"]
-CacheCodec = Literal["none", "int8", "fp8", "int4"]
-Profile = Literal["exact", "fast", "turbo"]
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from consistory_ray.errors import Problem
+from consistory_ray.guards.choices import CacheCodec, FirstPass
 from consistory_ray.guards.problems import FIXES, explain, fault, path
-from consistory_ray.settings import CacheCodec, FirstPass
 
 
 def _ordered(value: tuple[float, float]) -> tuple[float, float]:
