@@ -85,7 +85,11 @@ FORBIDDEN = {
 # what is allowed nevertheless: arithmetic that needs no model; of the engine its table of faults
 PURE = {
     "plan": tuple(
-        f"consistory.{part}" for part in ("cache.estimates", "models.sdxl_layout", "models.controlnet_checks")
+        f"consistory.{part}"
+        for part in (
+            *("cache.estimates", "models.sdxl_layout", "models.controlnet_checks"),
+            *("method.call_counts", "method.steps"),
+        )
     ),
     "engine/scheduling": ("engine.faults", "engine.scheduling"),
 }

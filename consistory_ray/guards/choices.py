@@ -1,4 +1,4 @@
-"""Settings with a few named values, wherever they come from."""
+"""What settings that are names may be."""
 
 from __future__ import annotations
 

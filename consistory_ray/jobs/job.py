@@ -73,7 +73,7 @@ from consistory_ray.jobs.validation import (
     checked,
     handed_down,
 )
-from consistory_ray.settings import BUNDLED_MODEL, MethodSettings
+from consistory_ray.settings import BUNDLED_MODEL, MethodSettings, Profile
 
 MAX_COUNT = 100_000
 MAX_ANCHORS = 64
@@ -306,6 +306,10 @@ class RenderJob(BaseModel):
     """That of all subjects that have none of their own."""
     subjects: Annotated[tuple[Annotated[Subject, WrapValidator(bounded_subject)], ...], Field(min_length=1)]
     """Who to render, and where."""
+
+    def with_profile(self, profile: Profile) -> Self:
+        """The job with that profile in the place of its own; its single settings stay on top of it."""
+        return self.model_copy(update={"settings": self.settings.model_copy(update={"profile": profile})})
 
     @model_validator(mode="wrap")
     @classmethod
