@@ -69,7 +69,9 @@ class RenderSettings(BaseModel):
     torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the networks; auto is float16 on CUDA and float32 on CPU."""
     batch_size: Annotated[int, Strict(), Field(ge=1, le=256)] | Literal["auto"] = "auto"
-    """Scenes rendered together by a worker; changes no picture."""
+    """Scenes rendered together by a worker; it changes how numbers are rounded, and nothing else of a picture."""
+    png_level: Annotated[int, Strict(), Field(ge=0, le=9)] = 1
+    """How hard picture files are compressed, 0 to 9; changes no pixel, and pictures that are there are kept."""
     num_inference_steps: Steps | None = None
     """Denoising steps n."""
     guidance_scale: Guidance | None = None
