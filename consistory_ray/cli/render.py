@@ -38,6 +38,7 @@ from consistory_ray.cli.options import (
     OutageSeconds,
     Output,
     PricePerGpuHour,
+    ProfileOption,
     Renderer,
     RendererOptions,
     StuckSeconds,
@@ -68,6 +69,7 @@ def _command(*, only_failed: bool) -> Callable[..., None]:
     def render(
         job: Job,
         output: Output = None,
+        profile: ProfileOption = None,
         keep_anchors: KeepAnchorsOption = DEFAULTS.keep_anchors,
         gallery: Gallery = True,
         address: Address = DEFAULTS.address,
@@ -100,7 +102,7 @@ def _command(*, only_failed: bool) -> Callable[..., None]:
         export = Export(metrics_port, metrics_host, price_per_gpu_hour)
         try:
             with logging_run(err, style=log_format, level=level):
-                loaded, plan = load(job)
+                loaded, plan = load(job, profile)
                 factory = consistory_renderer if renderer is None else _renderer(renderer, renderer_options)
                 options = RunOptions(
                     address=address,

@@ -65,7 +65,21 @@ def print_forecast(console: Console, plan: Forecast) -> None:
         workers = plural(plan.workers, "worker")
         line(console, f"about {duration(plan.seconds)} on {workers} ({basis})")
     line(console, _space(plan))
+    if plan.profiles:
+        console.print(_profiles(plan))
+        line(console, "a scene: times a picture without the method; in bold what this job asks for", "dim")
     line(console, f"output: {plan.output}")
+
+
+def _profiles(plan: Forecast) -> Table:
+    """What each profile would take."""
+    table = _table("profile", ">a scene", ">caches", ">all pictures")
+    for item in plan.profiles:
+        own = item.profile == plan.profile
+        cells = (item.profile or "this job's own", f"{item.scene_cost:.2f}x", size(item.cache_bytes))
+        row = [Text(cell, style="bold" if own else "dim") for cell in (*cells, duration(item.seconds))]
+        table.add_row(*row)
+    return table
 
 
 def print_status(console: Console, status: Status) -> None:

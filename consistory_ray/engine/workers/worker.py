@@ -229,7 +229,7 @@ class RenderWorker:
     ) -> Report | Failure:
         """Render scenes from the subject's anchor cache, whose checksum is ``digest``, and write them."""
         try:
-            images, spent = self._device.render(subject.subject_key, scenes, buffer)
+            images, spent = self._device.render(subject, scenes, buffer)
             return self._deliver(subject, scenes, images, spent, digest or None)
         except Exception as error:
             return Failure.of(error)
