@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
 from typing_extensions import Self
 
+from consistory_ray.guards.choices import CacheCodec, FirstPass, Profile
 from consistory_ray.guards.numerics import whole_number
 from consistory_ray.guards.problems import FIXES, fault
 from consistory_ray.guards.setting_ranges import (
@@ -25,15 +26,7 @@ from consistory_ray.guards.setting_ranges import (
 )
 from consistory_ray.jobs.checks import MAX_SEED, Finding, check_text
 from consistory_ray.jobs.validation import invalid
-from consistory_ray.settings import (
-    PROFILES,
-    SCENE_SETTINGS,
-    CacheCodec,
-    FirstPass,
-    MethodSettings,
-    Profile,
-    model_defaults,
-)
+from consistory_ray.settings import PROFILES, SCENE_SETTINGS, MethodSettings, model_defaults
 
 
 def _text_or_none(value: str) -> str:
