@@ -20,9 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 from consistory_ray.errors import CheckpointError, Problem
-from consistory_ray.guards.choices import CacheCodec as CacheCodec
-from consistory_ray.guards.choices import FirstPass as FirstPass
-from consistory_ray.guards.choices import Profile as Profile
+from consistory_ray.guards.choices import CacheCodec, FirstPass
 from consistory_ray.guards.outside import open_regular
 
 MODEL_SETTINGS_FILE = "consistory.json"

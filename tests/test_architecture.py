@@ -60,8 +60,7 @@ FORBIDDEN = {
     "jobs": (*MODELS, "ray", *rooms(*LATER)),
     "plan": (*MODELS, "ray", *rooms(*LATER[1:])),
     "consistory": (
-        "ray",
-        *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing", "evaluation", "doctor"),
+        *("ray", *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing", "evaluation", "doctor")),
     ),
     "consistory/method": (
         *("ray", "transformers", "diffusers", "accelerate"),

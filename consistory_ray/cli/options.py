@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from consistory_ray.engine.options import Device, KeepAnchors, RunOptions
-from consistory_ray.settings import Profile
+from consistory_ray.guards.choices import Profile
 from consistory_ray.watch.logs import LogFormat, LogLevel
 
 # ruff: noqa: UP045, older typers do not read the other spelling
@@ -136,6 +136,15 @@ BatchSize = Annotated[
         parser=batch_size,
         metavar="N|auto",
         help="Scenes rendered together; without it, what the job says.",
+        rich_help_panel=HOW_MANY,
+    ),
+]
+Deterministic = Annotated[
+    bool,
+    typer.Option(
+        "--deterministic",
+        help="Fill every batch up to the batch size: on the same kind of device pictures are then bit for bit the same "
+        "whatever they are rendered with.",
         rich_help_panel=HOW_MANY,
     ),
 ]

@@ -35,6 +35,8 @@ class RendererSpec:
         controlnets: as the job names them; hints name them by their places.
         guess_mode: whether they lead the conditional half only.
         inputs: URL of the output, from which :class:`~consistory_ray.engine.inputs.InputReader` reads what users give.
+        pad_to: how many scenes every batch is filled up to with copies that are dropped, so that a picture is the same
+            to the bit in whatever company; None fills none up.
     """
 
     model: str
@@ -46,6 +48,7 @@ class RendererSpec:
     controlnets: tuple[str, ...] = ()
     guess_mode: bool = False
     inputs: str = ""
+    pad_to: int | None = None
 
 
 class MadeSubject:

@@ -24,7 +24,7 @@ from consistory_ray.plan.plan import Plan, make_plan
 
 if TYPE_CHECKING:
     from consistory_ray.engine.stopping import StopRequest
-    from consistory_ray.settings import Profile
+    from consistory_ray.guards.choices import Profile
 
 JobSource: TypeAlias = RenderJob | Mapping[str, Any] | str | os.PathLike[str]
 

@@ -31,6 +31,7 @@ from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
 from consistory_ray.errors import JobError, Problem
+from consistory_ray.guards.choices import Profile
 from consistory_ray.guards.problems import FIXES, explain, fault
 from consistory_ray.guards.setting_ranges import (
     Switch,
@@ -73,7 +74,7 @@ from consistory_ray.jobs.validation import (
     checked,
     handed_down,
 )
-from consistory_ray.settings import BUNDLED_MODEL, MethodSettings, Profile
+from consistory_ray.settings import BUNDLED_MODEL, MethodSettings
 
 MAX_COUNT = 100_000
 MAX_ANCHORS = 64

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
 from typing_extensions import Self
 
+from consistory_ray.guards.choices import CacheCodec, FirstPass, Profile
 from consistory_ray.guards.numerics import whole_number
 from consistory_ray.guards.problems import FIXES, fault
 from consistory_ray.guards.setting_ranges import (
@@ -25,15 +26,7 @@ from consistory_ray.guards.setting_ranges import (
 )
 from consistory_ray.jobs.checks import MAX_SEED, Finding, check_text
 from consistory_ray.jobs.validation import invalid
-from consistory_ray.settings import (
-    PROFILES,
-    SCENE_SETTINGS,
-    CacheCodec,
-    FirstPass,
-    MethodSettings,
-    Profile,
-    model_defaults,
-)
+from consistory_ray.settings import PROFILES, SCENE_SETTINGS, MethodSettings, model_defaults
 
 
 def _text_or_none(value: str) -> str:
@@ -69,7 +62,9 @@ class RenderSettings(BaseModel):
     torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the networks; auto is float16 on CUDA and float32 on CPU."""
     batch_size: Annotated[int, Strict(), Field(ge=1, le=256)] | Literal["auto"] = "auto"
-    """Scenes rendered together by a worker; changes no picture."""
+    """Scenes rendered together by a worker; it changes how numbers are rounded, and nothing else of a picture."""
+    png_level: Annotated[int, Strict(), Field(ge=0, le=9)] = 1
+    """How hard picture files are compressed, 0 to 9; changes no pixel, and pictures that are there are kept."""
     num_inference_steps: Steps | None = None
     """Denoising steps n."""
     guidance_scale: Guidance | None = None

@@ -123,6 +123,7 @@ class Plan:
     Attributes:
         controlnets: the networks that hints are for, as the job names them.
         guess_mode: see :class:`~consistory_ray.jobs.job.RenderJob`.
+        png_level: of the pictures' files; it changes none of their pixels, and is no part of any id.
     """
 
     name: str
@@ -133,6 +134,7 @@ class Plan:
     config: str | None = None
     controlnets: tuple[str, ...] = ()
     guess_mode: bool = False
+    png_level: int = 1
 
     @property
     def anchor_count(self) -> int:
@@ -180,7 +182,7 @@ def make_plan(job: RenderJob) -> Plan:
     _refuse_twins(subjects)
     nets = tuple(net.model for net in job.controlnets)
     settings_of_runs = job.settings.batch_size, job.settings.torch_dtype, job.config
-    return Plan(job.name, job.model, subjects, *settings_of_runs, nets, job.guess_mode)
+    return Plan(job.name, job.model, subjects, *settings_of_runs, nets, job.guess_mode, job.settings.png_level)
 
 
 def as_begun(plan: Plan, made: Collection[str]) -> Plan:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, get_args
 
 from consistory_ray.errors import InputError, Problem
-from consistory_ray.settings import CacheCodec, FirstPass, MethodSettings, share_of
+from consistory_ray.guards.choices import CacheCodec, FirstPass
+from consistory_ray.settings import MethodSettings, share_of
 
 LEAST_INJECTED = 8
 """Where fewer steps inject, a look-ahead shares no call with the picture at the fork: the picture injects there."""

@@ -85,6 +85,7 @@ class ConsiStoryRenderer:
         torch.set_num_threads(spec.threads)
         self.phases: dict[str, float] = {}
         self._share = spec.gpu_share
+        self._pad_to = spec.pad_to
         self._inputs = InputReader(spec.inputs)
         dtype = None if spec.torch_dtype == "auto" else getattr(torch, spec.torch_dtype)
         with warnings.catch_warnings():
@@ -190,6 +191,7 @@ class ConsiStoryRenderer:
                     controls=self._hints.of(scenes),
                     batch_size=len(scenes),
                     settings=settings,
+                    pad_to=self._pad_to,
                     progress=clock.tick,
                 )
             except PictureError as error:
