@@ -14,10 +14,7 @@ from torch import Tensor
 
 from consistory_ray.consistory.method.denoiser import Denoiser, PassResult, PassState
 from consistory_ray.consistory.method.masks import AttentionMaps, Masks
-from consistory_ray.consistory.method.steps import Pass
-
-LEAST_INJECTED = 8
-"""Where fewer steps inject, the fork's call is not shared between look-ahead and picture: the picture injects there."""
+from consistory_ray.consistory.method.steps import LEAST_INJECTED, Pass
 
 
 def render(denoiser: Denoiser, state: PassState, fork: int, maps: AttentionMaps) -> PassResult:

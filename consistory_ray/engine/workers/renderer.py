@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from consistory_ray.consistory.cache.anchor_cache import AnchorCache
     from consistory_ray.consistory.cache.residence import PlacedCache
     from consistory_ray.plan.plan import Asset, SubjectPlan
+    from consistory_ray.settings import MethodSettings
 
 MAX_AUTO_BATCH = 16
 """More scenes at a time no longer make a GPU any faster."""
@@ -99,6 +100,7 @@ class ConsiStoryRenderer:
         torch.set_num_threads(spec.threads)
         self.phases: dict[str, float] = {}
         self._share = spec.gpu_share
+        self._pad_to = spec.pad_to
         self._inputs = InputReader(spec.inputs)
         dtype = None if spec.torch_dtype == "auto" else getattr(torch, spec.torch_dtype)
         with warnings.catch_warnings():
@@ -197,24 +199,27 @@ class ConsiStoryRenderer:
 
         return joined([self._checked(buffer) for buffer in buffers]).into_buffer()[0]
 
-    def render(self, scenes: Sequence[Asset], cache: Any) -> Sequence[Image | AssetError]:
+    def render(
+        self, scenes: Sequence[Asset], cache: Any, settings: MethodSettings | None = None
+    ) -> Sequence[Image | AssetError]:
         """See :class:`~consistory_ray.engine.rendering.Renderer`. Batches come first: a cache has what they leave."""
         import torch
 
-        settings = cache.cache.settings
+        size = cache.cache.settings.height, cache.cache.settings.width
         available = available_memory(self._pipeline.device, self._share)
         if available is not None:
-            scenes_need = len(scenes) * self._scene_bytes(settings.height, settings.width)
-            room = int((available + self._residents.nbytes) * FREE_SHARE - scenes_need)
-            self._residents.share(cache, room)
+            batch = max(len(scenes), self._pad_to or 0) * self._scene_bytes(*size)
+            self._residents.share(cache, int((available + self._residents.nbytes) * FREE_SHARE - batch))
         try:
-            return self._render(scenes, cache)
+            return self._render(scenes, cache, settings)
         except torch.OutOfMemoryError:
             if not self._residents.give_up():
                 raise
-        return self._render(scenes, cache)  # here, where nothing of the first attempt is held any more
+        return self._render(scenes, cache, settings)  # here, where nothing of the first attempt is held any more
 
-    def _render(self, scenes: Sequence[Asset], cache: PlacedCache) -> Sequence[Image | AssetError]:
+    def _render(
+        self, scenes: Sequence[Asset], cache: PlacedCache, settings: MethodSettings | None
+    ) -> Sequence[Image | AssetError]:
         with self._clocked(cache.cache.settings.num_inference_steps) as clock:
             try:
                 result = self._pipeline.render(
@@ -223,6 +228,8 @@ class ConsiStoryRenderer:
                     seeds=[scene.seed for scene in scenes],
                     controls=self._hints.of(scenes),
                     batch_size=len(scenes),
+                    settings=settings,
+                    pad_to=self._pad_to,
                     progress=clock.tick,
                 )
             except PictureError as error:

@@ -174,10 +174,10 @@ def test_a_batch_that_does_not_fit_beside_its_cache_is_rendered_without(
     (expected,) = renderer.render(plan.scenes[:1], placed)
     assert placed.resident_bytes
 
-    def tight(scenes: Sequence[Asset], cache: PlacedCache) -> Sequence[Any]:
+    def tight(scenes: Sequence[Asset], cache: PlacedCache, settings: Any) -> Sequence[Any]:
         if cache.resident_bytes or len(scenes) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return render(scenes, cache)
+        return render(scenes, cache, settings)
 
     monkeypatch.setattr(renderer, "_render", tight)
     (found,) = renderer.render(plan.scenes[:1], placed)
