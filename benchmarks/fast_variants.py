@@ -84,8 +84,7 @@ def variants(names: Iterator[str] | list[str], settings: MethodSettings) -> dict
 @contextmanager
 def everything_recorded() -> Iterator[None]:
     """Exact anchors made inside leave what scenes of any profile read: the features of live correspondences too."""
-    live = StepPlan.live_features.fget
-    assert live is not None
+    live = vars(StepPlan)["live_features"].fget
 
     def features(plan: StepPlan) -> Any:
         return live(dataclasses.replace(plan, first_pass="live"))
