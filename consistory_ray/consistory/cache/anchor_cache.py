@@ -88,7 +88,9 @@ class AnchorCache:
     @property
     def dtype(self) -> str:
         """Name of the dtype of the model that made it, e.g. ``"float16"``."""
-        floating = (tensor.dtype for tensor in self.tensors.values() if tensor.is_floating_point())
+        floating = (
+            tensor.dtype for tensor in self.tensors.values() if tensor.is_floating_point() and tensor.itemsize > 1
+        )
         return str(next(floating, torch.float32)).removeprefix("torch.")
 
     @property

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from consistory_ray.consistory.cache.anchor_cache import AnchorCache
-from consistory_ray.consistory.cache.codecs import NONE
 from consistory_ray.consistory.method.layout import Level
 from consistory_ray.errors import CacheMismatchError, Problem
+from consistory_ray.settings import MethodSettings
 
 
 def joined(caches: Sequence[AnchorCache]) -> AnchorCache:
@@ -21,7 +21,7 @@ def joined(caches: Sequence[AnchorCache]) -> AnchorCache:
     those of all (sections 3.2 and 3.4). Nothing tells the subjects apart but what they look like and are called.
 
     Args:
-        caches: of one model and of equal settings, on the CPU; of subjects that are called differently.
+        caches: of one model and of equal settings, packed alike, on the CPU; of subjects that are called differently.
 
     Raises:
         CacheMismatchError: naming everything in which they differ.
@@ -40,7 +40,7 @@ def joined(caches: Sequence[AnchorCache]) -> AnchorCache:
         if level is not None:
             parts = _shifted(parts, caches, level)
         tensors[name] = torch.cat(parts, dim=_token_dimension(name, parts[0]))
-    return replace(
+    return dataclasses.replace(
         first,
         concepts=tuple(dict.fromkeys(concept for cache in caches for concept in cache.concepts)),
         prompts=tuple(prompt for cache in caches for prompt in cache.prompts),
@@ -50,8 +50,8 @@ def joined(caches: Sequence[AnchorCache]) -> AnchorCache:
 
 
 def _token_dimension(name: str, part: Tensor) -> int:
-    """Tokens are the last but one of [layers, halves, tokens, channels] and the like; masks and positions have one
-    anchor after the other."""
+    """Tokens are the last but one of [layers, halves, tokens, channels] and the like, packed or not; masks and
+    positions have one anchor after the other."""
     return 0 if part.dim() == 1 or name.startswith("mask.") else part.dim() - 2
 
 
@@ -73,11 +73,11 @@ def _all_seeds(caches: Sequence[AnchorCache]) -> tuple[int, ...] | None:
 def _differences(first: AnchorCache, other: AnchorCache, number: int) -> list[Problem]:
     """What keeps a cache from being joined to the first one."""
     again = "make one of the subjects again with the other's"
-    settings, others = first.settings.to_dict(), other.settings.to_dict()
-    pairs = {f"settings.{name}": (settings[name], others[name]) for name in settings}
+    names = (field.name for field in dataclasses.fields(MethodSettings) if field.name != "cache_codec")
+    pairs = {f"settings.{name}": (getattr(first.settings, name), getattr(other.settings, name)) for name in names}
     pairs |= {"model": (first.fingerprint[:12], other.fingerprint[:12]), "dtype": (first.dtype, other.dtype)}
     pairs |= {"grids": (dict(first.grids), dict(other.grids)), "version": (first.version, other.version)}
-    pairs |= {"codec": (NONE.name, first.codec), f"caches[{number}].codec": (NONE.name, other.codec)}
+    pairs |= {"codec": (first.codec, other.codec)}
     problems = [
         Problem(f"caches[{number}].{name}", repr(theirs), f"{again}: caches[0] has {mine!r}")
         for name, (mine, theirs) in pairs.items()

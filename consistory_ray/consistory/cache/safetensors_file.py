@@ -23,7 +23,8 @@ from consistory_ray.guards.outside import Limits, parse_json
 _ALIGNMENT = 64
 _LIMITS = Limits(bytes=64 << 20, values=2_000_000, depth=4)
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_DTYPES |= {"I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}
+_DTYPES |= {"I64": torch.int64, "I32": torch.int32, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool}
+_DTYPES |= {"F8_E4M3": torch.float8_e4m3fn}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 Buffer = np.ndarray[Any, np.dtype[np.uint8]]
