@@ -172,7 +172,7 @@ def test_every_way_finds_in_its_cache_what_it_reads_and_no_more(pipeline: ConsiS
     base = MethodSettings(num_inference_steps=5)
     with everything_recorded():
         whole = anchors_flops(pipeline, base, hollow=False)[1]
-    for name, settings in variants(["exact", "fast", "turbo", "exact+shared_every"], base).items():
+    for name, settings in variants(["exact", "fast", "turbo", "exact+first_pass@live"], base).items():
         cache, own = cache_for(whole, settings), anchors_flops(pipeline, settings, hollow=False)[1]
         check_cache(cache, pipeline.fingerprint, settings)
         assert cache.tensors.keys() == own.tensors.keys(), name
