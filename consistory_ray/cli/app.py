@@ -1,4 +1,4 @@
-"""The command line: ``consistory-ray validate | plan | render | retry | status | gallery | verify | dataset | schema``.
+"""The command line: ``consistory-ray COMMAND``, from ``validate`` and ``plan`` to ``verify`` and ``dataset``.
 
 Exit codes are in ``common.EXIT_CODES``, options in ``options.py``; docs/cli.md is written from both. Whatever is slow
 to import is imported by the command that needs it, so that ``validate``, ``plan`` and ``status`` start without torch
@@ -30,6 +30,7 @@ from consistory_ray.cli.common import (
     plan_of_output,
     print_json,
 )
+from consistory_ray.cli.doctor import doctor
 from consistory_ray.cli.options import (
     DEFAULTS,
     AllThumbnails,
@@ -40,6 +41,7 @@ from consistory_ray.cli.options import (
     KeepAnchorsOption,
     Output,
     OutputOfJob,
+    ProfileOption,
     RenderCommand,
     Repair,
     Split,
@@ -116,6 +118,7 @@ def validate(job: Job, as_json: AsJson = False) -> None:
 def plan_command(
     job: Job,
     output: Output = None,
+    profile: ProfileOption = None,
     keep_anchors: KeepAnchorsOption = DEFAULTS.keep_anchors,
     device: DeviceOption = DEFAULTS.device,
     workers: Workers = DEFAULTS.workers,
@@ -126,7 +129,7 @@ def plan_command(
     from consistory_ray.output.comparison import pictures_made, plan_as_begun
     from consistory_ray.plan.forecast import forecast, usual_device
 
-    loaded, plan = load(job)
+    loaded, plan = load(job, profile)
     store = open_of(output, plan)
     plan = plan_as_begun(plan, store)
     notes = job_notes(loaded, plan, device)
@@ -140,6 +143,7 @@ def plan_command(
         print_notes(out, notes)
 
 
+app.command(rich_help_panel=BEFORE)(doctor)
 app.command(cls=RenderCommand, rich_help_panel=RUN)(render)
 app.command(
     "retry",

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from consistory_ray.engine.options import Device, KeepAnchors, RunOptions
+from consistory_ray.guards.choices import Profile
 from consistory_ray.watch.logs import LogFormat, LogLevel
 
 # ruff: noqa: UP045, older typers do not read the other spelling
@@ -55,6 +56,10 @@ def batch_size(given: str) -> int | Literal["auto"]:
 Job = Annotated[
     str,
     typer.Argument(metavar="JOB", help="Job file or URL: .yaml, .json, .csv or .parquet; - is standard input."),
+]
+ProfileOption = Annotated[
+    Optional[Profile],
+    typer.Option("--profile", help="What is saved on scenes, in the place of the job's profile.", rich_help_panel=WHAT),
 ]
 Url = Annotated[str, typer.Argument(metavar="URL", help="An output.")]
 UrlOrJob = Annotated[str, typer.Argument(metavar="URL-OR-JOB", help="An output, or a job file.")]
@@ -131,6 +136,15 @@ BatchSize = Annotated[
         parser=batch_size,
         metavar="N|auto",
         help="Scenes rendered together; without it, what the job says.",
+        rich_help_panel=HOW_MANY,
+    ),
+]
+Deterministic = Annotated[
+    bool,
+    typer.Option(
+        "--deterministic",
+        help="Fill every batch up to the batch size: on the same kind of device pictures are then bit for bit the same "
+        "whatever they are rendered with.",
         rich_help_panel=HOW_MANY,
     ),
 ]
@@ -231,3 +245,32 @@ Repair = Annotated[
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Files read at a time.")]
 Split = Annotated[str, typer.Option(help="Name of the dataset's split.")]
+
+ExaminedModel = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="MODEL",
+        help="What is measured: miniature (the bundled model), random (SDXL's size with random weights), or any other; "
+        "without it, random on a GPU and miniature on a CPU, or what the job is like.",
+    ),
+]
+ExaminedDtype = Annotated[
+    Literal["auto", "float16", "bfloat16", "float32"],
+    typer.Option(help="In which it computes; auto: float16 on a GPU, float32 on a CPU."),
+]
+ExaminedJob = Annotated[
+    Optional[str], typer.Option("--job", metavar="JOB", help="Also forecast how long this job would take here.")
+]
+ExaminedOutput = Annotated[
+    Optional[str],
+    typer.Option(
+        "--output", "-o", metavar="URL", help="Also write a small file there and delete it; of a job, its own output."
+    ),
+]
+ExaminedSteps = Annotated[
+    Optional[int], typer.Option(min=1, max=1000, help="Denoising steps that are measured; without it, 3 to 10.")
+]
+ExaminingSeconds = Annotated[
+    float, typer.Option(min=0, help="After that many nothing more is begun that would take long.")
+]
+Quick = Annotated[bool, typer.Option("--quick", help="Two steps of single pictures only: whether it works at all.")]
