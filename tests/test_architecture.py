@@ -59,7 +59,10 @@ FORBIDDEN = {
     "settings": (*MODELS, "ray", *rooms("concepts", "jobs", "pictures", *LATER)),
     "jobs": (*MODELS, "ray", *rooms(*LATER)),
     "plan": (*MODELS, "ray", *rooms(*LATER[1:])),
-    "consistory": ("ray", *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing", "evaluation", "doctor")),
+    "consistory": (
+        "ray",
+        *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing", "evaluation", "doctor"),
+    ),
     "consistory/method": (
         *("ray", "transformers", "diffusers", "accelerate"),
         *rooms("consistory.models", *(f"consistory.{name}" for name in FACE)),
