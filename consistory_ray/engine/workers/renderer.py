@@ -50,12 +50,14 @@ class PhaseClock:
     """Splits what a pipeline call takes into the passes and what follows them.
 
     Args:
-        first_pass_steps: steps of pass 1.
+        first_pass_steps: steps of pass 1, or of the only one.
         synchronise: waits for the device; called only where a phase ends, so that nothing is held up in between.
+        first: what the first pass is called.
     """
 
-    def __init__(self, first_pass_steps: int, synchronise: Callable[[], None]) -> None:
+    def __init__(self, first_pass_steps: int, synchronise: Callable[[], None], first: str = "pass1") -> None:
         self._first = first_pass_steps
+        self._name = first
         self._synchronise = synchronise
         self._marks = [time.perf_counter()]
         self._ends: list[str] = []
@@ -65,10 +67,10 @@ class PhaseClock:
         if done in (self._first, total):
             self._synchronise()
             self._marks.append(time.perf_counter())
-            self._ends.append("pass1" if done == self._first else "pass2")
+            self._ends.append(self._name if done == self._first else "pass2")
 
     def phases(self) -> dict[str, float]:
-        """Seconds of ``pass1``, ``pass2`` and ``decode``, which follows the last step."""
+        """Seconds of ``pass1``, ``pass2`` (or of the one pass) and ``decode``, which follows the last step."""
         marks = [*self._marks, time.perf_counter()]
         names = [*self._ends, "decode"]
         return {name: end - start for name, start, end in zip(names, marks[:-1], marks[1:], strict=True)}
@@ -182,7 +184,8 @@ class ConsiStoryRenderer:
         self, scenes: Sequence[Asset], cache: Any, settings: MethodSettings | None = None
     ) -> Sequence[Image | AssetError]:
         """See :class:`~consistory_ray.engine.rendering.Renderer`."""
-        with self._clocked(cache.settings.num_inference_steps) as clock:
+        whole = (settings or cache.settings).first_pass == "full"
+        with self._clocked(cache.settings.num_inference_steps, "pass1" if whole else "scene") as clock:
             try:
                 result = self._pipeline.render(
                     prompts=[scene.prompt for scene in scenes],
@@ -224,8 +227,8 @@ class ConsiStoryRenderer:
         return max(1, min(MAX_AUTO_BATCH, int(free * FREE_SHARE / each)))
 
     @contextmanager
-    def _clocked(self, first_pass_steps: int) -> Iterator[PhaseClock]:
-        clock = PhaseClock(first_pass_steps, self._synchronise)
+    def _clocked(self, first_pass_steps: int, first: str = "pass1") -> Iterator[PhaseClock]:
+        clock = PhaseClock(first_pass_steps, self._synchronise, first)
         yield clock
         self.phases = clock.phases()
 
