@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from benchmarks.personalization import CHANGES, EVERYTHING, rounded_throughout
 from consistory_ray.consistory import ConsiStoryPipeline
 from consistory_ray.consistory.method.attention import Attention, attend_tokens
 from consistory_ray.consistory.method.companions import CachedAnchors
-from consistory_ray.consistory.method.exchange import SceneExchange
+from consistory_ray.consistory.method.exchange import SceneExchange, SceneSharing
 from consistory_ray.consistory.method.layout import Layer
 from consistory_ray.evaluation.bootstrap import difference_interval
 from consistory_ray.evaluation.likeness import LikenessScores, Model, describe_scores, score_likeness
@@ -111,41 +112,49 @@ def matched_keys(tokens: str) -> Iterator[None]:
     Args:
         tokens: of which of their own: "all", or "subject", those of their mask in force (all as long as it is empty).
     """
-    attend, exchange, needs = SceneExchange.attend, CachedAnchors.exchange, CachedAnchors.needs_masks
+    sharing, exchange, needs = SceneExchange.sharing, CachedAnchors.exchange, CachedAnchors.needs_masks
 
-    def with_masks(self: Any, at: Any, masks: Any) -> Any:
-        found = exchange(self, at, masks)
+    def with_masks(self: Any, at: Any, masks: Any, *rest: Any, **options: Any) -> Any:
+        found = exchange(self, at, masks, *rest, **options)
         if found is not None:
             found.masks = masks
         return found
 
-    def matched(
-        self: Any, attn: Attention, layer: Layer, hidden: Tensor, query: Tensor, key: Tensor, value: Tensor
+    def matched(self: Any, layer: Layer) -> Any:
+        found = sharing(self, layer)
+        return partial(attend_matched, found, self.masks, layer.level) if isinstance(found, SceneSharing) else found
+
+    def attend_matched(
+        shared: SceneSharing,
+        masks: Any,
+        level: Any,
+        attn: Attention,
+        hidden: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
     ) -> Tensor:
-        if self.tokens is None:
-            return attend_tokens(query, key, value, attn.heads, ragged=False)
-        assert layer.level is not None and layer.shared_slot is not None
-        cached = self.tokens[layer.level][layer.shared_slot]
-        own = self.rows.by_half(key)  # [halves, scenes, tokens, channels]
+        own = key.unflatten(0, (shared.halves, -1))  # [halves, scenes, tokens, channels]
         weights = torch.ones(own.shape[:3], dtype=own.dtype)
-        if tokens == "subject" and self.masks is not None:
-            mask = self.masks[layer.level]
+        if tokens == "subject" and masks is not None:
+            mask = masks[level]
             weights = (mask | ~mask.any(1, keepdim=True))[None].expand(own.shape[:3]).to(own.dtype)
         weights = (weights / weights.sum(2, keepdim=True))[..., None]
         mean = (own * weights).sum(2, keepdim=True)
         deviation = ((own - mean).square() * weights).sum(2, keepdim=True).sqrt()
-        theirs = attn.to_k(cached)[:, None]
+        theirs = attn.to_k(shared.cached)[:, None]
         theirs = (theirs - theirs.mean(2, keepdim=True)) / (theirs.std(2, correction=0, keepdim=True) + 1e-5)
         keys = torch.cat([own, theirs * deviation + mean], dim=2).flatten(0, 1)
-        return attend_tokens(query, keys, self._extended(value, attn.to_v(cached)), attn.heads, ragged=True)
+        values = shared.extended(value, attn.to_v(shared.cached))
+        return attend_tokens(query, keys, values, attn.heads, ragged=True)
 
     patched: Any = SceneExchange
     anchors: Any = CachedAnchors
-    patched.attend, anchors.exchange, anchors.needs_masks = matched, with_masks, tokens == "subject"
+    patched.sharing, anchors.exchange, anchors.needs_masks = matched, with_masks, tokens == "subject"
     try:
         yield
     finally:
-        patched.attend, anchors.exchange, anchors.needs_masks = attend, exchange, needs
+        patched.sharing, anchors.exchange, anchors.needs_masks = sharing, exchange, needs
 
 
 class Measuring:

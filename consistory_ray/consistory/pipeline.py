@@ -12,7 +12,9 @@ from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
 from consistory_ray.concepts.matching import all_exact
-from consistory_ray.consistory.cache.anchor_cache import AnchorCache, check_cache
+from consistory_ray.consistory.cache.anchor_cache import AnchorCache
+from consistory_ray.consistory.cache.contents import check_cache
+from consistory_ray.consistory.cache.residence import PlacedCache
 from consistory_ray.consistory.controls import Controls, led
 from consistory_ray.consistory.given_pictures import given_pictures, refuse_both
 from consistory_ray.consistory.inputs import (
@@ -22,7 +24,7 @@ from consistory_ray.consistory.inputs import (
     scene_settings,
     whole_seeds,
 )
-from consistory_ray.consistory.method.attention_kernel import chosen_kernel
+from consistory_ray.consistory.method.attention_kernel import check_choices
 from consistory_ray.consistory.method.backbone import Backbone, Controllable, OutputType
 from consistory_ray.consistory.method.companions import CachedAnchors, Companions
 from consistory_ray.consistory.method.request import Request
@@ -81,7 +83,7 @@ class ConsiStoryPipeline:
         controlnets: Sequence[str | Path | ControlNet] = (),
         guess_mode: bool = False,
     ) -> None:
-        chosen_kernel()  # a wrong environment is refused here, not in the middle of a picture
+        check_choices()  # a wrong environment is refused here, not in the middle of a picture
         self.pipe: Any = pipe
         given = listed(controlnets)
         if isinstance(pipe, Backbone):
@@ -236,12 +238,13 @@ class ConsiStoryPipeline:
     def render(
         self,
         prompts: Sequence[str],
-        subject: AnchorCache | SubjectResult,
+        subject: AnchorCache | SubjectResult | PlacedCache,
         seeds: Sequence[int] | None = None,
         *,
         latents: Tensor | None = None,
         controls: Controls | None = None,
         batch_size: int | None = None,
+        pad_to: int | None = None,
         settings: MethodSettings | None = None,
         output_type: OutputType = "pil",
         progress: Progress | None = None,
@@ -252,14 +255,19 @@ class ConsiStoryPipeline:
 
         Args:
             prompts: one per scene.
-            subject: from :meth:`create_subject`, or a loaded cache.
+            subject: from :meth:`create_subject`, or a loaded cache. Its tensors are brought to the device a step ahead,
+                in every batch anew; ``cache.to("cuda")`` is there for good, and of a
+                :class:`~consistory_ray.consistory.cache.residence.PlacedCache` as much as there is room for.
             seeds: one per scene; a seed gives the same initial noise whatever the batch or device.
             latents: initial noise [B, 4, h, w] instead.
             controls: what leads each scene, as in :meth:`create_subject`; anchors need not have been led.
-            batch_size: how many scenes are denoised together; all of them when None. It does not change the pictures.
+            batch_size: how many scenes are denoised together; ``pad_to`` or all of them when None. Numbers are rounded
+                otherwise in batches of another size; docs/outputs.md tells what that does to pictures.
+            pad_to: fill every batch up to so many scenes, by copies that are dropped. On the same device a scene then
+                comes out bit for bit the same in whatever company, for the time that the copies take.
             settings: settings that the cache is required to have been made with, but for what is saved on scenes
                 (:data:`~consistory_ray.settings.SCENE_SETTINGS`), which is then done as they say; or None.
-            output_type, progress, trace: as in :meth:`create_subject`; a trace holds the last batch.
+            output_type, progress, trace: as in :meth:`create_subject`; a trace holds the last batch, copies included.
             changes: ``profile``, or single settings of what is saved on scenes, in place of the subject's.
 
         Raises:
@@ -269,7 +277,8 @@ class ConsiStoryPipeline:
                 its ``result`` has the others.
         """
         self._check()
-        cache = subject.cache if isinstance(subject, SubjectResult) else subject
+        cache = subject if isinstance(subject, AnchorCache) else subject.cache
+        placed = subject if isinstance(subject, PlacedCache) else PlacedCache(cache, self.device)
         resolved = scene_settings(cache.settings, settings, changes)
         fingerprint = self.fingerprint
         if settings is not None:
@@ -280,9 +289,11 @@ class ConsiStoryPipeline:
         batch = led(self.backbone, batch, controls)
 
         def companions(request: Request) -> Companions:
-            return CachedAnchors(request, cache, self.device, self.backbone.dtype)
+            return CachedAnchors(request, placed, self.backbone.dtype)
 
-        return render_scenes(self.backbone, batch, resolved, companions, batch_size, output_type, progress, trace)
+        return render_scenes(
+            self.backbone, batch, resolved, companions, batch_size, pad_to, output_type, progress, trace
+        )
 
     @torch.no_grad()
     def render_vanilla(
@@ -316,4 +327,4 @@ class ConsiStoryPipeline:
         concepts = (concepts,) if isinstance(concepts, str) else concepts
         named = None if concepts is None else tuple(concepts)
         batch = led(self.backbone, make_batch(self.backbone, prompts, seeds, latents, named, resolved), controls)
-        return render_scenes(self.backbone, batch, resolved, Companions, batch_size, output_type, progress, trace)
+        return render_scenes(self.backbone, batch, resolved, Companions, batch_size, None, output_type, progress, trace)

@@ -44,10 +44,10 @@ def test_cached_keys_get_the_statistics_of_the_scenes_own(tokens: str, monkeypat
     exchange.masks = {"fine": mask}
     attn: Any = SimpleNamespace(to_k=lambda x: x, to_v=lambda x: x, heads=1)
     layer: Any = SimpleNamespace(level="fine", shared_slot=0)
-    before = SceneExchange.attend
+    before = SceneExchange.sharing
     with matched_keys(tokens):
-        exchange.attend(attn, layer, own, own, own, own)
-    assert SceneExchange.attend is before
+        exchange.sharing(layer)(attn, own, own, own, own)
+    assert SceneExchange.sharing is before
     theirs, reference = seen[0][:, 9:], own if tokens == "all" else own[:, :4]
     assert torch.equal(seen[0][:, :9], own)
     assert torch.allclose(theirs.mean(1), reference.mean(1), atol=1e-4)

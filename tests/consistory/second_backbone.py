@@ -21,8 +21,8 @@ from consistory_ray.consistory.method.attention import (
     AttentionCall,
     LayerProcessor,
     Queries,
-    QueriesComplete,
     TextKeys,
+    at_work,
 )
 from consistory_ray.consistory.method.backbone import Network, OutputType
 from consistory_ray.consistory.method.conditioning import Conditioning, Rows
@@ -46,9 +46,9 @@ class PlainAttention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(WIDTH, WIDTH), nn.Identity()])
         self.processor: LayerProcessor | None = None
 
-    def forward(self, hidden: Tensor, text: Tensor | None, call: AttentionCall) -> Tensor:
+    def forward(self, hidden: Tensor, text: Tensor | None) -> Tensor:
         assert self.processor is not None, "the method is not installed"
-        return self.processor(self, hidden, text, call=call)
+        return self.processor(self, hidden, text)
 
 
 class Block(nn.Module):
@@ -59,10 +59,12 @@ class Block(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(3))
 
     def forward(self, hidden: Tensor, text: Tensor, call: AttentionCall) -> Tensor:
-        hidden = hidden + self.attn1(self.norms[0](hidden), None, call)
-        hidden = hidden + self.attn2(self.norms[1](hidden), text, call)
-        mixed: Tensor = hidden + self.mlp(self.norms[2](hidden))
-        return mixed
+        processors = [attn.processor for attn in (self.attn1, self.attn2) if attn.processor is not None]
+        with at_work(processors, call):
+            hidden = hidden + self.attn1(self.norms[0](hidden), None)
+            hidden = hidden + self.attn2(self.norms[1](hidden), text)
+            mixed: Tensor = hidden + self.mlp(self.norms[2](hidden))
+            return mixed
 
 
 @dataclass(frozen=True)
@@ -131,11 +133,11 @@ class PatchTransformer(nn.Module):
 
     def vanilla_queries(self, trunk: Trunk, text_keys: TextKeys, *, reuse: bool = False) -> Queries:
         captured: Queries = {}
-        try:
-            self.finish(trunk, AttentionCall(text_keys=text_keys, captured=captured))
-        except QueriesComplete:
-            return captured
-        raise RuntimeError("no last query")
+        *others, last = self.blocks[1:]
+        hidden, call = trunk.hidden, AttentionCall(text_keys=text_keys, captured=captured)
+        for block in others:
+            hidden = block(hidden, trunk.text, call)
+        return captured | {last.attn1.processor.layer.name: last.attn1.to_q(last.norms[0](hidden))}
 
 
 @dataclass

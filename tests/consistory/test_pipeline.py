@@ -179,7 +179,7 @@ def test_maps_are_recorded_only_where_they_count(
     recorded: list[int] = []
     monkeypatch.setattr(
         "consistory_ray.consistory.method.masks.AttentionMaps.add",
-        lambda self, query, key: recorded.append(query.shape[0]),
+        lambda self, found: recorded.append(found.shape[0]),
     )
     monkeypatch.setattr(
         "consistory_ray.consistory.method.masks.AttentionMaps.masks",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, SubjectResult, Trace
-from consistory_ray.consistory.method.attention import AttentionCall
+from consistory_ray.consistory.method.attention import AttentionCall, Sharing
 from consistory_ray.consistory.method.backbone import Backbone
 from consistory_ray.consistory.method.steps import Pass
 from consistory_ray.errors import PromptError
@@ -114,9 +114,15 @@ class Joint:
 
     def __init__(self, network: PatchTransformer, trace: Trace, settings: MethodSettings) -> None:
         self.network, self.trace, self.settings = network, trace, settings
-        self.shares, self.injects, self.step = False, False, 0
+        self.shares, self.injects, self.compiles, self.step = False, False, False, 0
 
-    def attend(self, attn: object, layer: object, hidden: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def sharing(self, layer: object) -> Sharing:
+        return self.attend
+
+    def injection(self, layer: object) -> None:
+        """No injection."""
+
+    def attend(self, attn: object, hidden: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Rows: two anchors and a scene, unconditional half first. Written out, row by row."""
         heads, outputs = 2, []
         kept = self.trace.masks[1, self.step - 1]["patches"] if self.step else None
@@ -133,9 +139,6 @@ class Joint:
             weights = torch.softmax(q @ k.transpose(1, 2) / q.shape[-1] ** 0.5, dim=-1)
             outputs.append((weights @ v).transpose(0, 1).flatten(1))
         return torch.stack(outputs)
-
-    def inject(self, layer: object, output: Tensor) -> None:
-        """No injection."""
 
 
 @torch.no_grad()

@@ -99,9 +99,9 @@ def kernels(action: Callable[[], object]) -> dict[bool, Counter[str]]:
     """
     found: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
 
-    def watched(query: Tensor, key: Tensor, value: Tensor, *, ragged: bool) -> Tensor:
+    def watched(query: Tensor, key: Tensor, value: Tensor, *, ragged: bool, real: Tensor | None = None) -> Tensor:
         with _Dispatched() as dispatched:
-            result = attend(query, key, value, ragged=ragged)
+            result = attend(query, key, value, ragged=ragged, real=real)
         found[ragged].update(dispatched.kernels[:1] or ["math"])
         return result
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import functools
 
-from consistory_ray.consistory.method.lookahead import LEAST_INJECTED
-from consistory_ray.consistory.method.steps import StepPlan
+from consistory_ray.consistory.method.steps import LEAST_INJECTED, StepPlan
 from consistory_ray.settings import MethodSettings
 
 _FULL = 0.992

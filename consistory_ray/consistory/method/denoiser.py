@@ -74,6 +74,11 @@ class PassResult:
         masks = {level: torch.zeros(len(latents), grid.tokens, dtype=torch.bool) for level, grid in grids.items()}
         return cls(torch.full_like(latents, torch.nan), masks if masked else None)
 
+    def first(self, count: int) -> PassResult:
+        """What it leaves of the first images alone."""
+        masks = None if self.masks is None else {level: mask[:count] for level, mask in self.masks.items()}
+        return PassResult(self.latents[:count], masks)
+
 
 class Denoiser:
     """What denoising a batch is made of; :class:`~consistory_ray.consistory.method.sampler.Sampler` puts it together.

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from consistory_ray.consistory.method.attention import Attention, attend_tokens
+from consistory_ray.consistory.method.attention import Attention, Injection, Sharing, attend_tokens
+from consistory_ray.consistory.method.attention_kernel import chosen_lengths, padded_length
+from consistory_ray.consistory.method.compiling import varying
 from consistory_ray.consistory.method.conditioning import Rows
 from consistory_ray.consistory.method.injection import AnchorInjection, CachedInjection
 from consistory_ray.consistory.method.layout import Layer, Level
@@ -23,6 +28,8 @@ class AnchorExchange:
         record: receives (layer, kept hidden states of all anchors [halves, tokens, channels]); None to keep none.
     """
 
+    compiles = False  # each anchor keeps another number of tokens, and some of them are recorded
+
     def __init__(
         self,
         rows: Rows,
@@ -32,22 +39,31 @@ class AnchorExchange:
     ) -> None:
         self.rows = rows
         self.kept = kept
-        self.injection = injection
+        self._injection = injection
         self.record = record
         self.shares = kept is not None and rows.images > 1  # a single anchor attends only to itself
         self.injects = injection is not None
 
-    def attend(
-        self, attn: Attention, layer: Layer, hidden_states: Tensor, query: Tensor, key: Tensor, value: Tensor
-    ) -> Tensor:
+    def sharing(self, layer: Layer) -> Sharing | None:
         """See :class:`~consistory_ray.consistory.method.attention.Exchange`."""
-        if self.kept is not None:
-            assert layer.level is not None
-            kept, hidden = self.kept[layer.level], self.rows.by_half(hidden_states)
-            if self.record is not None:
-                self.record(layer, torch.cat([hidden[:, anchor, index] for anchor, index in enumerate(kept)], dim=1))
-            if self.shares:
-                return self._attend_each(kept, attn.heads, query, key, value)
+        return None if self.kept is None else partial(self._attend, self.kept, layer)
+
+    def _attend(
+        self,
+        kept_of: Mapping[Level, list[Tensor]],
+        layer: Layer,
+        attn: Attention,
+        hidden_states: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+    ) -> Tensor:
+        assert layer.level is not None
+        kept, hidden = kept_of[layer.level], self.rows.by_half(hidden_states)
+        if self.record is not None:
+            self.record(layer, torch.cat([hidden[:, anchor, index] for anchor, index in enumerate(kept)], dim=1))
+        if self.shares:
+            return self._attend_each(kept, attn.heads, query, key, value)
         return attend_tokens(query, key, value, attn.heads, ragged=False)
 
     def _attend_each(self, kept: list[Tensor], heads: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -58,15 +74,17 @@ class AnchorExchange:
         outputs = []
         for anchor in range(len(kept)):
             others = [other for other in range(len(kept)) if other != anchor]
-            all_keys = torch.cat([keys[:, anchor], *(shared_keys[other] for other in others)], dim=1)
-            all_values = torch.cat([values[:, anchor], *(shared_values[other] for other in others)], dim=1)
-            outputs.append(attend_tokens(queries[:, anchor], all_keys, all_values, heads, ragged=True))
+            their_keys, real = padded(torch.cat([shared_keys[other] for other in others], dim=1))
+            their_values, _ = padded(torch.cat([shared_values[other] for other in others], dim=1))
+            all_keys = torch.cat([keys[:, anchor], their_keys], dim=1)
+            all_values = torch.cat([values[:, anchor], their_values], dim=1)
+            real = _with_own(real, keys.shape[2])
+            outputs.append(attend_tokens(queries[:, anchor], all_keys, all_values, heads, ragged=True, real=real))
         return torch.stack(outputs, dim=1).flatten(0, 1)
 
-    def inject(self, layer: Layer, output: Tensor) -> None:
+    def injection(self, layer: Layer) -> Injection | None:
         """See :class:`~consistory_ray.consistory.method.attention.Exchange`."""
-        if self.injection is not None:
-            self.injection.inject(layer, output)
+        return None if self._injection is None else partial(self._injection.inject, layer)
 
 
 class SceneExchange:
@@ -78,32 +96,71 @@ class SceneExchange:
         injection: from the anchors, or None.
     """
 
+    compiles = True
+
     def __init__(
         self, rows: Rows, tokens: Mapping[Level, Tensor] | None, injection: CachedInjection | None = None
     ) -> None:
         self.rows = rows
-        self.tokens = tokens
-        self.injection = injection
         self.shares = tokens is not None
         self.injects = injection is not None
+        self._tokens = {level: padded(tensor) for level, tensor in (tokens or {}).items()}
+        self._injection = injection
 
-    def attend(
-        self, attn: Attention, layer: Layer, hidden_states: Tensor, query: Tensor, key: Tensor, value: Tensor
-    ) -> Tensor:
+    def sharing(self, layer: Layer) -> Sharing | None:
         """See :class:`~consistory_ray.consistory.method.attention.Exchange`."""
-        if self.tokens is None:
-            return attend_tokens(query, key, value, attn.heads, ragged=False)
         assert layer.level is not None and layer.shared_slot is not None
-        cached = self.tokens[layer.level][layer.shared_slot]
-        keys, values = self._extended(key, attn.to_k(cached)), self._extended(value, attn.to_v(cached))
-        return attend_tokens(query, keys, values, attn.heads, ragged=True)
+        if layer.level not in self._tokens:
+            return None
+        tokens, real = self._tokens[layer.level]
+        return SceneSharing(self.rows.halves, varying(tokens[layer.shared_slot], 1), real)
 
-    def _extended(self, own: Tensor, cached: Tensor) -> Tensor:
+    def injection(self, layer: Layer) -> Injection | None:
+        """See :class:`~consistory_ray.consistory.method.attention.Exchange`."""
+        return None if self._injection is None else self._injection.of(layer)
+
+
+@dataclass
+class SceneSharing:
+    """Attention of one layer to a scene's own tokens and to cached ones.
+
+    Attributes:
+        halves: of the rows.
+        cached: hidden states, [halves, cached tokens, channels].
+        real: which of the cached tokens there are, bool [cached tokens]; None for all.
+    """
+
+    halves: int
+    cached: Tensor
+    real: Tensor | None
+
+    def __call__(self, attn: Attention, hidden_states: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """See :data:`~consistory_ray.consistory.method.attention.Sharing`."""
+        keys = self.extended(key, attn.to_k(self.cached))
+        values = self.extended(value, attn.to_v(self.cached))
+        real = _with_own(self.real, key.shape[1])
+        return attend_tokens(query, keys, values, attn.heads, ragged=True, real=real)
+
+    def extended(self, own: Tensor, cached: Tensor) -> Tensor:
         """Append each half's cached tokens to all of its rows: [rows, own + cached tokens, channels]."""
-        own = self.rows.by_half(own)
+        own = own.unflatten(0, (self.halves, -1))
         return torch.cat([own, cached[:, None].expand(-1, own.shape[1], -1, -1)], dim=2).flatten(0, 1)
 
-    def inject(self, layer: Layer, output: Tensor) -> None:
-        """See :class:`~consistory_ray.consistory.method.attention.Exchange`."""
-        if self.injection is not None:
-            self.injection.inject(layer, output)
+
+def padded(tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Kept tokens [..., tokens, channels] in the number that :func:`shared_lengths` asks for.
+
+    Returns:
+        The tokens, followed by zeros, and which of them there are, bool [tokens]; None for all.
+    """
+    kept = tokens.shape[-2]
+    if chosen_lengths() == "exact":
+        return tokens, None
+    length = padded_length(kept)
+    real = varying(torch.arange(length, device=tokens.device) < kept, 0)
+    return F.pad(tokens, (0, 0, 0, length - kept)), real
+
+
+def _with_own(real: Tensor | None, own: int) -> Tensor | None:
+    """Which of a picture's own tokens, all of them, and kept ones there are."""
+    return None if real is None else torch.cat([real.new_ones(own), real])

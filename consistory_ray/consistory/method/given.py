@@ -8,6 +8,7 @@ beforehand: the picture with noise. One call of the network at each step's x_t i
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from consistory_ray.consistory.cache.recorder import CacheRecorder
-from consistory_ray.consistory.method.attention import Attention, AttentionCall, Exchange, TextKeys, attend_tokens
+from consistory_ray.consistory.method.attention import (
+    Attention,
+    AttentionCall,
+    Exchange,
+    Injection,
+    Sharing,
+    TextKeys,
+    attend_tokens,
+)
 from consistory_ray.consistory.method.backbone import Network
 from consistory_ray.consistory.method.companions import LiveAnchors
 from consistory_ray.consistory.method.conditioning import Conditioning, Rows
@@ -130,6 +139,7 @@ class RecordedAlone:
     """
 
     shares = injects = False  # nothing comes from others
+    compiles = False
 
     def __init__(
         self, rows: Rows, kept: dict[Level, list[Tensor]] | None, subject: Tensor | None, cache: CacheRecorder
@@ -139,21 +149,32 @@ class RecordedAlone:
         self.subject = subject
         self.cache = cache
 
-    def attend(
-        self, attn: Attention, layer: Layer, hidden_states: Tensor, query: Tensor, key: Tensor, value: Tensor
-    ) -> Tensor:
+    def sharing(self, layer: Layer) -> Sharing | None:
         """See :class:`~consistory_ray.consistory.method.attention.Exchange`."""
-        if self.kept is not None:
-            assert layer.level is not None
-            hidden = self.rows.by_half(hidden_states)
-            parts = [hidden[:, anchor, index] for anchor, index in enumerate(self.kept[layer.level])]
-            self.cache.add_shared(layer, torch.cat(parts, dim=1))
+        return None if self.kept is None else partial(self._attend, self.kept, layer)
+
+    def _attend(
+        self,
+        kept: dict[Level, list[Tensor]],
+        layer: Layer,
+        attn: Attention,
+        hidden_states: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+    ) -> Tensor:
+        assert layer.level is not None
+        hidden = self.rows.by_half(hidden_states)
+        parts = [hidden[:, anchor, index] for anchor, index in enumerate(kept[layer.level])]
+        self.cache.add_shared(layer, torch.cat(parts, dim=1))
         return attend_tokens(query, key, value, attn.heads, ragged=False)
 
-    def inject(self, layer: Layer, output: Tensor) -> None:
+    def injection(self, layer: Layer) -> Injection | None:
         """See :class:`~consistory_ray.consistory.method.attention.Exchange`."""
-        if self.subject is not None:
-            self.cache.add_injected(layer, self.rows.conditional(output).flatten(0, 1)[self.subject])
+        return None if self.subject is None else partial(self._record, self.subject, layer)
+
+    def _record(self, subject: Tensor, layer: Layer, output: Tensor) -> None:
+        self.cache.add_injected(layer, self.rows.conditional(output).flatten(0, 1)[subject])
 
 
 def sweep(

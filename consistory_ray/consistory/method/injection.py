@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from consistory_ray.consistory.method.compiling import varying
 from consistory_ray.consistory.method.correspondence import Matches, match
 from consistory_ray.consistory.method.layout import Layer
 
@@ -48,7 +50,7 @@ class AnchorInjection:
         return torch.stack(self._sources)
 
     def inject(self, layer: Layer, output: Tensor) -> None:
-        """See :class:`~consistory_ray.consistory.method.attention.Exchange`."""
+        """Into a layer's output, see :data:`~consistory_ray.consistory.method.attention.Injection`."""
         conditional = output[-len(self._sources) :]
         flat = conditional.flatten(0, 1)  # a view: every write below is seen by the next anchor
         for anchor, (found, sources) in enumerate(zip(self.matches, self._sources, strict=True)):
@@ -71,11 +73,31 @@ class CachedInjection:
         self.outputs = outputs
         self.alpha = alpha
 
-    def inject(self, layer: Layer, output: Tensor) -> None:
-        """See :class:`~consistory_ray.consistory.method.attention.Exchange`."""
+    def of(self, layer: Layer) -> LayerInjection | None:
+        """Of one layer; None where there is no source."""
         assert layer.injected_slot is not None
         if self.outputs.shape[1] == 0:
-            return
-        conditional = output[-self.matches.index.shape[0] :]
-        source = self.outputs[layer.injected_slot][self.matches.index]
-        conditional.copy_(_drawn(conditional, source, self.matches.gate, self.alpha))
+            return None
+        outputs = varying(self.outputs[layer.injected_slot], 0)
+        return LayerInjection(self.matches.index, self.matches.gate, outputs, self.alpha)
+
+
+@dataclass
+class LayerInjection:
+    """Injection from one layer's cached outputs; :data:`~consistory_ray.consistory.method.attention.Injection`.
+
+    Attributes:
+        index, gate: as in :class:`~consistory_ray.consistory.method.correspondence.Matches`.
+        outputs: [cached tokens, channels].
+        alpha: share of the source.
+    """
+
+    index: Tensor
+    gate: Tensor
+    outputs: Tensor
+    alpha: float
+
+    def __call__(self, output: Tensor) -> None:
+        """Draw the conditional half of [rows, tokens, channels] towards its sources, in place."""
+        conditional = output[-self.index.shape[0] :]
+        conditional.copy_(_drawn(conditional, self.outputs[self.index], self.gate, self.alpha))

@@ -65,6 +65,23 @@ def _float64_device(device: torch.device) -> torch.device:
     return device if device.type in ("cpu", "cuda") else torch.device("cpu")
 
 
+def concept_maps(query: Tensor, key: Tensor, columns: Tensor) -> Tensor:
+    """One layer's attention probabilities, averaged over its heads and each concept's tokens.
+
+    Args:
+        query: [rows, heads, image tokens, head channels]; the last rows are the conditional half.
+        key: [rows, heads, text tokens, head channels].
+        columns: [images, text tokens, concepts], see :class:`AttentionMaps`.
+
+    Returns:
+        [images, image tokens, concepts] float32.
+    """
+    images = columns.shape[0]
+    scaled = query[-images:] * query.shape[-1] ** -0.5  # before the product: float16 ends at 65504
+    logits = torch.matmul(scaled, key[-images:].transpose(-1, -2)).float()
+    return torch.matmul(logits.softmax(dim=-1).mean(dim=1), columns)
+
+
 class AttentionMaps:
     """The concept tokens' cross-attention maps of the last steps of one pass.
 
@@ -82,20 +99,8 @@ class AttentionMaps:
         self._sum: Tensor | None = None
         self._layers = 0
 
-    def add(self, query: Tensor, key: Tensor) -> None:
-        """Take one layer's attention probabilities.
-
-        Args:
-            query: [rows, heads, image tokens, head channels]; the last rows are the conditional half.
-            key: [rows, heads, text tokens, head channels].
-        """
-        images = self.columns.shape[0]
-        query, key = (
-            query[-images:] * query.shape[-1] ** -0.5,
-            key[-images:],
-        )  # scaled first: float16 ends at 65504
-        logits = torch.matmul(query, key.transpose(-1, -2)).float()
-        found = torch.matmul(logits.softmax(dim=-1).mean(dim=1), self.columns)
+    def add(self, found: Tensor) -> None:
+        """Take one layer's maps, from :func:`concept_maps`."""
         self._sum = found if self._sum is None else self._sum + found
         self._layers += 1
 

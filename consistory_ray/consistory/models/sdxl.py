@@ -141,10 +141,10 @@ class SDXL:
         """See :func:`~consistory_ray.consistory.models.split_unet.method_installed`."""
         return method_installed(self.pipe.unet, freeu)
 
-    def additions(self, hints: Hints, settings: MethodSettings) -> Control:
+    def additions(self, hints: Hints, settings: MethodSettings, *, fixed: bool = False) -> Control:
         """See :class:`~consistory_ray.consistory.models.control.Control`."""
         size = settings.height or 0, settings.width or 0
-        return Control(self.controlnets, hints, size, self.guess_mode, self.device)
+        return Control(self.controlnets, hints, size, self.guess_mode, self.device, fixed=fixed)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

@@ -6,11 +6,12 @@ blocks; a test asserts that both give the same numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import torch
 from diffusers.models.attention_processor import Attention
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
@@ -19,9 +20,10 @@ from consistory_ray.consistory.method.attention import (
     AttentionCall,
     LayerProcessor,
     Queries,
-    QueriesComplete,
     TextKeys,
+    at_work,
 )
+from consistory_ray.consistory.method.compiling import many_graphs
 from consistory_ray.consistory.method.conditioning import Conditioning
 from consistory_ray.consistory.method.layout import Layer
 from consistory_ray.consistory.method.tap import Tap
@@ -46,16 +48,34 @@ class Trunk:
         return replace(self, sample=self.sample + mid, residuals=added)
 
 
+class QueriesComplete(Exception):
+    """Ends a vanilla call at its last query: nothing after it is needed (section 3.3). Never leaves the network."""
+
+
 class SplitUNet:
     """A UNet whose ``down``/``mid`` and ``up`` parts are called separately. Needs :func:`method_installed`.
 
     See :class:`~consistory_ray.consistory.method.backbone.Network`; what is tapped is the first ``up`` block's output,
     which FreeU overwrites afterwards.
+
+    Transformer blocks that are compiled (``unet.compile_repeated_blocks()``) run compiled where what they have to do
+    allows it, which is all that scenes and vanilla pictures do but for each text's first call.
+
+    Args:
+        unet: of the SDXL architecture.
+        processors: those of its layers, by the layers' names, in the modules' order.
     """
 
-    def __init__(self, unet: UNet2DConditionModel) -> None:
+    def __init__(self, unet: UNet2DConditionModel, processors: Mapping[str, LayerProcessor]) -> None:
         self.unet = unet
         self._hooks = UNetHooks(unet)
+        blocks: dict[str, Any] = {name: part for name, part in unet.named_modules() if _is_block(name)}
+        self._processors: dict[nn.Module, list[LayerProcessor]] = {
+            block: [processors[layer] for layer in processors if layer.startswith(f"{name}.")]
+            for name, block in blocks.items()
+        }
+        self._last = next(processor for processor in processors.values() if processor.layer.is_last_shared)
+        self._compiled = is_compiled(unet)
 
     def begin(self, sample: Tensor, timestep: Tensor, conditioning: Conditioning, call: AttentionCall) -> Trunk:
         """Run the ``down`` and ``mid`` parts on [rows, channels, height, width] latents."""
@@ -63,10 +83,10 @@ class SplitUNet:
         sample, embedding = self._entered(sample, timestep, conditioning)
         residuals: tuple[Tensor, ...] = (sample,)
         for block in unet.down_blocks:
-            sample, states = block(sample, embedding, **_attention_inputs(block, conditioning.text, call))
+            sample, states = self._run(block, conditioning.text, call, sample, embedding)
             residuals += states
         if unet.mid_block is not None:
-            sample = unet.mid_block(sample, embedding, **_attention_inputs(unet.mid_block, conditioning.text, call))
+            sample = self._run(unet.mid_block, conditioning.text, call, sample, embedding)
         return Trunk(sample, residuals, embedding, conditioning.text)
 
     def _entered(self, sample: Tensor, timestep: Tensor, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
@@ -120,11 +140,19 @@ class SplitUNet:
         start = stop - len(blocks[index].resnets)
         # Sizes that halving does not divide need to be told what to grow back to; for others it is the default.
         size = trunk.residuals[start - 1].shape[2:] if start else None
-        inputs = _attention_inputs(blocks[index], trunk.text, call)
-        grown: Tensor = blocks[index](
-            sample, trunk.residuals[start:stop], trunk.embedding, upsample_size=size, **inputs
-        )
+        inputs = sample, trunk.residuals[start:stop], trunk.embedding
+        grown: Tensor = self._run(blocks[index], trunk.text, call, *inputs, upsample_size=size)
         return grown
+
+    def _run(self, block: Any, text: Tensor, call: AttentionCall, *inputs: Any, **named: Any) -> Any:
+        """One of the UNet's blocks, with the call laid out on its attention layers."""
+        if not getattr(block, "has_cross_attention", False):
+            return block(*inputs, **named)
+        with at_work(self._processors[block], call) as compiles, self._eagerly(not compiles):
+            return block(*inputs, encoder_hidden_states=text, **named)
+
+    def _eagerly(self, eagerly: bool) -> AbstractContextManager[Any]:
+        return torch.compiler.set_stance("force_eager") if eagerly and self._compiled else nullcontext()
 
     def _out(self, sample: Tensor) -> Tensor:
         unet: Any = self.unet
@@ -149,11 +177,11 @@ class SplitUNet:
         unet, call = cast(Any, self.unet), AttentionCall()
         first, last = unet.down_blocks[0], unet.up_blocks[-1]
         sample, embedding = self._entered(sample, timestep, conditioning)
-        _, states = first(sample, embedding, **_attention_inputs(first, conditioning.text, call))
+        _, states = self._run(first, conditioning.text, call, sample, embedding)
         skips: tuple[Tensor, ...] = (sample, *states)[: len(last.resnets)]
         if residuals is not None:
             skips = tuple(own + other for own, other in zip(skips, residuals[0], strict=False))  # the outermost
-        return self._out(last(deep, skips, embedding, **_attention_inputs(last, conditioning.text, call)))
+        return self._out(self._run(last, conditioning.text, call, deep, skips, embedding))
 
     @staticmethod
     def conditional_residuals(
@@ -167,16 +195,39 @@ class SplitUNet:
         """The ``up`` queries without the method, at the cost of the ``up`` part up to the last of them."""
         captured: Queries = {}
         try:
-            self.finish(trunk, AttentionCall(text_keys=text_keys, captured=captured), reuse=reuse)
+            with self._ends_at_last_query():
+                self.finish(trunk, AttentionCall(text_keys=text_keys, captured=captured), reuse=reuse)
         except QueriesComplete:
             return captured
         raise RuntimeError("the UNet call ended without reaching its last self-attention")
 
+    @contextmanager
+    def _ends_at_last_query(self) -> Iterator[None]:
+        """Raise :class:`QueriesComplete` there, from a block that is not compiled: graphs know no exceptions."""
+        unet, name = cast(Any, self.unet), self._last.layer.name
+        attention, block = unet.get_submodule(name), unet.get_submodule(name.rpartition(".")[0])
+        compiled, block._compiled_call_impl = block._compiled_call_impl, None
 
-def _attention_inputs(block: nn.Module, text: Tensor, call: AttentionCall) -> dict[str, Any]:
-    if not getattr(block, "has_cross_attention", False):
-        return {}
-    return {"encoder_hidden_states": text, "cross_attention_kwargs": {"call": call}}
+        def end(attn: Any, inputs: Sequence[Any]) -> None:
+            self._last.task.query = attn.to_q(inputs[0])
+            raise QueriesComplete
+
+        hook = attention.register_forward_pre_hook(end)
+        try:
+            yield
+        finally:
+            hook.remove()
+            block._compiled_call_impl = compiled
+
+
+def _is_block(name: str) -> bool:
+    """Whether a module is one of those that the UNet calls one after the other."""
+    return name == "mid_block" or (name.startswith(("down_blocks.", "up_blocks.")) and name.count(".") == 1)
+
+
+def is_compiled(unet: nn.Module) -> bool:
+    """Whether its transformer blocks, or any other parts, are to run compiled."""
+    return any(part._compiled_call_impl is not None for part in unet.modules())
 
 
 def attention_modules(unet: UNet2DConditionModel) -> dict[str, Attention]:
@@ -206,15 +257,17 @@ def method_installed(unet: UNet2DConditionModel, freeu: FreeU | None) -> Iterato
         {key: getattr(block, key) for key in _FREEU_KEYS if hasattr(block, key)} for block in unet.up_blocks
     ]
     training = {module: module.training for module in unet.modules()}
-    split = SplitUNet(unet)
+    installed = {layer.name: LayerProcessor(layer) for layer in unet_layers(unet)}
+    split = SplitUNet(unet, installed)
     try:
-        for layer in unet_layers(unet):
-            modules[layer.name].set_processor(LayerProcessor(layer))
+        for name, processor in installed.items():
+            modules[name].set_processor(processor)
         for block in unet.up_blocks:
             for key, value in zip(_FREEU_KEYS, freeu or (None,) * 4, strict=True):
                 setattr(block, key, value)
         unet.eval()
-        yield split
+        with many_graphs() if is_compiled(unet) else nullcontext():
+            yield split
     finally:
         for name, module in modules.items():
             module.set_processor(processors[name])

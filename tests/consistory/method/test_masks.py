@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from consistory_ray.consistory import ConsiStoryPipeline
 from consistory_ray.consistory.method import masks
-from consistory_ray.consistory.method.masks import AttentionMaps, otsu_threshold
+from consistory_ray.consistory.method.masks import AttentionMaps, concept_maps, otsu_threshold
 from consistory_ray.consistory.models.sdxl_layout import COARSE, level_grids
 
 
@@ -79,7 +79,7 @@ def test_maps_average_conditional_attention_over_heads_layers_and_the_last_steps
         step = torch.zeros(2, 2, 16)
         for _ in range(2):
             query, key = random_layer(draw)
-            maps.add(query, key)
+            maps.add(concept_maps(query, key, maps.columns))
             for image in range(2):
                 row = 2 + image  # the conditional half comes second
                 probability = torch.zeros(16, 5)
@@ -95,9 +95,9 @@ def test_a_lacking_concept_adds_nothing_to_the_mask() -> None:
     draw = torch.Generator().manual_seed(0)
     query, key = random_layer(draw)
     both, alone = AttentionMaps(columns(), 1, COARSE), AttentionMaps(columns()[1:, :, :1], 1, COARSE)
-    both.add(query, key)
+    both.add(concept_maps(query, key, both.columns))
     both.end_step()
-    alone.add(query[1::2], key[1::2])
+    alone.add(concept_maps(query[1::2], key[1::2], alone.columns))
     alone.end_step()
     grids = level_grids(16, 16)
     for level, mask in both.masks(grids).items():
@@ -108,10 +108,10 @@ def test_a_lacking_concept_adds_nothing_to_the_mask() -> None:
 def test_a_fork_goes_its_own_way() -> None:
     draw = torch.Generator().manual_seed(0)
     maps = AttentionMaps(columns(), 3, COARSE)
-    maps.add(*random_layer(draw))
+    maps.add(concept_maps(*random_layer(draw), maps.columns))
     maps.end_step()
     fork, before = maps.fork(), maps.mean()
-    maps.add(*random_layer(draw))
+    maps.add(concept_maps(*random_layer(draw), maps.columns))
     maps.end_step()
     assert torch.equal(fork.mean(), before) and not torch.equal(maps.mean(), before)
 

@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import Tensor
 
-from consistory_ray.consistory.method.attention import AttentionCall, Queries
+from consistory_ray.consistory.method.attention import AttentionCall, Injection, Queries, Sharing
 from consistory_ray.consistory.method.conditioning import Conditioning, Rows
 from consistory_ray.consistory.method.layout import Layer
 from consistory_ray.consistory.models.sdxl_layout import expected_layer_names, level_grids
@@ -75,13 +75,7 @@ def test_with_the_same_processors_it_is_the_stock_forward_bit_for_bit(
     with method_installed(unet, None):  # for the processors; FreeU is diffusers' own
         if freeu is not None:
             unet.enable_freeu(*freeu)
-        expected = unet(
-            sample,
-            torch.tensor(261),
-            given.text,
-            added_cond_kwargs=added,
-            cross_attention_kwargs={"call": AttentionCall()},
-        ).sample
+        expected = unet(sample, torch.tensor(261), given.text, added_cond_kwargs=added).sample
         unet.disable_freeu()
     assert torch.equal(found, expected)
 
@@ -133,13 +127,17 @@ def test_levels_match_the_tokens_that_layers_see(unet: UNet2DConditionModel) -> 
 
     class Spy:
         shares = injects = True
+        compiles = False
 
-        def attend(self, attn: Any, layer: Layer, hidden: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            seen[str(layer.level)] = hidden.shape[1]
-            return query
+        def sharing(self, layer: Layer) -> Sharing:
+            def attend(attn: Any, hidden: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+                seen[str(layer.level)] = hidden.shape[1]
+                return query
 
-        def inject(self, layer: Layer, output: Tensor) -> None:
-            seen[f"{layer.level} injected"] = output.shape[1]
+            return attend
+
+        def injection(self, layer: Layer) -> Injection:
+            return lambda output: seen.update({f"{layer.level} injected": output.shape[1]})
 
     with method_installed(unet, None) as split:
         split_forward(split, noise(2, 18, 13), conditioning(), AttentionCall(exchange=Spy()))
