@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from consistory_ray.engine.workers.anchor_store import checksum_path, save_cache, stored_digest
 from consistory_ray.errors import InputError, Problem, StorageError
+from consistory_ray.guards.choices import CacheCodec, Profile
 from consistory_ray.guards.places import place_of
 from consistory_ray.jobs.allowlist import check_allowed
 from consistory_ray.jobs.stored_subjects import SUBJECT_FILE, packed_words, read_stored, stored_folder
 from consistory_ray.output.storage import OutputStore, open_output
-from consistory_ray.settings import CacheCodec, Profile
 
 if TYPE_CHECKING:
     from consistory_ray.consistory.cache.anchor_cache import AnchorCache

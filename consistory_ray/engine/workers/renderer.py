@@ -262,7 +262,7 @@ class ConsiStoryRenderer:
 
         pipe = self._pipeline.pipe
         side = pipe.unet.config.sample_size * pipe.vae_scale_factor
-        latents = (height or side) * (width or side) / pipe.vae_scale_factor**2
+        latents: float = (height or side) * (width or side) / pipe.vae_scale_factor**2
         item = torch.empty((), dtype=pipe.unet.dtype).element_size()
         return latents * item * BYTES_PER_LATENT_AND_BYTE * (1 + CONTROL_SHARE * bool(self._control_fingerprints))
 
