@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 from consistory_ray.engine.inputs import InputReader, fitted
 from consistory_ray.engine.rendering import CacheBuffer, MadeSubject, Renderer, RendererSpec, UnclearPicturesError
 from consistory_ray.engine.workers.hints import HintReader
+from consistory_ray.engine.workers.residents import ResidentCaches
 from consistory_ray.errors import AssetError, PictureError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from consistory_ray.consistory.cache.anchor_cache import AnchorCache
+    from consistory_ray.consistory.cache.residence import PlacedCache
     from consistory_ray.plan.plan import Asset, SubjectPlan
     from consistory_ray.settings import MethodSettings
 
@@ -46,16 +49,30 @@ def own_memory(free: int, total: int, reserved: int, share: float) -> int:
     return max(0, min(free, int(total * share) - reserved)) if share < 1 else free
 
 
+def available_memory(device: Any, share: float) -> int | None:
+    """Bytes of a device that a worker may take, those included that PyTorch holds for it and nothing uses; None on a
+    CPU, where nobody can tell."""
+    import torch
+
+    if device.type != "cuda":
+        return None
+    reserved = torch.cuda.memory_reserved(device)
+    unused = reserved - torch.cuda.memory_allocated(device)
+    return own_memory(*torch.cuda.mem_get_info(device), reserved, share) + unused
+
+
 class PhaseClock:
     """Splits what a pipeline call takes into the passes and what follows them.
 
     Args:
-        first_pass_steps: steps of pass 1.
+        first_pass_steps: steps of pass 1, or of the only one.
         synchronise: waits for the device; called only where a phase ends, so that nothing is held up in between.
+        first: what the first pass is called.
     """
 
-    def __init__(self, first_pass_steps: int, synchronise: Callable[[], None]) -> None:
+    def __init__(self, first_pass_steps: int, synchronise: Callable[[], None], first: str = "pass1") -> None:
         self._first = first_pass_steps
+        self._name = first
         self._synchronise = synchronise
         self._marks = [time.perf_counter()]
         self._ends: list[str] = []
@@ -65,10 +82,10 @@ class PhaseClock:
         if done in (self._first, total):
             self._synchronise()
             self._marks.append(time.perf_counter())
-            self._ends.append("pass1" if done == self._first else "pass2")
+            self._ends.append(self._name if done == self._first else "pass2")
 
     def phases(self) -> dict[str, float]:
-        """Seconds of ``pass1``, ``pass2`` and ``decode``, which follows the last step."""
+        """Seconds of ``pass1``, ``pass2`` (or of the one pass) and ``decode``, which follows the last step."""
         marks = [*self._marks, time.perf_counter()]
         names = [*self._ends, "decode"]
         return {name: end - start for name, start, end in zip(names, marks[:-1], marks[1:], strict=True)}
@@ -103,6 +120,7 @@ class ConsiStoryRenderer:
         self._fingerprint = self._pipeline.fingerprint
         self._control_fingerprints = self._pipeline.control_fingerprints
         self._hints = HintReader(self._inputs)
+        self._residents = ResidentCaches()
 
     @property
     def fingerprint(self) -> str:
@@ -164,7 +182,12 @@ class ConsiStoryRenderer:
         )
 
     def load_cache(self, buffer: CacheBuffer) -> Any:
-        """See :class:`~consistory_ray.engine.rendering.Renderer`."""
+        """See :class:`~consistory_ray.engine.rendering.Renderer`. Nothing of it is on the device before scenes are."""
+        from consistory_ray.consistory.cache.residence import PlacedCache
+
+        return PlacedCache(self._checked(buffer), self._pipeline.device)
+
+    def _checked(self, buffer: CacheBuffer) -> AnchorCache:
         from consistory_ray.consistory.cache.anchor_cache import AnchorCache
         from consistory_ray.consistory.cache.contents import check_cache
 
@@ -176,13 +199,31 @@ class ConsiStoryRenderer:
         """See :class:`~consistory_ray.engine.rendering.Renderer`."""
         from consistory_ray.consistory.cache.joining import joined
 
-        return joined([self.load_cache(buffer) for buffer in buffers]).into_buffer()[0]
+        return joined([self._checked(buffer) for buffer in buffers]).into_buffer()[0]
 
     def render(
         self, scenes: Sequence[Asset], cache: Any, settings: MethodSettings | None = None
     ) -> Sequence[Image | AssetError]:
-        """See :class:`~consistory_ray.engine.rendering.Renderer`."""
-        with self._clocked(cache.settings.num_inference_steps) as clock:
+        """See :class:`~consistory_ray.engine.rendering.Renderer`. Batches come first: a cache has what they leave."""
+        import torch
+
+        size = cache.cache.settings.height, cache.cache.settings.width
+        available = available_memory(self._pipeline.device, self._share)
+        if available is not None:
+            batch = max(len(scenes), self._pad_to or 0) * self._scene_bytes(*size)
+            self._residents.share(cache, int((available + self._residents.nbytes) * FREE_SHARE - batch))
+        try:
+            return self._render(scenes, cache, settings)
+        except torch.OutOfMemoryError:
+            if not self._residents.give_up():
+                raise
+        return self._render(scenes, cache, settings)  # here, where nothing of the first attempt is held any more
+
+    def _render(
+        self, scenes: Sequence[Asset], cache: PlacedCache, settings: MethodSettings | None
+    ) -> Sequence[Image | AssetError]:
+        whole = (settings or cache.cache.settings).first_pass == "full"
+        with self._clocked(cache.cache.settings.num_inference_steps, "pass1" if whole else "scene") as clock:
             try:
                 result = self._pipeline.render(
                     prompts=[scene.prompt for scene in scenes],
@@ -208,24 +249,26 @@ class ConsiStoryRenderer:
         return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None
 
     def fitting_batch(self, height: int | None, width: int | None) -> int | None:
-        """Scenes that fit into this worker's part of the device's memory; None on a CPU, where nobody can tell."""
+        """Scenes that fit into this worker's part of the device's memory, which caches leave to them; None on a CPU."""
+        available = available_memory(self._pipeline.device, self._share)
+        if available is None:
+            return None
+        free = available + self._residents.nbytes
+        return max(1, min(MAX_AUTO_BATCH, int(free * FREE_SHARE / self._scene_bytes(height, width))))
+
+    def _scene_bytes(self, height: int | None, width: int | None) -> float:
+        """Working memory of a scene."""
         import torch
 
-        device = self._pipeline.device
-        if device.type != "cuda":
-            return None
-        free, total = torch.cuda.mem_get_info(device)
-        free = own_memory(free, total, torch.cuda.memory_reserved(device), self._share)
         pipe = self._pipeline.pipe
         side = pipe.unet.config.sample_size * pipe.vae_scale_factor
-        latents = (height or side) * (width or side) / pipe.vae_scale_factor**2
+        latents: float = (height or side) * (width or side) / pipe.vae_scale_factor**2
         item = torch.empty((), dtype=pipe.unet.dtype).element_size()
-        each = latents * item * BYTES_PER_LATENT_AND_BYTE * (1 + CONTROL_SHARE * bool(self._control_fingerprints))
-        return max(1, min(MAX_AUTO_BATCH, int(free * FREE_SHARE / each)))
+        return latents * item * BYTES_PER_LATENT_AND_BYTE * (1 + CONTROL_SHARE * bool(self._control_fingerprints))
 
     @contextmanager
-    def _clocked(self, first_pass_steps: int) -> Iterator[PhaseClock]:
-        clock = PhaseClock(first_pass_steps, self._synchronise)
+    def _clocked(self, first_pass_steps: int, first: str = "pass1") -> Iterator[PhaseClock]:
+        clock = PhaseClock(first_pass_steps, self._synchronise, first)
         yield clock
         self.phases = clock.phases()
 

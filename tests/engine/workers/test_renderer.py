@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from consistory_ray.consistory.cache.anchor_cache import AnchorCache
+from consistory_ray.consistory.cache.residence import PlacedCache
+from consistory_ray.consistory.models import sdxl
+from consistory_ray.consistory.models.fingerprint import model_fingerprint
 from consistory_ray.engine.inputs import copy_inputs
 from consistory_ray.engine.rendering import MadeSubject, RendererSpec
+from consistory_ray.engine.workers import renderer as renderer_module
 from consistory_ray.engine.workers.anchor_store import cache_digest
-from consistory_ray.engine.workers.renderer import ConsiStoryRenderer, own_memory
+from consistory_ray.engine.workers.renderer import FREE_SHARE, ConsiStoryRenderer, own_memory
+from consistory_ray.engine.workers.residents import ResidentCaches
 from consistory_ray.errors import AssetError, CacheMismatchError
 from consistory_ray.jobs.job import load_job, parse_job
 from consistory_ray.output.storage import open_output
-from consistory_ray.plan.plan import make_plan
+from consistory_ray.plan.plan import Asset, SubjectPlan, make_plan
+from tests.consistory.late_copies import LateCopies
 
 LED = {"control": {"image": "hint.png", "scale": 0.9}}
 
@@ -100,3 +110,96 @@ def test_workers_on_one_gpu_plan_with_their_share_of_it() -> None:
     assert first == second == 32
     assert own_memory(10, total, model, 0.5) == 10, "never more than is free"
     assert own_memory(30, total, 45, 0.5) == 0
+
+
+DRAGON = {"id": "dragon", "concept": "dragon", "subject": "a drawing of a dragon", "anchors": ["in the forest"]}
+
+
+def dragon(settings: dict[str, Any], scenes: Sequence[str] = ("in space", "in the snow")) -> SubjectPlan:
+    job = {"settings": settings, "subjects": [{**DRAGON, "scenes": list(scenes)}]}
+    return make_plan(parse_job(job)).subjects[0]
+
+
+@pytest.fixture(scope="module")
+def made(renderer: ConsiStoryRenderer) -> tuple[SubjectPlan, AnchorCache]:
+    plan = dragon({"num_inference_steps": 3})
+    return plan, AnchorCache.from_buffer(renderer.make_subject(plan).cache_buffer)
+
+
+class Memory:
+    """A device with so much memory beside the model, of which the renderer's caches take some."""
+
+    def __init__(self, renderer: ConsiStoryRenderer, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.scene = renderer._scene_bytes(64, 64)
+        self.residents = ResidentCaches()
+        self.size = 0.0
+        monkeypatch.setattr(renderer, "_residents", self.residents)
+        monkeypatch.setattr(renderer_module, "available_memory", lambda *_: int(self.size) - self.residents.nbytes)
+
+
+def test_a_cache_stays_on_the_device_as_far_as_batches_leave_room(
+    renderer: ConsiStoryRenderer, made: tuple[SubjectPlan, AnchorCache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (plan, cache), memory = made, Memory(renderer, monkeypatch)
+    first, second = (PlacedCache(cache, torch.device("cpu"), copies=LateCopies()) for _ in range(2))
+    expected = np.asarray(renderer.render(plan.scenes[:1], PlacedCache(cache, torch.device("cpu")))[0])
+
+    memory.size = (memory.scene + 2.5 * cache.nbytes) / FREE_SHARE
+    assert np.array_equal(np.asarray(renderer.render(plan.scenes[:1], first)[0]), expected)
+    whole = first.resident_bytes
+    renderer.render(plan.scenes[:1], second)
+    assert first.resident_bytes == second.resident_bytes == whole > 0.8 * cache.nbytes, "there is room for both"
+
+    fits = int(memory.size * FREE_SHARE / memory.scene)
+    assert renderer.fitting_batch(64, 64) == fits, "caches yield to batches, so that nothing is lost to them"
+    memory.size = (memory.scene + 1.2 * cache.nbytes) / FREE_SHARE
+    renderer.render(plan.scenes[:1], first)
+    assert first.resident_bytes == whole and second.resident_bytes < 0.2 * cache.nbytes
+    renderer.render(plan.scenes[:2], first)
+    assert first.resident_bytes == 0, "a larger batch needs its memory"
+
+    memory.size = (memory.scene + 1.2 * cache.nbytes) / FREE_SHARE
+    renderer.render(plan.scenes[:1], first)
+    held = memory.residents.nbytes
+    del first
+    assert held == whole and memory.residents.nbytes == 0, "a cache that the worker has forgotten is not there either"
+
+
+def test_a_batch_that_does_not_fit_beside_its_cache_is_rendered_without(
+    renderer: ConsiStoryRenderer, made: tuple[SubjectPlan, AnchorCache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (plan, cache), memory, render = made, Memory(renderer, monkeypatch), renderer._render
+    placed = PlacedCache(cache, torch.device("cpu"), copies=LateCopies())
+    memory.size = (2 * memory.scene + 2 * cache.nbytes) / FREE_SHARE
+    (expected,) = renderer.render(plan.scenes[:1], placed)
+    assert placed.resident_bytes
+
+    def tight(scenes: Sequence[Asset], cache: PlacedCache, settings: Any) -> Sequence[Any]:
+        if cache.resident_bytes or len(scenes) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return render(scenes, cache, settings)
+
+    monkeypatch.setattr(renderer, "_render", tight)
+    (found,) = renderer.render(plan.scenes[:1], placed)
+    assert np.array_equal(np.asarray(found), np.asarray(expected))
+    monkeypatch.setattr(renderer, "_render", render)
+    renderer.render(plan.scenes[:1], placed)
+    assert placed.resident_bytes == 0, "it is not tried again"
+    monkeypatch.setattr(renderer, "_render", tight)
+    with pytest.raises(torch.OutOfMemoryError):  # the scheduler makes the batch smaller
+        renderer.render(plan.scenes[:2], placed)
+
+
+def test_a_worker_computes_its_models_fingerprint_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[Any] = []
+
+    def counted(pipe: Any) -> str:
+        computed.append(pipe)
+        return model_fingerprint(pipe)
+
+    monkeypatch.setattr(sdxl, "model_fingerprint", counted)
+    renderer, plan = ConsiStoryRenderer(RendererSpec("miniature", "cpu", "auto", 1)), dragon({"num_inference_steps": 2})
+    cache = renderer.load_cache(renderer.make_subject(plan).cache_buffer)
+    for scene in plan.scenes:
+        renderer.render([scene], cache)
+    assert renderer.fingerprint == cache.cache.fingerprint and len(computed) == 1

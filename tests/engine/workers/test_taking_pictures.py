@@ -107,4 +107,4 @@ def test_the_bundled_model_takes_pictures(tmp_path: Path) -> None:
     overlaps = [(made.masks[1] & given).sum() / (made.masks[1] | given).sum(), made.masks[0].mean()]
     assert overlaps[0] > 0.8 and 0.1 < overlaps[1] < 0.6
     assert made.notices.keys() <= {0, 1}
-    assert renderer.load_cache(made.cache_buffer).concepts == ("penguin",)
+    assert renderer.load_cache(made.cache_buffer).cache.concepts == ("penguin",)
