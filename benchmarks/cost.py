@@ -31,6 +31,8 @@ The last line of stdout is JSON:
     device, dtype         of what is timed (--device, --dtype); counts are the same on all of them
     wall_ratio            seconds of a scene over seconds of a vanilla picture; scene_decodes: autoencoder calls
     sdxl_cache_gb         10^9 bytes of a two-anchor cache; sdxl_cache_estimate_gb: the package's forecast
+    profiles              by name: cache_gb and cache_estimate_gb of a cache packed for it, and of other codecs the
+                          forecast, codecs_gb. ``--bytes`` prints the forecasts alone: a second
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, get_args
 from unittest import mock
 
 import torch
@@ -60,9 +62,10 @@ from benchmarks.hollow_tensors import HollowExecution, count_flops, hollow_out
 from benchmarks.model_options import add_device_options, chosen_device, chosen_dtype, described, say, synchronise
 from benchmarks.random_sdxl import QUICK, SDXL, Topology, build_pipeline, build_unet
 from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, ControlHint, estimate_cache_bytes
+from consistory_ray.consistory.cache.contents import packed_for
 from consistory_ray.consistory.method.layout import Grid, Level
 from consistory_ray.consistory.method.masks import AttentionMaps
-from consistory_ray.settings import MethodSettings
+from consistory_ray.settings import PROFILES, CacheCodec, MethodSettings
 
 ANCHORS = ("a cat in the garden", "a cat on the beach")
 SCENE = ("a cat in the snow",)
@@ -74,6 +77,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a small topology in place of SDXL's, and fewer steps")
+    parser.add_argument("--bytes", action="store_true", help="forecast the cache of each profile, and nothing else")
     parser.add_argument("--full", action="store_true", help="measure the cache on real random SDXL weights too")
     parser.add_argument("--steps", type=int, help="denoising steps that are counted (50; 10 with --quick)")
     parser.add_argument("--full-steps", type=int, default=2, help="denoising steps of --full")
@@ -236,7 +240,29 @@ def rendered_flops(
     return anchors, scene_flops(pipe, cache, hollow=hollow), vanilla_flops(pipe, settings, hollow), cache
 
 
-def flops_and_bytes(topology: Topology, settings: MethodSettings) -> dict[str, float]:
+def forecast_bytes(unet_config: Mapping[str, Any], settings: MethodSettings) -> dict[str, dict[str, Any]]:
+    """What the package expects of a half-precision cache of each profile, in 10^9 bytes."""
+
+    def gigabytes(profile: MethodSettings) -> float:
+        size = estimate_cache_bytes(unet_config, profile, len(ANCHORS), MASK_FRACTION, dtype="bfloat16")
+        return round(size / 1e9, 4)
+
+    found: dict[str, dict[str, Any]] = {}
+    for name in PROFILES:
+        made = settings.with_profile(name)
+        codecs = {codec: gigabytes(made.replace(cache_codec=codec)) for codec in get_args(CacheCodec)}
+        found[name] = {"cache_estimate_gb": gigabytes(made), "codecs_gb": codecs}
+    return found
+
+
+def packed_bytes_of(cache: AnchorCache, settings: MethodSettings) -> dict[str, float]:
+    """10^9 bytes of a hollow cache as it is packed for each profile."""
+    with HollowExecution():
+        sizes = {name: packed_for(cache, settings.with_profile(name)).nbytes for name in PROFILES}
+    return {name: round(size / 1e9, 4) for name, size in sizes.items()}
+
+
+def flops_and_bytes(topology: Topology, settings: MethodSettings) -> dict[str, Any]:
     """The ratios of the module's docstring, and the cache's size."""
     pipe, steps = hollow_pipeline(topology), settings.num_inference_steps
     unet = pipe.pipe.unet
@@ -248,6 +274,9 @@ def flops_and_bytes(topology: Topology, settings: MethodSettings) -> dict[str, f
     anchors, scene, vanilla, cache = rendered_flops(pipe, settings)
     naive = 2 * (blended + 1) * call + 2 * (steps - 1) * sharing_call
     estimate = estimate_cache_bytes(unet.config, settings, len(ANCHORS), MASK_FRACTION, dtype="bfloat16")
+    profiles = forecast_bytes(unet.config, settings)
+    for name, size in packed_bytes_of(cache, settings).items():
+        profiles[name]["cache_gb"] = size
     return {
         "scene_flops_ratio": scene / (steps * call),
         "scene_flops_ratio_strict": scene / vanilla,
@@ -258,6 +287,7 @@ def flops_and_bytes(topology: Topology, settings: MethodSettings) -> dict[str, f
         "sharing_call_over_vanilla_call": sharing_call / call,
         "sdxl_cache_gb": cache.nbytes / 1e9,
         "sdxl_cache_estimate_gb": estimate / 1e9,
+        "profiles": profiles,
     }
 
 
@@ -356,6 +386,11 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     topology = QUICK if options.quick else SDXL
     settings = MethodSettings(num_inference_steps=options.steps or (10 if options.quick else 50))
     result: dict[str, Any] = {"topology": "quick" if options.quick else "sdxl", "steps": settings.num_inference_steps}
+    if options.bytes:
+        with torch.device("meta"):
+            result["profiles"] = forecast_bytes(build_unet(topology).config, settings)
+        print(json.dumps(result))
+        return result
     result |= flops_and_bytes(topology, settings)
     device, dtype = chosen_device(options), chosen_dtype(options)
     name, pipe = wall_pipeline(options.wall_model, options.quick, device, dtype)

@@ -3,10 +3,10 @@
     python benchmarks/encoding.py            # 1024 px, some seconds of one core
 
 The picture is made up: like in a somewhat soft photograph coarse structures are much stronger than fine ones, colours
-hang together, and there is a little noise. Its file has the 1.8 bytes a pixel that ``plan`` forecasts with. Times are of one thread's CPU, the
-fastest of some; metadata as a run writes it is included. Pictures are encoded beside the device, by as many threads as
-that takes (``consistory_ray/engine/workers/writing.py``): a device that makes one in a second needs a thread for every
-1000 ms of the table.
+hang together, and there is a little noise. Its file has the 1.8 bytes a pixel that ``plan`` forecasts with. Times are
+of one thread's CPU, the fastest of some; metadata as a run writes it is included. Pictures are encoded beside the
+device, by as many threads as that takes (``consistory_ray/engine/workers/writing.py``): a device that makes one in a
+second needs a thread for every 1000 ms of the table.
 
 The last line of stdout is JSON: for each of ``png_0`` ... ``png_9`` and ``webp`` its ``ms`` and ``kb`` (1000 bytes),
 ``default``, the one that is written if nobody says otherwise, and the versions of zlib and libwebp.

@@ -43,7 +43,7 @@ if not __package__:  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.fast_report import plot_pareto, sheet, table
-from benchmarks.fast_variants import EXACT, VANILLA, cache_for, counted_costs, everything_recorded, singles, variants
+from benchmarks.fast_variants import EXACT, VANILLA, counted_costs, everything_recorded, singles, variants
 from benchmarks.model_options import (
     add_model_options,
     add_rendering_options,
@@ -55,6 +55,7 @@ from benchmarks.model_options import (
 )
 from benchmarks.random_sdxl import QUICK, SDXL
 from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, RenderResult
+from consistory_ray.consistory.cache.contents import packed_for
 from consistory_ray.evaluation.bootstrap import ratio_interval
 from consistory_ray.evaluation.prompts import SubjectPrompts, consistency_subjects
 from consistory_ray.evaluation.rendering import PictureStore, Rendered, Renderer, progress, split, stacked
@@ -189,7 +190,7 @@ class Bench:
                 made = self.pipeline.create_subject(
                     subject.anchors, subject.kind, subject.anchor_seeds, settings=self.ways[EXACT]
                 )
-            caches = {name: cache_for(made.cache, self.ways[name]) for name in absent if name != VANILLA}
+            caches = {name: packed_for(made.cache, self.ways[name]) for name in absent if name != VANILLA}
         seconds: dict[str, float] = {}
         for index in range(len(absent)):
             name = absent[(index + turn) % len(absent)]
@@ -285,7 +286,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         topology = SDXL if options.topology == "sdxl" else QUICK
         counted = MethodSettings(num_inference_steps=base.num_inference_steps)
         costs = counted_costs(topology, variants(list(numbers), counted), options.cache)
-        numbers = {name: costs.get(name, {}) | own for name, own in numbers.items()}
+        costs[VANILLA] = {"flops_ratio": 1.0}
+        numbers = {name: costs[name] | own for name, own in numbers.items()}
     report = report_of(options, bench) | {"numbers": rounded(numbers)}
     report["subjects"] = [
         {

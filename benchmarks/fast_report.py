@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from consistory_ray.evaluation.rendering import Rendered
+from consistory_ray.evaluation.savings import HIGHEST_PSNR
 from consistory_ray.evaluation.sheets import blocks_sheet
 
 COLOURS = {"vanilla": "#8a8f9a", "exact": "#3a3542", "fast": "#d6542c", "turbo": "#2c7fb8"}
@@ -41,7 +42,7 @@ def table(numbers: Numbers) -> str:
 
 
 def _cell(own: Mapping[str, Any], key: str, digits: int) -> str:
-    if key not in own:
+    if key not in own or (key == "psnr" and own[key] >= HIGHEST_PSNR):
         return ""
     bounds = own.get(f"{key}_interval")
     text = f"{own[key]:.{digits}f}"
@@ -89,8 +90,9 @@ def plot_pareto(numbers: Numbers, profiles: Collection[str], path: Path) -> None
                 label = str(1 + legend.index(name))
             axes.annotate(
                 label,
-                (x, own[key]),
-                xytext=(7, 5),
+                (x, high if large else own[key]),
+                xytext=(0, 5) if large else (4, 3),
+                ha="center" if large else "left",
                 textcoords="offset points",
                 fontsize=10 if large else 7,
                 color=COLOURS.get(name, "#6d5a80"),
@@ -98,8 +100,8 @@ def plot_pareto(numbers: Numbers, profiles: Collection[str], path: Path) -> None
                 zorder=4,
             )
         axes.axvline(1, color="#cccccc", linewidth=1, zorder=1)
+        axes.margins(x=0.12, y=0.1)
         axes.set_xlim(left=0)
-        axes.margins(x=0.12)
         axes.grid(alpha=0.3)
         axes.set_xlabel("UNet FLOPs of a scene of SDXL (vanilla = 1)" if counted else "seconds (vanilla = 1)")
     panels[0].set_ylim(0, 1.1)

@@ -17,15 +17,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from torch import Tensor
-
 from benchmarks.cost import anchors_flops, hollow_pipeline, scene_flops, stock_call_flops, vanilla_flops
 from benchmarks.model_options import say
 from benchmarks.random_sdxl import Topology
-from consistory_ray.consistory import AnchorCache
-from consistory_ray.consistory.cache.anchor_cache import features_name, mask_name, step_name
-from consistory_ray.consistory.cache.codecs import CODECS
-from consistory_ray.consistory.method.steps import Pass, StepPlan
+from consistory_ray.consistory.cache.contents import packed_for
+from consistory_ray.consistory.method.steps import StepPlan
 from consistory_ray.settings import PROFILES, MethodSettings
 
 VANILLA, EXACT = "vanilla", "exact"
@@ -84,32 +80,13 @@ def variants(names: Iterator[str] | list[str], settings: MethodSettings) -> dict
 @contextmanager
 def everything_recorded() -> Iterator[None]:
     """Exact anchors made inside leave what scenes of any profile read: the features of live correspondences too."""
-    live = StepPlan.live_features.fget
-    assert live is not None
+    live = vars(StepPlan)["live_features"].fget
 
     def features(plan: StepPlan) -> Any:
         return live(dataclasses.replace(plan, first_pass="live"))
 
     with mock.patch.object(StepPlan, "live_features", property(features)):
         yield
-
-
-def cache_for(cache: AnchorCache, settings: MethodSettings) -> AnchorCache:
-    """What scenes with these settings read of an unpacked cache, packed as they say."""
-    plan, codec = StepPlan.from_settings(settings), CODECS[settings.cache_codec]
-    features = features_name(cache.feature_level)
-    packed = {step_name(at, f"shared.{level}") for at in plan.reads for level in cache.grids}
-    packed |= {step_name(Pass(2, step), f"injected.{cache.feature_level}") for step in plan.injected}
-    plain = {step_name(at, f"positions.{level}") for at in plan.reads for level in cache.grids}
-    plain |= {features, *(step_name(at, features) for at in plan.live_features), *map(mask_name, cache.grids)}
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in cache.tensors.items():
-        if name in packed:
-            tensors |= codec.pack(name, tensor)
-        elif name in plain:
-            tensors[name] = tensor
-    made = cache.settings.replace(cache_codec=settings.cache_codec)
-    return dataclasses.replace(cache, tensors=tensors, codec=codec.name, settings=made)
 
 
 # What they cost of a large model --------------------------------------------------------------------------------------
@@ -145,7 +122,7 @@ def counted_costs(
     plain: dict[tuple[Any, Any], int] = {}
     for name in absent:
         settings = ways[name]
-        own = cache_for(cache, settings)
+        own = packed_for(cache, settings)
         saved = settings.reuse_deep, settings.guidance_interval
         if saved not in plain:
             plain[saved] = vanilla_flops(pipe, settings.exact.replace(reuse_deep=saved[0], guidance_interval=saved[1]))

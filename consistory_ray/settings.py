@@ -186,7 +186,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             {
                 **_EXACT,
                 "first_pass": "lookahead",
-                "lookahead": (801, 701, 601, 501, 401, 326, 251),
+                "lookahead": (801, 701, 601, 501, 376, 251),
                 "lookahead_maps": 1,
                 "reuse_deep": (0.35, 2),
                 "shared_every": 2,

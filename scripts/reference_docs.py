@@ -151,7 +151,8 @@ def kind(schema: dict[str, Any]) -> str:
         return " or ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
     if schema.get("type") == "array":
         if items := schema.get("prefixItems"):
-            return f"list of {len(items)}: {kind(items[0])}"
+            kinds = list(dict.fromkeys(map(kind, items)))
+            return f"list of {len(items)}: {'; '.join(kinds)}"
         each = kind(schema["items"])
         return f"list of {each}" if each else ""
     return TYPES[schema["type"]] + _range(schema)

@@ -51,6 +51,7 @@ from consistory_ray.cli.options import (
     Watch,
     Workers,
 )
+from consistory_ray.cli.pack import pack
 from consistory_ray.cli.render import render, retry
 from consistory_ray.engine.running import build_gallery_of, load
 from consistory_ray.engine.stopping import EXIT_RESUME, StopRequest, stop_on_signals
@@ -266,6 +267,9 @@ def dataset(
     else:
         files = f"{store.url}/{DATASET_FOLDER}/{split}-*.parquet"
         line(out, f"{result.rows} pictures in {len(result.paths)} shards: {files}")
+
+
+app.command(rich_help_panel=AFTER)(pack)
 
 
 @app.command(rich_help_panel=BEFORE)

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from consistory_ray.engine.options import Device, KeepAnchors, RunOptions
-from consistory_ray.guards.choices import Profile
+from consistory_ray.guards.choices import CacheCodec, Profile
 from consistory_ray.watch.logs import LogFormat, LogLevel
 
 # ruff: noqa: UP045, older typers do not read the other spelling
@@ -66,6 +66,26 @@ UrlOrJob = Annotated[str, typer.Argument(metavar="URL-OR-JOB", help="An output, 
 OutputOfJob = Annotated[
     Optional[str],
     typer.Option("--output", "-o", metavar="URL", help="Of a job file: its output; without it, out/NAME-OF-THE-JOB."),
+]
+Cache = Annotated[
+    str,
+    typer.Argument(metavar="CACHE", help="A stored subject's folder or URL, or the file of a cache, .safetensors."),
+]
+ProfileToPack = Annotated[Profile, typer.Option("--profile", help="Whose scenes the cache is for.")]
+CodecOption = Annotated[
+    Optional[CacheCodec], typer.Option("--codec", help="How it is packed; without it, as the profile says.")
+]
+PackedOutput = Annotated[
+    Optional[str],
+    typer.Option(
+        "--output", "-o", metavar="URL", help="A folder for the new subject; of a cache that lies alone, a file."
+    ),
+]
+InPlace = Annotated[
+    bool,
+    typer.Option(
+        "--in-place", help="Replace the old cache. A run that goes on there makes the subject's anchors again."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 

@@ -24,7 +24,7 @@ _REPEATS = 3
 _REASON = 160
 
 
-class DispatchedKernels(TorchDispatchMode):
+class DispatchedKernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes down which fused attention kernels run; what is made of matrix products is not among them.
 
     Attributes:
@@ -32,7 +32,7 @@ class DispatchedKernels(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.kernels: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -86,7 +86,7 @@ def _inputs(device: torch.device, dtype: torch.dtype, kept: float) -> tuple[Tens
 
     def drawn(tokens: int) -> Tensor:
         flat = torch.randn(ROWS, tokens, heads * CHANNELS, generator=generator).to(device, dtype)
-        return flat.unflatten(2, (heads, CHANNELS)).transpose(1, 2)
+        return flat.view(ROWS, tokens, heads, CHANNELS).transpose(1, 2)
 
     seen = own + int(kept * own)
     return drawn(own), drawn(seen), drawn(seen)

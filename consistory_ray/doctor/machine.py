@@ -9,6 +9,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import psutil  # type: ignore[import-untyped]
 import torch
@@ -19,6 +20,8 @@ from consistory_ray.errors import StorageError
 from consistory_ray.output.storage import open_output
 
 PACKAGES = ("consistory-ray", "torch", "diffusers", "transformers", "accelerate", "ray", "triton")
+_CUDA: Any = torch.cuda  # untyped in part
+_CUDNN: Any = torch.backends.cudnn
 SHARED_MEMORY = "/dev/shm"
 """Where Ray's object store lies."""
 
@@ -28,7 +31,7 @@ def examined_machine() -> Machine:
     memory = psutil.virtual_memory()
     cuda, driver = torch.version.cuda or torch.version.hip or "", nvidia_driver()
     problem = _cuda_problem() if cuda else ""
-    cudnn = torch.backends.cudnn.version() if cuda else None
+    cudnn = _CUDNN.version() if cuda else None
     return Machine(
         system=f"{platform.system()} {platform.release()}",
         cpus=_usable_cpus(),
@@ -61,7 +64,7 @@ def _versions() -> Iterator[tuple[str, str]]:
 def _cuda_problem() -> str:
     """Why there are no devices, in the driver's words; empty if there are some."""
     try:
-        torch.cuda.init()
+        _CUDA.init()
     except (RuntimeError, AssertionError) as error:
         return str(error).splitlines()[0]
     return "" if torch.cuda.device_count() else "the driver shows none"

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from consistory_ray.consistory.pipeline import ConsiStoryPipeline
 
 TEXT_LENGTH = 77
+_diffusers: Any = diffusers  # untyped itself
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -62,9 +63,9 @@ SDXL_AUTOENCODER: Mapping[str, Any] = MappingProxyType(
 """SDXL's own, of 84 M parameters."""
 
 
-def build_unet(topology: Topology) -> UNet2DConditionModel:
-    """The UNet, on torch's default device, with diffusers' initialisation."""
-    return UNet2DConditionModel(
+def build_unet(topology: Topology) -> Any:
+    """The ``UNet2DConditionModel``, on torch's default device, with diffusers' initialisation."""
+    return _diffusers.UNet2DConditionModel(
         sample_size=topology.latent_size,
         in_channels=4,
         out_channels=4,
@@ -124,7 +125,7 @@ def _minimal_autoencoder(halvings: int) -> dict[str, Any]:
 
 def build_pipeline(
     topology: Topology,
-    unet: UNet2DConditionModel,
+    unet: Any,
     dtype: torch.dtype,
     seed: int = 0,
     *,
@@ -133,8 +134,8 @@ def build_pipeline(
     force_upcast: bool = False,
     autoencoder: Mapping[str, Any] = MappingProxyType({}),
     **scheduler: object,
-) -> StableDiffusionXLPipeline:
-    """A pipeline around ``unet`` on DDIM.
+) -> Any:
+    """A ``StableDiffusionXLPipeline`` around ``unet`` on DDIM.
 
     Args:
         topology: of the UNet; text encoders and autoencoder fit it.
@@ -151,7 +152,7 @@ def build_pipeline(
         torch.manual_seed(seed)
         tokenizer = tokenizer or build_tokenizer()
         first, second = (_text_config(tokenizer, width) for width in topology.text_widths)
-        vae = AutoencoderKL(
+        vae = _diffusers.AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * (halvings + 1),
             up_block_types=("UpDecoderBlock2D",) * (halvings + 1),
             latent_channels=4,
@@ -160,15 +161,15 @@ def build_pipeline(
             force_upcast=force_upcast,
             **(_minimal_autoencoder(halvings) | dict(autoencoder)),
         )
-        encoders = CLIPTextModel(first), CLIPTextModelWithProjection(second)
-    pipe = StableDiffusionXLPipeline(
+        encoders: tuple[Any, ...] = CLIPTextModel(first), CLIPTextModelWithProjection(second)
+    pipe = _diffusers.StableDiffusionXLPipeline(
         vae=vae.to(dtype).eval(),
         text_encoder=encoders[0].to(dtype).eval(),
         text_encoder_2=encoders[1].to(dtype).eval(),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
         unet=unet.eval(),
-        scheduler=DDIMScheduler(**{**SCHEDULE, **scheduler}),
+        scheduler=_diffusers.DDIMScheduler(**{**SCHEDULE, **scheduler}),
         add_watermarker=False,
     )
     pipe.set_progress_bar_config(disable=True)

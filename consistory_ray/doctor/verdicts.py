@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from consistory_ray.doctor.diagnosis import VANILLA, Finding, KernelCheck, Machine, PrecisionCheck, Speeds, Timing
+from consistory_ray.doctor.diagnosis import (
+    VANILLA,
+    Finding,
+    KernelCheck,
+    Level,
+    Machine,
+    PrecisionCheck,
+    Speeds,
+    Timing,
+)
 from consistory_ray.engine.events import size
 from consistory_ray.settings import BUNDLED_MODEL
 
@@ -87,7 +96,7 @@ def of_kernels(checks: Sequence[KernelCheck], device: str, dtype: str) -> list[F
     for check in checks:
         if check.kernel and not check.error < INEXACT:  # NaN is not, either
             text = f"{check.choice} differs from float32 by {check.error:.3g} of the result"
-            level = "wrong" if check.choice == "auto" else "warning"
+            level: Level = "wrong" if check.choice == "auto" else "warning"
             fix = "choose another one with CONSISTORY_RAY_ATTENTION_KERNEL, and tell PyTorch's developers"
             found.append(Finding(level, f"{check.call} attention", text, fix))
     return found

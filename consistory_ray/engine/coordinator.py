@@ -346,5 +346,6 @@ class _Run:
             failures_by_kind=dict(ledger.failures_by_kind),
             stopped=self._stopped,
             caches=self._session.caches_told,
+            profile=self._plan.profile,
             spent={name: round(seconds, 3) for name, seconds in self._history.spent.items()},
         )

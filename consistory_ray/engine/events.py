@@ -239,6 +239,7 @@ class RunSummary:
         stopped: why the run ended before everything was tried; empty if it did not.
         caches: what became of the anchor caches, where that is worth a word.
         gallery: its page, a path below ``url``, once it was built.
+        profile: what was saved on all of its scenes; None where they differ, or have settings of their own.
         spent: seconds that all workers together have spent on this run's pictures: on the ``device``, and beside it to
             ``encode`` and to ``write``.
     """
@@ -257,6 +258,7 @@ class RunSummary:
     caches: str = ""
     gallery: str = ""
     spent: Mapping[str, float] = field(default_factory=dict)
+    profile: str | None = None
 
     def raise_for_state(self) -> None:
         """Raise RunInterrupted or RunFailed unless the run is complete."""

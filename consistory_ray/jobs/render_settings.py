@@ -110,10 +110,10 @@ class RenderSettings(BaseModel):
     lookahead_maps: Period | None = None
     """Of how many of the last of those calls the attention maps make the mask."""
     reuse_deep: Reuse | None = None
-    """From which share of the steps on only every so manieth call of the network is made in full, such as [0.35, 2];
-    null is off."""
+    """From which share of the steps on the network's deep layers are computed only every how many steps, such as
+    [0.35, 2]; null is off."""
     shared_every: Period | None = None
-    """The anchors' tokens of only every so manieth step are kept, and shared by the steps after it too."""
+    """Every how many steps the anchors' tokens are kept; the steps in between share them too."""
     scene_blending: Switch | None = None
     """Whether queries are blended in scenes, where they are in anchors (section 3.3)."""
     guidance_interval: Interval | None = None

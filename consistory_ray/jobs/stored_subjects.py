@@ -90,6 +90,10 @@ def describe_subject(subject: Described, model: str, fingerprint: str, sha256: s
         "model_fingerprint": fingerprint,
         "cache": {"file": subject.cache_path.rpartition("/")[2], "sha256": sha256, "bytes": nbytes},
     }
+    return _written(record)
+
+
+def _written(record: Mapping[str, Any]) -> bytes:
     return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
 
@@ -130,7 +134,7 @@ def _resolve(where: str, subject: Any, problems: list[Problem]) -> Any:
     for index, address in enumerate(addresses):
         place = f"{where}.from" if isinstance(subject["from"], str) else f"{where}.from[{index}]"
         try:
-            found.append(_read(place, address))
+            found.append(read_stored(place, address))
         except InputError as error:
             problems.extend(error.problems or [Problem(place, ascii(address)[:200], error.message)])
     if len(found) < len(addresses):
@@ -152,9 +156,29 @@ def _addresses(given: Any) -> list[str]:
     return list(named) if all(isinstance(address, str) for address in named) else []
 
 
-def _read(where: str, address: str) -> tuple[str, Mapping[str, Any]]:
-    """The folder of a stored subject, and its record."""
-    folder = _folder(address)
+def packed_words(record: Mapping[str, Any], settings: MethodSettings, file: str, sha256: str, nbytes: int) -> bytes:
+    """The content of ``subject.json`` where a subject's cache was packed in another way.
+
+    Args:
+        record: what it said before.
+        settings: of the new cache.
+        file, sha256, nbytes: of the new cache's file.
+    """
+    cache = {"file": file, "sha256": sha256, "bytes": nbytes}
+    return _written({**record, "settings": settings.to_dict(), "cache": cache})
+
+
+def read_stored(where: str, address: str) -> tuple[str, Mapping[str, Any]]:
+    """The folder of a stored subject, and its record.
+
+    Args:
+        where: what the address was given as, for messages.
+        address: as ``from:`` takes it.
+
+    Raises:
+        InputError: there is none, or it cannot be used.
+    """
+    folder = stored_folder(address)
     check_allowed(where, folder)
     shown = ascii(address)[:200]
     place = place_of(folder, where)
@@ -183,7 +207,8 @@ def _read(where: str, address: str) -> tuple[str, Mapping[str, Any]]:
     return folder, found
 
 
-def _folder(address: str) -> str:
+def stored_folder(address: str) -> str:
+    """The folder that the address of a stored subject, or of a file of it, means."""
     address = address.strip().rstrip("/")
     if address.endswith((".safetensors", ".json")):
         address = address.rpartition("/")[0] or "."

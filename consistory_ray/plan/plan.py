@@ -146,6 +146,12 @@ class Plan:
         """Number of scene pictures."""
         return sum(len(subject.scenes) for subject in self.subjects)
 
+    @property
+    def profile(self) -> str | None:
+        """The profile that all scenes are rendered with; None where they differ, or have settings of their own."""
+        found = {settings.profile for settings in {subject.settings for subject in self.subjects}}
+        return found.pop() if len(found) == 1 else None
+
     def assets(self) -> Iterator[Asset]:
         """All pictures, subject by subject, anchors first."""
         for subject in self.subjects:

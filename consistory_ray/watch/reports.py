@@ -111,7 +111,8 @@ def print_summary(console: Console, summary: RunSummary) -> None:
     rate = f", {summary.rendered / summary.seconds:.2f} pictures/s" if summary.rendered and summary.seconds else ""
     made = f"{plural(summary.rendered, 'picture')} made in {duration(summary.seconds)}{rate}"
     rest = f", {summary.found} were there, {summary.failed} failed"
-    line(console, Text.assemble((summary.state, style), f": {made}{rest}"))
+    saved = f", profile {summary.profile}" if summary.profile not in (None, "exact") else ""
+    line(console, Text.assemble((summary.state, style), f": {made}{rest}{saved}"))
     if summary.rendered and summary.spent:
         line(console, _spent(summary))
     if summary.stopped:

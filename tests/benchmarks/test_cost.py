@@ -31,6 +31,15 @@ def test_quick_run_prints_every_key_and_holds_the_bars(capsys: pytest.CaptureFix
     assert printed["wall_ratio"] > 1
     assert printed["scene_decodes"] == 1
     assert printed["sdxl_cache_gb"] == pytest.approx(printed["sdxl_cache_estimate_gb"], rel=0.05)
+    for profile in printed["profiles"].values():
+        assert profile["cache_gb"] == pytest.approx(profile["cache_estimate_gb"], rel=0.05)
+
+
+def test_the_bytes_of_every_profile_at_full_size(capsys: pytest.CaptureFixture[str]) -> None:
+    result = main(["--bytes"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == result
+    sizes = {name: profile["cache_estimate_gb"] for name, profile in result["profiles"].items()}
+    assert sizes["turbo"] < sizes["fast"] <= 1.2 < sizes["exact"] == result["profiles"]["exact"]["codecs_gb"]["none"]
 
 
 def test_hollow_execution_counts_what_real_execution_counts() -> None:

@@ -19,7 +19,6 @@ from benchmarks.fast import Bench, Sample, main, parse_arguments, seconds_ratio
 from benchmarks.fast_report import table
 from benchmarks.fast_variants import (
     COMPANIONS,
-    cache_for,
     counted_costs,
     everything_recorded,
     parts,
@@ -28,9 +27,10 @@ from benchmarks.fast_variants import (
 )
 from benchmarks.random_sdxl import Topology, build_pipeline, build_unet
 from consistory_ray.consistory import ConsiStoryPipeline
-from consistory_ray.consistory.cache.contents import check_cache
+from consistory_ray.consistory.cache.contents import check_cache, packed_for
 from consistory_ray.evaluation.prompts import SubjectPrompts, consistency_subjects
 from consistory_ray.evaluation.rendering import PictureStore, Rendered
+from consistory_ray.evaluation.savings import HIGHEST_PSNR
 from consistory_ray.settings import PROFILES, SCENE_SETTINGS, MethodSettings
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -101,7 +101,7 @@ class Clockwork:
 def clockwork(monkeypatch: pytest.MonkeyPatch) -> Clockwork:
     """Such a pipeline, whose seconds are what the benchmark reads."""
     pipeline = Clockwork()
-    monkeypatch.setattr("benchmarks.fast.cache_for", lambda cache, settings: cache)
+    monkeypatch.setattr("benchmarks.fast.packed_for", lambda cache, settings: cache)
     monkeypatch.setattr("benchmarks.fast.time.process_time", lambda: pipeline.now)
     return pipeline
 
@@ -172,8 +172,8 @@ def test_every_way_finds_in_its_cache_what_it_reads_and_no_more(pipeline: ConsiS
     base = MethodSettings(num_inference_steps=5)
     with everything_recorded():
         whole = anchors_flops(pipeline, base, hollow=False)[1]
-    for name, settings in variants(["exact", "fast", "turbo", "exact+shared_every"], base).items():
-        cache, own = cache_for(whole, settings), anchors_flops(pipeline, settings, hollow=False)[1]
+    for name, settings in variants(["exact", "fast", "turbo", "exact+first_pass@live"], base).items():
+        cache, own = packed_for(whole, settings), anchors_flops(pipeline, settings, hollow=False)[1]
         check_cache(cache, pipeline.fingerprint, settings)
         assert cache.tensors.keys() == own.tensors.keys(), name
         assert cache.nbytes == own.nbytes < whole.nbytes, name
@@ -234,6 +234,7 @@ def test_each_part_of_the_subjects_is_its_own() -> None:
 def test_the_table_has_intervals_where_they_are_known() -> None:
     text = table({"fast": {"flops_ratio": 0.8, "gain_kept": 0.99, "gain_kept_interval": [0.97, 1.01], "subjects": 32}})
     assert "| fast | 0.80 |" in text and "0.990 [0.970, 1.010]" in text
+    assert "99" not in table({"exact": {"psnr": HIGHEST_PSNR, "psnr_interval": [HIGHEST_PSNR] * 2}})
 
 
 # The committed result -------------------------------------------------------------------------------------------------

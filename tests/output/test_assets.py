@@ -16,6 +16,7 @@ from PIL import Image
 from consistory_ray.errors import AssetError
 from consistory_ray.jobs.job import parse_job
 from consistory_ray.output.assets import (
+    WrittenAsset,
     asset_parameters,
     encode_png,
     picture_size,
@@ -23,6 +24,7 @@ from consistory_ray.output.assets import (
     relabelled,
     write_asset,
 )
+from consistory_ray.output.index.rows import IndexRow, rows_to_table, table_to_rows
 from consistory_ray.output.storage import OutputStore
 from consistory_ray.plan.plan import make_plan
 
@@ -157,3 +159,24 @@ def test_write_asset(store: OutputStore, parameters: Any, picture: Any) -> None:
     assert (written.path, written.size) == ("images/cat/x.png", len(data))
     assert written.sha256 == hashlib.sha256(data).hexdigest()
     assert store.read("images/cat/x.png") == data
+
+
+@pytest.mark.parametrize(
+    ("changes", "told", "column"),
+    [
+        ({}, "absent", "exact"),
+        ({"profile": "fast"}, "fast", "fast"),
+        ({"profile": "fast", "shared_every": 3}, None, None),
+    ],
+)
+def test_a_picture_and_its_row_tell_the_profile(changes: dict[str, Any], told: str | None, column: str | None) -> None:
+    """Pictures of exact say nothing, as before there were profiles."""
+    subject = {"concept": "cat", "anchors": ["a cat here"], "scenes": ["a cat at sea"]}
+    plan = make_plan(parse_job({"model": "acme/xl", "settings": changes, "subjects": [subject]})).subjects[0]
+    parameters = asset_parameters(plan.scenes[0], plan, model="acme/xl", model_fingerprint="f")
+    assert parameters.get("profile", "absent") == told
+    data = encode_png(Image.new("RGB", (8, 8)), parameters)
+    read = read_metadata(data)
+    assert read is not None and read.get("profile", "absent") == told
+    row = IndexRow.rendered(read, WrittenAsset("images/cat/a.png", len(data), "0" * 64), (8, 8))
+    assert table_to_rows(rows_to_table([row]))[0].profile == column

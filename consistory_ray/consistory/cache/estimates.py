@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from consistory_ray.consistory.cache.codec_sizes import packed_bytes
 from consistory_ray.consistory.method.layout import Layer, Level
 from consistory_ray.consistory.method.steps import StepPlan
 from consistory_ray.consistory.models.sdxl_layout import (
@@ -18,7 +19,8 @@ from consistory_ray.consistory.models.sdxl_layout import (
 from consistory_ray.settings import MethodSettings
 
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-_HEADER_BYTES_PER_TENSOR = 110
+_HEADER_BYTES_PER_TENSOR = 100
+_HEADER_BYTES = 1600
 _POSITION_BYTES = 4
 
 
@@ -37,7 +39,8 @@ def estimate_cache_bytes(
 
     Args:
         unet_config: the UNet's configuration, e.g. ``SDXL_UNET_CONFIG`` or a parsed ``unet/config.json``.
-        settings: the method's settings; height and width are taken from them where not given.
+        settings: the method's settings, and those of the scenes that the cache is for, which say what of it is read and
+            how it is packed; height and width are taken from them where not given.
         anchors: number of anchors.
         mask_fraction: share of an anchor's tokens that its subject mask covers.
         height, width: picture size in pixels; the model's own where neither this nor the settings give one.
@@ -54,24 +57,34 @@ def estimate_cache_bytes(
     grids = level_grids(rows, columns)
     layers = read_layers(expected_layer_names(unet_config), len(unet_config["down_block_types"]))
     plan = StepPlan.from_settings(settings)
-    item = _ITEM_BYTES[dtype]
+    item, codec = _ITEM_BYTES[dtype], settings.cache_codec
     subject = {level: anchors * mask_fraction * grids[level].tokens for level in LEVELS.names}
+
+    def token(level: Level) -> int:
+        return packed_bytes(codec, level_channels(unet_config, level), item)
 
     halves = 2 if settings.guidance_scale > 1 else 1
     kept = 1 - settings.mask_dropout
     per_step = sum(
-        (halves * _shared_layers(layers, level) * level_channels(unet_config, level) * item + _POSITION_BYTES)
-        * subject[level]
-        * kept
+        (halves * _shared_layers(layers, level) * token(level) + _POSITION_BYTES) * subject[level] * kept
         for level in LEVELS.names
     )
-    shared_steps = len(plan.shared_in(1)) + (0 if given else len(plan.shared_in(2)))
+    shared_steps = len({at.step for at in plan.reads} if given else plan.reads)
     injected_layers = sum(layer.injected_slot is not None for layer in layers)
-    injected = len(plan.injected) * injected_layers * level_channels(unet_config, FINE) * subject[FINE] * item
-    features = subject[FINE] * int(unet_config["block_out_channels"][-1]) * item if plan.injected else 0
+    injected = len(plan.injected) * injected_layers * token(FINE) * subject[FINE]
+    features = (1 if plan.injected else 0) + len(plan.live_features)  # of the DIFT step, and of others; not packed
+    feature_bytes = features * subject[FINE] * int(unet_config["block_out_channels"][-1]) * item
     masks = anchors * sum(grids[level].tokens for level in LEVELS.names)
-    header = _HEADER_BYTES_PER_TENSOR * (2 * len(LEVELS.names) * shared_steps + len(plan.injected)) + 2048
-    return round(shared_steps * per_step + injected + features + masks + header)
+    return round(shared_steps * per_step + injected + feature_bytes + masks) + _header_bytes(
+        shared_steps, len(plan.injected), features, packed=codec != "none"
+    )
+
+
+def _header_bytes(shared_steps: int, injected_steps: int, features: int, *, packed: bool) -> int:
+    """Of the file: what it says of itself, and of each tensor, of which there are two where one is packed."""
+    levels, parts = len(LEVELS.names), 2 if packed else 1
+    tensors = shared_steps * levels * (parts + 1) + injected_steps * parts + features + levels
+    return _HEADER_BYTES_PER_TENSOR * tensors + _HEADER_BYTES
 
 
 def _shared_layers(layers: tuple[Layer, ...], level: Level) -> int:

@@ -254,5 +254,15 @@ class Denoiser:
         return PassState(latents, state.schedule, state.maps, masks, deep=state.deep)
 
 
+def put_aside(queries: Queries | None) -> Queries | None:
+    """To the host until the fork's step comes again: they are 110 MB a row of SDXL, and many calls come in between."""
+    return None if queries is None else {name: to_host(query) for name, query in queries.items()}
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """A copy in pinned memory that nobody waits for: on the same stream of the device it is whole."""
+    return tensor.to("cpu", non_blocking=True)
+
+
 def _taken_up(queries: Queries, device: torch.device) -> Queries:
     return {name: query.to(device, non_blocking=True) for name, query in queries.items()}

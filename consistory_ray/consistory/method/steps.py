@@ -11,9 +11,6 @@ from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.choices import CacheCodec, FirstPass
 from consistory_ray.settings import MethodSettings, share_of
 
-LEAST_INJECTED = 8
-"""Where fewer steps inject, a look-ahead shares no call with the picture at the fork: the picture injects there."""
-
 
 class Pass(NamedTuple):
     """A step of a pass: pass 1 gives masks and correspondences, pass 2 the picture."""

@@ -65,12 +65,14 @@ class PhaseClock:
     """Splits what a pipeline call takes into the passes and what follows them.
 
     Args:
-        first_pass_steps: steps of pass 1.
+        first_pass_steps: steps of pass 1, or of the only one.
         synchronise: waits for the device; called only where a phase ends, so that nothing is held up in between.
+        first: what the first pass is called.
     """
 
-    def __init__(self, first_pass_steps: int, synchronise: Callable[[], None]) -> None:
+    def __init__(self, first_pass_steps: int, synchronise: Callable[[], None], first: str = "pass1") -> None:
         self._first = first_pass_steps
+        self._name = first
         self._synchronise = synchronise
         self._marks = [time.perf_counter()]
         self._ends: list[str] = []
@@ -80,10 +82,10 @@ class PhaseClock:
         if done in (self._first, total):
             self._synchronise()
             self._marks.append(time.perf_counter())
-            self._ends.append("pass1" if done == self._first else "pass2")
+            self._ends.append(self._name if done == self._first else "pass2")
 
     def phases(self) -> dict[str, float]:
-        """Seconds of ``pass1``, ``pass2`` and ``decode``, which follows the last step."""
+        """Seconds of ``pass1``, ``pass2`` (or of the one pass) and ``decode``, which follows the last step."""
         marks = [*self._marks, time.perf_counter()]
         names = [*self._ends, "decode"]
         return {name: end - start for name, start, end in zip(names, marks[:-1], marks[1:], strict=True)}
@@ -220,7 +222,8 @@ class ConsiStoryRenderer:
     def _render(
         self, scenes: Sequence[Asset], cache: PlacedCache, settings: MethodSettings | None
     ) -> Sequence[Image | AssetError]:
-        with self._clocked(cache.cache.settings.num_inference_steps) as clock:
+        whole = (settings or cache.cache.settings).first_pass == "full"
+        with self._clocked(cache.cache.settings.num_inference_steps, "pass1" if whole else "scene") as clock:
             try:
                 result = self._pipeline.render(
                     prompts=[scene.prompt for scene in scenes],
@@ -259,14 +262,14 @@ class ConsiStoryRenderer:
 
         pipe = self._pipeline.pipe
         side = pipe.unet.config.sample_size * pipe.vae_scale_factor
-        latents = (height or side) * (width or side) / pipe.vae_scale_factor**2
+        latents: float = (height or side) * (width or side) / pipe.vae_scale_factor**2
         item = torch.empty((), dtype=pipe.unet.dtype).element_size()
         led = 1 + CONTROL_SHARE * bool(self._control_fingerprints)
         return float(latents * item * BYTES_PER_LATENT_AND_BYTE * led)
 
     @contextmanager
-    def _clocked(self, first_pass_steps: int) -> Iterator[PhaseClock]:
-        clock = PhaseClock(first_pass_steps, self._synchronise)
+    def _clocked(self, first_pass_steps: int, first: str = "pass1") -> Iterator[PhaseClock]:
+        clock = PhaseClock(first_pass_steps, self._synchronise, first)
         yield clock
         self.phases = clock.phases()
 

@@ -67,6 +67,7 @@ class Card:
     error: str | None
     mask: str | None = None
     hints: tuple[str, ...] = ()
+    profile: str | None = None
 
     @property
     def words(self) -> str:
@@ -236,7 +237,7 @@ class _Previews:
             thumbnail = made.removeprefix(f"{GALLERY_FOLDER}/") if made in self.there else picture
         mask = mask_path(f"anchors/{row['subject']}/{row['scene']}.png") if row["kind"] == "anchor" else None
         shown = f"../{quote(mask)}" if mask in self._masks else None
-        facts = ("asset_id", "kind", "subject", "scene", "prompt", "seed", "width", "height", "seconds")
+        facts = ("asset_id", "kind", "subject", "scene", "prompt", "seed", "width", "height", "seconds", "profile")
         hints = tuple(
             f"../{quote(self._inputs[sha256])}" for sha256 in hints_of(row["control"]) if sha256 in self._inputs
         )

@@ -30,7 +30,20 @@ MAX_LINKS = 100_000
 MIN_SHOWN = 4
 """Pictures of a subject that are shown however many subjects there are."""
 
-_SHOWN = ("asset_id", "kind", "subject", "scene", "prompt", "seed", "width", "height", "seconds", "path", "size")
+_SHOWN = (
+    "asset_id",
+    "kind",
+    "subject",
+    "scene",
+    "prompt",
+    "seed",
+    "width",
+    "height",
+    "seconds",
+    "path",
+    "size",
+    "profile",
+)
 _COLUMNS = (*_SHOWN, "sha256", "status", "error", "control", "attempt", "created_at")
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]

@@ -69,6 +69,7 @@ SCHEMA: pa.Schema = described(
             pa.field("fault", pa.string()),
             pa.field("cache_sha256", pa.string()),
             pa.field("control", pa.string()),
+            pa.field("profile", pa.string()),
             pa.field("created_at", pa.timestamp("us", tz="UTC"), nullable=False),
         ]
     )
@@ -98,6 +99,8 @@ class IndexRow:
             do not tell. Two scenes of one subject with different ones saw anchors that were made twice.
         control: what has led it: JSON, a list of hints, each with SHA-256, scale, start, end, preprocess and net; None
             for pictures that nothing has led.
+        profile: what was saved on its subject's scenes; None where it is none of the profiles, and in rows of versions
+            that had none, which are exact.
         created_at: when the row was made, UTC. Rows of one run are to be stamped by one clock, the coordinator's.
     """
 
@@ -124,6 +127,7 @@ class IndexRow:
     fault: str | None = None
     cache_sha256: str | None = None
     control: str | None = None
+    profile: str | None = None
     created_at: datetime = field(default_factory=_now)
 
     def __post_init__(self) -> None:
@@ -204,7 +208,8 @@ def _identity(parameters: Mapping[str, Any]) -> dict[str, Any]:
     control = parameters.get("control")
     told = json.dumps(control, sort_keys=True) if control else None
     told = None if told is not None and len(told) > _MAX_CONTROL else told  # of a picture that somebody made up
-    return {key: parameters[key] for key in keys} | {"anchor_seeds": tuple(parameters["anchor_seeds"]), "control": told}
+    given = {key: parameters[key] for key in keys} | {"anchor_seeds": tuple(parameters["anchor_seeds"])}
+    return given | {"control": told, "profile": parameters.get("profile", "exact")}
 
 
 def rows_to_table(rows: Iterable[IndexRow]) -> pa.Table:

@@ -11,17 +11,15 @@ import torch
 from torch import Tensor
 
 from consistory_ray.consistory import ConsiStoryPipeline
-from consistory_ray.consistory.method import sampler
+from consistory_ray.consistory.method import denoiser
 from consistory_ray.consistory.method.attention import Queries
 from consistory_ray.consistory.models.split_unet import SplitUNet
 from consistory_ray.settings import MethodSettings
 
 SETTINGS = MethodSettings(num_inference_steps=12, height=32, width=32, query_blend_until=0.3)
-FORK = 1
 WAYS: Mapping[str, Mapping[str, Any]] = {
     "full": {},
-    "lookahead, the fork's call shared": {"first_pass": "lookahead", "injection_window": (0.1, 0.9)},
-    "lookahead, the fork's step again": {"first_pass": "lookahead"},
+    "lookahead": {"first_pass": "lookahead"},
     "live": {"first_pass": "live"},
 }
 
@@ -44,7 +42,7 @@ class Watched:
             return self.put_aside[-1]
 
         monkeypatch.setattr(SplitUNet, "vanilla_queries", computed)
-        monkeypatch.setattr(sampler, "to_host", put_aside)
+        monkeypatch.setattr(denoiser, "to_host", put_aside)
 
     def there(self, until: int) -> int:
         """How many of the first ones there still are."""
@@ -65,11 +63,9 @@ def test_vanilla_queries_are_let_go_of_when_their_step_is_over(
     def look(done: int, of: int) -> None:
         nonlocal before
         held[done] = watched.there(before)
-        if way == "lookahead, the fork's call shared" and done == FORK + 1:
-            held[done] = watched.there(len(watched.computed))
         before = len(watched.computed)
 
     found = pipe.render(["a cat in space"], cache, [3], progress=look, output_type="latent").images
     assert torch.equal(found, expected) and watched.computed
     assert not any(held.values()), f"queries of earlier steps that are still there after each step: {held}"
-    assert bool(watched.put_aside) == (way == "full")
+    assert bool(watched.put_aside) == (way != "live")

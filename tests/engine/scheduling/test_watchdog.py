@@ -74,3 +74,8 @@ def test_phases_are_split_at_the_end_of_each_pass() -> None:
     for done in range(1, 4):
         clock.tick(done, 3)
     assert list(clock.phases()) == ["pass1", "decode"]
+
+    clock = PhaseClock(3, lambda: None, "scene")
+    for done in range(1, 4):
+        clock.tick(done, 3)
+    assert list(clock.phases()) == ["scene", "decode"], "scenes of one pass, as most profiles have"

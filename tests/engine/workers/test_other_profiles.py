@@ -61,6 +61,8 @@ def test_they_are_rendered_with_what_the_plan_says(exact: Path, tmp_path: Path) 
         pictures[profile] = np.asarray(Image.open(tmp_path / plan.scenes[0].path))
         told = read_metadata(data)
         assert told is not None and MethodSettings.from_dict(told["settings"]) == plan.settings
+        assert told.get("profile") == (None if profile == "exact" else profile)
+        assert report.time is not None and ("scene" in report.time.phases) == (profile == "fast")
     assert not np.array_equal(pictures["exact"], pictures["fast"])
     pipeline = loaded_once(SPEC)._pipeline  # type: ignore[attr-defined]
     cache, scene = AnchorCache.from_buffer(buffer), plan.scenes[0]
