@@ -130,7 +130,7 @@ class Memory:
     """A device with so much memory beside the model, of which the renderer's caches take some."""
 
     def __init__(self, renderer: ConsiStoryRenderer, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.scene = renderer._scene_bytes(64, 64)
+        self.scene = renderer._scene_bytes(None, None)
         self.residents = ResidentCaches()
         self.size = 0.0
         monkeypatch.setattr(renderer, "_residents", self.residents)
@@ -151,7 +151,7 @@ def test_a_cache_stays_on_the_device_as_far_as_batches_leave_room(
     assert first.resident_bytes == second.resident_bytes == whole > 0.8 * cache.nbytes, "there is room for both"
 
     fits = int(memory.size * FREE_SHARE / memory.scene)
-    assert renderer.fitting_batch(64, 64) == fits, "caches yield to batches, so that nothing is lost to them"
+    assert renderer.fitting_batch(None, None) == fits, "caches yield to batches, so that nothing is lost to them"
     memory.size = (memory.scene + 1.2 * cache.nbytes) / FREE_SHARE
     renderer.render(plan.scenes[:1], first)
     assert first.resident_bytes == whole and second.resident_bytes < 0.2 * cache.nbytes
