@@ -65,7 +65,8 @@ from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, ControlHi
 from consistory_ray.consistory.cache.contents import packed_for
 from consistory_ray.consistory.method.layout import Grid, Level
 from consistory_ray.consistory.method.masks import AttentionMaps
-from consistory_ray.settings import PROFILES, CacheCodec, MethodSettings
+from consistory_ray.guards.choices import CacheCodec
+from consistory_ray.settings import PROFILES, MethodSettings
 
 ANCHORS = ("a cat in the garden", "a cat on the beach")
 SCENE = ("a cat in the snow",)
