@@ -286,7 +286,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         topology = SDXL if options.topology == "sdxl" else QUICK
         counted = MethodSettings(num_inference_steps=base.num_inference_steps)
         costs = counted_costs(topology, variants(list(numbers), counted), options.cache)
-        numbers = {name: costs.get(name, {}) | own for name, own in numbers.items()}
+        costs[VANILLA] = {"flops_ratio": 1.0}
+        numbers = {name: costs[name] | own for name, own in numbers.items()}
     report = report_of(options, bench) | {"numbers": rounded(numbers)}
     report["subjects"] = [
         {

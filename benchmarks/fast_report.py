@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from consistory_ray.evaluation.rendering import Rendered
+from consistory_ray.evaluation.savings import HIGHEST_PSNR
 from consistory_ray.evaluation.sheets import blocks_sheet
 
 COLOURS = {"vanilla": "#8a8f9a", "exact": "#3a3542", "fast": "#d6542c", "turbo": "#2c7fb8"}
@@ -41,7 +42,7 @@ def table(numbers: Numbers) -> str:
 
 
 def _cell(own: Mapping[str, Any], key: str, digits: int) -> str:
-    if key not in own:
+    if key not in own or (key == "psnr" and own[key] >= HIGHEST_PSNR):
         return ""
     bounds = own.get(f"{key}_interval")
     text = f"{own[key]:.{digits}f}"

@@ -30,6 +30,7 @@ from consistory_ray.consistory import ConsiStoryPipeline
 from consistory_ray.consistory.cache.contents import check_cache, packed_for
 from consistory_ray.evaluation.prompts import SubjectPrompts, consistency_subjects
 from consistory_ray.evaluation.rendering import PictureStore, Rendered
+from consistory_ray.evaluation.savings import HIGHEST_PSNR
 from consistory_ray.settings import PROFILES, SCENE_SETTINGS, MethodSettings
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -233,6 +234,7 @@ def test_each_part_of_the_subjects_is_its_own() -> None:
 def test_the_table_has_intervals_where_they_are_known() -> None:
     text = table({"fast": {"flops_ratio": 0.8, "gain_kept": 0.99, "gain_kept_interval": [0.97, 1.01], "subjects": 32}})
     assert "| fast | 0.80 |" in text and "0.990 [0.970, 1.010]" in text
+    assert "99" not in table({"exact": {"psnr": HIGHEST_PSNR, "psnr_interval": [HIGHEST_PSNR] * 2}})
 
 
 # The committed result -------------------------------------------------------------------------------------------------
