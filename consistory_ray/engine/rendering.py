@@ -33,6 +33,7 @@ class RendererSpec:
         gpu_share: the part of its GPU that is the renderer's own, where several share one.
         controlnets: as the job names them; hints name them by their places.
         guess_mode: whether they lead the conditional half only.
+        compile: whether the network is compiled.
         inputs: URL of the output, from which :class:`~consistory_ray.engine.inputs.InputReader` reads what users give.
     """
 
@@ -44,6 +45,7 @@ class RendererSpec:
     gpu_share: float = 1.0
     controlnets: tuple[str, ...] = ()
     guess_mode: bool = False
+    compile: bool = False
     inputs: str = ""
 
 

@@ -75,6 +75,7 @@ class WorkerPool:
             gpu_share=share,
             controlnets=controlnets,
             guess_mode=guess_mode,
+            compile=options.compile,
             inputs=store.url,
         )
         self._store = store
