@@ -5,9 +5,6 @@ whose parameters are hollow costs no memory, and inside :class:`HollowExecution`
 tensor only works out its result's shape (by PyTorch's meta kernels) and gives a hollow result. Unlike with meta or fake
 tensors, everything small and real stays real: masks, indices, dropout draws, timesteps, lists, ``if`` statements. So
 code whose shapes depend on data, like attention to the tokens of a mask, takes the very steps it takes in earnest.
-
-:func:`count_flops` is ``FlopCounterMode`` with the attention kernels added that it does not know: on a CPU,
-``scaled_dot_product_attention`` dispatches to a kernel that torch 2.13's counter leaves out in silence.
 """
 
 from __future__ import annotations
@@ -18,7 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
+
+from consistory_ray.doctor.flops import count_flops
+
+__all__ = ["HollowExecution", "count_flops", "hollow", "hollow_out", "is_hollow"]
 
 aten = torch.ops.aten
 
@@ -95,13 +95,3 @@ def _shapes(func: Any, flat: list[Any], spec: Any) -> tuple[list[Any], Any]:
     args, kwargs = tree_unflatten([to_meta(value) for value in flat], spec)
     results, out_spec = tree_flatten(func(*args, **kwargs))
     return [(tuple(r.shape), r.dtype) if isinstance(r, Tensor) else r for r in results], out_spec
-
-
-def _fused_attention_flops(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-    return sdpa_flop(query, key, value)
-
-
-def count_flops() -> FlopCounterMode:
-    """A ``FlopCounterMode`` that knows every fused attention kernel (a multiplication and an addition are 2 FLOPs)."""
-    kernels = (aten._scaled_dot_product_flash_attention_for_cpu, aten._scaled_dot_product_fused_attention_overrideable)
-    return FlopCounterMode(display=False, custom_mapping=dict.fromkeys(kernels, _fused_attention_flops))

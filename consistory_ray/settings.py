@@ -137,9 +137,9 @@ class MethodSettings:
 
     @property
     def profile(self) -> str | None:
-        """Name of the profile that these settings are; None where single ones of it were changed."""
+        """Name of the profile that scenes are rendered by, however the cache is packed; None for no such."""
         for name in PROFILES:
-            if self == self.with_profile(name):
+            if self == self.with_profile(name).replace(cache_codec=self.cache_codec):
                 return name
         return None
 

@@ -28,7 +28,7 @@ def rooms(*names: str) -> tuple[str, ...]:
 
 
 # what comes after a job, in the order in which it flows
-LATER = ("plan", "consistory", "miniature", "output", "engine", "watch", "cli", "evaluation", "testing")
+LATER = ("plan", "consistory", "miniature", "output", "engine", "watch", "cli", "evaluation", "testing", "doctor")
 # part of the output -> the other parts of it that stand above it
 BOOKS = ("assets", "index", "gallery", "resume", "moving", "comparison", "shards", "verify", "run_record")
 ABOVE = {
@@ -59,7 +59,7 @@ FORBIDDEN = {
     "settings": (*MODELS, "ray", *rooms("concepts", "jobs", "pictures", *LATER)),
     "jobs": (*MODELS, "ray", *rooms(*LATER)),
     "plan": (*MODELS, "ray", *rooms(*LATER[1:])),
-    "consistory": ("ray", *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing", "evaluation")),
+    "consistory": ("ray", *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing", "evaluation", "doctor")),
     "consistory/method": (
         *("ray", "transformers", "diffusers", "accelerate"),
         *rooms("consistory.models", *(f"consistory.{name}" for name in FACE)),
@@ -67,16 +67,17 @@ FORBIDDEN = {
     "consistory/cache": ("ray", "transformers", "diffusers", *rooms(*(f"consistory.{name}" for name in FACE))),
     "miniature": (
         "ray",
-        *rooms("jobs", "plan", "consistory", "engine", "output", "watch", "cli", "testing", "evaluation"),
+        *rooms("jobs", "plan", "consistory", "engine", "output", "watch", "cli", "testing", "evaluation", "doctor"),
     ),
     "output": (*MODELS, "ray", *rooms("concepts", "jobs", "settings", *LATER[1:3], *LATER[4:])),
     **{f"output/{part}": rooms(*(f"output.{other}" for other in ABOVE[part])) for part in ABOVE},
-    "engine": rooms("watch", "cli", "evaluation", "testing"),
+    "engine": rooms("watch", "cli", "evaluation", "testing", "doctor"),
     **{f"engine/{part}": rooms(*(f"engine.{other}" for other in ENGINE[n + 1 :])) for n, part in enumerate(ENGINE)},
     "engine/scheduling": (*PURELY, "consistory_ray"),
-    "testing": (*MODELS, "ray", *rooms("watch", "cli")),
-    "watch": (*MODELS, "ray", *rooms("consistory", "cli", "evaluation", "testing")),
-    "evaluation": ("ray", *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing")),
+    "testing": (*MODELS, "ray", *rooms("watch", "cli", "doctor")),
+    "watch": (*MODELS, "ray", *rooms("consistory", "cli", "evaluation", "testing", "doctor")),
+    "evaluation": ("ray", *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing", "doctor")),
+    "doctor": ("ray", *rooms("cli", "evaluation", "testing")),
     "cli": ("ray", *rooms("testing")),
 }
 # what is allowed nevertheless: arithmetic that needs no model; of the engine its table of faults

@@ -1,4 +1,4 @@
-"""The command line: ``consistory-ray validate | plan | render | retry | status | gallery | verify | dataset | schema``.
+"""The command line: ``consistory-ray COMMAND``, from ``validate`` and ``plan`` to ``verify`` and ``dataset``.
 
 Exit codes are in ``common.EXIT_CODES``, options in ``options.py``; docs/cli.md is written from both. Whatever is slow
 to import is imported by the command that needs it, so that ``validate``, ``plan`` and ``status`` start without torch
@@ -30,6 +30,7 @@ from consistory_ray.cli.common import (
     plan_of_output,
     print_json,
 )
+from consistory_ray.cli.doctor import doctor
 from consistory_ray.cli.options import (
     DEFAULTS,
     AllThumbnails,
@@ -140,6 +141,7 @@ def plan_command(
         print_notes(out, notes)
 
 
+app.command(rich_help_panel=BEFORE)(doctor)
 app.command(cls=RenderCommand, rich_help_panel=RUN)(render)
 app.command(
     "retry",

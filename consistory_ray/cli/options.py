@@ -239,3 +239,32 @@ Repair = Annotated[
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Files read at a time.")]
 Split = Annotated[str, typer.Option(help="Name of the dataset's split.")]
+
+ExaminedModel = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="MODEL",
+        help="What is measured: miniature (the bundled model), random (SDXL's size with random weights), or any other; "
+        "without it, random on a GPU and miniature on a CPU, or what the job is like.",
+    ),
+]
+ExaminedDtype = Annotated[
+    Literal["auto", "float16", "bfloat16", "float32"],
+    typer.Option(help="In which it computes; auto: float16 on a GPU, float32 on a CPU."),
+]
+ExaminedJob = Annotated[
+    Optional[str], typer.Option("--job", metavar="JOB", help="Also forecast how long this job would take here.")
+]
+ExaminedOutput = Annotated[
+    Optional[str],
+    typer.Option(
+        "--output", "-o", metavar="URL", help="Also write a small file there and delete it; of a job, its own output."
+    ),
+]
+ExaminedSteps = Annotated[
+    Optional[int], typer.Option(min=1, max=1000, help="Denoising steps that are measured; without it, 3 to 10.")
+]
+ExaminingSeconds = Annotated[
+    float, typer.Option(min=0, help="After that many nothing more is begun that would take long.")
+]
+Quick = Annotated[bool, typer.Option("--quick", help="Two steps of single pictures only: whether it works at all.")]

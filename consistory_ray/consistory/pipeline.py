@@ -12,7 +12,9 @@ from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
 from consistory_ray.concepts.matching import all_exact
-from consistory_ray.consistory.cache.anchor_cache import AnchorCache, check_cache
+from consistory_ray.consistory.cache.anchor_cache import AnchorCache
+from consistory_ray.consistory.cache.contents import check_cache
+from consistory_ray.consistory.cache.residence import PlacedCache
 from consistory_ray.consistory.controls import Controls, led
 from consistory_ray.consistory.given_pictures import given_pictures, refuse_both
 from consistory_ray.consistory.inputs import (
@@ -259,7 +261,7 @@ class ConsiStoryPipeline:
     def render(
         self,
         prompts: Sequence[str],
-        subject: AnchorCache | SubjectResult,
+        subject: AnchorCache | SubjectResult | PlacedCache,
         seeds: Sequence[int] | None = None,
         *,
         latents: Tensor | None = None,
@@ -275,7 +277,9 @@ class ConsiStoryPipeline:
 
         Args:
             prompts: one per scene.
-            subject: from :meth:`create_subject`, or a loaded cache.
+            subject: from :meth:`create_subject`, or a loaded cache. Its tensors are brought to the device a step ahead,
+                in every batch anew; ``cache.to("cuda")`` is there for good, and of a
+                :class:`~consistory_ray.consistory.cache.residence.PlacedCache` as much as there is room for.
             seeds: one per scene; a seed gives the same initial noise whatever the batch or device.
             latents: initial noise [B, 4, h, w] instead.
             controls: what leads each scene, as in :meth:`create_subject`; anchors need not have been led.
@@ -292,7 +296,8 @@ class ConsiStoryPipeline:
                 its ``result`` has the others.
         """
         self._check()
-        cache = subject.cache if isinstance(subject, SubjectResult) else subject
+        cache = subject if isinstance(subject, AnchorCache) else subject.cache
+        placed = subject if isinstance(subject, PlacedCache) else PlacedCache(cache, self.device)
         resolved = scene_settings(cache.settings, settings, changes)
         fingerprint = self.fingerprint
         if settings is not None:
@@ -303,7 +308,7 @@ class ConsiStoryPipeline:
         batch = led(self.backbone, batch, controls)
 
         def companions(request: Request) -> Companions:
-            return CachedAnchors(request, cache, self.device, self.backbone.dtype)
+            return CachedAnchors(request, placed, self.backbone.dtype)
 
         return render_scenes(self.backbone, batch, resolved, companions, batch_size, output_type, progress, trace)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -16,6 +17,7 @@ from typing import Any
 from consistory_ray.guards.places import place_of
 
 SECONDS_BETWEEN_READINGS = 10.0
+_DRIVER_FILE = "/proc/driver/nvidia/version"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,23 @@ def _utilization(nvml: Any, handle: Any) -> float | None:
         return float(nvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100
     except nvml.NVMLError:
         return None
+
+
+def nvidia_driver() -> str:
+    """Version of the driver of this machine's NVIDIA GPUs; empty without one."""
+    nvml = _nvml()
+    if nvml is not None:
+        try:
+            told = nvml.nvmlSystemGetDriverVersion()
+            return told.decode() if isinstance(told, bytes) else str(told)
+        except nvml.NVMLError:
+            return ""
+    try:
+        with open(_DRIVER_FILE) as file:
+            found = re.search(r"\d+\.\d+(?:\.\d+)?", file.readline())
+    except OSError:
+        return ""
+    return found[0] if found else ""
 
 
 @lru_cache(maxsize=1)

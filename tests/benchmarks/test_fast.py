@@ -28,7 +28,7 @@ from benchmarks.fast_variants import (
 )
 from benchmarks.random_sdxl import Topology, build_pipeline, build_unet
 from consistory_ray.consistory import ConsiStoryPipeline
-from consistory_ray.consistory.cache.anchor_cache import check_cache
+from consistory_ray.consistory.cache.contents import check_cache
 from consistory_ray.evaluation.prompts import SubjectPrompts, consistency_subjects
 from consistory_ray.evaluation.rendering import PictureStore, Rendered
 from consistory_ray.settings import PROFILES, SCENE_SETTINGS, MethodSettings

@@ -103,7 +103,7 @@ LIVE = {"first_pass": "live", "reuse_deep": (0.35, 3), "scene_blending": False}
     ("made_for", "asked", "named"),
     [
         ("fast", {"profile": "exact"}, "exact"),
-        ("fast", {"profile": "turbo"}, "turbo"),
+        ("turbo", {"profile": "exact"}, "exact"),
         ("turbo", {"profile": "fast"}, "fast"),
         ("exact", LIVE, "these settings"),
     ],
@@ -181,7 +181,7 @@ def test_given_pictures(changes: dict[str, Any], pipe: ConsiStoryPipeline) -> No
         ANCHORS, "cat", images=images, masks=[mask, mask], num_inference_steps=STEPS, **changes
     )
     exact = pipe.create_subject(ANCHORS, "cat", images=images, masks=[mask, mask], num_inference_steps=STEPS)
-    assert subject.cache.nbytes < 0.8 * exact.cache.nbytes
+    assert subject.cache.nbytes < exact.cache.nbytes
     assert scenes(pipe, subject).isfinite().all()
 
 

@@ -184,7 +184,7 @@ def test_a_codec_packs_what_scenes_read(
 
 def test_the_recorder_packs_with_its_codec(pipe: ConsiStoryPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     module = "consistory_ray.consistory.method.companions.CacheRecorder"
-    monkeypatch.setattr(module, lambda levels, codec: CacheRecorder(levels, Halved()))
+    monkeypatch.setattr(module, lambda levels, codec, copies: CacheRecorder(levels, Halved(), copies))
     cache = pipe.create_subject(ANCHORS, "cat", [1, 2], settings=QUICK, output_type="latent").cache
     assert {"pass1.step001.shared.fine", "pass1.step001.shared.fine.negative"} <= set(cache.tensors)
     assert cache.tensors["pass2.step001.injected.fine"].dtype == torch.float16

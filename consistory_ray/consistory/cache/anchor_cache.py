@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from consistory_ray.consistory.cache.codecs import CODECS, NONE
 from consistory_ray.consistory.cache.safetensors_file import Buffer, deserialise, pack, serialise
 from consistory_ray.consistory.method.layout import Level
-from consistory_ray.consistory.method.steps import Pass, StepPlan
+from consistory_ray.consistory.method.steps import Pass
 from consistory_ray.errors import CacheMismatchError, Problem, StorageError
 from consistory_ray.guards.outside import parse_json
 from consistory_ray.guards.places import place_of
@@ -26,7 +27,9 @@ from consistory_ray.settings import MethodSettings
 
 FORMAT_VERSION = 2
 """Of the files that are written. Version 1 had no positions and no codec, and ``fine`` was the level of the features;
-it is read like version 2, and a cache that was read from it is written as version 1 again."""
+it is read like version 2, and a cache that was read from it is written as version 1 again. Packed caches, and those
+that hold what one profile reads, are of version 2 too: it says how tensors are named and laid out. Their codec and
+their settings are words that an older reader does not know and refuses; what it does know it reads as before."""
 READABLE_VERSIONS = ("1", "2")
 _FORMAT = "consistory_ray anchor cache"
 
@@ -113,16 +116,6 @@ class AnchorCache:
         """
         return self.tensors[features_name(self.feature_level)]
 
-    def features_at(self, at: Pass) -> Tensor:
-        """Features of a step at the same tokens, [M, C] of length one.
-
-        Raises:
-            KeyError: the cache was made for scenes that do not look them up.
-        """
-        kind = features_name(self.feature_level)
-        name = step_name(at, kind)
-        return self.tensors[name if name in self.tensors else step_name(Pass(1, at.step), kind)]
-
     @property
     def injected_positions(self) -> Tensor:
         """Which tokens :attr:`features` and :meth:`injected` are of, anchor * tokens + token: int64 [M]."""
@@ -130,31 +123,58 @@ class AnchorCache:
 
     def shared(self, at: Pass) -> dict[Level, Tensor]:
         """Hidden states shared at a step: level -> [L, h, K, C]. Pass 2's earlier steps are pass 1's."""
-        where = self._recorded_in(at)
-        return {level: self._unpacked(step_name(where, f"shared.{level}")) for level in self.grids}
+        name = self.shared_part(at)
+        return {level: self.unpacked(f"{name}.{level}", self.tensors) for level in self.grids}
 
     def positions(self, at: Pass) -> dict[Level, Tensor] | None:
         """Which tokens those are, anchor * tokens + token: level -> int32 [K]. None where version 1 did not say."""
         if self.version == 1:
             return None
-        where = self._recorded_in(at)
-        return {level: self.tensors[step_name(where, f"positions.{level}")] for level in self.grids}
+        name = self._recorded(at, "positions")
+        return {level: self.tensors[f"{name}.{level}"] for level in self.grids}
 
     def injected(self, step: int) -> Tensor:
         """Injected outputs of a step of pass 2, [L, M, C]."""
-        return self._unpacked(step_name(Pass(2, step), f"injected.{self.feature_level}"))
+        return self.unpacked(f"{self.injected_part(step)}.{self.feature_level}", self.tensors)
 
     def has(self, at: Pass, kind: str) -> bool:
         """Whether it holds a kind of a step's tensors, of pass 2 or else of pass 1."""
-        places = (step_name(at, kind), step_name(Pass(1, at.step), kind))
-        return any(name == place or name.startswith(f"{place}.") for place in places for name in self.tensors)
+        return self._recorded(at, kind) in self._parts
 
-    def _recorded_in(self, at: Pass) -> Pass:
-        start = step_name(at, "shared.")
-        return at if any(name.startswith(start) for name in self.tensors) else Pass(1, at.step)
+    def shared_part(self, at: Pass) -> str:
+        """What the names of a step's shared tensors begin with, ``.{level}`` follows; see :meth:`part`."""
+        return self._recorded(at, "shared")
 
-    def _unpacked(self, name: str) -> Tensor:
-        return CODECS[self.codec].unpack(name, self.tensors)
+    def injected_part(self, step: int) -> str:
+        """The same of injected outputs, ``.{features}`` follows."""
+        return step_name(Pass(2, step), "injected")
+
+    def features_part(self, at: Pass | None) -> str:
+        """The same of the features of a step, or of the DIFT step; they are not packed."""
+        return "features" if at is None else self._recorded(at, "features")
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """All tensors whose names begin with a name and a dot, and the one of that name, as they are packed."""
+        return {each: self.tensors[each] for each in self._parts.get(name, ())}
+
+    def unpacked(self, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
+        """What was packed under a name, from its tensors, which may be elsewhere."""
+        return CODECS[self.codec].unpack(name, tensors)
+
+    def _recorded(self, at: Pass, kind: str) -> str:
+        """Where a kind of a step's tensors is: what both passes have in common is pass 1's."""
+        name = step_name(at, kind)
+        return name if name in self._parts else step_name(Pass(1, at.step), kind)
+
+    @cached_property
+    def _parts(self) -> dict[str, list[str]]:
+        """Names of the tensors whose names begin with another one, by that, up to each dot."""
+        found: dict[str, list[str]] = {}
+        for name in self.tensors:
+            words = name.split(".")
+            for end in range(1, len(words) + 1):
+                found.setdefault(".".join(words[:end]), []).append(name)
+        return found
 
     def masks(self) -> dict[Level, Tensor]:
         """The anchors' final subject masks: level -> bool [A, rows, columns]."""
@@ -318,47 +338,3 @@ def _write_atomically(path: Path, write: Callable[[Any], object]) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-def check_cache(cache: AnchorCache, fingerprint: str, settings: MethodSettings | None) -> None:
-    """Refuse a cache of another model, or of other settings where some are asked for.
-
-    Those that only scenes have may differ, if the cache holds what scenes will read; how it is packed may differ too.
-
-    Raises:
-        CacheMismatchError: naming what differs, or what is missing.
-    """
-    problems: list[Problem] = []
-    if cache.fingerprint != fingerprint:
-        fix = f"make the subject again with this model, whose fingerprint is {fingerprint[:12]}"
-        problems.append(Problem("model", cache.fingerprint[:12], fix))
-    if settings is not None:
-        wanted, found = settings.exact.to_dict(), cache.settings.exact.to_dict()
-        for key in ("height", "width"):  # not asked for: the cache's
-            wanted[key] = found[key] if wanted[key] is None else wanted[key]
-        problems += [
-            Problem(f"settings.{key}", repr(found[key]), f"make the subject again: {wanted[key]!r} is asked for")
-            for key in wanted
-            if wanted[key] != found[key]
-        ]
-    if problems:
-        raise CacheMismatchError("the anchor cache was made with another model or other settings", problems)
-    if settings is not None and (missing := _missing(cache, StepPlan.from_settings(settings))):
-        made = cache.settings.profile or "settings of its own"
-        fix = f"render with what it was made for ({made}), or make the subject again with these settings"
-        wanted_profile = settings.profile or "these settings"
-        problem = Problem("profile", wanted_profile, f"the cache lacks {missing[0]} and {len(missing) - 1} more: {fix}")
-        raise CacheMismatchError("the anchor cache lacks what these scenes read", [problem])
-
-
-def _missing(cache: AnchorCache, plan: StepPlan) -> list[str]:
-    """Names of tensors that scenes would read."""
-    kinds = [f"shared.{level}" for level in cache.grids]
-    wanted = [(at, kind) for at in sorted(plan.reads) for kind in kinds]
-    features = features_name(cache.feature_level)
-    wanted += [(Pass(2, step), f"injected.{cache.feature_level}") for step in plan.injected if step in plan.full_calls]
-    wanted += [(at, features) for at in plan.live_features]
-    names = [step_name(at, kind) for at, kind in wanted if not cache.has(at, kind)]
-    if plan.injected and features not in cache.tensors:
-        names.append(features)
-    return names

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from consistory_ray.consistory.cache.anchor_cache import features_name, mask_name, step_name
 from consistory_ray.consistory.cache.codecs import NONE, Codec
+from consistory_ray.consistory.cache.copies import Copies, flat_size, flat_views
 from consistory_ray.consistory.method.layout import Layer, Level, Levels
 from consistory_ray.consistory.method.steps import Pass
 
 _OWN_PAGES = 1 << 20
+_UNDER_WAY = 2
 
 
 class CacheRecorder:
@@ -22,12 +26,14 @@ class CacheRecorder:
     Args:
         levels: of the model.
         codec: how what is shared and injected is packed.
+        copies: of the device that computes; None where it is the host, or has none.
 
     Layers come in the order in which the UNet reaches them and are filed by their slots, by which scenes read them.
-    A step's tensors are moved to the CPU at its end, so that a device never holds more than one step.
+    A step's tensors are packed where they are and leave the device at its end, so that it never holds more than a few.
     """
 
-    def __init__(self, levels: Levels, codec: Codec = NONE) -> None:
+    def __init__(self, levels: Levels, codec: Codec = NONE, copies: Copies | None = None) -> None:
+        self._leaving = _Leaving(copies) if copies is not None else None
         self.tensors: dict[str, Tensor] = {}
         self.levels = levels
         self.codec = codec
@@ -57,7 +63,8 @@ class CacheRecorder:
         self._add(self._injected, layer.injected_slot, layer, tokens)
 
     def add_features(self, at: Pass, features: Tensor) -> None:
-        """Features at the M mask tokens at a step, [M, C], for live correspondences."""
+        """Features at the M mask tokens at a step, [M, C], for live correspondences; after all steps."""
+        self._arrive()
         self.tensors[step_name(at, features_name(self.levels.features))] = features.cpu()
 
     def _add(self, kind: str, slot: int | None, layer: Layer, tokens: Tensor) -> None:
@@ -74,6 +81,7 @@ class CacheRecorder:
         Raises:
             RuntimeError: a layer is missing.
         """
+        packed: dict[str, Tensor] = {}
         for kind in (*(f"shared.{level}" for level in self.levels.names), self._injected):
             if kind in self._step:
                 found = self._step[kind]
@@ -81,10 +89,31 @@ class CacheRecorder:
                 if sorted(found) != list(slots):
                     raise RuntimeError(f"step {at.step} recorded {kind} of layers {sorted(found)}, not of {[*slots]}")
                 where = Pass(2, at.step) if kind == self._injected else at  # where scenes inject
-                self.tensors |= self.codec.pack(step_name(where, kind), _stacked([found[slot] for slot in slots]))
-        for level, positions in self._positions.items():
-            self.tensors[step_name(at, f"positions.{level}")] = positions.to("cpu", torch.int32)
+                packed |= self._packed(step_name(where, kind), [found[slot] for slot in slots])
+        positions = {
+            step_name(at, f"positions.{level}"): positions.to("cpu", torch.int32)
+            for level, positions in self._positions.items()
+        }
+        if self._leaving is None:
+            self.tensors |= packed | positions
+        elif packed:
+            self.tensors |= self._leaving.put(packed, positions)
         self._step, self._positions = {}, {}
+
+    def _packed(self, name: str, layers: Sequence[Tensor]) -> Mapping[str, Tensor]:
+        """A kind of a step's layers, packed: on the host, or where they are if they can leave from there."""
+        if self._leaving is not None:
+            return self.codec.pack(name, torch.stack(list(layers)))
+        stacked = _pages((len(layers), *layers[0].shape), layers[0].dtype)
+        for slot, layer in enumerate(layers):
+            stacked[slot] = layer
+        packed = self.codec.pack(name, stacked)
+        return {each: tensor if tensor is stacked else _copied(tensor) for each, tensor in packed.items()}
+
+    def _arrive(self) -> None:
+        """Wait for what is on its way."""
+        if self._leaving is not None:
+            self.tensors |= self._leaving.arrived()
 
     def finish(self, masks: Mapping[Level, Tensor], features: Tensor | None) -> dict[str, Tensor]:
         """Hand over all tensors in file order: features, steps, and masks last (theirs is the narrowest dtype).
@@ -94,21 +123,53 @@ class CacheRecorder:
             features: [M, C] in the model's dtype, or None without injection.
         """
         head = {} if features is None else {features_name(self.levels.features): features.cpu()}
+        self._arrive()
         steps, self.tensors = self.tensors, {}
         return head | steps | {mask_name(level): masks[level].cpu() for level in self.levels.names}
 
 
-def _stacked(parts: Sequence[Tensor]) -> Tensor:
-    """``torch.stack`` on the CPU, large results on memory pages of their own.
+class _Leaving:
+    """Steps on their way from the device to the host: the device goes on, and the host waits for earlier ones only.
+
+    Args:
+        copies: of the device.
+    """
+
+    def __init__(self, copies: Copies) -> None:
+        self._copies = copies
+        self._under_way: list[tuple[dict[str, Tensor], Mapping[str, Tensor], Any]] = []
+
+    def put(self, tensors: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Send some off; others, which follow them, are there. Returns those that have arrived, in their order."""
+        staged = flat_views(self._copies.staging(flat_size(tensors)), tensors)
+        event = self._copies.download([(tensors[name], view) for name, view in staged.items()])
+        self._under_way.append((staged, others, event))
+        return self.arrived(_UNDER_WAY)
+
+    def arrived(self, left: int = 0) -> dict[str, Tensor]:
+        """All but so many of the last that were sent."""
+        found: dict[str, Tensor] = {}
+        while len(self._under_way) > left:
+            staged, others, event = self._under_way.pop(0)
+            self._copies.wait(event)
+            found |= {**{name: _copied(tensor) for name, tensor in staged.items()}, **others}
+        return found
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """A copy on :func:`_pages`."""
+    copy = _pages(tuple(tensor.shape), tensor.dtype)
+    return copy.copy_(tensor)
+
+
+def _pages(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """``torch.empty``, large ones on memory pages of their own.
 
     Those go back to the system with the tensor, whatever lies around them; the allocator keeps hold of some of what is
     freed, a third of a cache's size by the time that :meth:`AnchorCache.into_buffer` has put the last tensor away.
     """
-    size = len(parts) * parts[0].numel() * parts[0].element_size()
+    size = math.prod(shape) * dtype.itemsize
     if size < _OWN_PAGES:
-        return torch.stack(list(parts)).cpu()
+        return torch.empty(shape, dtype=dtype)
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    pages = torch.frombuffer(memory, dtype=parts[0].dtype).view(len(parts), *parts[0].shape)
-    for slot, part in enumerate(parts):
-        pages[slot] = part
-    return pages
+    return torch.frombuffer(memory, dtype=dtype).view(shape)

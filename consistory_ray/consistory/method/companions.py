@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from consistory_ray.consistory.cache.anchor_cache import AnchorCache
 from consistory_ray.consistory.cache.codecs import CODECS
+from consistory_ray.consistory.cache.copies import copies_of
 from consistory_ray.consistory.cache.recorder import CacheRecorder
+from consistory_ray.consistory.cache.residence import PlacedCache
 from consistory_ray.consistory.method.attention import Exchange
 from consistory_ray.consistory.method.conditioning import Rows
 from consistory_ray.consistory.method.correspondence import Correspondences, Matches, match, smooth, unit_features
@@ -87,7 +88,8 @@ class LiveAnchors(Companions):
         super().__init__(request)
         self.needs_masks = bool(request.plan.shared)
         self.scenes = request.scenes or request.plan
-        self._cache = CacheRecorder(request.levels, CODECS[request.settings.cache_codec])
+        copies = copies_of(request.conditioning.text.device)
+        self._cache = CacheRecorder(request.levels, CODECS[request.settings.cache_codec], copies)
         self._injection: AnchorInjection | None = None
         self._features: Tensor | None = None
         self._live: dict[Pass, Tensor] = {}
@@ -109,10 +111,15 @@ class LiveAnchors(Companions):
 
     def _kept(self, at: Pass, masks: Masks) -> dict[Level, list[Tensor]]:
         probability, seeds = self.request.settings.mask_dropout, self.request.batch.seeds
-        kept = {level: kept_tokens(probability, masks[level], seeds, at, level) for level in self.request.levels.names}
+        levels, device = self.request.levels.names, self.request.conditioning.text.device
+        on_host = torch.cat([masks[level] for level in levels], dim=1).cpu()  # the only wait for the device
+        parts = torch.split(on_host, [masks[level].shape[1] for level in levels], dim=1)
+        kept = {
+            level: kept_tokens(probability, part, seeds, at, level) for level, part in zip(levels, parts, strict=True)
+        }
         for level, indices in kept.items() if self._read_by_scenes(at) else ():
             self._cache.add_positions(level, indices, self.request.grids[level].tokens)
-        return kept
+        return {level: [index.to(device, non_blocking=True) for index in each] for level, each in kept.items()}
 
     def tap(self, at: Pass) -> Tap | None:
         """See :class:`Companions`: features of the steps that scenes will look up live."""
@@ -150,19 +157,15 @@ class CachedAnchors(Companions):
 
     Args:
         request: made with the cache's settings.
-        cache: the subject.
-        device, dtype: where and in what the network computes.
+        placed: the subject, on the device on which the network computes.
+        dtype: in what it computes.
     """
 
-    def __init__(self, request: Request, cache: AnchorCache, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, request: Request, placed: PlacedCache, dtype: torch.dtype) -> None:
         super().__init__(request)
-        self.cache = cache
-        self.device = device
+        self.placed = placed
         self.dtype = dtype
         self._matches: Matches | None = None
-
-    def _moved(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, self.dtype, non_blocking=self.cache.device != self.device)
 
     def exchange(
         self, at: Pass, masks: Masks | None, rows: Rows | None = None, *, injects: bool = True
@@ -171,19 +174,43 @@ class CachedAnchors(Companions):
         plan, tokens, injection = self.request.plan, None, None
         rows = rows or self.request.rows
         if at.step in plan.shared:
-            shared = self.cache.shared(plan.shared_from(at))
-            tokens = {level: self._moved(tokens)[:, -rows.halves :] for level, tokens in shared.items()}
-        if injects and at.number == 2 and at.step in plan.injected and self._matches is not None:
-            outputs = self._moved(self.cache.injected(at.step))
+            shared = self.placed.shared(plan.shared_from(at))
+            tokens = {level: tokens.to(self.dtype)[:, -rows.halves :] for level, tokens in shared.items()}
+        if injects and self._injects(at) and self._matches is not None:
+            outputs = self.placed.injected(at.step).to(self.dtype)
             injection = CachedInjection(self._matches, outputs, self.request.settings.injection_alpha)
+        if injects:  # a look ahead jumps, and comes back to what was expected before
+            self.placed.expect(self._next_parts(at))
         return SceneExchange(rows, tokens, injection) if tokens or injection else None
+
+    def _injects(self, at: Pass) -> bool:
+        plan = self.request.plan
+        return at.number == 2 and at.step in plan.injected and at.step in plan.full_calls
+
+    def _next_parts(self, at: Pass) -> list[str]:
+        """What of the cache the next step reads that reads anything."""
+        plan, cache, parts = self.request.plan, self.placed.cache, list[str]()
+        following = plan.after(at)
+        while following is not None and not parts:
+            if following.step in plan.shared:
+                parts.append(cache.shared_part(plan.shared_from(following)))
+            if self._injects(following):
+                parts.append(cache.injected_part(following.step))
+                if plan.first_pass == "live":
+                    parts.append(cache.features_part(plan.before(following.step)))
+            following = plan.after(following)
+        return parts
 
     def prepare_injection(self, features: Tensor, masks: Masks, source: Pass | None = None) -> Correspondences | None:
         """See :class:`Companions`."""
         level = self.request.levels.features
         unit = unit_features(features, self.request.grids[level])
-        theirs = self.cache.features if source is None else self.cache.features_at(source)
-        self._matches = match(unit, masks[level], theirs.to(self.device, unit.dtype))
-        subject = self.cache.injected_positions.to(self.device)
+        self._matches = match(unit, masks[level], self.placed.features(source).to(unit.dtype))
+        subject = self.placed.injected_positions
         sources = subject[self._matches.index] if len(subject) else self._matches.index
         return Correspondences(sources, self._matches.distance, self._matches.gate)
+
+    def end_step(self, at: Pass) -> None:
+        """See :class:`Companions`."""
+        if self.request.plan.after(at) is None:
+            self.placed.release()

@@ -19,6 +19,7 @@ def render(denoiser: Denoiser, state: PassState, fork: int, maps: AttentionMaps)
     masks: Masks = {}
     sources = {step: plan.before(step) for step in plan.injected if step in plan.full_calls}
     watched = set(sources.values())
+    last = max((step for step, source in sources.items() if source is not None), default=plan.steps)
     for step in range(plan.steps):
         at = Pass(1 if step < fork else 2, step)
         if step == fork:
@@ -28,8 +29,8 @@ def render(denoiser: Denoiser, state: PassState, fork: int, maps: AttentionMaps)
             masks = maps.masks(denoiser.request.grids)
             denoiser.match(tapped[-1], masks, source)
             tapped.clear()
-        recorded = maps if step < plan.injected[-1] and step in plan.full_calls else None
+        recorded = maps if step < last and step in plan.full_calls else None
         tap = denoiser.tap(tapped) if at in watched else None
         prediction = denoiser.predict(at, state, denoiser.call(at, state, recorded), tap)
         state = denoiser.advance(at, state, prediction, recorded)
-    return PassResult(state.latents, masks)
+    return PassResult(state.latents, masks or maps.masks(denoiser.request.grids))

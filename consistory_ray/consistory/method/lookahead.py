@@ -26,16 +26,19 @@ def render(denoiser: Denoiser, state: PassState, fork: int, maps: AttentionMaps)
     denoiser.refuse_broken(state.latents)
     at = Pass(2, fork)
     ahead = AttentionMaps(maps.columns, denoiser.request.settings.lookahead_maps, maps.level)
+    shares_call = len(denoiser.plan.injected) >= LEAST_INJECTED
     call = denoiser.call(at, state, ahead, injects=False)
     prediction = denoiser.predict(at, state, call)
+    queries = None if shares_call else call.vanilla
+    del call  # and with it queries and tokens, of which a device has little room for more than are in use
     ahead.end_step()
     features, masks = look_ahead(denoiser, state, fork, prediction, ahead)
     denoiser.match(features, masks)
-    if len(denoiser.plan.injected) >= LEAST_INJECTED:
+    if shares_call:
         state = denoiser.advance(at, state, prediction, None)
         state = denoiser.go(2, range(fork + 1, denoiser.plan.steps), state)
     else:
-        state.queries = call.vanilla
+        state.queries, queries = queries, None
         state = denoiser.go(2, range(fork, denoiser.plan.steps), state)
     return PassResult(state.latents, masks, features)
 

@@ -114,6 +114,14 @@ class StepPlan:
         earlier = _part(self.full_calls, 0, step)
         return Pass(1 if earlier[-1] < self.injected[0] else 2, earlier[-1]) if earlier else None
 
+    def after(self, at: Pass) -> Pass | None:
+        """The step after another in the order in which they run, a look ahead left out; None after the last."""
+        fork, step = self.fork, at.step + 1
+        parts = at.number == 1 and fork is not None
+        if parts and step == (self.steps if self.first_pass == "full" else fork):
+            return Pass(2, fork or 0)
+        return Pass(at.number, step) if step < self.steps else None
+
     @property
     def ticks(self) -> int:
         """Steps of both passes together."""

@@ -165,7 +165,8 @@ class ConsiStoryRenderer:
 
     def load_cache(self, buffer: CacheBuffer) -> Any:
         """See :class:`~consistory_ray.engine.rendering.Renderer`."""
-        from consistory_ray.consistory.cache.anchor_cache import AnchorCache, check_cache
+        from consistory_ray.consistory.cache.anchor_cache import AnchorCache
+        from consistory_ray.consistory.cache.contents import check_cache
 
         cache = AnchorCache.from_buffer(buffer)
         check_cache(cache, self._fingerprint, None)

@@ -31,6 +31,7 @@ from consistory_ray.consistory.models.sdxl_layout import (
 )
 from consistory_ray.errors import CacheMismatchError, StorageError
 from consistory_ray.settings import MethodSettings
+from tests.consistory.late_copies import LateCopies
 
 PROMPTS, STEPS = ["a photo of a cat in the garden", "a cat on the beach"], 10
 FORK, LAST = 1, 3  # of the injection, at 10 steps
@@ -281,3 +282,38 @@ def test_a_recorded_cache_is_freed_with_its_last_reference(pipe: ConsiStoryPipel
         assert not [reference for reference in watched if reference() is not None]
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("injected", [True, False])
+def test_steps_that_leave_a_device_late_are_filed_as_if_it_were_the_host(injected: bool) -> None:
+    files = []
+    for copies in (None, LateCopies()):
+        recorder = CacheRecorder(LEVELS, copies=copies)
+        for step in range(1, 7):
+            for layer in SHARED if step % 3 else ():
+                recorder.add_shared(layer, number(layer) + step)
+            for layer in INJECTED if injected and step > 3 else ():
+                recorder.add_injected(layer, number(layer)[0] - step)
+            for level in LEVELS.names if step % 3 else ():
+                recorder.add_positions(level, [torch.arange(step), torch.arange(2)], 9)
+            recorder.end_step(Pass(1, step))
+            if copies is not None and step == 5:
+                assert len(recorder.tensors) < 20 and not any("step005" in name for name in recorder.tensors)
+        recorder.add_features(Pass(1, 2), torch.ones(3, 4))
+        files.append(recorder.finish({COARSE: torch.ones(2, 4) > 0, FINE: torch.ones(2, 4) > 0}, None))
+    host, late = files
+    assert list(host) == list(late), "in the same order, so that the files are the same bytes"
+    assert all(torch.equal(late[name], tensor) and late[name].dtype == tensor.dtype for name, tensor in host.items())
+
+
+def test_nobody_waits_for_the_last_steps_to_leave_a_device() -> None:
+    copies = LateCopies()
+    recorder = CacheRecorder(LEVELS, copies=copies)
+    for step in range(1, 6):
+        for layer in SHARED:
+            recorder.add_shared(layer, number(layer))
+        recorder.end_step(Pass(1, step))
+    assert copies.log == [
+        *(("begun", step) for step in (1, 2)),
+        *(pair for step in (3, 4, 5) for pair in (("begun", step), ("left", step - 2))),
+    ]
