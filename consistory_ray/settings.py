@@ -17,9 +17,10 @@ from importlib import resources
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from consistory_ray.errors import CheckpointError, Problem
+from consistory_ray.guards.choices import CacheCodec, FirstPass
 from consistory_ray.guards.outside import open_regular
 
 MODEL_SETTINGS_FILE = "consistory.json"
@@ -32,9 +33,6 @@ _MAX_MODEL_DEPTH = 8
 _SHOWN = 20
 
 FreeU = tuple[float, float, float, float]
-FirstPass = Literal["full", "lookahead", "live"]
-CacheCodec = Literal["none", "int8", "fp8", "int4"]
-Profile = Literal["exact", "fast", "turbo"]
 
 
 @dataclass(frozen=True)
@@ -188,7 +186,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             {
                 **_EXACT,
                 "first_pass": "lookahead",
-                "lookahead": (801, 701, 601, 501, 401, 326, 251),
+                "lookahead": (801, 701, 601, 501, 376, 251),
                 "lookahead_maps": 1,
                 "reuse_deep": (0.35, 2),
                 "shared_every": 2,
@@ -321,7 +319,7 @@ def _parse(text: str, where: str) -> MethodSettings:
     """Settings from JSON, in the ranges that a job's settings have."""
     from consistory_ray.guards.setting_ranges import setting_problems  # pydantic, for settings from files only
 
-    names = [field.name for field in dataclasses.fields(MethodSettings)]
+    names = ["profile", *(field.name for field in dataclasses.fields(MethodSettings))]
     fix = f"write a JSON object whose keys are among {', '.join(names)}"
     try:
         values = json.loads(text)
@@ -334,7 +332,8 @@ def _parse(text: str, where: str) -> MethodSettings:
         raise _unusable([Problem(f"{where}: {ascii(name)[1:-1][:60]}", "", fix) for name in unknown[:_SHOWN]])
     if found := setting_problems(values):
         raise _unusable([Problem(f"{where}: {item.path}", item.value, item.fix) for item in found])
-    return MethodSettings.from_dict(values)
+    profile = PROFILES[values.pop("profile", "exact")]
+    return MethodSettings.from_dict({**profile, **values})
 
 
 def _unusable(problems: list[Problem]) -> CheckpointError:

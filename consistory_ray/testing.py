@@ -35,6 +35,7 @@ from consistory_ray.plan.plan import scene_asset_id
 
 if TYPE_CHECKING:
     from consistory_ray.plan.plan import Asset, SubjectPlan
+    from consistory_ray.settings import MethodSettings
 
 _V = TypeVar("_V")
 
@@ -214,7 +215,9 @@ class FakeRenderer:
         data = json.dumps(names | {"fingerprint": self._fingerprint}).encode()
         return np.frombuffer(data.ljust(sum(buffer.nbytes for buffer in buffers)), dtype=np.uint8)
 
-    def render(self, scenes: Sequence[Asset], cache: Mapping[str, str]) -> list[Image.Image]:
+    def render(
+        self, scenes: Sequence[Asset], cache: Mapping[str, str], settings: MethodSettings | None = None
+    ) -> list[Image.Image]:
         """Pictures of the scenes' ids.
 
         Raises:

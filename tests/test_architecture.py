@@ -59,7 +59,9 @@ FORBIDDEN = {
     "settings": (*MODELS, "ray", *rooms("concepts", "jobs", "pictures", *LATER)),
     "jobs": (*MODELS, "ray", *rooms(*LATER)),
     "plan": (*MODELS, "ray", *rooms(*LATER[1:])),
-    "consistory": ("ray", *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing", "evaluation", "doctor")),
+    "consistory": (
+        *("ray", *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing", "evaluation", "doctor")),
+    ),
     "consistory/method": (
         *("ray", "transformers", "diffusers", "accelerate"),
         *rooms("consistory.models", *(f"consistory.{name}" for name in FACE)),
@@ -83,7 +85,11 @@ FORBIDDEN = {
 # what is allowed nevertheless: arithmetic that needs no model; of the engine its table of faults
 PURE = {
     "plan": tuple(
-        f"consistory.{part}" for part in ("cache.estimates", "models.sdxl_layout", "models.controlnet_checks")
+        f"consistory.{part}"
+        for part in (
+            *("cache.estimates", "models.sdxl_layout", "models.controlnet_checks"),
+            *("method.call_counts", "method.steps"),
+        )
     ),
     "engine/scheduling": ("engine.faults", "engine.scheduling"),
 }

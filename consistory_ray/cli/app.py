@@ -41,6 +41,7 @@ from consistory_ray.cli.options import (
     KeepAnchorsOption,
     Output,
     OutputOfJob,
+    ProfileOption,
     RenderCommand,
     Repair,
     Split,
@@ -117,6 +118,7 @@ def validate(job: Job, as_json: AsJson = False) -> None:
 def plan_command(
     job: Job,
     output: Output = None,
+    profile: ProfileOption = None,
     keep_anchors: KeepAnchorsOption = DEFAULTS.keep_anchors,
     device: DeviceOption = DEFAULTS.device,
     workers: Workers = DEFAULTS.workers,
@@ -127,7 +129,7 @@ def plan_command(
     from consistory_ray.output.comparison import pictures_made, plan_as_begun
     from consistory_ray.plan.forecast import forecast, usual_device
 
-    loaded, plan = load(job)
+    loaded, plan = load(job, profile)
     store = open_of(output, plan)
     plan = plan_as_begun(plan, store)
     notes = job_notes(loaded, plan, device)

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from consistory_ray.engine.options import Device, KeepAnchors, RunOptions
+from consistory_ray.guards.choices import Profile
 from consistory_ray.watch.logs import LogFormat, LogLevel
 
 # ruff: noqa: UP045, older typers do not read the other spelling
@@ -55,6 +56,10 @@ def batch_size(given: str) -> int | Literal["auto"]:
 Job = Annotated[
     str,
     typer.Argument(metavar="JOB", help="Job file or URL: .yaml, .json, .csv or .parquet; - is standard input."),
+]
+ProfileOption = Annotated[
+    Optional[Profile],
+    typer.Option("--profile", help="What is saved on scenes, in the place of the job's profile.", rich_help_panel=WHAT),
 ]
 Url = Annotated[str, typer.Argument(metavar="URL", help="An output.")]
 UrlOrJob = Annotated[str, typer.Argument(metavar="URL-OR-JOB", help="An output, or a job file.")]
@@ -139,6 +144,15 @@ BatchSize = Annotated[
         parser=batch_size,
         metavar="N|auto",
         help="Scenes rendered together; without it, what the job says.",
+        rich_help_panel=HOW_MANY,
+    ),
+]
+Deterministic = Annotated[
+    bool,
+    typer.Option(
+        "--deterministic",
+        help="Fill every batch up to the batch size: on the same kind of device pictures are then bit for bit the same "
+        "whatever they are rendered with.",
         rich_help_panel=HOW_MANY,
     ),
 ]

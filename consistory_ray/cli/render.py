@@ -22,6 +22,7 @@ from consistory_ray.cli.options import (
     CacheBudget,
     Compile,
     CpusPerWorker,
+    Deterministic,
     DeviceOption,
     Gallery,
     GpusPerWorker,
@@ -38,6 +39,7 @@ from consistory_ray.cli.options import (
     OutageSeconds,
     Output,
     PricePerGpuHour,
+    ProfileOption,
     Renderer,
     RendererOptions,
     StuckSeconds,
@@ -68,6 +70,7 @@ def _command(*, only_failed: bool) -> Callable[..., None]:
     def render(
         job: Job,
         output: Output = None,
+        profile: ProfileOption = None,
         keep_anchors: KeepAnchorsOption = DEFAULTS.keep_anchors,
         gallery: Gallery = True,
         address: Address = DEFAULTS.address,
@@ -80,6 +83,7 @@ def _command(*, only_failed: bool) -> Callable[..., None]:
         cpus_per_worker: CpusPerWorker = DEFAULTS.cpus_per_worker,
         gpus_per_worker: GpusPerWorker = DEFAULTS.gpus_per_worker,
         batch_size: BatchSize = None,
+        deterministic: Deterministic = DEFAULTS.deterministic,
         cache_budget: CacheBudget = DEFAULTS.cache_budget,
         max_failures: MaxFailures = DEFAULTS.max_failures,
         grace: Grace = DEFAULTS.grace_seconds,
@@ -100,7 +104,7 @@ def _command(*, only_failed: bool) -> Callable[..., None]:
         export = Export(metrics_port, metrics_host, price_per_gpu_hour)
         try:
             with logging_run(err, style=log_format, level=level):
-                loaded, plan = load(job)
+                loaded, plan = load(job, profile)
                 factory = consistory_renderer if renderer is None else _renderer(renderer, renderer_options)
                 options = RunOptions(
                     address=address,
@@ -109,6 +113,7 @@ def _command(*, only_failed: bool) -> Callable[..., None]:
                     cpus_per_worker=cpus_per_worker,
                     gpus_per_worker=gpus_per_worker,
                     batch_size=batch_size,
+                    deterministic=deterministic,
                     cache_budget=cache_budget,
                     grace_seconds=grace,
                     min_workers=min_workers,

@@ -127,7 +127,9 @@ def make_request(backbone: Backbone, batch: Batch, settings: MethodSettings, *, 
     plan, grids = StepPlan.from_settings(settings), backbone.grids(*batch.latents.shape[-2:])
     exact, scenes = (StepPlan.from_settings(settings.exact), plan) if anchors else (plan, None)
     hints = batch.hints if any(batch.hints) else ()
-    additions = backbone.additions(hints, settings) if hints and isinstance(backbone, Controllable) else None
+    additions = None
+    if hints and isinstance(backbone, Controllable):
+        additions = backbone.additions(hints, settings, fixed=batch.fixed)
     conditioning = backbone.encode(batch.prompts, settings)
     return Request(batch, settings, exact, backbone.levels, grids, conditioning, additions, scenes)
 

@@ -267,6 +267,7 @@ class ConsiStoryPipeline:
         latents: Tensor | None = None,
         controls: Controls | None = None,
         batch_size: int | None = None,
+        pad_to: int | None = None,
         settings: MethodSettings | None = None,
         output_type: OutputType = "pil",
         progress: Progress | None = None,
@@ -283,10 +284,13 @@ class ConsiStoryPipeline:
             seeds: one per scene; a seed gives the same initial noise whatever the batch or device.
             latents: initial noise [B, 4, h, w] instead.
             controls: what leads each scene, as in :meth:`create_subject`; anchors need not have been led.
-            batch_size: how many scenes are denoised together; all of them when None. It does not change the pictures.
+            batch_size: how many scenes are denoised together; ``pad_to`` or all of them when None. Numbers are rounded
+                otherwise in batches of another size; docs/outputs.md tells what that does to pictures.
+            pad_to: fill every batch up to so many scenes, by copies that are dropped. On the same device a scene then
+                comes out bit for bit the same in whatever company, for the time that the copies take.
             settings: settings that the cache is required to have been made with, but for what is saved on scenes
                 (:data:`~consistory_ray.settings.SCENE_SETTINGS`), which is then done as they say; or None.
-            output_type, progress, trace: as in :meth:`create_subject`; a trace holds the last batch.
+            output_type, progress, trace: as in :meth:`create_subject`; a trace holds the last batch, copies included.
             changes: ``profile``, or single settings of what is saved on scenes, in place of the subject's.
 
         Raises:
@@ -310,7 +314,9 @@ class ConsiStoryPipeline:
         def companions(request: Request) -> Companions:
             return CachedAnchors(request, placed, self.backbone.dtype)
 
-        return render_scenes(self.backbone, batch, resolved, companions, batch_size, output_type, progress, trace)
+        return render_scenes(
+            self.backbone, batch, resolved, companions, batch_size, pad_to, output_type, progress, trace
+        )
 
     @torch.no_grad()
     def render_vanilla(
@@ -344,4 +350,4 @@ class ConsiStoryPipeline:
         concepts = (concepts,) if isinstance(concepts, str) else concepts
         named = None if concepts is None else tuple(concepts)
         batch = led(self.backbone, make_batch(self.backbone, prompts, seeds, latents, named, resolved), controls)
-        return render_scenes(self.backbone, batch, resolved, Companions, batch_size, output_type, progress, trace)
+        return render_scenes(self.backbone, batch, resolved, Companions, batch_size, None, output_type, progress, trace)

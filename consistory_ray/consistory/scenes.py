@@ -25,6 +25,7 @@ def render_scenes(
     settings: MethodSettings,
     companions: Callable[[Request], Companions],
     batch_size: int | None,
+    pad_to: int | None,
     output_type: OutputType,
     progress: Progress | None,
     trace: Trace | None,
@@ -36,16 +37,15 @@ def render_scenes(
         batch: the pictures.
         settings: complete ones.
         companions: whom the pictures of a part see.
-        batch_size: of a part; None for all at once.
+        batch_size: of a part; None for ``pad_to``, or all at once.
+        pad_to: how many pictures each part is made of, copies that are dropped included; None adds none.
         output_type, progress, trace: see :meth:`~consistory_ray.consistory.pipeline.ConsiStoryPipeline.render`.
 
     Raises:
-        InputError: the batch size cannot be one.
+        InputError: the batch size cannot be one, or not be padded to this.
         PictureError: some pictures have numbers that are not finite, or one colour. Its ``result`` has the others.
     """
-    if batch_size is not None and batch_size < 1:
-        raise InputError("the batch size is wrong", [Problem("batch_size", str(batch_size), "must be 1 or more")])
-    size = batch_size or len(batch.prompts)
+    size = _part_size(len(batch.prompts), batch_size, pad_to)
     starts = range(0, len(batch.prompts), size)
     grids, plan = backbone.grids(*batch.latents.shape[-2:]), StepPlan.from_settings(settings)
     tick = ticker(progress, plan.ticks * len(starts))
@@ -54,12 +54,15 @@ def render_scenes(
         with backbone.installed(settings.freeu) as network:
             for start in starts:
                 part = batch.part(start, start + size)
+                count = len(part.prompts)
+                part = part if pad_to is None else part.padded(pad_to)
                 try:
                     request = make_request(backbone, part, settings)
                     schedule = backbone.schedule(plan.steps)
-                    results.append(Sampler(network, schedule, request, companions(request), tick, trace).sample())
+                    result = Sampler(network, schedule, request, companions(request), tick, trace).sample()
                 except AssetError:  # this part only
-                    results.append(PassResult.given_up(part.latents, grids, masked=part.columns is not None))
+                    result = PassResult.given_up(part.latents, grids, masked=part.columns is not None)
+                results.append(result.first(count))
         latents = torch.cat([result.latents.cpu() for result in results])
         images, faults = backbone.decode(latents.to(backbone.device), output_type)
     found = [result.masks for result in results if result.masks is not None]
@@ -68,3 +71,18 @@ def render_scenes(
     if faults:
         raise PictureError.of(faults, len(batch.prompts), rendered)
     return rendered
+
+
+def _part_size(count: int, batch_size: int | None, pad_to: int | None) -> int:
+    """Pictures in a part, of so many."""
+    problems = [
+        Problem(name, str(value), "must be 1 or more")
+        for name, value in (("batch_size", batch_size), ("pad_to", pad_to))
+        if value is not None and value < 1
+    ]
+    size = batch_size or pad_to or count
+    if not problems and pad_to is not None and pad_to < size:
+        problems.append(Problem("pad_to", str(pad_to), f"must be at least batch_size, {size}"))
+    if problems:
+        raise InputError("the batch size is wrong", problems)
+    return size

@@ -121,7 +121,7 @@ class _Run:
         self._lease: Lease | None = None
         self._record = RecordKeeper(self._store, history, stop)
         writer = IndexWriter(self._store, seconds_per_part=SECONDS_PER_PART, lost=self._lost)
-        self._ledger = Ledger(plan.model, writer, emit, history.fingerprint, history.given_up)
+        self._ledger = Ledger(plan.model, writer, emit, history.fingerprint, history.given_up, history.spent)
         if history.books is not None:
             self._ledger.take_over(history.books)
         self._session = RaySession(self._store, options, history, self._ledger, stop, self._lost)
@@ -346,4 +346,5 @@ class _Run:
             failures_by_kind=dict(ledger.failures_by_kind),
             stopped=self._stopped,
             caches=self._session.caches_told,
+            spent={name: round(seconds, 3) for name, seconds in self._history.spent.items()},
         )

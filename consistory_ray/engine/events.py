@@ -239,6 +239,8 @@ class RunSummary:
         stopped: why the run ended before everything was tried; empty if it did not.
         caches: what became of the anchor caches, where that is worth a word.
         gallery: its page, a path below ``url``, once it was built.
+        spent: seconds that all workers together have spent on this run's pictures: on the ``device``, and beside it to
+            ``encode`` and to ``write``.
     """
 
     name: str
@@ -254,6 +256,7 @@ class RunSummary:
     stopped: str = ""
     caches: str = ""
     gallery: str = ""
+    spent: Mapping[str, float] = field(default_factory=dict)
 
     def raise_for_state(self) -> None:
         """Raise RunInterrupted or RunFailed unless the run is complete."""

@@ -36,6 +36,7 @@ class History:
         found: how many pictures were there at first.
         fingerprint: of the model, once a worker has loaded it.
         given_up: ids of the assets that were given up, and not made since.
+        spent: seconds of all workers together, see :class:`~consistory_ray.engine.events.RunSummary`.
         shape: what it asked the cluster for: fewer machines may be left after an outage, and come back.
         stopped: why there is nothing more to try, only to finish.
         books: of the try that was stopped.
@@ -48,6 +49,7 @@ class History:
     found: int = 0
     fingerprint: str = ""
     given_up: set[str] = field(default_factory=set)
+    spent: dict[str, float] = field(default_factory=dict)
     shape: WorkerShape | None = None
     stopped: str = ""
     books: Ledger | None = None

@@ -13,6 +13,7 @@ from consistory_ray.engine.events import (
     AssetDone,
     AssetFailed,
     AssetFailure,
+    BatchDone,
     Committed,
     Event,
 )
@@ -37,6 +38,7 @@ class Ledger:
         emit: where events go.
         fingerprint: of the model, if an earlier try of the run had it loaded.
         given_up: ids of the assets that earlier tries gave up; goes on being kept.
+        spent: what earlier tries' time went into; goes on being kept.
 
     Attributes:
         fingerprint: of the model, once a worker has loaded it.
@@ -56,6 +58,7 @@ class Ledger:
         emit: Callable[[Event], None],
         fingerprint: str = "",
         given_up: set[str] | None = None,
+        spent: dict[str, float] | None = None,
     ) -> None:
         self._model = model
         self._writer = writer
@@ -69,6 +72,14 @@ class Ledger:
         self.failed = 0
         self.failures: list[AssetFailure] = []
         self.failures_by_kind: Counter[str] = Counter()
+        self._spent = spent if spent is not None else {}
+
+    def batch_done(self, batch: BatchDone, device: float) -> None:
+        """A call came back that took so many seconds of its worker's device."""
+        beside = {phase: batch.phases.get(phase, 0.0) for phase in ("encode", "write")}
+        for name, seconds in {"device": device, **beside}.items():
+            self._spent[name] = self._spent.get(name, 0.0) + seconds
+        self.emit(batch)
 
     def delivered(
         self,

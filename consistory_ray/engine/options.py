@@ -1,4 +1,4 @@
-"""How a run uses machines. Nothing here changes a picture."""
+"""How a run uses machines. Nothing here changes a picture by more than rounding."""
 
 from __future__ import annotations
 
@@ -39,6 +39,9 @@ class RunOptions:
             :meth:`~consistory_ray.consistory.pipeline.ConsiStoryPipeline.compile`.
         label_selector: only on nodes with these labels, as Ray takes it: ``{"pool": "spot"}``, ``{"pool": "in(a,b)"}``.
         batch_size: scenes per call; None is what the job says.
+        deterministic: fill every batch up to the batch size (4 where that is ``"auto"``) with copies of its last scene,
+            which are dropped: a picture is then bit for bit the same alone, in any company and after a resume, on the
+            same kind of device and with the same batch size. Small and last batches take a full one's time.
         max_in_flight: calls that are with a worker at a time.
         cache_budget: bytes of anchor caches alive at a time in the whole cluster, at most; each machine's share of its
             own object store, three quarters, is kept to in any case.
@@ -72,6 +75,7 @@ class RunOptions:
     compile: bool = False
     label_selector: Mapping[str, str] = field(default_factory=dict)
     batch_size: int | Literal["auto"] | None = None
+    deterministic: bool = False
     max_in_flight: int = 2
     cache_budget: int | None = None
     grace_seconds: float = 120.0

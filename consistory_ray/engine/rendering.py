@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from consistory_ray.plan.plan import Asset, SubjectPlan
+    from consistory_ray.settings import MethodSettings
 
 CacheBuffer: TypeAlias = NDArray[np.uint8]
 """An anchor cache as one flat array of bytes; read-only for everybody once it is in the object store."""
@@ -35,6 +36,8 @@ class RendererSpec:
         guess_mode: whether they lead the conditional half only.
         compile: whether the network is compiled.
         inputs: URL of the output, from which :class:`~consistory_ray.engine.inputs.InputReader` reads what users give.
+        pad_to: how many scenes every batch is filled up to with copies that are dropped, so that a picture is the same
+            to the bit in whatever company; None fills none up.
     """
 
     model: str
@@ -47,6 +50,7 @@ class RendererSpec:
     guess_mode: bool = False
     compile: bool = False
     inputs: str = ""
+    pad_to: int | None = None
 
 
 class MadeSubject:
@@ -151,10 +155,18 @@ class Renderer(Protocol):
             CacheMismatchError: they do not fit together.
         """
 
-    def render(self, scenes: Sequence[Asset], cache: Any) -> Sequence[Image | AssetError]:
+    def render(
+        self, scenes: Sequence[Asset], cache: Any, settings: MethodSettings | None = None
+    ) -> Sequence[Image | AssetError]:
         """One picture per scene, in order, or what is wrong with it.
 
         A picture does not depend on which others are rendered with it.
+
+        Args:
+            scenes: of one subject.
+            cache: of :meth:`load_cache`.
+            settings: the plan's, which may save other things on scenes than those that the cache was made for; None is
+                as it was made.
         """
 
 

@@ -24,6 +24,7 @@ from consistory_ray.plan.plan import Plan, make_plan
 
 if TYPE_CHECKING:
     from consistory_ray.engine.stopping import StopRequest
+    from consistory_ray.guards.choices import Profile
 
 JobSource: TypeAlias = RenderJob | Mapping[str, Any] | str | os.PathLike[str]
 
@@ -33,6 +34,7 @@ def run_job(
     output: str | os.PathLike[str],
     options: RunOptions | None = None,
     *,
+    profile: Profile | None = None,
     on_event: Callable[[Event], None] | None = None,
     gallery: bool = True,
     stop: StopRequest | None = None,
@@ -62,6 +64,7 @@ def run_job(
         job: a job; the path or URL of a job file; or a mapping, as a YAML or JSON file would hold it.
         output: a folder or any fsspec URL that all workers can reach.
         options: where and how to run.
+        profile: in the place of the job's own; single settings of the job stay.
         on_event: is told what happens, in the thread that called this, while the run waits: it must be quick. What it
             raises ends the run, with everything that was finished indexed. In order: a :class:`Notice` for each thing
             about the job that looks unintended; :class:`RunStarted`; then workers, anchors and pictures as they come
@@ -83,14 +86,18 @@ def run_job(
         ClusterLostError: Ray ended during the run.
         RunError: the run cannot go on, for example because every worker dies.
     """
-    loaded, plan = load(job)
+    loaded, plan = load(job, profile)
     url = os.fspath(output)
     check_allowed("output", url)
     return run_loaded(loaded, plan, url, options, on_event=on_event, gallery=gallery, stop=stop)
 
 
-def load(source: JobSource) -> tuple[RenderJob, Plan]:
+def load(source: JobSource, profile: Profile | None = None) -> tuple[RenderJob, Plan]:
     """A job and its plan, if the job, its model and the stored subjects it refers to are in places that are allowed.
+
+    Args:
+        source: of the job.
+        profile: in the place of the job's own, if it is not None.
 
     Raises:
         JobError, InputError: as of :func:`run_job`.
@@ -103,6 +110,8 @@ def load(source: JobSource) -> tuple[RenderJob, Plan]:
         if (name := os.fspath(source)) != STANDARD_INPUT:
             check_allowed("job", name)
         job = load_job(name)
+    if profile is not None:
+        job = job.with_profile(profile)
     check_allowed_model(job.model)
     check_model_is_there(job.model)
     if job.config is not None:

@@ -49,6 +49,7 @@ FIXES: Mapping[str, str] = {
     "seed": _SEED,
     "torch_dtype": 'write "auto", "float32", "bfloat16" or "float16"',
     "batch_size": 'write "auto" or a whole number from 1 to 256',
+    "png_level": "write a whole number from 0 (fast, large files) to 9",
     "num_inference_steps": "write a whole number from 1 to 1000",
     "guidance_scale": "write a number from 0 to 100",
     "height": _PIXELS,
@@ -228,7 +229,7 @@ def _name(key: str) -> str:
 
 _OF_SETTINGS = (
     *("num_inference_steps", "guidance_scale", "height", "width", "negative_prompt", "mask_dropout", "torch_dtype"),
-    *("batch_size", "sdsa", "injection", "query_blending", "freeu", "query_blend", "query_blend_until"),
+    *("batch_size", "png_level", "sdsa", "injection", "query_blending", "freeu", "query_blend", "query_blend_until"),
     *("injection_window", "injection_alpha", "map_steps", "dift_timestep"),
 )
 _ELSEWHERE = (

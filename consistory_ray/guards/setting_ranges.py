@@ -8,14 +8,17 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from consistory_ray.errors import Problem
+from consistory_ray.guards.choices import CacheCodec, FirstPass, Profile
 from consistory_ray.guards.problems import FIXES, explain, fault, path
-from consistory_ray.settings import CacheCodec, FirstPass
 
 
-def _ordered(value: tuple[float, float]) -> tuple[float, float]:
-    if value[0] > value[1]:
-        raise fault(FIXES["injection_window"])
-    return value
+def _ordered(name: str) -> AfterValidator:
+    def check(value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise fault(FIXES[name])
+        return value
+
+    return AfterValidator(check)
 
 
 Whole = Annotated[int, Strict()]
@@ -27,7 +30,8 @@ Steps = Annotated[Whole, Field(ge=1, le=1000)]
 Guidance = Annotated[Number, Field(ge=0, le=100)]
 Timestep = Annotated[Whole, Field(ge=0, le=999)]
 FreeUFactor = Annotated[Number, Field(gt=0, le=10)]
-Window = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
+Window = Annotated[tuple[Share, Share], _ordered("injection_window")]
+Interval = Annotated[tuple[Share, Share], _ordered("guidance_interval")]
 
 
 def _falling(value: tuple[int, ...]) -> tuple[int, ...]:
@@ -38,11 +42,13 @@ def _falling(value: tuple[int, ...]) -> tuple[int, ...]:
 
 LookAhead = Annotated[tuple[Timestep, ...], Field(min_length=1, max_length=16), AfterValidator(_falling)]
 Period = Annotated[Whole, Field(ge=1, le=16)]
+Reuse = tuple[Share, Period]
 
 
 class _Ranges(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
+    profile: Profile = "exact"
     num_inference_steps: Steps = 1
     guidance_scale: Guidance = 0
     height: Pixels | None = None
@@ -62,10 +68,10 @@ class _Ranges(BaseModel):
     first_pass: FirstPass = "full"
     lookahead: LookAhead = (0,)
     lookahead_maps: Period = 1
-    reuse_deep: tuple[Share, Period] | None = None
+    reuse_deep: Reuse | None = None
     shared_every: Period = 1
     scene_blending: Switch = True
-    guidance_interval: Window = (0, 1)
+    guidance_interval: Interval = (0, 1)
     cache_codec: CacheCodec = "none"
 
 

@@ -31,6 +31,7 @@ from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
 from consistory_ray.errors import JobError, Problem
+from consistory_ray.guards.choices import Profile
 from consistory_ray.guards.problems import FIXES, explain, fault
 from consistory_ray.guards.setting_ranges import (
     Switch,
@@ -306,6 +307,10 @@ class RenderJob(BaseModel):
     """That of all subjects that have none of their own."""
     subjects: Annotated[tuple[Annotated[Subject, WrapValidator(bounded_subject)], ...], Field(min_length=1)]
     """Who to render, and where."""
+
+    def with_profile(self, profile: Profile) -> Self:
+        """The job with that profile in the place of its own; its single settings stay on top of it."""
+        return self.model_copy(update={"settings": self.settings.model_copy(update={"profile": profile})})
 
     @model_validator(mode="wrap")
     @classmethod

@@ -46,7 +46,7 @@ def _differences(place: str, first: _Record, other: _Record) -> Iterator[Problem
         fix = f"make it again with the model of from[0], {shown(first.get('model'))} of fingerprint {shown(model[:12])}"
         yield Problem(place, f"model: {shown(other.get('model'))} of fingerprint {shown(others[:12])}", fix)
     try:
-        mine, theirs = (MethodSettings.from_dict(record["settings"]).to_dict() for record in (first, other))
+        mine, theirs = (_settings(record) for record in (first, other))
     except (TypeError, ValueError):
         return  # a setting that cannot be used is told where each one is looked at
     for name in mine:
@@ -54,6 +54,13 @@ def _differences(place: str, first: _Record, other: _Record) -> Iterator[Problem
         if mine[name] != theirs[name] and not unsaid:
             fix = f"make it again with settings.{name}: {shown(mine[name])}, as from[0] was"
             yield Problem(place, f"settings.{name}: {shown(theirs[name])}", fix)
+
+
+def _settings(record: _Record) -> dict[str, Any]:
+    """All settings, also those that are as in the exact profile."""
+    settings = MethodSettings.from_dict(record["settings"])
+    values = {name: getattr(settings, name) for name in MethodSettings.__dataclass_fields__}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def _called_alike(where: str, records: Sequence[_Record]) -> Iterator[Problem]:

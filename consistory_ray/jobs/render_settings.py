@@ -7,12 +7,26 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
 from typing_extensions import Self
 
+from consistory_ray.guards.choices import CacheCodec, FirstPass, Profile
 from consistory_ray.guards.numerics import whole_number
 from consistory_ray.guards.problems import FIXES, fault
-from consistory_ray.guards.setting_ranges import FreeUFactor, Guidance, Pixels, Share, Steps, Switch, Timestep, Window
+from consistory_ray.guards.setting_ranges import (
+    FreeUFactor,
+    Guidance,
+    Interval,
+    LookAhead,
+    Period,
+    Pixels,
+    Reuse,
+    Share,
+    Steps,
+    Switch,
+    Timestep,
+    Window,
+)
 from consistory_ray.jobs.checks import MAX_SEED, Finding, check_text
 from consistory_ray.jobs.validation import invalid
-from consistory_ray.settings import MethodSettings, model_defaults
+from consistory_ray.settings import PROFILES, SCENE_SETTINGS, MethodSettings, model_defaults
 
 
 def _text_or_none(value: str) -> str:
@@ -48,7 +62,9 @@ class RenderSettings(BaseModel):
     torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the networks; auto is float16 on CUDA and float32 on CPU."""
     batch_size: Annotated[int, Strict(), Field(ge=1, le=256)] | Literal["auto"] = "auto"
-    """Scenes rendered together by a worker; changes no picture."""
+    """Scenes rendered together by a worker; it changes how numbers are rounded, and nothing else of a picture."""
+    png_level: Annotated[int, Strict(), Field(ge=0, le=9)] = 1
+    """How hard picture files are compressed, 0 to 9; changes no pixel, and pictures that are there are kept."""
     num_inference_steps: Steps | None = None
     """Denoising steps n."""
     guidance_scale: Guidance | None = None
@@ -82,6 +98,28 @@ class RenderSettings(BaseModel):
     """How many of the last steps' attention maps make the subject mask (section 3.1)."""
     dift_timestep: Timestep | None = None
     """Timestep whose features give the correspondences (section 3.4)."""
+    profile: Profile | None = None
+    """What is saved on scenes: "exact" is the method as published; "fast" costs less than half of it and is as alike;
+    "turbo" costs still less, and layouts vary less. A profile sets all of the settings below; each one that is written
+    down, too, wins over it. Left out, it is the model's own, "exact" with nearly all."""
+    first_pass: FirstPass | None = None
+    """Where a scene's mask and correspondences come from: "full" is the paper's pass 1, "lookahead" a few calls that
+    jump ahead, "live" the step before."""
+    lookahead: LookAhead | None = None
+    """Timesteps of the look-ahead's calls, falling; the last one gives the features."""
+    lookahead_maps: Period | None = None
+    """Of how many of the last of those calls the attention maps make the mask."""
+    reuse_deep: Reuse | None = None
+    """From which share of the steps on only every so manieth call of the network is made in full, such as [0.35, 2];
+    null is off."""
+    shared_every: Period | None = None
+    """The anchors' tokens of only every so manieth step are kept, and shared by the steps after it too."""
+    scene_blending: Switch | None = None
+    """Whether queries are blended in scenes, where they are in anchors (section 3.3)."""
+    guidance_interval: Interval | None = None
+    """From which to which share of the steps there is classifier-free guidance."""
+    cache_codec: CacheCodec | None = None
+    """How the anchor cache is packed: "none", "int8", "fp8" or "int4"."""
 
     @model_validator(mode="after")
     def _only_nullable_nulls(self) -> Self:
@@ -91,13 +129,26 @@ class RenderSettings(BaseModel):
         return self
 
     def for_model(self, model: str) -> MethodSettings:
-        """The model's defaults with everything that was set here on top.
+        """The model's defaults with everything that was set here on top: the profile, and on that what is set singly.
 
         Raises:
             CheckpointError: the model's own settings file cannot be used.
         """
+        return model_defaults(model).replace(**self._asked())
+
+    def for_scenes_of(self, made: MethodSettings) -> MethodSettings:
+        """What scenes of a stored subject are rendered with: what is saved on scenes may be asked for anew.
+
+        Args:
+            made: the settings that the subject was stored with.
+        """
+        return made.replace(**{name: value for name, value in self._asked().items() if name in SCENE_SETTINGS})
+
+    def _asked(self) -> dict[str, Any]:
+        """Settings of the method that were set here, those of the profile beneath single ones."""
+        profile = {} if self.profile is None else PROFILES[self.profile]
         fields = MethodSettings.__dataclass_fields__.keys() & self.model_fields_set
-        return model_defaults(model).replace(**{name: getattr(self, name) for name in fields})
+        return {**profile, **{name: getattr(self, name) for name in fields}}
 
 
-_NULLABLE = frozenset({"height", "width", "negative_prompt", "freeu"})
+_NULLABLE = frozenset({"height", "width", "negative_prompt", "freeu", "reuse_deep"})

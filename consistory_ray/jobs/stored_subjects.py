@@ -54,7 +54,7 @@ class Described(Protocol):
     @property
     def anchor_prompts(self) -> Sequence[tuple[str, int]]: ...
     @property
-    def settings(self) -> MethodSettings: ...
+    def cache_settings(self) -> MethodSettings: ...
     @property
     def details(self) -> str: ...
     @property
@@ -83,7 +83,7 @@ def describe_subject(subject: Described, model: str, fingerprint: str, sha256: s
         "style": subject.style,
         "subject": subject.text,
         "anchors": [{"prompt": prompt, "seed": seed} for prompt, seed in subject.anchor_prompts],
-        "settings": subject.settings.to_dict(),
+        "settings": subject.cache_settings.to_dict(),
         **({"details": subject.details} if subject.details else {}),
         **({"pictures": [_told(picture) for picture in subject.pictures]} if subject.pictures else {}),
         "model": redacted(model),

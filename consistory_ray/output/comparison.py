@@ -58,21 +58,21 @@ def plan_as_begun(plan: Plan, store: OutputStore, lost: Lost | None = None) -> P
     return as_begun(plan, {asset_id for asset_id, status in pairs if status == "ok"})
 
 
-def pictures_made(plan: Plan, store: OutputStore) -> tuple[set[str], list[float]]:
-    """Ids of the plan's assets that are there, and the seconds that pictures took, as the index says.
+def pictures_made(plan: Plan, store: OutputStore) -> tuple[set[str], dict[str, float]]:
+    """Ids of the plan's assets that are there, and the seconds that each took, as far as the index says.
 
     Raises:
         InputError, StorageError: see :func:`consistory_ray.output.index.index.read_index`.
     """
     table = read_index(store).select(["asset_id", "status", "seconds"])
     planned = {asset.asset_id for asset in plan.assets()}  # what lies under another name will be moved
-    done, seconds = set(), []
+    done, seconds = set(), {}
     columns = (table[name].to_pylist() for name in ("asset_id", "status", "seconds"))
     for asset_id, status, taken in zip(*columns, strict=True):
         if status == "ok" and asset_id in planned:
             done.add(asset_id)
             if taken is not None:
-                seconds.append(taken)
+                seconds[asset_id] = taken
     return done, seconds
 
 

@@ -19,7 +19,7 @@ from consistory_ray.guards.problems import shown
 from consistory_ray.plan.model_files import native_size
 from consistory_ray.plan.prompt_lengths import PromptReader
 from consistory_ray.plan.prompt_syntax import find_syntax
-from consistory_ray.settings import BUNDLED_MODEL
+from consistory_ray.settings import BUNDLED_MODEL, share_of
 
 if TYPE_CHECKING:
     from consistory_ray.jobs.job import RenderJob, Subject
@@ -273,7 +273,8 @@ def _controls(job: RenderJob, plan: Plan, found: _Found) -> None:
 
 def _settings(job: RenderJob, found: _Found) -> None:
     for name, value, why in _unusual(job):
-        found.add(f"unusual-{name.replace('_', '-')}", why, f"settings.{name}", shown(value))
+        told = str(list(value)) if isinstance(value, tuple) else shown(value)
+        found.add(f"unusual-{name.replace('_', '-')}", why, f"settings.{name}", told)
 
 
 def _unusual(job: RenderJob) -> Iterator[tuple[str, Any, str]]:
@@ -302,7 +303,36 @@ def _unusual(job: RenderJob) -> Iterator[tuple[str, Any, str]]:
         yield "sdsa", False, "with sdsa and injection off nothing keeps a subject the same"
     if settings.injection_alpha == 0 and "sdsa" not in off:
         yield "injection_alpha", 0, "0 switches injection off"
+    yield from _without_effect(job)
     yield from _unusual_size(job)
+
+
+def _without_effect(job: RenderJob) -> Iterator[tuple[str, Any, str]]:
+    """What is saved on scenes, where the rest of the settings leaves nothing to it, or it takes from them."""
+    settings, given = job.settings.for_model(job.model), job.settings.model_fields_set
+    window, reuse, guided = settings.injection_window, settings.reuse_deep, settings.guidance_interval
+    steps = settings.num_inference_steps
+    for name in ("lookahead", "lookahead_maps"):
+        if name in given and settings.first_pass != "lookahead":
+            value = getattr(job.settings, name)
+            yield name, value, f"it has no effect with first_pass: {settings.first_pass}, only with lookahead"
+    if "lookahead_maps" in given and settings.lookahead_maps > len(settings.lookahead) + 1:
+        yield (
+            "lookahead_maps",
+            settings.lookahead_maps,
+            "there are fewer calls: that of the fork and those of lookahead",
+        )
+    if reuse is not None and reuse[1] == 1 and "reuse_deep" in given:
+        yield "reuse_deep", reuse, "with a period of 1 every call is made in full"
+    elif reuse is not None and settings.injection and share_of(steps, reuse[0]) < settings.injection_steps[1]:
+        why = f"calls that reuse deep features inject nothing: begin where injection ends, at {window[1]:.2f}, or later"
+        yield "reuse_deep", reuse, why
+    if "shared_every" in given and not settings.sdsa:
+        yield "shared_every", settings.shared_every, "it has no effect with sdsa off"
+    if "guidance_interval" in given and settings.guidance_scale <= 1:
+        yield "guidance_interval", guided, "it has no effect with a guidance_scale of 1 or less"
+    elif guided[0] == guided[1]:
+        yield "guidance_interval", guided, "it is empty, which switches guidance off"
 
 
 def _unusual_size(job: RenderJob) -> Iterator[tuple[str, Any, str]]:

@@ -1,24 +1,27 @@
 """What a plan will cost: how much is left to do, how long it may take, how large its anchor caches get. Without torch.
 
-Times are the medians of the pictures that the output already holds; before there are any, a rough figure for the
-bundled model on two CPU cores, or for an SDXL model on one data-centre GPU.
+Times are calls of the network (:mod:`consistory_ray.consistory.method.call_counts`), of which anchors and the scenes of
+each profile take more or fewer, times the median seconds of a call in the pictures that the output already holds;
+before there are any, a rough figure for the bundled model on two CPU cores, or for an SDXL model on one data-centre
+GPU.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from consistory_ray.consistory.method.call_counts import anchor_calls, scene_calls
 from consistory_ray.plan.model_files import model_config, pixels_per_latent
-from consistory_ray.settings import BUNDLED_MODEL, MethodSettings
+from consistory_ray.settings import BUNDLED_MODEL, PROFILES, MethodSettings
 
 if TYPE_CHECKING:
-    from consistory_ray.plan.plan import Plan, SubjectPlan
+    from consistory_ray.plan.plan import Asset, Plan, SubjectPlan
 
-_MINIATURE_SECONDS_PER_STEP = 0.1  # a scene or anchor at 128 px, two cores, float32
-_SDXL_SECONDS_PER_STEP_AND_MEGAPIXEL = 0.25  # a scene or anchor, float16, one data-centre GPU
+_MINIATURE_SECONDS_PER_CALL = 0.05  # at 128 px, two cores, float32
+_SDXL_SECONDS_PER_CALL_AND_MEGAPIXEL = 0.125  # float16, one data-centre GPU
 _PICTURE_BYTES_PER_PIXEL = 1.8  # of a PNG as it is written here
 _MIN_SAMPLES = 3
 _CONTROLLED = 0.5
@@ -40,6 +43,23 @@ class SubjectForecast:
 
 
 @dataclass(frozen=True, slots=True)
+class ProfileForecast:
+    """What the whole plan would take with a profile, all else as it is.
+
+    Attributes:
+        profile: its name; None for the plan's own settings where they are no profile's.
+        scene_cost: of a scene, as a multiple of a picture without the method.
+        cache_bytes: of all anchor caches.
+        seconds: how long all of its pictures take.
+    """
+
+    profile: str | None
+    scene_cost: float
+    cache_bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Forecast:
     """A plan compared with an output.
 
@@ -55,6 +75,8 @@ class Forecast:
         workers: the number of workers that this is for.
         measured: whether ``seconds`` comes from pictures of this output or is a rough figure.
         by_subject: the same, subject by subject.
+        profile: of its subjects that are made; None where it is none of the profiles.
+        profiles: what each profile would take; none where no subject is to be made.
     """
 
     name: str
@@ -73,6 +95,8 @@ class Forecast:
     workers: int
     measured: bool
     by_subject: tuple[SubjectForecast, ...]
+    profile: str | None = None
+    profiles: tuple[ProfileForecast, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
@@ -93,7 +117,7 @@ def forecast(
     plan: Plan,
     output: str,
     done: Collection[str],
-    seconds: Sequence[float],
+    seconds: Mapping[str, float],
     *,
     workers: int = 1,
     device: str = "cpu",
@@ -105,7 +129,7 @@ def forecast(
         plan: the plan.
         output: address of its output.
         done: ids of the plan's assets that are there.
-        seconds: that pictures took.
+        seconds: that pictures took, by asset id.
         workers: how many will share the work.
         device: ``"cpu"`` or ``"cuda"``, which decides the precision and so the size of a cache.
         keep_anchors: which caches will stay.
@@ -113,9 +137,8 @@ def forecast(
     sizes = expected_cache_bytes(plan, device)
     by_subject = tuple(_subject(subject, done, sizes[subject.subject_id]) for subject in plan.subjects)
     todo = sum(subject.todo for subject in by_subject)
-    guess = max((_rough_seconds(plan.model, subject.settings) for subject in plan.subjects), default=0.0)
-    guess *= 1 + _CONTROLLED * _mean_controls(plan)
-    each = statistics.median(seconds) if len(seconds) >= _MIN_SAMPLES else guess
+    each = _seconds_per_call(plan, seconds)
+    calls = sum(calls for asset, calls in _assets_with_calls(plan) if asset.asset_id not in done)
     everything = sum(sizes.values())
     return Forecast(
         name=plan.name,
@@ -130,10 +153,12 @@ def forecast(
         kept_cache_bytes=everything if keeps_caches(keep_anchors, everything) else 0,
         picture_bytes=sum(_picture_bytes(plan.model, subject) for subject in plan.subjects),
         keep_anchors=keep_anchors,
-        seconds=round(each * todo / max(1, workers), 1),
+        seconds=round(each * calls / max(1, workers), 1),
         workers=workers,
         measured=len(seconds) >= _MIN_SAMPLES,
         by_subject=by_subject,
+        profile=_profile(plan),
+        profiles=_by_profile(plan, each / max(1, workers), device),
     )
 
 
@@ -175,11 +200,69 @@ def _picture_bytes(model: str, subject: SubjectPlan) -> int:
     return round((len(subject.anchors) + len(subject.scenes)) * pixels * _PICTURE_BYTES_PER_PIXEL)
 
 
+def _seconds_per_call(plan: Plan, seconds: Mapping[str, float]) -> float:
+    """Of what was measured where that is enough, else a rough figure."""
+    if len(seconds) >= _MIN_SAMPLES:
+        taken = ((asset, calls) for asset, calls in _assets_with_calls(plan) if asset.asset_id in seconds)
+        if samples := [seconds[asset.asset_id] / calls for asset, calls in taken]:
+            return statistics.median(samples)
+    guess = max((_rough_seconds(plan.model, subject.settings) for subject in plan.subjects), default=0.0)
+    return guess * (1 + _CONTROLLED * _mean_controls(plan))
+
+
+def _assets_with_calls(plan: Plan) -> Iterator[tuple[Asset, float]]:
+    for subject in plan.subjects:
+        anchor, scene = anchor_calls(subject.settings), scene_calls(subject.settings)
+        yield from ((asset, anchor) for asset in subject.anchors)
+        yield from ((asset, scene) for asset in subject.scenes)
+
+
+def _all_calls(subjects: Iterable[SubjectPlan]) -> float:
+    return sum(
+        len(subject.anchors) * anchor_calls(subject.settings) + len(subject.scenes) * scene_calls(subject.settings)
+        for subject in subjects
+    )
+
+
+def _profile(plan: Plan) -> str | None:
+    made = {subject.settings for subject in plan.subjects if not subject.sources}
+    return made.pop().profile if len(made) == 1 else None
+
+
+def _by_profile(plan: Plan, seconds_per_call: float, device: str) -> tuple[ProfileForecast, ...]:
+    """Of all subjects that are made, with each profile, and as they are where that is none of them."""
+    made = [subject for subject in plan.subjects if not subject.sources]
+    if not made:
+        return ()
+    choices: list[str | None] = [*PROFILES, *([None] if _profile(plan) is None else [])]
+    found = []
+    for name in choices:
+        subjects = tuple(
+            subject if name is None else replace(subject, settings=subject.settings.with_profile(name))
+            for subject in made
+        )
+        with_it = replace(plan, subjects=subjects)
+        found.append(
+            ProfileForecast(
+                name,
+                round(statistics.fmean(_scene_cost(subject.settings) for subject in subjects), 2),
+                sum(expected_cache_bytes(with_it, device).values()),
+                round(seconds_per_call * _all_calls(subjects), 1),
+            )
+        )
+    return tuple(found)
+
+
+def _scene_cost(settings: MethodSettings) -> float:
+    return scene_calls(settings) / settings.num_inference_steps
+
+
 def _rough_seconds(model: str, settings: MethodSettings) -> float:
+    """Of a call."""
     if model == BUNDLED_MODEL:
-        return _MINIATURE_SECONDS_PER_STEP * settings.num_inference_steps
+        return _MINIATURE_SECONDS_PER_CALL
     megapixels = (settings.height or 1024) * (settings.width or 1024) / 1e6
-    return _SDXL_SECONDS_PER_STEP_AND_MEGAPIXEL * settings.num_inference_steps * megapixels
+    return _SDXL_SECONDS_PER_CALL_AND_MEGAPIXEL * megapixels
 
 
 def _cache_bytes(

@@ -20,9 +20,11 @@ from consistory_ray.errors import JobError, Problem
 from consistory_ray.jobs.checks import impossible
 from consistory_ray.jobs.ids import Wanted, distinct_names, numbered, seed_scope, slug
 from consistory_ray.jobs.job import Anchor, GivenPicture, RenderJob, Scene, Subject
+from consistory_ray.jobs.render_settings import RenderSettings
 from consistory_ray.plan.controls import ControlPlanner, PlannedControl, in_poses
 from consistory_ray.plan.controls import identity as identity_of
 from consistory_ray.plan.inputs import PlannedFile, PlannedPicture, planned_picture
+from consistory_ray.plan.stored_settings import refuse_other_settings
 from consistory_ray.settings import MethodSettings, configuration_revision, model_revision
 
 PLAN_FORMAT = 1
@@ -79,6 +81,8 @@ class SubjectPlan:
             joined in this order; none for all others.
         details: what is to be seen of it in scenes, for whoever takes it up again.
         pictures: the pictures that are given instead of its anchors, one for each; empty where they are made.
+        settings: what its scenes are rendered with, and its anchors, where they are made.
+        stored_with: of a stored subject the settings that its cache was made with, where those are others.
         impossible: ids of pictures that cannot be made, which the job accepts, each with the reason.
         former: the same subject with the seeds that an earlier version may have given it because of its neighbours, for
             outputs that were begun with it; see :func:`as_begun`.
@@ -99,6 +103,12 @@ class SubjectPlan:
     pictures: tuple[PlannedPicture, ...] = ()
     impossible: tuple[tuple[str, str], ...] = ()
     former: tuple[SubjectPlan, ...] = field(default=(), compare=False, repr=False)
+    stored_with: MethodSettings | None = None
+
+    @property
+    def cache_settings(self) -> MethodSettings:
+        """The settings of its anchor cache: its own, unless it was stored with others."""
+        return self.stored_with or self.settings
 
     def assets(self) -> Iterator[Asset]:
         """Its pictures, anchors first."""
@@ -113,6 +123,7 @@ class Plan:
     Attributes:
         controlnets: the networks that hints are for, as the job names them.
         guess_mode: see :class:`~consistory_ray.jobs.job.RenderJob`.
+        png_level: of the pictures' files; it changes none of their pixels, and is no part of any id.
     """
 
     name: str
@@ -123,6 +134,7 @@ class Plan:
     config: str | None = None
     controlnets: tuple[str, ...] = ()
     guess_mode: bool = False
+    png_level: int = 1
 
     @property
     def anchor_count(self) -> int:
@@ -153,7 +165,7 @@ def make_plan(job: RenderJob) -> Plan:
         JobError: two subjects would be the same individual, or a stored one was made with other settings.
         CheckpointError: the model's own settings file cannot be used.
     """
-    _refuse_other_settings(job)
+    refuse_other_settings(job)
     settings = job.settings.for_model(job.model)
     identity = {"format": PLAN_FORMAT, "model": job.model, "settings": settings.to_dict()}
     if (revision := model_revision(job.model)) is not None:
@@ -164,13 +176,13 @@ def make_plan(job: RenderJob) -> Plan:
         identity["torch_dtype"] = job.settings.torch_dtype
     former, led = _former_scopes(job), ControlPlanner(job)
     subjects = tuple(
-        _plan_subject(subject, name, job.settings.seed, identity, settings, led, former.get(index, ()))
+        _plan_subject(subject, name, job.settings, identity, settings, led, former.get(index, ()))
         for index, (subject, name) in enumerate(zip(job.subjects, _subject_ids(job), strict=True))
     )
     _refuse_twins(subjects)
     nets = tuple(net.model for net in job.controlnets)
     settings_of_runs = job.settings.batch_size, job.settings.torch_dtype, job.config
-    return Plan(job.name, job.model, subjects, *settings_of_runs, nets, job.guess_mode)
+    return Plan(job.name, job.model, subjects, *settings_of_runs, nets, job.guess_mode, job.settings.png_level)
 
 
 def as_begun(plan: Plan, made: Collection[str]) -> Plan:
@@ -191,20 +203,6 @@ def as_begun(plan: Plan, made: Collection[str]) -> Plan:
     if not any(subject.former for subject in plan.subjects):
         return plan
     return replace(plan, subjects=tuple(choose(subject) if subject.former else subject for subject in plan.subjects))
-
-
-def _refuse_other_settings(job: RenderJob) -> None:
-    """A stored subject's cache holds what its settings made of it: others cannot be had from it."""
-    asked = job.settings.for_model(job.model).to_dict()
-    asked = {name: value for name, value in asked.items() if name in job.settings.model_fields_set}
-    problems = []
-    for index, subject in enumerate(job.subjects):
-        made = MethodSettings.from_dict(subject.sources[0].settings).to_dict() if subject.sources else asked
-        for name in [name for name, value in asked.items() if made[name] != value]:
-            fix = f"leave it out or set {made[name]!r}, subjects[{index}] was stored with that"
-            problems.append(Problem(f"settings.{name}", repr(asked[name]), fix))
-    if problems:
-        raise JobError("the job cannot be planned: a stored subject was made with other settings", problems)
 
 
 def _refuse_twins(subjects: tuple[SubjectPlan, ...]) -> None:
@@ -271,7 +269,7 @@ def _former_scopes(job: RenderJob) -> dict[int, tuple[str, ...]]:
 def _plan_subject(
     subject: Subject,
     name: str,
-    job_seed: int,
+    asked: RenderSettings,
     identity: dict[str, Any],
     settings: MethodSettings,
     led: ControlPlanner,
@@ -279,11 +277,11 @@ def _plan_subject(
     scope: str = "",
 ) -> SubjectPlan:
     """One subject; ``scope`` is what its seeds are derived from instead of its own id or words."""
-    seeds = _Seeds(job_seed, subject, scope or subject.id or seed_scope(_subject_text(subject), "subject"))
+    seeds = _Seeds(asked.seed, subject, scope or subject.id or seed_scope(_subject_text(subject), "subject"))
     given = [(anchor.prompt, seeds.of_anchor(anchor)) for anchor in subject.shown_by]
     anchored = [(subject.caption(prompt), seed) for prompt, seed in given]
     pictures = tuple(map(planned_picture, subject.pictures))
-    own_settings = settings
+    own_settings, stored_with = settings, None
     controls = [led(anchor.control) for anchor in subject.shown_by]
     if not subject.sources:
         shown: dict[str, Any] = {"pictures": [picture.identity for picture in pictures]} if pictures else {}
@@ -293,7 +291,9 @@ def _plan_subject(
     else:
         anchored = []
         digests = [stored.sha256 for stored in subject.sources]
-        own_settings = MethodSettings.from_dict(subject.sources[0].settings)
+        made = MethodSettings.from_dict(subject.sources[0].settings)
+        own_settings = asked.for_scenes_of(made)
+        stored_with = made if made != own_settings else None
         content = digests if len(digests) > 1 else digests[0]
         key = _digest({**identity, "settings": own_settings.to_dict(), "cache": content})
     anchors = tuple(
@@ -325,7 +325,8 @@ def _plan_subject(
         details=subject.details,
         pictures=pictures,
         impossible=impossible(anchors, scenes, subject.concept) if subject.on_missing_concept == "skip" else (),
-        former=tuple(_plan_subject(subject, name, job_seed, identity, settings, led, (), one) for one in former),
+        former=tuple(_plan_subject(subject, name, asked, identity, settings, led, (), one) for one in former),
+        stored_with=stored_with,
     )
 
 

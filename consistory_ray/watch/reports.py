@@ -65,7 +65,21 @@ def print_forecast(console: Console, plan: Forecast) -> None:
         workers = plural(plan.workers, "worker")
         line(console, f"about {duration(plan.seconds)} on {workers} ({basis})")
     line(console, _space(plan))
+    if plan.profiles:
+        console.print(_profiles(plan))
+        line(console, "a scene: times a picture without the method; in bold what this job asks for", "dim")
     line(console, f"output: {plan.output}")
+
+
+def _profiles(plan: Forecast) -> Table:
+    """What each profile would take."""
+    table = _table("profile", ">a scene", ">caches", ">all pictures")
+    for item in plan.profiles:
+        own = item.profile == plan.profile
+        cells = (item.profile or "this job's own", f"{item.scene_cost:.2f}x", size(item.cache_bytes))
+        row = [Text(cell, style="bold" if own else "dim") for cell in (*cells, duration(item.seconds))]
+        table.add_row(*row)
+    return table
 
 
 def print_status(console: Console, status: Status) -> None:
@@ -98,6 +112,8 @@ def print_summary(console: Console, summary: RunSummary) -> None:
     made = f"{plural(summary.rendered, 'picture')} made in {duration(summary.seconds)}{rate}"
     rest = f", {summary.found} were there, {summary.failed} failed"
     line(console, Text.assemble((summary.state, style), f": {made}{rest}"))
+    if summary.rendered and summary.spent:
+        line(console, _spent(summary))
     if summary.stopped:
         line(console, f"stopped: {summary.stopped}", "bold red")
     if summary.failures_by_kind:
@@ -112,6 +128,14 @@ def print_summary(console: Console, summary: RunSummary) -> None:
     for name, place in (("pictures", "images"), ("index", "index/*.parquet"), ("gallery", summary.gallery)):
         if place:
             line(console, f"{name + ':':10}{summary.url}/{place}")
+
+
+def _spent(summary: RunSummary) -> str:
+    """What one picture took, of whose time."""
+    device, encoding, writing = (
+        f"{summary.spent.get(name, 0.0) / summary.rendered:.3g} s" for name in ("device", "encode", "write")
+    )
+    return f"a picture took {device} of a device; beside it {encoding} of a thread to encode and {writing} to write"
 
 
 def _space(plan: Forecast) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from consistory_ray.engine.workers.renderer import MadeSubject, RendererSpec
     from consistory_ray.plan.plan import Asset, SubjectPlan
+    from consistory_ray.settings import MethodSettings
 
 _WIDTH = 8  # of a word in its file, which is one write and so never seen half-written
 
@@ -35,10 +36,12 @@ class Witness(FakeRenderer):
         self._say("writing")
         return made
 
-    def render(self, scenes: Sequence[Asset], cache: Mapping[str, str]) -> list[Image]:
+    def render(
+        self, scenes: Sequence[Asset], cache: Mapping[str, str], settings: MethodSettings | None = None
+    ) -> list[Image]:
         """Scenes."""
         self._say("scenes")
-        images = super().render(scenes, cache)
+        images = super().render(scenes, cache, settings)
         self._say("writing")
         return images
 

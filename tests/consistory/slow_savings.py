@@ -57,7 +57,6 @@ class ThriftyRun(slow.Run):
         self.features: Tensor | None = None
         self.deep: Tensor | None = None
         self.reuses = self.quiet = False
-        self.least_injected = 8
 
     @property
     def source(self) -> tuple[int, int]:
@@ -162,7 +161,7 @@ class ThriftyRun(slow.Run):
         for step in range(self.fork):
             latents = self.stepped(step, self.call(step, latents, injects=False), latents)
         prediction = self.call(self.fork, latents, injects=False)
-        at_fork, step, seen = prediction, self.fork, latents
+        step, seen = self.fork, latents
         timesteps = self.pipe.scheduler.timesteps
         later = [number for number in range(self.fork + 1, self.steps) if self.full(number)]
         for timestep in self.savings.lookahead:
@@ -174,10 +173,7 @@ class ThriftyRun(slow.Run):
         assert self.features is not None and self.anchors.dift is not None
         masks = self.masks_of_last(self.savings.lookahead_maps)
         self.correspond(self.features, masks, self.anchors.dift)
-        first = self.fork
-        if self.last - self.fork + 1 >= self.least_injected:
-            latents, first = self.stepped(first, at_fork, latents), first + 1
-        for step in range(first, self.steps):
+        for step in range(self.fork, self.steps):
             latents = self.stepped(step, self.call(step, latents, injects=True), latents)
         return latents, masks
 

@@ -128,7 +128,7 @@ def test_a_scene_is_the_same_alone_and_in_a_batch(
 
 
 def test_what_fast_calls(pipe: ConsiStoryPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twelve steps: few inject, so that the fork at 1 is computed twice; from step 4 on each second is shallow."""
+    """Twelve steps: the fork at 1 is computed twice; from step 4 on each second is shallow."""
     subject = made(pipe, profile="fast", lookahead=(651, 451, 251))
     calls = Calls(monkeypatch)
     scenes(pipe, subject)

@@ -9,7 +9,6 @@ import torch
 
 from benchmarks.random_sdxl import build_pipeline, build_unet
 from consistory_ray.consistory import ConsiStoryPipeline
-from consistory_ray.consistory.method import lookahead
 from tests.consistory import slow_reference as slow
 from tests.consistory.slow_savings import Savings, ThriftyRun
 from tests.consistory.test_against_slow_reference import FREEU, SMALL, latents_for, options_of
@@ -20,7 +19,7 @@ ANCHORS, SCENES = ["a cat in the garden", "a cat on the beach"], ["a cat in the 
 AHEAD, LIVE = {"first_pass": "lookahead"}, {"first_pass": "live"}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # of all pictures, of the scenes
     "lookahead_few_steps": ({"num_inference_steps": 12}, AHEAD),
-    "lookahead_shares_the_fork": ({"num_inference_steps": 12}, AHEAD | {"lookahead_maps": 1, "shared_every": 3}),
+    "lookahead_one_map": ({"num_inference_steps": 12}, AHEAD | {"lookahead_maps": 1, "shared_every": 3}),
     "lookahead_deep": ({"num_inference_steps": 12}, AHEAD | {"reuse_deep": (0.35, 2), "shared_every": 2}),
     "lookahead_once": (
         {"num_inference_steps": 11, "freeu": FREEU},
@@ -43,9 +42,7 @@ def pipe() -> ConsiStoryPipeline:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_scenes_made_for_less(name: str, pipe: ConsiStoryPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    least = 4 if name == "lookahead_shares_the_fork" else 8
-    monkeypatch.setattr(lookahead, "LEAST_INJECTED", least)
+def test_scenes_made_for_less(name: str, pipe: ConsiStoryPipeline) -> None:
     settings, savings = CASES[name]
     settings = {"freeu": None, "mask_dropout": 0.0, **settings}
     anchor_latents, scene_latents = latents_for(2, (32, 32), 1), latents_for(2, (32, 32), 101)
@@ -53,7 +50,6 @@ def test_scenes_made_for_less(name: str, pipe: ConsiStoryPipeline, monkeypatch: 
     options = options_of(settings)
     anchors = slow.render_anchors(pipe.pipe, ANCHORS, ["cat"], anchor_latents, options).anchors
     run = ThriftyRun(pipe.pipe, SCENES, ["cat"], scene_latents, options, anchors, Savings(**savings))
-    run.least_injected = least
     expected, masks = run.render()
 
     result = pipe.render(SCENES, subject, latents=scene_latents, output_type="latent")

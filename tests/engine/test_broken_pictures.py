@@ -23,6 +23,7 @@ from consistory_ray.jobs.job import RenderJob, parse_job
 from consistory_ray.output.index.index import read_index
 from consistory_ray.output.storage import open_output
 from consistory_ray.plan.plan import Asset, SubjectPlan, make_plan
+from consistory_ray.settings import MethodSettings
 from consistory_ray.testing import FakeRenderer
 
 MakeJob = Callable[..., RenderJob]
@@ -43,8 +44,8 @@ class Overflowing(FakeRenderer):
         made = super().make_subject(subject)
         return MadeSubject([self._spoilt(anchor) for anchor in subject.anchors], made.cache_buffer, made.seconds)
 
-    def render(self, scenes: Sequence[Asset], cache: Any) -> list[Any]:
-        super().render(scenes, cache)
+    def render(self, scenes: Sequence[Asset], cache: Any, settings: MethodSettings | None = None) -> list[Any]:
+        super().render(scenes, cache, settings)
         return [self._spoilt(scene) for scene in scenes]
 
 

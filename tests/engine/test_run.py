@@ -5,16 +5,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from consistory_ray.engine.coordinator import run_plan
 from consistory_ray.engine.dispatching import session
-from consistory_ray.engine.events import AnchorsReady, AssetDone, Event, Notice, RunSummary, Stopping, WorkerLost
+from consistory_ray.engine.events import (
+    AnchorsReady,
+    AssetDone,
+    BatchDone,
+    Event,
+    Notice,
+    RunSummary,
+    Stopping,
+    WorkerLost,
+)
 from consistory_ray.engine.options import RunOptions
+from consistory_ray.engine.rendering import RendererSpec
 from consistory_ray.engine.stopping import StopRequest
-from consistory_ray.errors import CheckpointError, RunFailed, RunInterrupted
+from consistory_ray.errors import CheckpointError, InputError, RunFailed, RunInterrupted
 from consistory_ray.jobs.job import RenderJob
 from consistory_ray.output.index.index import read_index
 from consistory_ray.output.run_record import read_run_record
@@ -48,6 +58,28 @@ def run(
             on_event(event)
 
     return run_plan(plan, str(url), options, listen, stop=stop)
+
+
+class Padding(FakeRenderer):
+    """Refuses to be made for batches of another shape."""
+
+    def __init__(self, spec: RendererSpec | None = None, *, pad_to: int | None = None, **options: Any) -> None:
+        if spec is None or spec.pad_to != pad_to:
+            raise InputError(f"{spec} is not for {pad_to}")
+        super().__init__(spec, **options)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "deterministic", "pad_to"), [(3, True, 3), ("auto", True, session.AUTO_BATCH_SIZE), (3, False, None)]
+)
+def test_deterministic_runs_fill_batches_up_to_their_size(
+    make_job: MakeJob, tmp_path: Path, batch_size: int | Literal["auto"], deterministic: bool, pad_to: int | None
+) -> None:
+    plan, factory = make_plan(make_job(scenes=2)), Padding.factory(pad_to=pad_to)
+    options = RunOptions(
+        workers=1, cpus_per_worker=1, batch_size=batch_size, deterministic=deterministic, renderer=factory
+    )
+    assert run_plan(plan, str(tmp_path / "out"), options).state == "complete"
 
 
 def rows(url: Path) -> dict[str, dict[str, Any]]:
@@ -87,6 +119,10 @@ def test_a_run_makes_everything_once_and_a_second_one_nothing(
     summary = run(plan, tmp_path, workers=2, events=events)
     assert (summary.state, summary.planned, summary.found, summary.rendered) == ("complete", 21, 0, 21)
     assert len(rendered(events)) == 21
+    batches = [event for event in events if isinstance(event, BatchDone)]
+    for name in ("encode", "write"):
+        assert summary.spent[name] == pytest.approx(sum(batch.phases[name] for batch in batches), abs=0.01) != 0
+    assert summary.spent["device"] > 0
     check_complete(plan, tmp_path)
     for subject in plan.subjects:
         cache = tmp_path / subject.cache_path

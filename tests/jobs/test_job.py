@@ -110,6 +110,8 @@ def test_settings_lie_on_top_of_the_models_own(tmp_path: Any) -> None:
         ({"injection_window": [0.5, 0.1]}, "injection_window"),
         ({"batch_size": 0}, "batch_size"),
         ({"batch_size": "many"}, "batch_size"),
+        ({"png_level": 10}, "png_level"),
+        ({"png_level": True}, "png_level"),
         ({"torch_dtype": "fp16"}, "torch_dtype"),
         ({"negative_prompt": 3}, "negative_prompt"),
     ],

@@ -158,6 +158,13 @@ def test_the_estimate_counts_as_clip_does() -> None:
         ({"mask_dropout": 1}, "unusual-mask-dropout"),
         ({"injection_alpha": 0}, "unusual-injection-alpha"),
         ({"sdsa": False, "injection": False}, "unusual-sdsa"),
+        ({"lookahead": [451, 251]}, "unusual-lookahead"),
+        ({"first_pass": "live", "lookahead_maps": 1}, "unusual-lookahead-maps"),
+        ({"first_pass": "lookahead", "lookahead": [251], "lookahead_maps": 3}, "unusual-lookahead-maps"),
+        ({"reuse_deep": [0.2, 2]}, "unusual-reuse-deep"),
+        ({"reuse_deep": [0.5, 1]}, "unusual-reuse-deep"),
+        ({"sdsa": False, "shared_every": 2}, "unusual-shared-every"),
+        ({"guidance_interval": [0.4, 0.4]}, "unusual-guidance-interval"),
     ],
 )
 def test_unusual_settings_are_told(settings: dict[str, Any], kind: str) -> None:
@@ -166,7 +173,16 @@ def test_unusual_settings_are_told(settings: dict[str, Any], kind: str) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"num_inference_steps": 30, "guidance_scale": 7.5}, {"height": 832, "width": 1216}, {"mask_dropout": 0}],
+    [
+        {},
+        {"num_inference_steps": 30, "guidance_scale": 7.5},
+        {"height": 832, "width": 1216},
+        {"mask_dropout": 0},
+        {"profile": "fast"},
+        {"profile": "turbo", "num_inference_steps": 20},
+        {"profile": "fast", "injection": False},
+        {"reuse_deep": [0.33, 2], "guidance_interval": [0, 0.6]},
+    ],
 )
 def test_usual_settings_are_not(settings: dict[str, Any]) -> None:
     assert not notes(settings=settings).warnings

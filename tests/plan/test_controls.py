@@ -200,7 +200,7 @@ def test_what_is_probably_not_meant_is_told(tmp_path: Path) -> None:
 
 def test_led_pictures_are_forecast_to_take_longer(tmp_path: Path) -> None:
     def seconds(*scenes: Any, **changes: Any) -> float:
-        return forecast(plan(*scenes, model="miniature", **changes), "out", (), ()).seconds
+        return forecast(plan(*scenes, model="miniature", **changes), "out", (), {}).seconds
 
     free = seconds("in space", "in the snow")
     led = seconds("in space", {"prompt": "in the snow", "control": hint(tmp_path / "one.png")}, nets=["miniature"])

@@ -101,7 +101,12 @@ def test_what_changes_pictures_changes_all_ids(changes: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"name": "other"}, {"settings": {"batch_size": 4}}, {"settings": {"torch_dtype": "auto", "seed": 0}}]
+    "changes",
+    [
+        {"name": "other"},
+        {"settings": {"batch_size": 4, "png_level": 6}},
+        {"settings": {"torch_dtype": "auto", "seed": 0}},
+    ],
 )
 def test_what_changes_no_picture_changes_no_id(changes: dict[str, Any]) -> None:
     assert make_plan(job(dragon())).subjects == make_plan(job(dragon(), **changes)).subjects

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
-from consistory_ray.settings import CacheCodec
+from consistory_ray.guards.choices import CacheCodec
 
 INT8_GROUP = 64
 """Channels with a scale of their own in int8; head widths and channels are multiples of it.

@@ -105,7 +105,7 @@ class _Reads:
     def of(cls, cache: AnchorCache, plan: StepPlan) -> _Reads:
         there = {held for held, _ in _stems(cache).values()}
         wanted = [_Held("shared", at) for at in sorted(plan.reads)]
-        wanted += [_Held("injected", Pass(2, step)) for step in plan.injected if step in plan.full_calls]
+        wanted += [_Held("injected", Pass(2, step)) for step in plan.injections]
         wanted += [_Held("features", at) for at in plan.live_features]
         steps, missing = set(), []
         for held in wanted:  # what both passes have in common lies with pass 1

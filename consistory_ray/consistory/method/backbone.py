@@ -217,6 +217,9 @@ class Controllable(Protocol):
     @property
     def control_fingerprints(self) -> tuple[str, ...]: ...
 
-    def additions(self, hints: Hints, settings: MethodSettings) -> Additions:
-        """What a batch's hints add to its trunks; with resolved settings, while the model is in use."""
+    def additions(self, hints: Hints, settings: MethodSettings, *, fixed: bool = False) -> Additions:
+        """What a batch's hints add to its trunks; with resolved settings, while the model is in use.
+
+        With ``fixed`` the shapes of its calls do not depend on which of the images are led.
+        """
         ...

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 
-from consistory_ray.consistory.method.lookahead import LEAST_INJECTED
 from consistory_ray.consistory.method.steps import StepPlan
 from consistory_ray.settings import MethodSettings
 
@@ -39,8 +38,8 @@ def scene_calls(settings: MethodSettings) -> float:
         calls += _SHARED * sum(_half(plan, step) for step in plan.shared if step >= fork)
     elif plan.first_pass == "lookahead":
         ahead = min(len(settings.lookahead), max(1, sum(step > fork for step in plan.full_calls)))
-        calls += (ahead - 1) * (_FULL + _SHARED) + _FEATURES / 2  # the last one is of the conditional half
-        calls += _FULL if len(plan.injected) < LEAST_INJECTED else 0
+        calls += ahead * (_FULL + _SHARED)  # at the fork, and all but the last
+        calls += _FEATURES / 2  # the last one is of the conditional half
     return calls
 
 

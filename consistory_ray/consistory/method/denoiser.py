@@ -74,6 +74,11 @@ class PassResult:
         masks = {level: torch.zeros(len(latents), grid.tokens, dtype=torch.bool) for level, grid in grids.items()}
         return cls(torch.full_like(latents, torch.nan), masks if masked else None)
 
+    def first(self, count: int) -> PassResult:
+        """What it leaves of the first images alone."""
+        masks = None if self.masks is None else {level: mask[:count] for level, mask in self.masks.items()}
+        return PassResult(self.latents[:count], masks)
+
 
 class Denoiser:
     """What denoising a batch is made of; :class:`~consistory_ray.consistory.method.sampler.Sampler` puts it together.
@@ -247,6 +252,16 @@ class Denoiser:
         self.companions.end_step(at)
         self.tick()
         return PassState(latents, state.schedule, state.maps, masks, deep=state.deep)
+
+
+def put_aside(queries: Queries | None) -> Queries | None:
+    """To the host until the fork's step comes again: they are 110 MB a row of SDXL, and many calls come in between."""
+    return None if queries is None else {name: to_host(query) for name, query in queries.items()}
+
+
+def to_host(tensor: Tensor) -> Tensor:
+    """A copy in pinned memory that nobody waits for: on the same stream of the device it is whole."""
+    return tensor.to("cpu", non_blocking=True)
 
 
 def _taken_up(queries: Queries, device: torch.device) -> Queries:

@@ -17,7 +17,7 @@ def render(denoiser: Denoiser, state: PassState, fork: int, maps: AttentionMaps)
     """One pass that looks at what it has just made."""
     plan, tapped = denoiser.plan, list[Tensor]()
     masks: Masks = {}
-    sources = {step: plan.before(step) for step in plan.injected if step in plan.full_calls}
+    sources = {step: plan.before(step) for step in plan.injections}
     watched = set(sources.values())
     last = max((step for step, source in sources.items() if source is not None), default=plan.steps)
     for step in range(plan.steps):

@@ -12,12 +12,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from consistory_ray.consistory.method.denoiser import Denoiser, PassResult, PassState
+from consistory_ray.consistory.method.denoiser import Denoiser, PassResult, PassState, put_aside
 from consistory_ray.consistory.method.masks import AttentionMaps, Masks
 from consistory_ray.consistory.method.steps import Pass
-
-LEAST_INJECTED = 8
-"""Where fewer steps inject, the fork's call is not shared between look-ahead and picture: the picture injects there."""
 
 
 def render(denoiser: Denoiser, state: PassState, fork: int, maps: AttentionMaps) -> PassResult:
@@ -26,20 +23,14 @@ def render(denoiser: Denoiser, state: PassState, fork: int, maps: AttentionMaps)
     denoiser.refuse_broken(state.latents)
     at = Pass(2, fork)
     ahead = AttentionMaps(maps.columns, denoiser.request.settings.lookahead_maps, maps.level)
-    shares_call = len(denoiser.plan.injected) >= LEAST_INJECTED
     call = denoiser.call(at, state, ahead, injects=False)
     prediction = denoiser.predict(at, state, call)
-    queries = None if shares_call else call.vanilla
+    state.queries = put_aside(call.vanilla)
     del call  # and with it queries and tokens, of which a device has little room for more than are in use
     ahead.end_step()
     features, masks = look_ahead(denoiser, state, fork, prediction, ahead)
     denoiser.match(features, masks)
-    if shares_call:
-        state = denoiser.advance(at, state, prediction, None)
-        state = denoiser.go(2, range(fork + 1, denoiser.plan.steps), state)
-    else:
-        state.queries, queries = queries, None
-        state = denoiser.go(2, range(fork, denoiser.plan.steps), state)
+    state = denoiser.go(2, range(fork, denoiser.plan.steps), state)  # its first step again, with injection
     return PassResult(state.latents, masks, features)
 
 

@@ -35,6 +35,7 @@ class Batch:
         columns: which text tokens make the masks, [images, text tokens, concepts]; None for no masks.
         positions: for each prompt, for each concept, its token positions.
         hints: for each image what leads it; empty where nothing leads any.
+        fixed: whether every call is to have the same shape whatever the images are, see :meth:`padded`.
     """
 
     prompts: tuple[str, ...]
@@ -43,6 +44,7 @@ class Batch:
     columns: Tensor | None
     positions: list[list[list[int]]]
     hints: Hints = ()
+    fixed: bool = False
 
     def part(self, start: int, stop: int) -> Batch:
         """Some of the images."""
@@ -50,6 +52,15 @@ class Batch:
         chosen = slice(start, stop)
         of_each = self.prompts[chosen], self.seeds[chosen], self.latents[chosen]
         return Batch(*of_each, columns, self.positions[chosen], self.hints[chosen])
+
+    def padded(self, count: int) -> Batch:
+        """So many images, the last one repeated: numbers are rounded alike in batches of the same shape only."""
+        rows = [*range(len(self.prompts)), *[len(self.prompts) - 1] * (count - len(self.prompts))]
+        columns = None if self.columns is None else self.columns[rows]
+        hints = tuple(self.hints[row] for row in rows) if self.hints else ()
+        prompts, seeds = (tuple(some[row] for row in rows) for some in (self.prompts, self.seeds))
+        positions = [self.positions[row] for row in rows] if self.positions else []
+        return Batch(prompts, seeds, self.latents[rows], columns, positions, hints, fixed=True)
 
     def noise(self, step: int | None) -> Tensor:
         """See :data:`~consistory_ray.consistory.method.latents.Noise`."""

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from consistory_ray.consistory.method import live, lookahead
-from consistory_ray.consistory.method.attention import Queries
-from consistory_ray.consistory.method.denoiser import Denoiser, PassResult, PassState
+from consistory_ray.consistory.method.denoiser import Denoiser, PassResult, PassState, put_aside
 from consistory_ray.consistory.method.masks import AttentionMaps
 from consistory_ray.consistory.method.steps import Pass
 
@@ -71,7 +70,7 @@ class Sampler(Denoiser):
             tap = self.tap(tapped) if number == 1 and step == dift_step else self.companions.tap(at)
             prediction = self.predict(at, state, call, tap)
             if forks and result.fork is not None:
-                result.fork.queries = _put_aside(call.vanilla)
+                result.fork.queries = put_aside(call.vanilla)
             state = self.advance(at, state, prediction, maps)
         result.latents = state.latents
         result.features = tapped[0] if tapped else None
@@ -83,13 +82,3 @@ class Sampler(Denoiser):
 
     def _recorded(self, at: Pass) -> bool:
         return self.every_step or (at.number == 1 and at.step in self.plan.masked)
-
-
-def _put_aside(queries: Queries | None) -> Queries | None:
-    """To the host until pass 2 needs them: they are 110 MB a row of SDXL, and pass 1 has most of its steps to go."""
-    return None if queries is None else {name: to_host(query) for name, query in queries.items()}
-
-
-def to_host(tensor: Tensor) -> Tensor:
-    """A copy in pinned memory that nobody waits for: on the same stream of the device it is whole."""
-    return tensor.to("cpu", non_blocking=True)

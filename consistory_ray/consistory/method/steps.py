@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, get_args
 
 from consistory_ray.errors import InputError, Problem
-from consistory_ray.settings import CacheCodec, FirstPass, MethodSettings, share_of
+from consistory_ray.guards.choices import CacheCodec, FirstPass
+from consistory_ray.settings import MethodSettings, share_of
 
 
 class Pass(NamedTuple):
@@ -102,11 +103,16 @@ class StepPlan:
         return frozenset(self.shared_from(Pass(number, step)) for number in (1, 2) for step in self.shared_in(number))
 
     @property
+    def injections(self) -> Sequence[int]:
+        """Steps at which scenes inject; calls that reuse deep features do not."""
+        return [step for step in self.injected if step in self.full_calls]
+
+    @property
     def live_features(self) -> Sequence[Pass]:
         """Steps whose features a later step's correspondences are made of, where they are live."""
         if self.fork is None or self.first_pass != "live":
             return ()
-        found = (self.before(step) for step in self.injected if step in self.full_calls)
+        found = (self.before(step) for step in self.injections)
         return list(dict.fromkeys(at for at in found if at is not None))
 
     def before(self, step: int) -> Pass | None:
@@ -138,6 +144,18 @@ class StepPlan:
 def _part(steps: Sequence[int], start: int, stop: int) -> Sequence[int]:
     """Those of rising steps from a start up to before a stop."""
     return steps[bisect_left(steps, start) : bisect_left(steps, stop)]
+
+
+def suffices(made: StepPlan, asked: StepPlan) -> bool:
+    """Whether a cache holds what scenes read, told by the plans of the scenes that it was made for and of these.
+
+    Said of caches with two passes: with one, as of given pictures, it may suffice all the same.
+    """
+    return (
+        asked.reads <= made.reads
+        and set(asked.injections) <= set(made.injections)
+        and set(asked.live_features) <= set(made.live_features)
+    )
 
 
 def nearest_step(timesteps: Sequence[int], timestep: int) -> int:

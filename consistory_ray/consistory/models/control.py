@@ -43,6 +43,7 @@ class Control:
         size: picture height and width in pixels.
         guess_mode: lead the conditional half only, deep layers more than early ones, as diffusers does it.
         device: where the network computes.
+        fixed: show each network as many images as there are in every call, those that it leads over again.
     """
 
     def __init__(
@@ -52,8 +53,11 @@ class Control:
         size: tuple[int, int],
         guess_mode: bool,
         device: torch.device,
+        *,
+        fixed: bool = False,
     ) -> None:
         self.nets = nets
+        self._images = len(hints) if fixed else 0
         self.guess_mode = guess_mode
         self._leads: list[list[_Lead]] = [[] for _ in nets]
         modes = [mode_names(net.config) for net in nets]
@@ -74,6 +78,7 @@ class Control:
         for net, leads in zip(self.nets, self._leads, strict=True):
             acting = [lead for lead in leads if lead.hint.acts_at(step, steps)]
             for group in _groups(acting):
+                group += group[-1:] * (self._images - len(group))
                 found = self._residuals(net, group, sample, timestep, conditioning)
                 total = found if total is None else _sum(total, found)
         return total

@@ -145,10 +145,10 @@ class SDXL:
         """The UNet's transformer blocks; see :class:`~consistory_ray.consistory.method.backbone.Compilable`."""
         self.pipe.unet.compile_repeated_blocks(**options)
 
-    def additions(self, hints: Hints, settings: MethodSettings) -> Control:
+    def additions(self, hints: Hints, settings: MethodSettings, *, fixed: bool = False) -> Control:
         """See :class:`~consistory_ray.consistory.models.control.Control`."""
         size = settings.height or 0, settings.width or 0
-        return Control(self.controlnets, hints, size, self.guess_mode, self.device)
+        return Control(self.controlnets, hints, size, self.guess_mode, self.device, fixed=fixed)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:

@@ -222,7 +222,7 @@ class Dispatch:
         if report.time is not None:
             spent, count = report.time, len(report.delivered)
             measured = (report.phases, spent.idle, spent.cache_bytes, spent.memory, report.machine)
-            self._ledger.emit(BatchDone(call.worker, call.kind, count, *measured))
+            self._ledger.batch_done(BatchDone(call.worker, call.kind, count, *measured), report.seconds)
 
     def _anchors_ready(self, call: Call, report: Report, buffer: Any) -> None:
         if report.notice:

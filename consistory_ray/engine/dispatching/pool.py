@@ -18,6 +18,7 @@ from consistory_ray.engine.rendering import RendererSpec
 from consistory_ray.engine.scheduling.state import PictureSize
 from consistory_ray.engine.workers.renderer import consistory_renderer
 from consistory_ray.engine.workers.worker import CONCURRENT_CALLS, RenderWorker
+from consistory_ray.output.assets import PNG_LEVEL
 from consistory_ray.output.storage import OutputStore
 
 _log = logging.getLogger(__name__)
@@ -44,7 +45,8 @@ class WorkerPool:
         options: the run's options.
         sizes: picture sizes of the plan.
         clock: seconds that only go forward.
-        config, controlnets, guess_mode: for the renderers.
+        config, controlnets, guess_mode, pad_to: for the renderers.
+        png_level: of the pictures.
 
     Attributes:
         last_failure: of the worker that was lost last.
@@ -63,6 +65,8 @@ class WorkerPool:
         config: str | None = None,
         controlnets: tuple[str, ...] = (),
         guess_mode: bool = False,
+        pad_to: int | None = None,
+        png_level: int = PNG_LEVEL,
     ) -> None:
         self.shape = shape
         share = min(1.0, shape.num_gpus) or 1.0
@@ -77,8 +81,10 @@ class WorkerPool:
             guess_mode=guess_mode,
             compile=options.compile,
             inputs=store.url,
+            pad_to=pad_to,
         )
         self._store = store
+        self._png_level = png_level
         self._options = options
         self._sizes = tuple(sizes)
         self._numbers = itertools.count()
@@ -236,7 +242,7 @@ class WorkerPool:
                 max_concurrency=CONCURRENT_CALLS,
                 **placement,
             )
-            .remote(self._options.renderer or consistory_renderer, self._spec, self._store)
+            .remote(self._options.renderer or consistory_renderer, self._spec, self._store, self._png_level)
         )
         return _Slot(actor, actor.placed.remote(), actor.hello.remote(self._sizes))
 

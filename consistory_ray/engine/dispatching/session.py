@@ -121,12 +121,13 @@ class RaySession:
         shape = self._history.shape = self._history.shape or self._shape(plan.model)
         if shape.device == "cpu" and options.device != "cpu" and (warning := half_on_cpu(plan.torch_dtype)):
             self._emit(Notice(f"warning: {warning}"))
-        batch_size = plan.batch_size if options.batch_size is None else options.batch_size
+        wanted = plan.batch_size if options.batch_size is None else options.batch_size
+        batch_size = AUTO_BATCH_SIZE if wanted == "auto" else wanted
         sizes = expected_cache_bytes(plan, shape.device)
         self._policy = CachePolicy(options.keep_anchors, sum(sizes.values()))
         scheduler = Scheduler(
             subject_works(plan, done, sizes),
-            batch_size=AUTO_BATCH_SIZE if batch_size == "auto" else batch_size,
+            batch_size=batch_size,
             max_in_flight=options.max_in_flight,
             cache_budget=options.cache_budget,
             cache_limits=cache_limits(),
@@ -140,8 +141,10 @@ class RaySession:
             config=plan.config,
             controlnets=plan.controlnets,
             guess_mode=plan.guess_mode,
+            pad_to=batch_size if options.deterministic else None,
+            png_level=plan.png_level,
         )
-        adapts = batch_size == "auto"
+        adapts = wanted == "auto" and not options.deterministic
         workforce = Workforce(scheduler, pool, self._ledger, options, self._store.url, adapts, watch)
         clear = None if options.keep_anchors == "all" or options.only_failed else self._clear_cache
         caches = CacheKeeper(subjects, scheduler, pool, options, self._policy, clear, self._emit)

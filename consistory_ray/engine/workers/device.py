@@ -84,7 +84,7 @@ class Device:
         return self._run(lambda renderer, phases: (renderer.join_caches(buffers), 0))[0]
 
     def render(
-        self, subject_key: str, scenes: Sequence[Asset], buffer: CacheBuffer
+        self, subject: SubjectPlan, scenes: Sequence[Asset], buffer: CacheBuffer
     ) -> tuple[Sequence[Image | AssetError], DeviceTime]:
         """Render scenes from a subject's anchor cache, of which the last few are kept.
 
@@ -94,16 +94,17 @@ class Device:
 
         def act(renderer: Renderer, phases: dict[str, float]) -> tuple[Sequence[Image | AssetError], int]:
             started = time.perf_counter()
-            cache, loaded = self._caches.pop(subject_key, None), 0
+            cache, loaded = self._caches.pop(subject.subject_key, None), 0
             if cache is None:
                 cache, loaded = renderer.load_cache(buffer), buffer.nbytes
                 phases["load"] = time.perf_counter() - started
-            self._caches[subject_key] = cache
+            self._caches[subject.subject_key] = cache
             while len(self._caches) > KEPT_CACHES:
                 self._caches.popitem(last=False)
-            return self._timed(renderer, phases, "scenes", lambda batch: renderer.render(batch, cache), scenes)[
-                0
-            ], loaded
+            result, _ = self._timed(
+                renderer, phases, "scenes", lambda batch: renderer.render(batch, cache, subject.settings), scenes
+            )
+            return result, loaded
 
         return self._run(act)
 

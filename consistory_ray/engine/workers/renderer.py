@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from consistory_ray.plan.plan import Asset, SubjectPlan
+    from consistory_ray.settings import MethodSettings
 
 MAX_AUTO_BATCH = 16
 """More scenes at a time no longer make a GPU any faster."""
@@ -84,6 +85,7 @@ class ConsiStoryRenderer:
         torch.set_num_threads(spec.threads)
         self.phases: dict[str, float] = {}
         self._share = spec.gpu_share
+        self._pad_to = spec.pad_to
         self._inputs = InputReader(spec.inputs)
         dtype = None if spec.torch_dtype == "auto" else getattr(torch, spec.torch_dtype)
         with warnings.catch_warnings():
@@ -178,7 +180,9 @@ class ConsiStoryRenderer:
 
         return joined([self.load_cache(buffer) for buffer in buffers]).into_buffer()[0]
 
-    def render(self, scenes: Sequence[Asset], cache: Any) -> Sequence[Image | AssetError]:
+    def render(
+        self, scenes: Sequence[Asset], cache: Any, settings: MethodSettings | None = None
+    ) -> Sequence[Image | AssetError]:
         """See :class:`~consistory_ray.engine.rendering.Renderer`."""
         with self._clocked(cache.settings.num_inference_steps) as clock:
             try:
@@ -188,6 +192,8 @@ class ConsiStoryRenderer:
                     seeds=[scene.seed for scene in scenes],
                     controls=self._hints.of(scenes),
                     batch_size=len(scenes),
+                    settings=settings,
+                    pad_to=self._pad_to,
                     progress=clock.tick,
                 )
             except PictureError as error:

@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from io import BytesIO
@@ -36,10 +35,18 @@ from consistory_ray.engine.workers.anchor_store import (
     stored_digest,
 )
 from consistory_ray.engine.workers.device import Device, DeviceTime
+from consistory_ray.engine.workers.writing import Writers
 from consistory_ray.errors import AssetError, InputError, RunInterrupted
 from consistory_ray.guards.numerics import picture_fault
 from consistory_ray.jobs.stored_subjects import describe_subject, subject_file
-from consistory_ray.output.assets import WrittenAsset, asset_parameters, encode_png, mask_path, write_asset
+from consistory_ray.output.assets import (
+    PNG_LEVEL,
+    WrittenAsset,
+    asset_parameters,
+    encode_png,
+    mask_path,
+    write_asset,
+)
 from consistory_ray.output.run_record import RUN_RECORD
 from consistory_ray.output.storage import OutputStore
 
@@ -48,7 +55,6 @@ if TYPE_CHECKING:
 
     from consistory_ray.plan.plan import Asset, CacheSource, SubjectPlan
 
-WRITE_THREADS = 4
 CONCURRENT_CALLS = 6
 """Calls a worker may be inside of at once: those in flight, a cache being saved, and a few words in between."""
 _MISSING = "is missing, or its checksum is (--keep-anchors all keeps them)"
@@ -138,15 +144,19 @@ class RenderWorker:
         factory: makes the renderer, on the device's thread, while this constructor returns.
         spec: for the factory.
         store: the output.
+        png_level: of pictures, see :func:`~consistory_ray.output.assets.encode_png`.
     """
 
-    def __init__(self, factory: RendererFactory, spec: RendererSpec, store: OutputStore) -> None:
+    def __init__(
+        self, factory: RendererFactory, spec: RendererSpec, store: OutputStore, png_level: int = PNG_LEVEL
+    ) -> None:
         if "torch" not in sys.modules:  # which reads them once
             for name, value in PASSIVE.items():
                 os.environ.setdefault(name, value)
         self._spec = spec
         self._store = store
-        self._writers = ThreadPoolExecutor(WRITE_THREADS, "write")
+        self._png_level = png_level
+        self._writers = Writers()
         self._started = time.perf_counter()
         self._device = Device(factory, spec)
         self._machine = MachineWatch(watched_folders(store.url))
@@ -219,7 +229,7 @@ class RenderWorker:
     ) -> Report | Failure:
         """Render scenes from the subject's anchor cache, whose checksum is ``digest``, and write them."""
         try:
-            images, spent = self._device.render(subject.subject_key, scenes, buffer)
+            images, spent = self._device.render(subject, scenes, buffer)
             return self._deliver(subject, scenes, images, spent, digest or None)
         except Exception as error:
             return Failure.of(error)
@@ -321,7 +331,8 @@ class RenderWorker:
             except Exception as error:
                 return Failure.of(error)
 
-        outcomes = list(self._writers.map(deliver, assets, images))
+        outcomes = self._writers.map(deliver, assets, images)
+        self._writers.measured(clock["encode"], clock["write"], spent.seconds)
         failures = {
             asset.asset_id: outcome
             for asset, outcome in zip(assets, outcomes, strict=True)
@@ -348,7 +359,7 @@ class RenderWorker:
             cache_sha256=cache_sha256,
         )
         started = time.perf_counter()
-        data = encode_png(image, parameters)
+        data = encode_png(image, parameters, self._png_level)
         encoded = time.perf_counter()
         written = with_backoff(lambda: write_asset(self._store, asset.path, data))
         clock["encode"] += encoded - started

@@ -20,7 +20,8 @@ from consistory_ray.consistory.cache.codecs import CODECS
 from consistory_ray.consistory.cache.joining import joined
 from consistory_ray.consistory.method.steps import Pass
 from consistory_ray.errors import CacheMismatchError
-from consistory_ray.settings import CacheCodec, MethodSettings
+from consistory_ray.guards.choices import CacheCodec
+from consistory_ray.settings import MethodSettings
 
 PACKING = ("int8", "fp8", "int4")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)

@@ -13,7 +13,7 @@ from torch import Tensor
 from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline
 from consistory_ray.consistory.cache.codecs import CODECS
 from consistory_ray.consistory.cache.residence import PlacedCache
-from consistory_ray.consistory.method.exchange import SceneExchange
+from consistory_ray.consistory.method.exchange import SceneSharing
 from consistory_ray.consistory.method.steps import Pass
 from consistory_ray.settings import MethodSettings
 from tests.consistory.late_copies import LateCopies
@@ -77,13 +77,13 @@ def test_pictures_are_the_same_wherever_the_cache_is(
 def test_a_step_is_on_its_way_while_the_one_before_it_is_computed(
     pipe: ConsiStoryPipeline, caches: dict[str, AnchorCache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copies, attend = LateCopies(), SceneExchange.attend
+    copies, attend = LateCopies(), SceneSharing.__call__
 
-    def attended(self: SceneExchange, *arguments: Any) -> Tensor:
+    def attended(self: SceneSharing, *arguments: Any) -> Tensor:
         copies.log.append(("computed", None))
         return attend(self, *arguments)
 
-    monkeypatch.setattr(SceneExchange, "attend", attended)
+    monkeypatch.setattr(SceneSharing, "__call__", attended)
     render(
         pipe, PlacedCache(caches["exact"], CPU, 0, copies), progress=lambda done, of: copies.log.append(("end", done))
     )

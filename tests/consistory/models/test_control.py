@@ -186,6 +186,19 @@ def test_a_picture_does_not_depend_on_its_neighbours_hints(led: ConsiStoryPipeli
             assert moved < 1e-4 if hints is None else moved > 0.02
 
 
+def test_in_batches_of_a_fixed_shape_not_even_in_the_last_bit(led: ConsiStoryPipeline, subject: SubjectResult) -> None:
+    first, second = ControlHint(hint_picture(1)), ControlHint(hint_picture(2), scale=0.5, start=0.2, net=1)
+    union = [ControlHint(hint_picture(n), net=2, mode=n, scale=n / 2) for n in (1, 2)]
+    free, twice = scenes(led, subject, None, pad_to=5), [first, second, *union]
+    company = [[twice, None], [twice, [*union]], [twice, first], [twice, twice]]
+    together = [scenes(led, subject, controls, pad_to=5) for controls in company]
+    assert all(torch.equal(latents[0], together[0][0]) for latents in together)
+    assert torch.equal(together[0][1], free[1]), "who is not led sees nothing of it"
+    alone = led.render(SCENES[:1], subject, [3], controls=[twice], pad_to=5, output_type="latent").images
+    assert torch.equal(alone[0], together[0][0])
+    assert not torch.equal(alone[0], free[0])
+
+
 def test_nothing_is_exactly_nothing(led: ConsiStoryPipeline, pipe: ConsiStoryPipeline, subject: SubjectResult) -> None:
     free = scenes(led, subject, None)
     assert torch.equal(free, pipe.render(SCENES, subject, [3, 4], output_type="latent").images)

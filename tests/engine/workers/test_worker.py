@@ -14,7 +14,7 @@ from consistory_ray.engine.rendering import RendererSpec
 from consistory_ray.engine.workers.anchor_store import StoredCache, checksum_path, load_cache, save_cache
 from consistory_ray.engine.workers.worker import Hello, RenderWorker, Report
 from consistory_ray.jobs.job import RenderJob
-from consistory_ray.output.assets import read_metadata
+from consistory_ray.output.assets import open_picture, read_metadata
 from consistory_ray.output.storage import open_output
 from consistory_ray.plan.plan import SubjectPlan, make_plan
 from consistory_ray.testing import FakeRenderer
@@ -50,6 +50,21 @@ def test_anchors_then_scenes(subject: SubjectPlan, tmp_path: Path) -> None:
     again, loaded = worker(tmp_path).anchors(subject, False)
     assert isinstance(again, Report) and not again.made
     np.testing.assert_array_equal(loaded, buffer)
+
+
+def test_the_png_level_changes_files_and_no_pixels(subject: SubjectPlan, tmp_path: Path) -> None:
+    pictures, sizes = [], []
+    for level in (0, 1, 9):
+        own = RenderWorker(FakeRenderer.factory(), SPEC, open_output(tmp_path / str(level)), level)
+        _, buffer = own.anchors(subject, True)
+        assert buffer is not None
+        report = own.scenes(subject, subject.scenes[:1], buffer)
+        assert isinstance(report, Report) and report.encoding > 0 and report.writing > 0
+        data = (tmp_path / str(level) / subject.scenes[0].path).read_bytes()
+        pictures.append((open_picture(data).tobytes(), read_metadata(data)))
+        sizes.append(len(data))
+    assert pictures[0] == pictures[1] == pictures[2]
+    assert sizes[0] > sizes[1] > sizes[2]
 
 
 def test_errors_come_back_as_values(subject: SubjectPlan, tmp_path: Path) -> None:
