@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 from unittest import mock
 
 import torch
@@ -23,7 +23,13 @@ from benchmarks.host_memory import resident
 from benchmarks.random_sdxl import Topology, build_pipeline, build_unet
 from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, estimate_cache_bytes
 from consistory_ray.consistory.method import attention
-from consistory_ray.consistory.method.attention_kernel import AttentionKernel, attend, attention_kernel
+from consistory_ray.consistory.method.attention_kernel import (
+    AttentionKernel,
+    SharedLengths,
+    attend,
+    attention_kernel,
+    shared_lengths,
+)
 from consistory_ray.engine.workers.renderer import BYTES_PER_LATENT_AND_BYTE
 from consistory_ray.settings import MethodSettings
 
@@ -128,6 +134,59 @@ def seconds_by_kernel(
         with attention_kernel(kernel):
             found[kernel] = [seconds(lambda: scenes(pipe, cache, count), pipe.device) for _ in range(2)]
     return found
+
+
+def bucketed_difference(pipe: ConsiStoryPipeline, cache: AnchorCache, count: int) -> tuple[Difference, Counter[str]]:
+    """The same scenes with anchors' tokens padded to a few numbers and without, and which kernels padded calls had."""
+    exact = scenes(pipe, cache, count)
+    with shared_lengths("bucketed"):
+        found = scenes(pipe, cache, count)
+        chosen = kernels(lambda: scenes(pipe, cache, count))[True]
+    return Difference.between(found, exact), chosen
+
+
+def seconds_by_lengths(pipe: ConsiStoryPipeline, cache: AnchorCache, count: int) -> dict[str, list[float]]:
+    """As :func:`seconds_by_kernel`, for exact and for padded numbers of anchors' tokens."""
+    found: dict[str, list[float]] = {}
+    for lengths in get_args(SharedLengths):
+        with shared_lengths(lengths):
+            found[lengths] = [seconds(lambda: scenes(pipe, cache, count), pipe.device) for _ in range(2)]
+    return found
+
+
+# Compiling ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CompiledCheck:
+    """Compiled scenes beside eager ones: how far apart, seconds (the first compiled call compiles), graphs, breaks.
+
+    ``again`` counts the graphs that the same scenes with other noise take besides: none.
+    """
+
+    difference: Difference
+    eager_seconds: float
+    compiled_seconds: list[float]
+    graphs: int
+    again: int
+    breaks: int
+
+
+def compiled(pipe: ConsiStoryPipeline, cache: AnchorCache, count: int, backend: str) -> CompiledCheck:
+    """Render scenes, then compile and render them again. The model stays compiled."""
+    import torch._dynamo.utils
+
+    stats, breaks = (torch._dynamo.utils.counters[name] for name in ("stats", "graph_break"))
+    eager = scenes(pipe, cache, count)
+    eager_seconds = seconds(lambda: scenes(pipe, cache, count), pipe.device)
+    pipe.compile(backend=backend)
+    stats.clear(), breaks.clear()
+    times = [seconds(lambda: scenes(pipe, cache, count), pipe.device)]
+    graphs = stats["unique_graphs"]
+    times += [seconds(lambda: scenes(pipe, cache, count), pipe.device) for _ in range(2)]
+    difference = Difference.between(scenes(pipe, cache, count), eager)
+    again = stats["unique_graphs"] - graphs
+    return CompiledCheck(difference, eager_seconds, times, graphs, again, sum(breaks.values()))
 
 
 # Memory ---------------------------------------------------------------------------------------------------------------

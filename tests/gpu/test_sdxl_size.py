@@ -56,6 +56,28 @@ def test_what_the_kernels_cost(device: torch.device) -> None:
         assert found["auto"][0] <= 1.1 * found["default"][0], "shared calls are no faster with the flash kernel"
 
 
+def test_padded_numbers_of_anchors_tokens(device: torch.device) -> None:
+    pipe = checks.random_pipeline(topology(device), device, torch.float32)
+    cache = checks.subject(pipe, SETTINGS)
+    found, chosen = checks.bucketed_difference(pipe, cache, 1)
+    times = checks.seconds_by_lengths(pipe, cache, 1)
+    print(f"\nbucketed against exact on {device}: {asdict(found)}; kernels {dict(chosen)}; seconds {times}")
+    assert 0 < found.rms < 1e-3 and found.flipped < 0.01
+    assert device.type != "cuda" or "math" not in chosen, "no fused kernel takes the mask"
+
+
+def test_compiled_scenes(device: torch.device) -> None:
+    torch._dynamo.reset()
+    pipe = checks.random_pipeline(topology(device), device, half(device))
+    backend = "inductor" if device.type == "cuda" else "eager"
+    found = checks.compiled(pipe, checks.subject(pipe, SETTINGS), 1, backend)
+    print(f"\ncompiled against eager on {device}: {asdict(found)}")
+    assert found.difference.rms < 0.1 and found.difference.flipped < 0.2
+    assert 0 < found.graphs <= 24 and found.again == 0 and found.breaks == 0
+    if device.type == "cuda":
+        assert found.compiled_seconds[-1] <= 1.02 * found.eager_seconds, "compiling does not pay"
+
+
 @pytest.mark.parametrize("batch", [1, BATCH])
 def test_memory_is_what_was_forecast(device: torch.device, batch: int) -> None:
     pipe = checks.random_pipeline(topology(device), device, half(device))

@@ -116,6 +116,8 @@ class ConsiStoryRenderer:
                 guess_mode=spec.guess_mode,
             )
         self.notices = tuple(self._pipeline.notices)
+        if spec.compile:
+            self._pipeline.compile()
         self._pipeline.hold_fingerprint()
         self._fingerprint = self._pipeline.fingerprint
         self._control_fingerprints = self._pipeline.control_fingerprints
@@ -264,7 +266,8 @@ class ConsiStoryRenderer:
         side = pipe.unet.config.sample_size * pipe.vae_scale_factor
         latents: float = (height or side) * (width or side) / pipe.vae_scale_factor**2
         item = torch.empty((), dtype=pipe.unet.dtype).element_size()
-        return latents * item * BYTES_PER_LATENT_AND_BYTE * (1 + CONTROL_SHARE * bool(self._control_fingerprints))
+        led = 1 + CONTROL_SHARE * bool(self._control_fingerprints)
+        return float(latents * item * BYTES_PER_LATENT_AND_BYTE * led)
 
     @contextmanager
     def _clocked(self, first_pass_steps: int, first: str = "pass1") -> Iterator[PhaseClock]:
