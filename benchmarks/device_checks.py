@@ -5,9 +5,8 @@ Every function takes the device from the pipeline it is given, so that the same 
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_args
@@ -15,13 +14,12 @@ from unittest import mock
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.cost import masks_of_a_quarter
 from benchmarks.engine_model.apart import Meter
 from benchmarks.host_memory import resident
-from benchmarks.random_sdxl import Topology, build_pipeline, build_unet
 from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, estimate_cache_bytes
+from consistory_ray.consistory.cache.residence import PlacedCache
 from consistory_ray.consistory.method import attention
 from consistory_ray.consistory.method.attention_kernel import (
     AttentionKernel,
@@ -30,8 +28,11 @@ from consistory_ray.consistory.method.attention_kernel import (
     attention_kernel,
     shared_lengths,
 )
+from consistory_ray.doctor.kernels import DispatchedKernels
+from consistory_ray.doctor.meters import seconds_for
+from consistory_ray.doctor.precision import Difference
 from consistory_ray.engine.workers.renderer import BYTES_PER_LATENT_AND_BYTE
-from consistory_ray.settings import MethodSettings
+from consistory_ray.settings import PROFILES, MethodSettings
 
 ANCHORS = ("a cat in the garden", "a cat on the beach")
 SCENES = tuple(
@@ -52,50 +53,25 @@ def exact_arithmetic() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def random_pipeline(topology: Topology, device: torch.device, dtype: torch.dtype) -> ConsiStoryPipeline:
-    """A model with random weights, drawn on the device itself: SDXL's takes seconds on a GPU."""
-    torch.manual_seed(0)
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.device(device):
-            unet = build_unet(topology)
-    finally:
-        torch.set_default_dtype(default)
-    unet.requires_grad_(False)
-    return ConsiStoryPipeline(build_pipeline(topology, unet, dtype).to(device))
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for what was begun."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def subject(pipe: ConsiStoryPipeline, settings: MethodSettings) -> AnchorCache:
     """Two anchors whose masks are a quarter of each picture."""
     with masks_of_a_quarter():
         return pipe.create_subject(ANCHORS, "cat", (1, 2), settings=settings, output_type="latent").cache
 
 
-def scenes(pipe: ConsiStoryPipeline, cache: AnchorCache, count: int, batch_size: int | None = None) -> Any:
+def scenes(
+    pipe: ConsiStoryPipeline,
+    cache: AnchorCache | PlacedCache,
+    count: int,
+    batch_size: int | None = None,
+    **changes: Any,
+) -> Any:
     """So many scenes, as latents with masks."""
-    return pipe.render(SCENES[:count], cache, range(10, 10 + count), batch_size=batch_size, output_type="latent")
+    seeds = range(10, 10 + count)
+    return pipe.render(SCENES[:count], cache, seeds, batch_size=batch_size, output_type="latent", **changes)
 
 
 # Kernels --------------------------------------------------------------------------------------------------------------
-
-
-class _Dispatched(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.kernels: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.name()
-        if "scaled_dot_product" in name:
-            self.kernels.append(name.split("_scaled_dot_product_")[-1].removesuffix("_attention"))
-        return func(*args, **(kwargs or {}))
 
 
 def kernels(action: Callable[[], object]) -> dict[bool, Counter[str]]:
@@ -106,7 +82,7 @@ def kernels(action: Callable[[], object]) -> dict[bool, Counter[str]]:
     found: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
 
     def watched(query: Tensor, key: Tensor, value: Tensor, *, ragged: bool, real: Tensor | None = None) -> Tensor:
-        with _Dispatched() as dispatched:
+        with DispatchedKernels() as dispatched:
             result = attend(query, key, value, ragged=ragged, real=real)
         found[ragged].update(dispatched.kernels[:1] or ["math"])
         return result
@@ -116,15 +92,6 @@ def kernels(action: Callable[[], object]) -> dict[bool, Counter[str]]:
     return found
 
 
-def seconds(action: Callable[[], object], device: torch.device) -> float:
-    """How long it took, what was left to the device included."""
-    synchronise(device)
-    started = time.perf_counter()
-    action()
-    synchronise(device)
-    return time.perf_counter() - started
-
-
 def seconds_by_kernel(
     pipe: ConsiStoryPipeline, cache: AnchorCache, choices: Sequence[AttentionKernel], count: int
 ) -> dict[str, list[float]]:
@@ -132,7 +99,80 @@ def seconds_by_kernel(
     found: dict[str, list[float]] = {}
     for kernel in choices:
         with attention_kernel(kernel):
-            found[kernel] = [seconds(lambda: scenes(pipe, cache, count), pipe.device) for _ in range(2)]
+            found[kernel] = [seconds_for(lambda: scenes(pipe, cache, count), pipe.device) for _ in range(2)]
+    return found
+
+
+# Where the cache is ---------------------------------------------------------------------------------------------------
+
+
+class PageableCopies:
+    """How a cache would come without pinned memory and a stream: as each step is reached, on the computing one."""
+
+    def staging(self, nbytes: int) -> Tensor:
+        """See :class:`~consistory_ray.consistory.cache.copies.Copies`."""
+        return torch.empty(nbytes, dtype=torch.uint8)
+
+    def upload(self, staged: Tensor) -> tuple[Tensor, Any]:
+        """See :class:`~consistory_ray.consistory.cache.copies.Copies`."""
+        return staged.to(self._device), None
+
+    def arrived(self, copy: Tensor, event: Any) -> None:
+        """It has."""
+
+    def download(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> Any:
+        """Of anchors, which this is not about."""
+        raise NotImplementedError
+
+    def wait(self, event: Any) -> None:
+        """The same."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+
+def placed_caches(cache: AnchorCache, device: torch.device) -> dict[str, PlacedCache]:
+    """One cache three ways: staying on the device once it was read, brought a step ahead, and brought when needed."""
+    return {
+        "device": PlacedCache(cache, device, room=2 * cache.nbytes),
+        "ahead": PlacedCache(cache, device),
+        "pageable": PlacedCache(cache, device, copies=PageableCopies(device)),
+    }
+
+
+def seconds_by_place(pipe: ConsiStoryPipeline, cache: AnchorCache, count: int) -> dict[str, list[float]]:
+    """Seconds of the same scenes twice with the cache in each place: the first time brings it."""
+    found = {}
+    for name, placed in placed_caches(cache, pipe.device).items():
+        found[name] = [seconds_for(lambda here=placed: scenes(pipe, here, count), pipe.device) for _ in range(2)]
+    return found
+
+
+def differences_by_place(pipe: ConsiStoryPipeline, cache: AnchorCache, count: int) -> dict[str, Difference]:
+    """Scenes with the cache in each place against those with it on the host: nothing differs."""
+    exact = scenes(pipe, cache, count)
+    places = placed_caches(cache, pipe.device)
+    return {name: Difference.between(scenes(pipe, placed, count), exact) for name, placed in places.items()}
+
+
+# Profiles -------------------------------------------------------------------------------------------------------------
+
+
+def seconds_by_profile(pipe: ConsiStoryPipeline, settings: MethodSettings, count: int) -> dict[str, float]:
+    """Seconds of a picture of each profile from one exact cache, and of a vanilla one, so many at a time."""
+    cache = subject(pipe, settings)
+    placed = PlacedCache(cache, pipe.device, room=2 * cache.nbytes)
+    ways: dict[str, Callable[[], Any]] = {
+        "vanilla": lambda: pipe.render_vanilla(
+            SCENES[:count], range(10, 10 + count), settings=settings, output_type="latent"
+        )
+    }
+    for profile in PROFILES:
+        ways[profile] = lambda profile=profile: scenes(pipe, placed, count, profile=profile)
+    found = {}
+    for way, action in ways.items():
+        action()  # warms up, and brings what the profile reads
+        found[way] = seconds_for(action, pipe.device) / count
     return found
 
 
@@ -235,25 +275,6 @@ def memory(pipe: ConsiStoryPipeline, settings: MethodSettings, batch: int) -> Me
 
 
 # Exactness ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far two renders of the same scenes are apart: latents (over their root mean square), and mask tokens."""
-
-    largest: float
-    mean: float
-    rms: float
-    flipped: float
-
-    @classmethod
-    def between(cls, first: Any, second: Any) -> Difference:
-        """Of two results."""
-        a, b = (result.images.double().cpu() for result in (first, second))
-        scale = b.square().mean().sqrt()
-        delta = (a - b).abs() / scale
-        flipped = [(first.masks[level] != second.masks[level]).float().mean().item() for level in second.masks]
-        return cls(delta.max().item(), delta.mean().item(), delta.square().mean().sqrt().item(), max(flipped))
 
 
 def batch_difference(pipe: ConsiStoryPipeline, cache: AnchorCache, batch: int) -> Difference:
