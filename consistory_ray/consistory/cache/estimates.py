@@ -19,8 +19,8 @@ from consistory_ray.consistory.models.sdxl_layout import (
 from consistory_ray.settings import MethodSettings
 
 _ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-_HEADER_BYTES_PER_TENSOR = 110
-_HEADER_BYTES = 2048
+_HEADER_BYTES_PER_TENSOR = 100
+_HEADER_BYTES = 1600
 _POSITION_BYTES = 4
 
 
