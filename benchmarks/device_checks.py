@@ -190,7 +190,7 @@ def seconds_by_lengths(pipe: ConsiStoryPipeline, cache: AnchorCache, count: int)
     found: dict[str, list[float]] = {}
     for lengths in get_args(SharedLengths):
         with shared_lengths(lengths):
-            found[lengths] = [seconds(lambda: scenes(pipe, cache, count), pipe.device) for _ in range(2)]
+            found[lengths] = [seconds_for(lambda: scenes(pipe, cache, count), pipe.device) for _ in range(2)]
     return found
 
 
@@ -218,12 +218,12 @@ def compiled(pipe: ConsiStoryPipeline, cache: AnchorCache, count: int, backend: 
 
     stats, breaks = (torch._dynamo.utils.counters[name] for name in ("stats", "graph_break"))
     eager = scenes(pipe, cache, count)
-    eager_seconds = seconds(lambda: scenes(pipe, cache, count), pipe.device)
+    eager_seconds = seconds_for(lambda: scenes(pipe, cache, count), pipe.device)
     pipe.compile(backend=backend)
     stats.clear(), breaks.clear()
-    times = [seconds(lambda: scenes(pipe, cache, count), pipe.device)]
+    times = [seconds_for(lambda: scenes(pipe, cache, count), pipe.device)]
     graphs = stats["unique_graphs"]
-    times += [seconds(lambda: scenes(pipe, cache, count), pipe.device) for _ in range(2)]
+    times += [seconds_for(lambda: scenes(pipe, cache, count), pipe.device) for _ in range(2)]
     difference = Difference.between(scenes(pipe, cache, count), eager)
     again = stats["unique_graphs"] - graphs
     return CompiledCheck(difference, eager_seconds, times, graphs, again, sum(breaks.values()))

@@ -57,7 +57,7 @@ def test_what_the_kernels_cost(device: torch.device) -> None:
 
 
 def test_padded_numbers_of_anchors_tokens(device: torch.device) -> None:
-    pipe = checks.random_pipeline(topology(device), device, torch.float32)
+    pipe = random_model(topology(device), device, torch.float32)
     cache = checks.subject(pipe, SETTINGS)
     found, chosen = checks.bucketed_difference(pipe, cache, 1)
     times = checks.seconds_by_lengths(pipe, cache, 1)
@@ -68,7 +68,7 @@ def test_padded_numbers_of_anchors_tokens(device: torch.device) -> None:
 
 def test_compiled_scenes(device: torch.device) -> None:
     torch._dynamo.reset()
-    pipe = checks.random_pipeline(topology(device), device, half(device))
+    pipe = random_model(topology(device), device, half(device))
     backend = "inductor" if device.type == "cuda" else "eager"
     found = checks.compiled(pipe, checks.subject(pipe, SETTINGS), 1, backend)
     print(f"\ncompiled against eager on {device}: {asdict(found)}")
