@@ -65,7 +65,8 @@ from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, ControlHi
 from consistory_ray.consistory.cache.contents import packed_for
 from consistory_ray.consistory.method.layout import Grid, Level
 from consistory_ray.consistory.method.masks import AttentionMaps
-from consistory_ray.settings import PROFILES, CacheCodec, MethodSettings
+from consistory_ray.guards.choices import CacheCodec
+from consistory_ray.settings import PROFILES, MethodSettings
 
 ANCHORS = ("a cat in the garden", "a cat on the beach")
 SCENE = ("a cat in the snow",)
@@ -165,9 +166,16 @@ def hollow_pipeline(topology: Topology) -> ConsiStoryPipeline:
 
 
 @contextmanager
+def rendering(hollow: bool = True) -> Iterator[None]:
+    """Masks are a quarter of what is rendered inside; its computation is left out if ``hollow``."""
+    with HollowExecution() if hollow else nullcontext(), masks_of_a_quarter():
+        yield
+
+
+@contextmanager
 def counting(hollow: bool = True) -> Iterator[FlopCounterMode]:
-    """Count what is rendered inside, with masks of a quarter; its computation is left out if ``hollow``."""
-    with HollowExecution() if hollow else nullcontext(), masks_of_a_quarter(), count_flops() as counter:
+    """The same, and count it."""
+    with rendering(hollow), count_flops() as counter:
         yield counter
 
 
@@ -188,10 +196,15 @@ def led_flops(pipe: ConsiStoryPipeline, cache: AnchorCache) -> int:
 
 def anchors_flops(pipe: ConsiStoryPipeline, settings: MethodSettings, hollow: bool = True) -> tuple[int, AnchorCache]:
     """FLOPs of two anchors, and their cache."""
-    latents = zero_latents(pipe, len(ANCHORS))
     with counting(hollow) as counter:
-        made = pipe.create_subject(ANCHORS, CONCEPT, [1, 2], latents=latents, settings=settings, output_type="latent")
-    return int(counter.get_total_flops()), made.cache
+        cache = anchor_cache(pipe, settings)
+    return int(counter.get_total_flops()), cache
+
+
+def anchor_cache(pipe: ConsiStoryPipeline, settings: MethodSettings) -> AnchorCache:
+    """Render two anchors."""
+    latents = zero_latents(pipe, len(ANCHORS))
+    return pipe.create_subject(ANCHORS, CONCEPT, [1, 2], latents=latents, settings=settings, output_type="latent").cache
 
 
 def scene_flops(

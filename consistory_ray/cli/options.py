@@ -117,6 +117,14 @@ Address = Annotated[
     ),
 ]
 DeviceOption = Annotated[Device, typer.Option(help="What workers render on.", rich_help_panel=WHERE)]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Compile the network with torch.compile: minutes at each worker's start, for long runs on GPUs.",
+        rich_help_panel=WHERE,
+    ),
+]
 AcceleratorType = Annotated[
     Optional[str],
     typer.Option(

@@ -25,8 +25,9 @@ from consistory_ray.consistory.inputs import (
     whole_seeds,
 )
 from consistory_ray.consistory.method.attention_kernel import check_choices
-from consistory_ray.consistory.method.backbone import Backbone, Controllable, OutputType
+from consistory_ray.consistory.method.backbone import Backbone, Compilable, Controllable, OutputType
 from consistory_ray.consistory.method.companions import CachedAnchors, Companions
+from consistory_ray.consistory.method.compiling import check_compiler
 from consistory_ray.consistory.method.request import Request
 from consistory_ray.consistory.method.trace import Trace
 from consistory_ray.consistory.models.checkpoints import check_architecture, load_checkpoint
@@ -139,7 +140,10 @@ class ConsiStoryPipeline:
         check_before_loading(given := listed(controlnets), model)
         pipe, settings = load_checkpoint(model, dtype, config, notices.append)
         pipe.set_progress_bar_config(disable=True)
-        pipeline = cls(pipe.to(place), settings, controlnets=given, guess_mode=guess_mode)
+        pipe = pipe.to(place)
+        if place.type == "cuda":  # convolutions there want channels last; on a CPU it would change how they round
+            pipe.unet.to(memory_format=torch.channels_last)
+        pipeline = cls(pipe, settings, controlnets=given, guess_mode=guess_mode)
         pipeline.notices[:0] = notices
         return pipeline
 
@@ -164,6 +168,25 @@ class ConsiStoryPipeline:
         Adapters may still be switched and scaled: that is looked at in every call.
         """
         self.backbone.hold_fingerprint()
+
+    def compile(self, *, backend: str = "inductor", **options: Any) -> None:
+        """Compile the network's transformer blocks (``torch.compile``), each kind of them once for each thing to do.
+
+        That happens when they first run, and anew for other sizes of pictures and batches: minutes in which nothing is
+        rendered. Pictures differ from uncompiled ones by rounding. Anchors, and the first call of each batch, are not
+        compiled. The model stays compiled, also for other uses.
+
+        Args:
+            backend, options: of ``torch.compile``; sizes are static unless ``dynamic`` says otherwise.
+
+        Raises:
+            InputError: the backbone's network cannot be compiled, or inductor finds no C++ compiler.
+        """
+        if not isinstance(self.backbone, Compilable):
+            problem = Problem("compile", type(self.backbone).__name__, "leave it out: this model cannot be compiled")
+            raise InputError("the network cannot be compiled", [problem])
+        check_compiler(backend)
+        self.backbone.compile(backend=backend, **{"dynamic": False, **options})
 
     def _check(self, stacklevel: int = 4) -> None:
         """Refuse a model that cannot be used as it is at the moment, and tell what is not used of it."""

@@ -35,6 +35,8 @@ class RunOptions:
         cpus_per_worker, gpus_per_worker: what Ray reserves for each; None shares the cores out evenly. Below 1, GPUs
             are shared.
         accelerator_type: only on nodes with these accelerators, as Ray names them: ``"H100"``, ``"L4"``.
+        compile: whether workers compile the network, see
+            :meth:`~consistory_ray.consistory.pipeline.ConsiStoryPipeline.compile`.
         label_selector: only on nodes with these labels, as Ray takes it: ``{"pool": "spot"}``, ``{"pool": "in(a,b)"}``.
         batch_size: scenes per call; None is what the job says.
         deterministic: fill every batch up to the batch size (4 where that is ``"auto"``) with copies of its last scene,
@@ -70,6 +72,7 @@ class RunOptions:
     cpus_per_worker: float | None = None
     gpus_per_worker: float = 1.0
     accelerator_type: str | None = None
+    compile: bool = False
     label_selector: Mapping[str, str] = field(default_factory=dict)
     batch_size: int | Literal["auto"] | None = None
     deterministic: bool = False

@@ -34,6 +34,7 @@ class RendererSpec:
         gpu_share: the part of its GPU that is the renderer's own, where several share one.
         controlnets: as the job names them; hints name them by their places.
         guess_mode: whether they lead the conditional half only.
+        compile: whether the network is compiled.
         inputs: URL of the output, from which :class:`~consistory_ray.engine.inputs.InputReader` reads what users give.
         pad_to: how many scenes every batch is filled up to with copies that are dropped, so that a picture is the same
             to the bit in whatever company; None fills none up.
@@ -47,6 +48,7 @@ class RendererSpec:
     gpu_share: float = 1.0
     controlnets: tuple[str, ...] = ()
     guess_mode: bool = False
+    compile: bool = False
     inputs: str = ""
     pad_to: int | None = None
 

@@ -19,8 +19,9 @@ from consistory_ray.consistory.method.steps import Pass, StepPlan
 from consistory_ray.engine.packing import pack_subject
 from consistory_ray.engine.workers.anchor_store import load_source
 from consistory_ray.errors import CacheMismatchError, InputError, StorageError
+from consistory_ray.guards.choices import Profile
 from consistory_ray.jobs.stored_subjects import resolve_stored
-from consistory_ray.settings import MethodSettings, Profile
+from consistory_ray.settings import MethodSettings
 
 SETTINGS = MethodSettings(num_inference_steps=20, height=64, width=64)
 GRIDS = {"coarse": (4, 4), "fine": (8, 8)}

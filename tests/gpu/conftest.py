@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.gpu.checks import exact_arithmetic
+from benchmarks.device_checks import exact_arithmetic
 
 CUDA = pytest.param(
     "cuda",

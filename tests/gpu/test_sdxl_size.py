@@ -10,9 +10,9 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from benchmarks.random_sdxl import SDXL, Topology
+from benchmarks import device_checks as checks
+from benchmarks.random_sdxl import SDXL, Topology, random_model
 from consistory_ray.settings import MethodSettings
-from tests.gpu import checks
 
 TINY = Topology((16, 32, 64), (1, 1, 2), 1, (1, 1, 1), (32, 32), 8, 8, 16)
 SETTINGS = MethodSettings(num_inference_steps=5, query_blend_until=0.2, injection_window=(0.2, 0.4))
@@ -28,7 +28,7 @@ def half(device: torch.device) -> torch.dtype:
 
 
 def test_which_kernels_run(device: torch.device) -> None:
-    pipe = checks.random_pipeline(topology(device), device, half(device))
+    pipe = random_model(topology(device), device, half(device))
     cache = checks.subject(pipe, SETTINGS)
     for what, action in (
         ("anchors", lambda: checks.subject(pipe, SETTINGS)),
@@ -45,7 +45,7 @@ def test_which_kernels_run(device: torch.device) -> None:
 
 
 def test_what_the_kernels_cost(device: torch.device) -> None:
-    pipe = checks.random_pipeline(topology(device), device, half(device))
+    pipe = random_model(topology(device), device, half(device))
     cache = checks.subject(pipe, SETTINGS)
     checks.scenes(pipe, cache, 1)
     choices = ("auto", "default", "flash", "cudnn") if device.type == "cuda" else ("auto", "default", "math")
@@ -56,9 +56,31 @@ def test_what_the_kernels_cost(device: torch.device) -> None:
         assert found["auto"][0] <= 1.1 * found["default"][0], "shared calls are no faster with the flash kernel"
 
 
+def test_padded_numbers_of_anchors_tokens(device: torch.device) -> None:
+    pipe = random_model(topology(device), device, torch.float32)
+    cache = checks.subject(pipe, SETTINGS)
+    found, chosen = checks.bucketed_difference(pipe, cache, 1)
+    times = checks.seconds_by_lengths(pipe, cache, 1)
+    print(f"\nbucketed against exact on {device}: {asdict(found)}; kernels {dict(chosen)}; seconds {times}")
+    assert 0 < found.rms < 1e-3 and found.flipped < 0.01
+    assert device.type != "cuda" or "math" not in chosen, "no fused kernel takes the mask"
+
+
+def test_compiled_scenes(device: torch.device) -> None:
+    torch._dynamo.reset()
+    pipe = random_model(topology(device), device, half(device))
+    backend = "inductor" if device.type == "cuda" else "eager"
+    found = checks.compiled(pipe, checks.subject(pipe, SETTINGS), 1, backend)
+    print(f"\ncompiled against eager on {device}: {asdict(found)}")
+    assert found.difference.rms < 0.1 and found.difference.flipped < 0.2
+    assert 0 < found.graphs <= 24 and found.again == 0 and found.breaks == 0
+    if device.type == "cuda":
+        assert found.compiled_seconds[-1] <= 1.02 * found.eager_seconds, "compiling does not pay"
+
+
 @pytest.mark.parametrize("batch", [1, BATCH])
 def test_memory_is_what_was_forecast(device: torch.device, batch: int) -> None:
-    pipe = checks.random_pipeline(topology(device), device, half(device))
+    pipe = random_model(topology(device), device, half(device))
     found = checks.memory(pipe, SETTINGS, batch)
     print(f"\non {device}: {asdict(found)}")
     # a tiny cache is mostly header, which the forecast counts
@@ -70,7 +92,7 @@ def test_memory_is_what_was_forecast(device: torch.device, batch: int) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "half"])
 def test_a_batch_and_single_scenes(device: torch.device, dtype: str) -> None:
-    pipe = checks.random_pipeline(topology(device), device, torch.float32 if dtype == "float32" else half(device))
+    pipe = random_model(topology(device), device, torch.float32 if dtype == "float32" else half(device))
     found = checks.batch_difference(pipe, checks.subject(pipe, SETTINGS), BATCH)
     print(f"\nbatch {BATCH} against 1, {dtype} on {device}: {asdict(found)}")
     assert found.rms < (1e-3 if dtype == "float32" else 0.1)
@@ -78,10 +100,37 @@ def test_a_batch_and_single_scenes(device: torch.device, dtype: str) -> None:
 
 
 def test_half_precision_and_float32(device: torch.device) -> None:
-    pipe = checks.random_pipeline(topology(device), device, torch.float32)
+    pipe = random_model(topology(device), device, torch.float32)
     found = checks.precision_difference(pipe, SETTINGS, half(device), 2)
     print(f"\n{half(device)} against float32 on {device}: {asdict(found)}")
     assert 0 < found.rms < 0.1 and found.flipped < 0.2
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_cache_gives_the_same_scenes_wherever_it_is(device: torch.device, batch: int) -> None:
+    pipe = random_model(topology(device), device, half(device))
+    found = checks.differences_by_place(pipe, checks.subject(pipe, SETTINGS), batch)
+    assert found.keys() == {"device", "ahead", "pageable"}
+    assert all(difference.largest == 0 and difference.flipped == 0 for difference in found.values()), found
+
+
+def test_what_the_place_of_a_cache_costs(device: torch.device) -> None:
+    pipe = random_model(topology(device), device, half(device))
+    found = checks.seconds_by_place(pipe, checks.subject(pipe, SETTINGS), 1)
+    print(f"\nseconds of a scene by the cache's place, first and second time, on {device}: {found}")
+    assert all(min(times) > 0 for times in found.values())
+    if device.type == "cuda":
+        assert found["device"][1] <= 1.05 * found["pageable"][1] and found["ahead"][1] <= 1.05 * found["pageable"][1]
+
+
+def test_profiles_cost_what_they_should(device: torch.device) -> None:
+    pipe = random_model(topology(device), device, half(device))
+    settings = SETTINGS.replace(num_inference_steps=25) if device.type == "cuda" else SETTINGS
+    found = checks.seconds_by_profile(pipe, settings, 1)
+    print(f"\nseconds of a picture on {device}: {found}")
+    assert found.keys() == {"vanilla", "exact", "fast", "turbo"}
+    if device.type == "cuda":
+        assert found["turbo"] < found["fast"] < found["exact"] and found["fast"] < 1.2 * found["vanilla"]
 
 
 def test_comparisons_are_in_float32_proper() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -177,7 +177,7 @@ class LayerProcessor:
             task.query = query
         if task.vanilla is not None:
             # The weight is a tensor, as it differs from step to step; half precision would round it.
-            query = torch.lerp(query.float(), task.vanilla.float(), task.blend).to(query.dtype)
+            query = torch.lerp(query.float(), task.vanilla.float(), cast(Tensor, task.blend)).to(query.dtype)
         key, value = attn.to_k(hidden_states), attn.to_v(hidden_states)
         if task.sharing is not None:
             return task.sharing(attn, hidden_states, query, key, value)
@@ -225,7 +225,8 @@ def attend_tokens(
 
 def split_heads(tensor: Tensor, heads: int) -> Tensor:
     """[rows, tokens, channels] -> [rows, heads, tokens, head channels]."""
-    return tensor.unflatten(2, (heads, -1)).transpose(1, 2)
+    heads_apart: Tensor = torch.unflatten(tensor, 2, (heads, -1))
+    return heads_apart.transpose(1, 2)
 
 
 def _attend_tokens(query: Tensor, key: Tensor, value: Tensor, heads: int, ragged: bool, real: Tensor | None) -> Tensor:

@@ -195,6 +195,15 @@ class Backbone(Protocol):
 
 
 @runtime_checkable
+class Compilable(Protocol):
+    """What a :class:`Backbone` has besides whose network can be compiled."""
+
+    def compile(self, **options: Any) -> None:
+        """Have its parts compiled when they first run; ``options`` are those of ``torch.compile``."""
+        ...
+
+
+@runtime_checkable
 class Controllable(Protocol):
     """What a :class:`Backbone` has besides whose pictures can be led by hints.
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from contextlib import AbstractContextManager
 
 from torch import Tensor
+
+from consistory_ray.errors import InputError, Problem
 
 
 def varying(tensor: Tensor, dim: int) -> Tensor:
@@ -30,3 +34,15 @@ def many_graphs() -> AbstractContextManager[None]:
     config = torch._dynamo.config
     patched: AbstractContextManager[None] = config.patch(cache_size_limit=max(MOST_GRAPHS, config.cache_size_limit))
     return patched
+
+
+def check_compiler(backend: str) -> None:
+    """Refuse a machine on which graphs could not be compiled, before minutes have passed.
+
+    Raises:
+        InputError: the backend writes C++ and there is no compiler for it.
+    """
+    names = (os.environ.get("CXX"), os.environ.get("CC"), "g++", "clang++", "c++", "gcc", "cc")
+    if backend == "inductor" and not any(shutil.which(name) for name in names if name):
+        fix = "install g++, or do not compile: the project's own images have no compiler"
+        raise InputError("the network cannot be compiled", [Problem("compile", "no C++ compiler", fix)])

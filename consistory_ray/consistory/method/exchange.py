@@ -143,7 +143,7 @@ class SceneSharing:
 
     def extended(self, own: Tensor, cached: Tensor) -> Tensor:
         """Append each half's cached tokens to all of its rows: [rows, own + cached tokens, channels]."""
-        own = own.unflatten(0, (self.halves, -1))
+        own = torch.unflatten(own, 0, (self.halves, -1))
         return torch.cat([own, cached[:, None].expand(-1, own.shape[1], -1, -1)], dim=2).flatten(0, 1)
 
 

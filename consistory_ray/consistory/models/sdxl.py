@@ -141,6 +141,10 @@ class SDXL:
         """See :func:`~consistory_ray.consistory.models.split_unet.method_installed`."""
         return method_installed(self.pipe.unet, freeu)
 
+    def compile(self, **options: Any) -> None:
+        """The UNet's transformer blocks; see :class:`~consistory_ray.consistory.method.backbone.Compilable`."""
+        self.pipe.unet.compile_repeated_blocks(**options)
+
     def additions(self, hints: Hints, settings: MethodSettings, *, fixed: bool = False) -> Control:
         """See :class:`~consistory_ray.consistory.models.control.Control`."""
         size = settings.height or 0, settings.width or 0

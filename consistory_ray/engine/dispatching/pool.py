@@ -79,6 +79,7 @@ class WorkerPool:
             gpu_share=share,
             controlnets=controlnets,
             guess_mode=guess_mode,
+            compile=options.compile,
             inputs=store.url,
             pad_to=pad_to,
         )

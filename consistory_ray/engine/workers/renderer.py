@@ -116,6 +116,8 @@ class ConsiStoryRenderer:
                 guess_mode=spec.guess_mode,
             )
         self.notices = tuple(self._pipeline.notices)
+        if spec.compile:
+            self._pipeline.compile()
         self._pipeline.hold_fingerprint()
         self._fingerprint = self._pipeline.fingerprint
         self._control_fingerprints = self._pipeline.control_fingerprints

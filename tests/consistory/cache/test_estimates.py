@@ -11,7 +11,8 @@ import torch
 from benchmarks.cost import masks_of_a_quarter
 from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, estimate_cache_bytes
 from consistory_ray.consistory.models.sdxl_layout import SDXL_UNET_CONFIG
-from consistory_ray.settings import PROFILES, CacheCodec, MethodSettings
+from consistory_ray.guards.choices import CacheCodec
+from consistory_ray.settings import PROFILES, MethodSettings
 
 PROMPTS = ["a photo of a cat in the garden", "a cat on the beach"]
 SETTINGS = MethodSettings(num_inference_steps=12, height=64, width=32, mask_dropout=0.0)

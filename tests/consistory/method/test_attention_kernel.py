@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +18,15 @@ from torch.nn.attention import SDPBackend
 import consistory_ray
 from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline
 from consistory_ray.consistory.method import attention_kernel
-from consistory_ray.consistory.method.attention_kernel import VARIABLE, attend, chosen_kernel
+from consistory_ray.consistory.method.attention_kernel import (
+    LENGTHS_VARIABLE,
+    VARIABLE,
+    attend,
+    check_choices,
+    chosen_kernel,
+    padded_length,
+)
+from consistory_ray.consistory.method.attention_packages import PACKAGES
 from consistory_ray.errors import InputError
 
 ANCHORS = ["a photo of a cat in the garden", "a cat on the beach"]
@@ -29,9 +39,17 @@ class Door:
     def __init__(self) -> None:
         self.calls: list[tuple[bool, int, int]] = []
 
-    def __call__(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, ragged: bool) -> torch.Tensor:
+    def __call__(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *,
+        ragged: bool,
+        real: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         self.calls.append((ragged, query.shape[2], key.shape[2]))
-        return attend(query, key, value, ragged=ragged)
+        return attend(query, key, value, ragged=ragged, real=real)
 
 
 @pytest.fixture
@@ -118,6 +136,71 @@ def test_a_kernel_changes_a_picture_by_rounding_only(pipe: ConsiStoryPipeline, s
     assert subject.settings.digest() == pipe.create_subject(ANCHORS, ["cat"], [1, 2], **QUICK).cache.settings.digest()
 
 
+def test_padding_contributes_nothing() -> None:
+    query, key, value = torch.randn(2, 3, 20, 8), torch.randn(2, 3, 33, 8), torch.randn(2, 3, 33, 8)
+    expected = attend(query, key, value, ragged=True)
+    padding = torch.full((2, 3, 31, 8), 1e4)  # whatever it holds
+    real = torch.arange(64) < 33
+    longer = torch.cat([key, padding], dim=2), torch.cat([value, padding], dim=2)
+    torch.testing.assert_close(attend(query, *longer, ragged=True, real=real), expected)
+    with attention_kernel.attention_kernel("math"):
+        torch.testing.assert_close(attend(query, *longer, ragged=True, real=real), expected)
+    assert (attend(query, *longer, ragged=True) - expected).abs().max() > 1
+
+
+def test_padded_numbers_are_few_and_not_much_larger() -> None:
+    lengths = [padded_length(kept) for kept in range(8193)]
+    assert all(length >= kept and length % 64 == 0 for kept, length in enumerate(lengths))
+    assert lengths == sorted(lengths) and len(set(lengths)) <= 24
+    assert max(length / kept for kept, length in enumerate(lengths) if kept >= 256) <= 1.25
+
+
+def test_bucketed_lengths_are_few_and_the_picture_is_the_same(
+    pipe: ConsiStoryPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made() -> tuple[torch.Tensor, torch.Tensor, set[tuple[int, int]]]:
+        door.calls.clear()
+        made = pipe.create_subject(ANCHORS, ["cat"], [1, 2], **QUICK)
+        scenes = pipe.render(["a cat in space"], made, [3], output_type="latent").images
+        return made.images, scenes, {(own, keys) for ragged, own, keys in door.calls if ragged}
+
+    door = Door()
+    monkeypatch.setattr("consistory_ray.consistory.method.attention.attend", door)
+    anchors, scenes, exact = made()
+    with attention_kernel.shared_lengths("bucketed"):
+        same_anchors, same_scenes, bucketed = made()
+    assert len(bucketed) < len(exact) / 2 and all((keys - own) % 64 == 0 for own, keys in bucketed)
+    torch.testing.assert_close(same_anchors, anchors, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(same_scenes, scenes, atol=1e-3, rtol=1e-3)
+    assert not torch.equal(same_scenes, scenes)
+
+
+@pytest.mark.parametrize("kernel", ["flash3", "sage"])
+def test_packages_get_what_they_take(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def heads_last(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, None]:
+        seen.append("flash3")
+        first = (each.transpose(1, 2) for each in (query, key, value))
+        return F.scaled_dot_product_attention(*first).transpose(1, 2), None
+
+    def heads_first(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, tensor_layout: str) -> torch.Tensor:
+        assert tensor_layout == "HND"
+        seen.append("sage")
+        return F.scaled_dot_product_attention(query, key, value)
+
+    seen: list[str] = []
+    query, key = torch.randn(2, 3, 20, 8), torch.randn(2, 3, 33, 8)
+    expected = attend(query, key, key, ragged=True)
+    with attention_kernel.attention_kernel(kernel):
+        with pytest.raises(InputError, match=PACKAGES[kernel].module):
+            check_choices()
+        monkeypatch.setitem(sys.modules, "flash_attn_interface", SimpleNamespace(flash_attn_func=heads_last))
+        monkeypatch.setitem(sys.modules, "sageattention", SimpleNamespace(sageattn=heads_first))
+        check_choices()
+        assert torch.equal(attend(query, key, key, ragged=True), expected) and seen == [kernel]
+        attend(query, key, key, ragged=True, real=torch.arange(33) < 30)
+        assert seen == [kernel], "they take no masks"
+
+
 def test_the_innermost_choice_holds_then_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     assert chosen_kernel() == "auto"
@@ -139,6 +222,10 @@ def test_what_cannot_be_is_refused_with_the_fix(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv(VARIABLE, "Flash")
     with pytest.raises(InputError, match=VARIABLE):
         attend(query, query, query, ragged=False)
+    monkeypatch.delenv(VARIABLE)
+    monkeypatch.setenv(LENGTHS_VARIABLE, "padded")
+    with pytest.raises(InputError, match="use one of exact, bucketed"):
+        check_choices()
     with attention_kernel.attention_kernel("flash"):
         attend(query, query, query, ragged=False)
 
