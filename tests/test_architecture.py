@@ -42,7 +42,7 @@ ABOVE = {
 # the engine from the ground up: each part may import those before it, and none that stands above it
 ENGINE = (
     *("faults", "machine", "stopping", "rendering", "events", "options", "outages", "inputs"),
-    *("scheduling", "cluster", "workers"),
+    *("scheduling", "cluster", "workers", "packing"),
     *("ledger", "workload", "anchor_files", "history", "dispatching", "coordinator", "running"),
 )
 # what stands before the method and calls it
