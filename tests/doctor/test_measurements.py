@@ -150,7 +150,7 @@ def test_a_random_model_may_have_sdxls_own_autoencoder() -> None:
     assert sum(weight.numel() for weight in pipe.pipe.vae.parameters()) == pytest.approx(84e6, rel=0.01)
     again = random_model(TINY, CPU, torch.bfloat16)
     for name, weight in pipe.pipe.unet.state_dict().items():
-        assert torch.equal(weight, again.pipe.pipe.unet.state_dict()[name]), "always the same weights"
+        assert torch.equal(weight, again.pipe.unet.state_dict()[name]), "always the same weights"
 
 
 def test_the_profiles_are_those_there_are() -> None:
