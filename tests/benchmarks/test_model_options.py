@@ -25,9 +25,11 @@ from consistory_ray.errors import InputError
 ROOT = Path(__file__).parents[2]
 RUN_A_MODEL = (
     "ablations",
+    "batch_invariance",
     "consistency",
     "control",
     "cost",
+    "fast",
     "miniature_quality",
     "multi_subject",
     "personalization",
