@@ -61,7 +61,7 @@ class AnchorExchange:
         assert layer.level is not None
         kept, hidden = kept_of[layer.level], self.rows.by_half(hidden_states)
         if self.record is not None:
-            self.record(layer, torch.cat([hidden[:, anchor, index] for anchor, index in enumerate(kept)], dim=1))
+            self.record(layer, kept_states(hidden, kept))
         if self.shares:
             return self._attend_each(kept, attn.heads, query, key, value)
         return attend_tokens(query, key, value, attn.heads, ragged=False)
@@ -85,6 +85,11 @@ class AnchorExchange:
     def injection(self, layer: Layer) -> Injection | None:
         """See :class:`~consistory_ray.consistory.method.attention.Exchange`."""
         return None if self._injection is None else partial(self._injection.inject, layer)
+
+
+def kept_states(hidden: Tensor, kept: list[Tensor]) -> Tensor:
+    """Those that anchors share of hidden states [halves, anchors, tokens, channels]: [halves, kept, channels]."""
+    return torch.cat([hidden[:, anchor, index] for anchor, index in enumerate(kept)], dim=1)
 
 
 class SceneExchange:

@@ -29,6 +29,7 @@ from consistory_ray.consistory.method.backbone import Network
 from consistory_ray.consistory.method.companions import LiveAnchors
 from consistory_ray.consistory.method.conditioning import Conditioning, Rows
 from consistory_ray.consistory.method.correspondence import Correspondences, smooth, unit_features
+from consistory_ray.consistory.method.exchange import kept_states
 from consistory_ray.consistory.method.latents import Noise, Schedule
 from consistory_ray.consistory.method.layout import Layer, Level
 from consistory_ray.consistory.method.masks import AttentionMaps, Masks
@@ -164,9 +165,7 @@ class RecordedAlone:
         value: Tensor,
     ) -> Tensor:
         assert layer.level is not None
-        hidden = self.rows.by_half(hidden_states)
-        parts = [hidden[:, anchor, index] for anchor, index in enumerate(kept[layer.level])]
-        self.cache.add_shared(layer, torch.cat(parts, dim=1))
+        self.cache.add_shared(layer, kept_states(self.rows.by_half(hidden_states), kept[layer.level]))
         return attend_tokens(query, key, value, attn.heads, ragged=False)
 
     def injection(self, layer: Layer) -> Injection | None:
