@@ -167,6 +167,55 @@ def test_tiling_stays_honoured(model: StableDiffusionXLPipeline) -> None:
     assert tiles == [1]
 
 
+def overflowing(model: Any) -> None:
+    """Weights that are fine in half precision and make more of the latents than it can hold, as SDXL's first VAE."""
+    with torch.no_grad():
+        model.vae.decoder.conv_in.weight.mul_(2e4)
+        model.vae.decoder.conv_in.bias.mul_(2e4)
+    model.vae.register_to_config(force_upcast=False)
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_a_vae_that_overflows_in_half_precision(model: StableDiffusionXLPipeline, tiled: bool) -> None:
+    """Its weights do it here, not a stand-in for them; in tiles too. The picture is that of float32."""
+    overflowing(model)
+    if tiled:
+        model.vae.enable_tiling()
+        model.vae.tile_latent_min_size = 8
+    latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    model.to(torch.float16)
+    assert not model.vae.decode(latents.half(), return_dict=False)[0].isfinite().all()
+    pipe = ConsiStoryPipeline(model)
+    picture, found = (
+        pipe.render_vanilla(["a cat"], [1], settings=FEW, output_type=kind).images  # type: ignore[arg-type]
+        for kind in ("np", "latent")
+    )
+    assert {parameter.dtype for parameter in model.vae.parameters()} == {torch.float16}
+    model.vae.to(torch.float32)
+    decoded = model.vae.decode(found / model.vae.config.scaling_factor, return_dict=False)[0]
+    expected = model.image_processor.postprocess(decoded, output_type="np")
+    assert np.isfinite(picture).all() and picture.std() > 0.01
+    assert np.allclose(picture, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_vae_that_is_broken_in_float32_too_fails_its_pictures(model: StableDiffusionXLPipeline, value: float) -> None:
+    with torch.no_grad():
+        model.vae.decoder.conv_in.weight.fill_(value)
+    model.vae.register_to_config(force_upcast=False)
+    model.vae.enable_tiling()
+    model.vae.tile_latent_min_size = 8
+    pipe = ConsiStoryPipeline(model.to(torch.float16))
+    with (
+        decoding(model, lambda number, dtype, picture: picture) as calls,
+        pytest.raises(PictureError, match="not finite") as caught,
+    ):
+        pipe.render_vanilla(["a cat", "a dog"], [1, 2], settings=FEW)
+    assert caught.value.failures.keys() == {0, 1} and caught.value.result.images == [None, None]
+    assert calls == [torch.float16] * 2 + [torch.float32] * 2
+    assert {parameter.dtype for parameter in model.vae.parameters()} == {torch.float16}
+
+
 def test_a_subject_with_a_broken_picture_leaves_no_cache(model: StableDiffusionXLPipeline) -> None:
     pipe = ConsiStoryPipeline(model)
     spoil_one = decoding(model, lambda number, dtype, picture: BROKEN["black"](picture) if number == 1 else picture)
