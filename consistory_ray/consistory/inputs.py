@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.numerics import whole_number
 from consistory_ray.settings import PROFILES, SCENE_SETTINGS, MethodSettings
 
+Texts: TypeAlias = str | Sequence[str | None]
+"""One text for all images, or one for each; None is what they would have without."""
 _SETTINGS = tuple(field.name for field in dataclasses.fields(MethodSettings))
 
 
@@ -99,10 +101,15 @@ def make_batch(
     *,
     every: bool = False,
     exact_suffices: bool = False,
+    prompts_2: Texts | None = None,
+    negative_prompts: Texts | None = None,
 ) -> Batch:
     """Check a caller's prompts, seeds and latents, find the concepts and draw the noise.
 
     Args:
+        prompts_2: what the second text encoder reads instead of the prompts: one text for all or one per image, None
+            where it reads the prompt.
+        negative_prompts: the same of the unconditional half, None where it is the settings' one.
         every, exact_suffices: how concepts are found, see :func:`~consistory_ray.concepts.matching.find_concepts`.
 
     Raises:
@@ -111,6 +118,10 @@ def make_batch(
     shape = backbone.latent_shape(settings.height or 0, settings.width or 0)
     whole = whole_seeds(seeds)
     _check_lengths(prompts, whole, latents, shape)
+    words_2, negatives = (
+        one_each(name, given, len(prompts))
+        for name, given in (("prompts_2", prompts_2), ("negative_prompts", negative_prompts))
+    )
     positions = (
         []
         if concepts is None
@@ -119,7 +130,11 @@ def make_batch(
     columns = concept_columns(positions, backbone.text_tokens) if positions else None
     numbers = tuple(range(len(prompts))) if whole is None else whole
     noise = initial_latents(numbers, shape) if latents is None else latents
-    return Batch(tuple(prompts), numbers, noise, columns, positions)
+    seconds = tuple(prompt if text is None else text for text, prompt in zip(words_2, prompts, strict=False))
+    against = tuple(settings.negative_prompt if text is None else text for text in negatives)
+    if all(text == settings.negative_prompt for text in against):
+        against = ()
+    return Batch(tuple(prompts), numbers, noise, columns, positions, prompts_2=seconds, negatives=against)
 
 
 def make_request(backbone: Backbone, batch: Batch, settings: MethodSettings, *, anchors: bool = False) -> Request:
@@ -130,7 +145,9 @@ def make_request(backbone: Backbone, batch: Batch, settings: MethodSettings, *, 
     additions = None
     if hints and isinstance(backbone, Controllable):
         additions = backbone.additions(hints, settings, fixed=batch.fixed)
-    conditioning = backbone.encode(batch.prompts, settings)
+    conditioning = backbone.encode(
+        batch.prompts, settings, prompts_2=batch.prompts_2, negatives=batch.negatives
+    )
     return Request(batch, settings, exact, backbone.levels, grids, conditioning, additions, scenes)
 
 
@@ -172,6 +189,27 @@ def whole_seeds(seeds: Any) -> tuple[int, ...] | None:
     if problems:
         raise InputError("the seeds cannot be used", problems)
     return tuple(whole)
+
+
+def one_each(name: str, given: Texts | None, count: int) -> tuple[str | None, ...]:
+    """A text, or None, for each of so many images; nothing where there is none for any.
+
+    Raises:
+        InputError: other than a text, or as many texts as there are images.
+    """
+    if given is None:
+        return ()
+    texts: list[Any] = [given] * count if isinstance(given, str) else list(given)
+    problems = [
+        Problem(f"{name}[{index}]", repr(text)[:100], "must be a text, or None")
+        for index, text in enumerate(texts)
+        if text is not None and not isinstance(text, str)
+    ]
+    if len(texts) != count:
+        problems.append(Problem(name, str(len(texts)), f"give one per prompt, {count}, or one text for all"))
+    if problems:
+        raise InputError("the arguments do not fit each other", problems)
+    return tuple(texts) if any(text is not None for text in texts) else ()
 
 
 def _check_lengths(
