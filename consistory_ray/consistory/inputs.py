@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,12 +14,11 @@ from consistory_ray.consistory.method.backbone import Backbone, Controllable
 from consistory_ray.consistory.method.latents import seeded_noise
 from consistory_ray.consistory.method.request import Batch, Request
 from consistory_ray.consistory.method.steps import StepPlan, check_settings
+from consistory_ray.consistory.words import Texts, check_words, one_each
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.numerics import whole_number
 from consistory_ray.settings import PROFILES, SCENE_SETTINGS, MethodSettings
 
-Texts: TypeAlias = str | Sequence[str | None]
-"""One text for all images, or one for each; None is what they would have without."""
 _SETTINGS = tuple(field.name for field in dataclasses.fields(MethodSettings))
 
 
@@ -74,6 +73,7 @@ def resolve_settings(backbone: Backbone, settings: MethodSettings, latents: Tens
         InputError: naming every field that cannot be used.
     """
     check_settings(settings)
+    check_words(settings)
     scale, native = backbone.pixels_per_latent, backbone.native_size
     if latents is not None:
         native = int(latents.shape[-2]), int(latents.shape[-1])
@@ -145,9 +145,7 @@ def make_request(backbone: Backbone, batch: Batch, settings: MethodSettings, *, 
     additions = None
     if hints and isinstance(backbone, Controllable):
         additions = backbone.additions(hints, settings, fixed=batch.fixed)
-    conditioning = backbone.encode(
-        batch.prompts, settings, prompts_2=batch.prompts_2, negatives=batch.negatives
-    )
+    conditioning = backbone.encode(batch.prompts, settings, prompts_2=batch.prompts_2, negatives=batch.negatives)
     return Request(batch, settings, exact, backbone.levels, grids, conditioning, additions, scenes)
 
 
@@ -189,27 +187,6 @@ def whole_seeds(seeds: Any) -> tuple[int, ...] | None:
     if problems:
         raise InputError("the seeds cannot be used", problems)
     return tuple(whole)
-
-
-def one_each(name: str, given: Texts | None, count: int) -> tuple[str | None, ...]:
-    """A text, or None, for each of so many images; nothing where there is none for any.
-
-    Raises:
-        InputError: other than a text, or as many texts as there are images.
-    """
-    if given is None:
-        return ()
-    texts: list[Any] = [given] * count if isinstance(given, str) else list(given)
-    problems = [
-        Problem(f"{name}[{index}]", repr(text)[:100], "must be a text, or None")
-        for index, text in enumerate(texts)
-        if text is not None and not isinstance(text, str)
-    ]
-    if len(texts) != count:
-        problems.append(Problem(name, str(len(texts)), f"give one per prompt, {count}, or one text for all"))
-    if problems:
-        raise InputError("the arguments do not fit each other", problems)
-    return tuple(texts) if any(text is not None for text in texts) else ()
 
 
 def _check_lengths(

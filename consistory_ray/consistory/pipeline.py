@@ -18,7 +18,6 @@ from consistory_ray.consistory.cache.residence import PlacedCache
 from consistory_ray.consistory.controls import Controls, led
 from consistory_ray.consistory.given_pictures import given_pictures, refuse_both
 from consistory_ray.consistory.inputs import (
-    Texts,
     changed_settings,
     make_batch,
     resolve_settings,
@@ -42,6 +41,7 @@ from consistory_ray.consistory.models.sdxl import SDXL
 from consistory_ray.consistory.results import Progress, RenderResult, SubjectResult
 from consistory_ray.consistory.scenes import render_scenes
 from consistory_ray.consistory.subjects import given_subject, make_subject
+from consistory_ray.consistory.words import Texts
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.numerics import warn_of_half_on_cpu
 from consistory_ray.settings import MethodSettings
@@ -353,7 +353,8 @@ class ConsiStoryPipeline:
         Args:
             concepts: make masks of these words too; no masks when None.
             settings: of which the method's switches are ignored; the model's defaults when None.
-            prompts, seeds, latents, controls, prompts_2, negative_prompts, batch_size, output_type, progress, trace: as in :meth:`render`.
+            prompts, seeds, latents, controls, prompts_2, negative_prompts: as in :meth:`render`.
+            batch_size, output_type, progress, trace: as in :meth:`render`.
 
         Raises:
             InputError: arguments that do not fit each other.

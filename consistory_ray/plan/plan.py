@@ -24,7 +24,7 @@ from consistory_ray.plan.controls import ControlPlanner, PlannedControl, in_pose
 from consistory_ray.plan.controls import identity as identity_of
 from consistory_ray.plan.inputs import PlannedFile, PlannedPicture, planned_picture
 from consistory_ray.plan.stored_settings import refuse_other_settings
-from consistory_ray.plan.words import Words, canonical, own_words, scene_words, told, whole
+from consistory_ray.plan.words import NO_WORDS, Words, canonical, own_words, scene_words, told, whole
 from consistory_ray.settings import MethodSettings, configuration_revision, model_revision
 
 PLAN_FORMAT = 1
@@ -57,7 +57,7 @@ class Asset:
     seed: int
     path: str
     control: tuple[PlannedControl, ...] = ()
-    words: Words = Words()
+    words: Words = NO_WORDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,7 +412,7 @@ class _Seeds:
 
 
 def scene_asset_id(
-    subject_key: str, prompt: str, seed: int, control: Sequence[PlannedControl] = (), words: Words = Words()
+    subject_key: str, prompt: str, seed: int, control: Sequence[PlannedControl] = (), words: Words = NO_WORDS
 ) -> str:
     """The id of a scene of the subject with that key."""
     return _digest(["scene", subject_key, prompt, seed, *identity_of(control), *told(words)])

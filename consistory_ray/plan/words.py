@@ -30,9 +30,12 @@ class Words:
         return {name: text for name, text in given.items() if text is not None}
 
 
+NO_WORDS = Words()
+
+
 def own_words(entry: Anchor | GivenPicture | Scene) -> Words:
     """What a picture is told besides its prompt, as it stands in the job."""
-    return Words() if isinstance(entry, GivenPicture) else Words(entry.prompt_2, entry.negative_prompt)
+    return NO_WORDS if isinstance(entry, GivenPicture) else Words(entry.prompt_2, entry.negative_prompt)
 
 
 def whole(words: Words, head: Callable[[str], str]) -> Words:
@@ -47,5 +50,5 @@ def told(words: Words) -> list[dict[str, str]]:
 
 def scene_words(scene: Scene) -> str:
     """All that tells a scene from others of its subject."""
-    told = told(own_words(scene))
-    return canonical([scene.prompt, *told]) if told else scene.prompt
+    others = told(own_words(scene))
+    return canonical([scene.prompt, *others]) if others else scene.prompt

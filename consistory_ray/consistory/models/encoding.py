@@ -56,8 +56,8 @@ def encode_prompts(
 def size_conditioning(settings: MethodSettings) -> list[int]:
     """What SDXL is told of a picture: original height and width, top and left of the crop, target height and width."""
     size = settings.height or 0, settings.width or 0
-    crop = settings.crops_coords_top_left or (0, 0)
-    return [*(settings.original_size or size), *crop, *(settings.target_size or size)]
+    told = settings.original_size or size, settings.crops_coords_top_left, settings.target_size or size
+    return [number for pair in told for number in pair]
 
 
 def _plain(
