@@ -47,7 +47,7 @@ ENGINE = (
 )
 # what stands before the method and calls it
 FACE = (
-    *("pipeline", "loaded_model", "subjects", "scenes", "results", "inputs"),
+    *("pipeline", "loaded_model", "subjects", "scenes", "results", "inputs", "words"),
     *("watching", "step_callbacks", "generators", "argument_names"),
 )
 # what decides without Ray, clocks, files or threads

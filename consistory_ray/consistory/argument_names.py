@@ -10,7 +10,7 @@ from consistory_ray.errors import Problem
 
 ARGUMENTS = (
     *("prompts", "concepts", "subject", "seeds", "generator", "latents", "images", "masks", "controls", "settings"),
-    *("batch_size", "pad_to", "output_type", "progress", "trace", "profile"),
+    *("prompts_2", "negative_prompts", "batch_size", "pad_to", "output_type", "progress", "trace", "profile"),
     *("callback_on_step_end", "callback_on_step_end_tensor_inputs"),
 )
 """Of the pipeline's calls, besides settings."""
@@ -18,6 +18,7 @@ ARGUMENTS = (
 _TEXTS = "give the text instead: concepts are found in its words"
 _ELSEWHERE = {
     "prompt": "give prompts, a list",
+    "prompt_2": "give prompts_2",
     "num_images_per_prompt": "repeat the prompt instead, prompts=[prompt] * 4, with a seed for each",
     "seed": "give seeds, a list with one per prompt",
     "callback": "give callback_on_step_end instead",

@@ -43,6 +43,7 @@ from consistory_ray.consistory.scenes import render_scenes
 from consistory_ray.consistory.step_callbacks import LATENTS, OnStepEnd, step_callback
 from consistory_ray.consistory.subjects import given_subject, make_subject
 from consistory_ray.consistory.watching import OutputType, Watch
+from consistory_ray.consistory.words import Texts
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.numerics import warn_of_half_on_cpu
 from consistory_ray.settings import MethodSettings
@@ -155,6 +156,8 @@ class ConsiStoryPipeline(LoadedModel):
         images: Sequence[Any] | None = None,
         masks: Sequence[Any] | None = None,
         controls: Controls | None = None,
+        prompts_2: Texts | None = None,
+        negative_prompts: Texts | None = None,
         settings: MethodSettings | None = None,
         output_type: OutputType = "pil",
         progress: Progress | None = None,
@@ -179,6 +182,10 @@ class ConsiStoryPipeline(LoadedModel):
                 for those whose transparency tells, or in which it should be found.
             controls: what leads each anchor: a :class:`~consistory_ray.consistory.method.hints.ControlHint`, a list of
                 them, or None. Nothing of it enters the cache but what anchors became by it.
+            prompts_2: what the second text encoder reads instead of the prompts: one text for all, or one per anchor,
+                None where it reads the prompt.
+            negative_prompts: in place of the settings' ``negative_prompt``: one text for all, or one per anchor, None
+                where it is the settings' one.
             settings: all settings at once, in place of the model's defaults.
             output_type: ``"pil"``, ``"np"``, ``"pt"`` or ``"latent"``.
             progress: called with (steps done, steps in all).
@@ -196,8 +203,8 @@ class ConsiStoryPipeline(LoadedModel):
             InputError: a setting that does not exist, or arguments that do not fit each other; :class:`PromptError` for
                 concepts not in a prompt.
             AssetError: the model produced numbers that are not finite, or an anchor of one colour, or the callback has
-                interrupted the call; as a
-                :class:`PictureError` that names them: given pictures in which the subject is not found.
+                interrupted the call; as a :class:`PictureError` that names them: given pictures in which the subject is
+                not found.
         """
         self._check()
         if latents is not None and settings is None:  # the size is then that of the latents, not the default one
@@ -208,14 +215,15 @@ class ConsiStoryPipeline(LoadedModel):
         callback = step_callback(self.pipe, callback_on_step_end, callback_on_step_end_tensor_inputs)
         watch = Watch(output_type, progress, trace, callback)
         refuse_both(images, masks, latents, callback)
+        given: dict[str, Any] = {"prompts_2": prompts_2, "negative_prompts": negative_prompts, "generator": generator}
         if images is not None:
             size = resolved.height or 0, resolved.width or 0
             pictures = given_pictures(images, masks, len(prompts), size)
             seeds = range(len(prompts)) if seeds is None and generator is None else seeds
-            batch = make_batch(self.backbone, prompts, seeds, None, concepts, resolved, generator=generator, every=True)
+            batch = make_batch(self.backbone, prompts, seeds, None, concepts, resolved, every=True, **given)
             batch = led(self.backbone, batch, controls)
             return given_subject(self.backbone, batch, concepts, pictures, resolved, watch)
-        batch = make_batch(self.backbone, prompts, seeds, latents, concepts, resolved, generator=generator, every=True)
+        batch = make_batch(self.backbone, prompts, seeds, latents, concepts, resolved, every=True, **given)
         batch = led(self.backbone, batch, controls)
         return make_subject(self.backbone, batch, concepts, whole_seeds(seeds), resolved, watch)
 
@@ -229,6 +237,8 @@ class ConsiStoryPipeline(LoadedModel):
         generator: Generators | None = None,
         latents: Tensor | None = None,
         controls: Controls | None = None,
+        prompts_2: Texts | None = None,
+        negative_prompts: Texts | None = None,
         batch_size: int | None = None,
         pad_to: int | None = None,
         settings: MethodSettings | None = None,
@@ -250,6 +260,7 @@ class ConsiStoryPipeline(LoadedModel):
             generator: a ``torch.Generator`` for all, or one per scene, instead: as in :meth:`create_subject`.
             latents: initial noise [B, 4, h, w] instead.
             controls: what leads each scene, as in :meth:`create_subject`; anchors need not have been led.
+            prompts_2, negative_prompts: as in :meth:`create_subject`; anchors need not have had any.
             batch_size: how many scenes are denoised together; ``pad_to`` or all of them when None. Numbers are rounded
                 otherwise in batches of another size; docs/outputs.md tells what that does to pictures.
             pad_to: fill every batch up to so many scenes, by copies that are dropped. On the same device a scene then
@@ -278,16 +289,9 @@ class ConsiStoryPipeline(LoadedModel):
             check_cache(cache, fingerprint, settings)
         check_cache(cache, fingerprint, resolved)
         as_written = all_exact(cache.prompts, cache.concepts)
-        batch = make_batch(
-            self.backbone,
-            prompts,
-            seeds,
-            latents,
-            cache.concepts,
-            resolved,
-            generator=generator,
-            exact_suffices=as_written,
-        )
+        given: dict[str, Any] = {"prompts_2": prompts_2, "negative_prompts": negative_prompts, "generator": generator}
+        given["exact_suffices"] = as_written
+        batch = make_batch(self.backbone, prompts, seeds, latents, cache.concepts, resolved, **given)
         batch = led(self.backbone, batch, controls)
 
         def companions(request: Request) -> Companions:
@@ -305,6 +309,8 @@ class ConsiStoryPipeline(LoadedModel):
         latents: Tensor | None = None,
         concepts: str | Sequence[str] | None = None,
         controls: Controls | None = None,
+        prompts_2: Texts | None = None,
+        negative_prompts: Texts | None = None,
         settings: MethodSettings | None = None,
         batch_size: int | None = None,
         output_type: OutputType = "pil",
@@ -320,8 +326,9 @@ class ConsiStoryPipeline(LoadedModel):
             concepts: make masks of these words too; no masks when None.
             settings: of which the method's switches are ignored; the model's defaults when None.
             changes: single settings by name, as in :meth:`create_subject`.
-            prompts, seeds, generator, latents, controls, batch_size, output_type, progress, trace,
-                callback_on_step_end, callback_on_step_end_tensor_inputs: as in :meth:`render`.
+            prompts, seeds, generator, latents, controls, prompts_2, negative_prompts: as in :meth:`render`.
+            batch_size, output_type, progress, trace: as in :meth:`render`.
+            callback_on_step_end, callback_on_step_end_tensor_inputs: as in :meth:`render`.
 
         Raises:
             InputError: a setting that does not exist, or arguments that do not fit each other.
@@ -335,6 +342,7 @@ class ConsiStoryPipeline(LoadedModel):
         resolved = resolve_settings(self.backbone, off, latents)
         concepts = (concepts,) if isinstance(concepts, str) else concepts
         named = None if concepts is None else tuple(concepts)
-        batch = make_batch(self.backbone, prompts, seeds, latents, named, resolved, generator=generator)
+        given: dict[str, Any] = {"prompts_2": prompts_2, "negative_prompts": negative_prompts, "generator": generator}
+        batch = make_batch(self.backbone, prompts, seeds, latents, named, resolved, **given)
         batch = led(self.backbone, batch, controls)
         return render_scenes(self.backbone, batch, resolved, Companions, batch_size, None, watch)

@@ -132,14 +132,19 @@ def test_what_it_returns_is_gone_on_from(
 def test_it_may_change_them_in_place_and_in_another_dtype(
     pipe: ConsiStoryPipeline, subject: SubjectResult, plain: Tensor
 ) -> None:
-    in_place = rendered(pipe, subject, changing(STEPS - 1, lambda latents: latents.add_(1)))
-    assert torch.equal(in_place, plain + 1)
-    halves = rendered(pipe, subject, changing(STEPS - 1, lambda latents: latents.half()))
-    assert halves.dtype == torch.float32 and torch.equal(halves, plain.half().float())
+    changed = rendered(pipe, subject, changing(STEPS - 1, lambda latents: latents.add_(1).half()))
+    assert changed.dtype == torch.float32 and torch.equal(changed, (plain + 1).half().float())
 
 
-def test_nothing_returned_leaves_them(pipe: ConsiStoryPipeline, subject: SubjectResult, plain: Tensor) -> None:
-    assert torch.equal(rendered(pipe, subject, lambda *_: {}), plain)
+def test_nothing_returned_is_what_was_shown(pipe: ConsiStoryPipeline, subject: SubjectResult, plain: Tensor) -> None:
+    """As in diffusers: also where it was changed in place."""
+
+    def callback(pipe: Any, step: int, timestep: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if step == STEPS - 1:
+            kwargs["latents"].add_(1)
+        return {}
+
+    assert torch.equal(rendered(pipe, subject, callback), plain + 1)
 
 
 def test_one_batchs_changes_stay_in_it(pipe: ConsiStoryPipeline, subject: SubjectResult, singly: Tensor) -> None:
@@ -269,9 +274,12 @@ class Nudge(PipelineCallback):
 
 
 def test_callbacks_of_diffusers_kind_are_taken(pipe: ConsiStoryPipeline, subject: SubjectResult, plain: Tensor) -> None:
-    assert torch.equal(rendered(pipe, subject, Nudge()), plain + 1)
-    several = MultiPipelineCallbacks([Nudge(), Nudge()])
-    assert torch.equal(rendered(pipe, subject, several), plain + 1 + 1)
+    assert torch.equal(rendered(pipe, subject, MultiPipelineCallbacks([Nudge(), Nudge()])), plain + 1 + 1)
+    given: dict[str, Any] = {"seeds": [3], "settings": SETTINGS.replace(num_inference_steps=1), "output_type": "latent"}
+    vanilla, nudged = (
+        pipe.render_vanilla(SCENES[:1], callback_on_step_end=callback, **given).images for callback in (None, Nudge())
+    )
+    assert torch.equal(nudged, vanilla + 1)
 
 
 def returning(value: Any) -> Any:

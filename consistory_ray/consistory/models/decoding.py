@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from consistory_ray.consistory.method.backbone import Decoded
 from consistory_ray.consistory.models.hooks import evaluating
@@ -121,8 +121,8 @@ def _vae_in(vae: Any, dtype: torch.dtype) -> Iterator[None]:
     before = vae.dtype
     try:
         if dtype != before:
-            vae.to(dtype)
+            nn.Module.to(vae, dtype)  # as diffusers' own does it, which warns of it every time
         yield
     finally:
         if dtype != before:
-            vae.to(before)
+            nn.Module.to(vae, before)
