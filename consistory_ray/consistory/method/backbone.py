@@ -170,8 +170,12 @@ class Backbone(Protocol):
         """What the network is conditioned on; two halves where the guidance scale is more than 1."""
         ...
 
-    def schedule(self, steps: int) -> Schedule:
-        """A schedule of its own noise levels for so many steps, at its beginning."""
+    def schedule(self, settings: MethodSettings) -> Schedule:
+        """The steps that settings ask for, on its own noise schedule, at their beginning.
+
+        Raises:
+            InputError: they cannot be made with this model.
+        """
         ...
 
     def installed(self, freeu: FreeU | None) -> AbstractContextManager[Network]:

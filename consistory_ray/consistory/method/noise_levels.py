@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from functools import cache
 
+from consistory_ray.guards.sampling import DISTILLED_SAMPLERS, MOST_DISTILLED_STEPS
 from consistory_ray.settings import MethodSettings
 
 TIMESTEPS = 1000
@@ -18,8 +19,7 @@ REFERENCE_STEPS = 50
 _SPACING = TIMESTEPS // REFERENCE_STEPS
 _FIRST = TIMESTEPS - _SPACING + 1
 _BETAS = 0.00085, 0.012
-_DISTILLED = 50
-"""Timesteps among which LCM and TCD choose theirs."""
+_MULTISTEP = ("dpmpp_2m", "dpmpp_2m_sde", "unipc")
 _RHO = 7.0
 """Of Karras et al. (arXiv 2206.00364), equation 5."""
 
@@ -65,7 +65,8 @@ def level_of(kept: float) -> float:
 
 def position_of(level: float) -> int:
     """The step of the reference schedule that is nearest to a noise level, from 0 to 49."""
-    return min(max(math.floor((_FIRST - level) / _SPACING + 0.5), 0), REFERENCE_STEPS - 1)
+    position = round((_FIRST - level) / _SPACING, 3)  # which side of a half it is on is not for rounding to say
+    return min(max(math.floor(position + 0.5), 0), REFERENCE_STEPS - 1)
 
 
 def leading_timesteps(steps: int) -> list[int]:
@@ -87,27 +88,41 @@ def is_reference(settings: MethodSettings) -> bool:
 
 
 def expected_levels(settings: MethodSettings) -> tuple[float, ...] | None:
-    """The noise levels of a schedule on SDXL's noise schedule, near enough for estimates; None for the reference one."""
+    """Of a schedule on SDXL's noise schedule, near enough for estimates; None for the reference one."""
     if is_reference(settings):
         return None
     if settings.timesteps is not None:
         return tuple(float(timestep) for timestep in settings.timesteps)
     steps = settings.num_inference_steps
-    if settings.sigma_schedule is not None:
-        return tuple(level_of(1 / (1 + sigma**2)) for sigma in _spaced_sigmas(steps, settings.sigma_schedule))
-    if settings.scheduler in ("lcm", "tcd"):
-        offered = [(number + 1) * TIMESTEPS // _DISTILLED - 1.0 for number in reversed(range(_DISTILLED))]
-        return tuple(offered[min(step * _DISTILLED // steps, _DISTILLED - 1)] for step in range(steps))
-    if settings.timestep_spacing == "trailing":
-        return tuple(round(TIMESTEPS - step * TIMESTEPS / steps) - 1.0 for step in range(steps))
-    if settings.timestep_spacing == "linspace":
-        return tuple((TIMESTEPS - 1) * (1 - step / max(steps - 1, 1)) for step in range(steps))
-    return tuple(float(timestep) for timestep in leading_timesteps(steps))
+    if settings.scheduler in DISTILLED_SAMPLERS:
+        offered = [(number + 1) * TIMESTEPS // MOST_DISTILLED_STEPS - 1.0 for number in range(MOST_DISTILLED_STEPS)]
+        return tuple(offered[::-1][step * MOST_DISTILLED_STEPS // steps] for step in range(steps))
+    spaced = _spaced(steps, settings.timestep_spacing or "leading", last=settings.scheduler not in _MULTISTEP)
+    if settings.sigma_schedule is None:
+        return tuple(spaced)
+    # Euler's noise levels end where its timesteps do
+    ends = (spaced[-1], spaced[0]) if settings.scheduler == "euler" else (0, TIMESTEPS - 1)
+    low, high = (_sigma(round(timestep)) for timestep in ends)
+    sigmas = _spaced_sigmas(steps, settings.sigma_schedule, low, high)
+    return tuple(level_of(1 / (1 + sigma**2)) for sigma in sigmas)
 
 
-def _spaced_sigmas(steps: int, kind: str) -> Sequence[float]:
-    kept = reference_kept()
-    low, high = (((1 - each) / each) ** 0.5 for each in (kept[0], kept[-1]))
+def _spaced(steps: int, spacing: str, *, last: bool) -> list[float]:
+    """Timesteps; multistep samplers leave out the last of one more."""
+    if spacing == "trailing":
+        return [round(TIMESTEPS - step * TIMESTEPS / steps) - 1.0 for step in range(steps)]
+    count = steps if last else steps + 1
+    if spacing == "linspace":
+        return [(TIMESTEPS - 1) * (1 - step / max(count - 1, 1)) for step in range(steps)]
+    return [float(timestep) for timestep in leading_timesteps(count)[:steps]]
+
+
+def _sigma(timestep: int) -> float:
+    kept = reference_kept()[timestep]
+    return float(((1 - kept) / kept) ** 0.5)
+
+
+def _spaced_sigmas(steps: int, kind: str, low: float, high: float) -> Sequence[float]:
     ramp = [step / max(steps - 1, 1) for step in range(steps)]
     if kind == "exponential":
         return [high * (low / high) ** share for share in ramp]

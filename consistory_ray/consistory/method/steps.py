@@ -14,7 +14,8 @@ from typing import NamedTuple, get_args
 
 from consistory_ray.consistory.method.noise_levels import REFERENCE_STEPS, expected_levels, position_of
 from consistory_ray.errors import InputError, Problem
-from consistory_ray.guards.choices import CacheCodec, FirstPass
+from consistory_ray.guards.choices import CacheCodec, FirstPass, Scheduler, SigmaSchedule, TimestepSpacing
+from consistory_ray.guards.sampling import sampling_problems
 from consistory_ray.settings import MethodSettings, share_of
 
 
@@ -236,6 +237,20 @@ def _falls(timesteps: Sequence[int]) -> bool:
     return bool(timesteps) and list(timesteps) == sorted(set(timesteps), reverse=True)
 
 
+def _sampling_checks(settings: MethodSettings) -> tuple[tuple[str, object, bool, str], ...]:
+    samplers, steps = get_args(Scheduler), settings.timesteps
+    spacings, sigmas = (None, *get_args(TimestepSpacing)), (None, *get_args(SigmaSchedule))
+    rescale = settings.guidance_rescale
+    return (
+        ("scheduler", settings.scheduler, settings.scheduler in samplers, f"one of {', '.join(samplers)}"),
+        ("sigma_schedule", settings.sigma_schedule, settings.sigma_schedule in sigmas, "karras, exponential or None"),
+        ("timestep_spacing", settings.timestep_spacing, settings.timestep_spacing in spacings, f"one of {spacings}"),
+        ("timesteps", steps, steps is None or (_falls(steps) and steps[-1] >= 0), "timesteps, falling, or None"),
+        ("eta", settings.eta, 0 <= settings.eta <= 1, "a share from 0 to 1"),
+        ("guidance_rescale", rescale, 0 <= rescale <= 1, "a share from 0 to 1"),
+    )
+
+
 def check_settings(settings: MethodSettings) -> None:
     """Refuse values that no picture can be made with.
 
@@ -265,7 +280,9 @@ def check_settings(settings: MethodSettings) -> None:
         ("guidance_interval", guided, 0 <= guided[0] <= guided[1] <= 1, "two shares of the steps in rising order"),
         ("cache_codec", settings.cache_codec, settings.cache_codec in get_args(CacheCodec), "none, int8, fp8 or int4"),
         ("freeu", settings.freeu, settings.freeu is None or len(settings.freeu) == 4, "(s1, s2, b1, b2) or None"),
+        *_sampling_checks(settings),
     )
     problems = [Problem(name, repr(value), f"must be {fix}") for name, value, holds, fix in checks if not holds]
+    problems = problems or sampling_problems(vars(settings))
     if problems:
         raise InputError("the settings cannot be used", problems)

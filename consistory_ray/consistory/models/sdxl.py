@@ -23,7 +23,7 @@ from consistory_ray.consistory.models.encoding import encode_prompts
 from consistory_ray.consistory.models.fingerprint import adapter_state, model_fingerprint, network_fingerprint
 from consistory_ray.consistory.models.hooks import UNetHooks, execution_device, offloaded_again
 from consistory_ray.consistory.models.prompts import concept_positions, text_tokens
-from consistory_ray.consistory.models.schedules import ddim_scheduler, scheduler_notice
+from consistory_ray.consistory.models.schedules import model_schedule, scheduler_notice
 from consistory_ray.consistory.models.sdxl_layout import LEVELS, level_grids
 from consistory_ray.consistory.models.split_unet import method_installed
 from consistory_ray.settings import FreeU, MethodSettings
@@ -133,9 +133,9 @@ class SDXL:
         size, guided = (settings.height or 0, settings.width or 0), settings.guidance_scale > 1
         return encode_prompts(self.pipe, prompts, settings.negative_prompt, size, guided, self.device)
 
-    def schedule(self, steps: int) -> SchedulerSteps:
-        """DDIM, see :func:`~consistory_ray.consistory.models.schedules.ddim_scheduler`."""
-        return SchedulerSteps(ddim_scheduler(self.pipe.scheduler.config, steps, self.device))
+    def schedule(self, settings: MethodSettings) -> SchedulerSteps:
+        """See :func:`~consistory_ray.consistory.models.schedules.model_schedule`."""
+        return model_schedule(self.pipe.scheduler, settings, self.device)
 
     def installed(self, freeu: FreeU | None) -> AbstractContextManager[Network]:
         """See :func:`~consistory_ray.consistory.models.split_unet.method_installed`."""
