@@ -40,7 +40,7 @@ def dynamic_texts(job: Any) -> Iterator[tuple[Loc, str]]:
             for index, entry in _items(subject, name):
                 bare = isinstance(entry, str) and name != "pictures"
                 if isinstance(text := entry if bare else _get(entry, "prompt"), str):
-                    yield ("subjects", number, name, index, "prompt"), text
+                    yield ("subjects", number, name, index, *(() if bare else ("prompt",))), text
 
 
 def dynamic_findings(job: Any) -> Iterator[Finding]:

@@ -8,7 +8,6 @@ change any picture, and equal words with equal seeds give equal words. Pure: no 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from consistory_ray.jobs.dynamic_checks import LOOKS, is_dynamic
 from consistory_ray.jobs.ids import Wanted, distinct_names, numbered, seed_scope, slug
 from consistory_ray.jobs.template_draws import Lists
 from consistory_ray.jobs.templates import Template, parse
+from consistory_ray.plan.words import canonical, scene_words
 
 if TYPE_CHECKING:
     from consistory_ray.jobs.controls import Control
@@ -113,7 +113,7 @@ class Drawer:
 
     def text(self, written: str, *key: Any) -> str:
         """What a prompt becomes; the same for the same key."""
-        digest = hashlib.sha256(_canonical(["draw", written, *key]).encode()).digest()
+        digest = hashlib.sha256(canonical(["draw", written, *key]).encode()).digest()
         return self._lists.draw(self._template(written), Random(int.from_bytes(digest, "big")))
 
     def anchor(self, subject: Subject, written: str, seed: int) -> str:
@@ -241,14 +241,14 @@ def scene_names(takes: Sequence[Take], words: Sequence[Sequence[str] | None]) ->
     given = [numbered(take.id, take.count) if take.id else None for take in takes]
     wanted: list[Wanted] = []
     for take, texts in zip(takes, words, strict=True):
+        own = scene_words(take.scene, take.prompt)
         if not take.id and texts is not None:
             marks = [f"-{number}" for number in range(take.count)] if take.count > 1 else [""]
             wanted += [
-                Wanted(f"{_scene_slug(text)}{mark}", f"{take.prompt}{mark}")
-                for text, mark in zip(texts, marks, strict=True)
+                Wanted(f"{_scene_slug(text)}{mark}", f"{own}{mark}") for text, mark in zip(texts, marks, strict=True)
             ]
         elif not take.id:
-            wanted.append(Wanted(_scene_slug(take.prompt), take.prompt, take.count))
+            wanted.append(Wanted(_scene_slug(take.prompt), own, take.count))
     names = iter(distinct_names(wanted, [name for names in given if names for name in names]))
     return [
         ids
@@ -263,7 +263,3 @@ def scene_names(takes: Sequence[Take], words: Sequence[Sequence[str] | None]) ->
 def _scene_slug(prompt: str) -> str:
     wanted = slug(prompt, "scene")
     return f"scene-{wanted}" if wanted.startswith("anchor") else wanted
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
