@@ -39,7 +39,7 @@ def test_the_reference_is_always_rendered_and_other_models_are_not_given_the_dis
 
 @pytest.mark.parametrize("change", ['{"injection": 3, "alpha": 1}', '{"injection_alpha": 2}', "[]"])
 def test_changes_that_cannot_be_are_refused(change: str) -> None:
-    with pytest.raises(InputError, match="--change|injection_alpha"):
+    with pytest.raises(InputError, match=r"--change|injection_alpha"):
         parse_arguments(["--change", change])
 
 
@@ -95,12 +95,8 @@ def test_a_small_run_reports_every_schedule(tmp_path: Path, capsys: pytest.Captu
     for name in SCHEDULES:
         for key in ("gain_kept", "scene_accuracy", "layout_diversity_ratio", "seconds"):
             assert np.isfinite(result[name][key]), (name, key)
-        assert {
-            "gain_kept_interval",
-            "scene_accuracy_interval",
-            "layout_diversity_interval",
-            "seconds_interval",
-        } <= set(result[name])
+        for key in ("gain_kept", "scene_accuracy", "layout_diversity", "seconds"):
+            assert len(result[name][f"{key}_interval"]) == 2, (name, key)
         assert result[name]["seconds"] > 0
     assert result[REFERENCE]["gain_kept"] == 1
     report = json.loads((tmp_path / "schedulers.json").read_text())
