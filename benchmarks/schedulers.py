@@ -98,7 +98,7 @@ SCHEDULES: Mapping[str, Schedule] = {
     REFERENCE: Schedule("DDIM, 50", {"num_inference_steps": 50}),
     "ddim_20": Schedule("DDIM, 20", {"num_inference_steps": 20}),
     "dpmpp_2m_karras_20": Schedule(
-        "DPM++ 2M Karras, 20", {"num_inference_steps": 20, "scheduler": "dpmpp_2m", "sigma_schedule": "karras"}
+        "DPM++ Karras, 20", {"num_inference_steps": 20, "scheduler": "dpmpp_2m", "sigma_schedule": "karras"}
     ),
     "euler_25": Schedule("Euler, 25", {"num_inference_steps": 25, "scheduler": "euler"}),
     "euler_a_25": Schedule("Euler ancestral, 25", {"num_inference_steps": 25, "scheduler": "euler_a"}),

@@ -71,10 +71,10 @@ def plot(numbers: Numbers, titles: Mapping[str, str], path: Path) -> None:
             text = f"{own['seconds']:.1f} s, vanilla {own['seconds_vanilla']:.1f} s"
             panels[0].annotate(text, (0.02, row), fontsize=7, color="#6d5a80", va="center")
     panels[0].set_xlim(0, 1)
-    panels[0].set_xlabel("likeness of a subject's scenes: vanilla (gray), with the method")
-    panels[1].set_xlim(left=0)
+    panels[0].set_xlabel("likeness of scenes: vanilla (gray), ours")
+    panels[1].set_xlim(0, max(1.15, panels[1].get_xlim()[1]))
     panels[1].set_xlabel("gain that is kept (DDIM, 50 steps = 1)")
-    panels[2].set_xlim(left=0)
+    panels[2].set_xlim(0, max(1.15, panels[2].get_xlim()[1]))
     panels[2].set_xlabel("how much layouts vary (vanilla = 1)")
     panels[0].set_yticks(range(len(numbers)), [titles[name] for name in numbers])
     panels[0].set_ylim(len(numbers) - 0.5, -0.5)
