@@ -61,6 +61,8 @@ from consistory_ray.miniature.judge import Judge
 from consistory_ray.settings import BUNDLED_MODEL, MethodSettings
 
 WAYS = (VANILLA, EXACT)
+SCENES = 6
+"""Of a subject."""
 REFERENCE = "ddim_50"
 """The schedule whose gain is the yardstick."""
 
@@ -116,7 +118,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--subjects", type=int, help="how many (32; 16 with --tuning)")
     parser.add_argument("--first", type=int, help="the first of them (0; 32 with --tuning)")
     parser.add_argument("--tuning", action="store_true", help="the subjects that choices were made on")
-    parser.add_argument("--scenes", type=int, default=6)
+    parser.add_argument("--scenes", type=int, default=SCENES)
     parser.add_argument("--change", type=json.loads, default={}, help="settings of all but the reference, as JSON")
     parser.add_argument("--steps", type=int, help="of every schedule, in place of its own: for a quick look")
     parser.add_argument("--cache", type=Path, help="folder to keep pictures in, for going on after an interruption")
@@ -184,22 +186,32 @@ def seconds_of(samples: Sequence[Mapping[str, Sample]]) -> dict[str, Any]:
         "seconds_vanilla_interval": list(mean_interval(plain)),
         "seconds_ratio": float(ours.sum() / plain.sum()),
         "seconds_ratio_interval": list(ratio_interval(ours, plain)),
+        "timed_subjects": len(timed),
     }
 
 
 def subjects_of(options: argparse.Namespace) -> list[SubjectPrompts]:
-    """Those that a command line names."""
-    return consistency_subjects(options.first + options.subjects, options.scenes)[options.first :]
+    """Those that a command line names; with fewer scenes these are the first ones of six."""
+    every = consistency_subjects(options.first + options.subjects, max(SCENES, options.scenes))[options.first :]
+    kept = slice(0, options.scenes)
+    return [
+        dataclasses.replace(one, prompts=one.prompts[kept], seeds=one.seeds[kept], scenes=one.scenes[kept])
+        for one in every
+    ]
 
 
 def rendered(bench: Mapping[str, Bench], subjects: Collection[SubjectPrompts]) -> dict[str, list[dict[str, Sample]]]:
-    """All subjects' scenes under all schedules with and without the method, each subject under all before the next."""
+    """All subjects' scenes under all schedules with and without the method, each subject under all before the next.
+
+    What is rendered is timed; pictures whose seconds nobody kept are not rendered again for them.
+    """
     found: dict[str, list[dict[str, Sample]]] = {name: [] for name in bench}
     started = time.monotonic()
     next(iter(bench.values())).warm_up(next(iter(subjects)))
     for row, subject in enumerate(subjects):
         for name, own in bench.items():
-            found[name].append(own.subject(subject, WAYS, WAYS, row))
+            known = all(own.known(subject, way) for way in WAYS)
+            found[name].append(own.subject(subject, WAYS, () if known else WAYS, row))
         progress(row + 1, len(subjects), "subjects", started)
     return found
 

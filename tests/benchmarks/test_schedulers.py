@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.fast import Sample
-from benchmarks.schedulers import REFERENCE, SCHEDULES, benches, main, parse_arguments, seconds_of
+from benchmarks.schedulers import REFERENCE, SCHEDULES, benches, main, parse_arguments, seconds_of, subjects_of
 from benchmarks.schedulers_report import table
 from consistory_ray.errors import InputError
 from consistory_ray.evaluation.prompts import consistency_subjects
@@ -60,6 +60,13 @@ def test_a_schedule_renders_exactly_whatever_the_models_profile_is() -> None:
         assert schedule.settings(MethodSettings(), 2).num_inference_steps == 2
 
 
+def test_fewer_scenes_are_the_first_ones_of_all() -> None:
+    (few,), (every,) = (subjects_of(parse_arguments(["--subjects", "1", *more])) for more in (["--scenes", "4"], []))
+    assert every == consistency_subjects(1)[0]
+    assert (few.prompts, few.seeds, few.scenes) == (every.prompts[:4], every.seeds[:4], every.scenes[:4])
+    assert (few.anchors, few.anchor_seeds) == (every.anchors, every.anchor_seeds)
+
+
 # What is told ---------------------------------------------------------------------------------------------------------
 
 
@@ -87,12 +94,13 @@ def test_the_table_has_intervals_where_they_are_known() -> None:
 
 
 def test_a_small_run_reports_every_schedule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = f"--subjects 1 --scenes 2 --steps 3 --device cpu --cache {tmp_path}/kept --out {tmp_path}"
-    result = main(command.split())
+    names = [REFERENCE, "dpmpp_2m_karras_20", "euler_a_25", "distilled_4"]
+    command = f"--subjects 1 --scenes 2 --steps 3 --device cpu --cache {tmp_path}/kept --out {tmp_path} --schedules"
+    result = main([*command.split(), *names])
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
 
     assert printed == result and result["subjects"] == 1 and result["half"] == "report"
-    for name in SCHEDULES:
+    for name in names:
         for key in ("gain_kept", "scene_accuracy", "layout_diversity_ratio", "seconds"):
             assert np.isfinite(result[name][key]), (name, key)
         for key in ("gain_kept", "scene_accuracy", "layout_diversity", "seconds"):
@@ -102,10 +110,10 @@ def test_a_small_run_reports_every_schedule(tmp_path: Path, capsys: pytest.Captu
     report = json.loads((tmp_path / "schedulers.json").read_text())
     assert [one["kind"] for one in report["subjects"]] == [one.kind for one in consistency_subjects(1)]
     prints = {one["model_fingerprint"] for one in report["schedules"].values()}
-    assert len(prints) == 3, "the bundled model, and two LoRAs on top of it"
+    assert len(prints) == 2, "the bundled model, and the same with a LoRA"
     with Image.open(tmp_path / "schedulers_sheet.webp") as shown, Image.open(tmp_path / "schedulers.png") as drawn:
-        assert shown.height > 128 * len(SCHEDULES) and drawn.width > 1000
-    assert (tmp_path / "schedulers.md").read_text().count("\n") == 2 + len(SCHEDULES)
+        assert shown.height > 128 * len(names) and drawn.width > 1000
+    assert (tmp_path / "schedulers.md").read_text().count("\n") == 2 + len(names)
 
 
 # The committed result -------------------------------------------------------------------------------------------------
