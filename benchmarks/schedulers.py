@@ -30,7 +30,7 @@ import datetime
 import json
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -55,7 +55,7 @@ from consistory_ray.evaluation.bootstrap import mean_interval, ratio_interval
 from consistory_ray.evaluation.consistency import score_subject
 from consistory_ray.evaluation.prompts import SubjectPrompts, consistency_subjects
 from consistory_ray.evaluation.rendering import PictureStore, progress, stacked
-from consistory_ray.evaluation.schedules import ScheduleScores, compare_schedules
+from consistory_ray.evaluation.schedules import Pair, compare_schedules
 from consistory_ray.guards.setting_ranges import setting_problems
 from consistory_ray.miniature.judge import Judge
 from consistory_ray.settings import BUNDLED_MODEL, MethodSettings
@@ -122,6 +122,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--change", type=json.loads, default={}, help="settings of all but the reference, as JSON")
     parser.add_argument("--steps", type=int, help="of every schedule, in place of its own: for a quick look")
     parser.add_argument("--cache", type=Path, help="folder to keep pictures in, for going on after an interruption")
+    parser.add_argument("--known", action="store_true", help="report what --cache holds, and render nothing")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--sheet-subjects", type=int, default=2, help="subjects on the contact sheet, the first ones")
     options = parser.parse_args(arguments)
@@ -200,20 +201,46 @@ def subjects_of(options: argparse.Namespace) -> list[SubjectPrompts]:
     ]
 
 
-def rendered(bench: Mapping[str, Bench], subjects: Collection[SubjectPrompts]) -> dict[str, list[dict[str, Sample]]]:
+Samples = Mapping[str, Mapping[int, Mapping[str, Sample]]]
+"""Scenes by schedule, number of the subject, and way."""
+
+
+def rendered(bench: Mapping[str, Bench], subjects: Sequence[SubjectPrompts], only_known: bool = False) -> Samples:
     """All subjects' scenes under all schedules with and without the method, each subject under all before the next.
 
     What is rendered is timed; pictures whose seconds nobody kept are not rendered again for them.
+
+    Args:
+        bench: what renders, by schedule.
+        subjects: whose scenes.
+        only_known: take what there is, and render nothing.
     """
-    found: dict[str, list[dict[str, Sample]]] = {name: [] for name in bench}
+    found: dict[str, dict[int, Mapping[str, Sample]]] = {name: {} for name in bench}
     started = time.monotonic()
-    next(iter(bench.values())).warm_up(next(iter(subjects)))
+    if not only_known:
+        next(iter(bench.values())).warm_up(subjects[0])
     for row, subject in enumerate(subjects):
         for name, own in bench.items():
-            known = all(own.known(subject, way) for way in WAYS)
-            found[name].append(own.subject(subject, WAYS, () if known else WAYS, row))
+            known = {way: own.known(subject, way) for way in WAYS}
+            there = {way: sample for way, sample in known.items() if sample is not None}
+            if len(there) == len(WAYS):
+                found[name][row] = there
+            elif not only_known:
+                found[name][row] = own.subject(subject, WAYS, WAYS, row)
         progress(row + 1, len(subjects), "subjects", started)
     return found
+
+
+def measured(samples: Samples, subjects: Sequence[SubjectPrompts]) -> dict[str, dict[int, Pair]]:
+    """The same, as the judge sees it."""
+    judge = Judge.load()
+    return {
+        name: {
+            row: Pair(*(score_subject(judge, stacked(own[way].pictures), subjects[row]) for way in (EXACT, VANILLA)))
+            for row, own in rows.items()
+        }
+        for name, rows in samples.items()
+    }
 
 
 def report_of(options: argparse.Namespace, bench: Mapping[str, Bench]) -> dict[str, Any]:
@@ -242,49 +269,39 @@ def report_of(options: argparse.Namespace, bench: Mapping[str, Bench]) -> dict[s
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Print everything; returns what the last line holds."""
     options = parse_arguments(arguments)
-    bench, subjects, judge = benches(options), subjects_of(options), Judge.load()
-    samples = rendered(bench, subjects)
-    scores = {
-        name: ScheduleScores(
-            *(
-                [
-                    score_subject(judge, stacked(own[way].pictures), subject)
-                    for own, subject in zip(samples[name], subjects, strict=True)
-                ]
-                for way in (EXACT, VANILLA)
-            )
-        )
-        for name in bench
-    }
+    bench, subjects = benches(options), subjects_of(options)
+    samples = rendered(bench, subjects, options.known)
+    scores = measured(samples, subjects)
     compared = compare_schedules(scores, REFERENCE)
-    numbers = rounded({name: own | seconds_of(samples[name]) for name, own in compared.items()})
+    numbers = rounded({name: own | seconds_of(list(samples[name].values())) for name, own in compared.items()})
     report = report_of(options, bench) | {"numbers": numbers}
     report["subjects"] = [
         {
             "kind": subject.kind,
             "scores": {
-                name: {EXACT: dataclasses.asdict(own.ours[row]), VANILLA: dataclasses.asdict(own.vanilla[row])}
+                name: {EXACT: dataclasses.asdict(own[row].ours), VANILLA: dataclasses.asdict(own[row].vanilla)}
                 for name, own in scores.items()
+                if row in own
             },
             "seconds": {
-                name: [samples[name][row][EXACT].seconds, samples[name][row][VANILLA].seconds] for name in bench
+                name: [own[row][way].seconds for way in (EXACT, VANILLA)] for name, own in samples.items() if row in own
             },
         }
         for row, subject in enumerate(subjects)
     ]
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "schedulers.json").write_text(json.dumps(report, indent=1) + "\n")
-    titles = {name: SCHEDULES[name].title for name in bench}
+    titles = {name: SCHEDULES[name].title for name in numbers}
     (options.out / "schedulers.md").write_text(table(numbers, titles))
     plot(numbers, titles, options.out / "schedulers.png")
     shown = [
-        {titles[name]: [own[row][way].pictures for way in WAYS] for name, own in samples.items()}
+        {titles[name]: [samples[name][row][way].pictures for way in WAYS] for name in numbers if row in samples[name]}
         for row in range(min(options.sheet_subjects, len(subjects)))
     ]
     sheet(shown, [subject.kind for subject in subjects]).save(options.out / "schedulers_sheet.webp", quality=85)
     say(f"report, table, plot and contact sheet: {options.out}")
     result = {
-        "subjects": len(subjects),
+        "subjects": numbers[REFERENCE]["subjects"],
         **numbers,
         "half": report["half"],
         "scenes": options.scenes,

@@ -17,22 +17,21 @@ from consistory_ray.evaluation.consistency import SubjectScores, compare
 
 
 @dataclass(frozen=True)
-class ScheduleScores:
-    """Subjects' scenes made under one schedule, measured; both lists in the order of the same subjects.
+class Pair:
+    """One subject's scenes under one schedule, measured.
 
     Attributes:
         ours: with the method.
         vanilla: without it, under the same schedule.
     """
 
-    ours: Sequence[SubjectScores]
-    vanilla: Sequence[SubjectScores]
+    ours: SubjectScores
+    vanilla: SubjectScores
 
     @property
-    def gains(self) -> np.ndarray:
-        """How much nearer to perfect likeness each subject's pictures are than vanilla ones, ``[subjects]``."""
-        gaps = np.array([[1 - one.similarity for one in scores] for scores in (self.vanilla, self.ours)])
-        return np.asarray(gaps[0] - gaps[1])
+    def gain(self) -> float:
+        """How much nearer to perfect likeness the pictures are than vanilla ones."""
+        return self.ours.similarity - self.vanilla.similarity
 
 
 def share_of_gain(
@@ -47,20 +46,25 @@ def share_of_gain(
     return float(share(pairs.mean(-1))), interval(lambda rows: share(pairs[:, rows].mean(-1)), pairs.shape[1])
 
 
-def compare_schedules(schedules: Mapping[str, ScheduleScores], reference: str) -> dict[str, dict[str, Any]]:
+def compare_schedules(schedules: Mapping[str, Mapping[int, Pair]], reference: str) -> dict[str, dict[str, Any]]:
     """Each schedule's numbers: those of :func:`~consistory_ray.evaluation.consistency.compare`, and ``gain_kept``.
 
     Args:
-        schedules: of the same subjects, prompts and seeds.
+        schedules: by name, of each subject by its number. A schedule is told of the subjects that it and the reference
+            have; one without any is left out.
         reference: the name of the one whose gain is the yardstick.
     """
-    yardstick, found = schedules[reference].gains, {}
-    for name, scores in schedules.items():
-        kept, bounds = share_of_gain(scores.gains, yardstick)
+    yardstick, found = schedules[reference], {}
+    for name, own in schedules.items():
+        pairs = [(pair, yardstick[subject]) for subject, pair in sorted(own.items()) if subject in yardstick]
+        if not pairs:
+            continue
+        gains, there = ([pair.gain for pair in column] for column in zip(*pairs, strict=True))
+        kept, bounds = share_of_gain(gains, there)
         found[name] = {
             "gain_kept": kept,
             "gain_kept_interval": list(bounds),
-            "gain": float(scores.gains.mean()),
-            **compare(scores.ours, scores.vanilla),
+            "gain": float(np.mean(gains)),
+            **compare([pair.ours for pair, _ in pairs], [pair.vanilla for pair, _ in pairs]),
         }
     return found

@@ -116,6 +116,17 @@ def test_a_small_run_reports_every_schedule(tmp_path: Path, capsys: pytest.Captu
     assert (tmp_path / "schedulers.md").read_text().count("\n") == 2 + len(names)
 
 
+def test_what_is_known_is_reported_without_rendering(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = f"--subjects 1 --scenes 2 --steps 2 --device cpu --cache {tmp_path}/kept --out {tmp_path} --schedules"
+    first = main([*command.split(), REFERENCE])
+    monkeypatch.setattr("benchmarks.fast.Bench.render", None)
+    again = main([*command.split(), REFERENCE, "euler_25", "--known"])
+    assert again == first, "seconds, too; the other schedule is left out"
+    assert capsys.readouterr().out.count("\n") == 2
+
+
 # The committed result -------------------------------------------------------------------------------------------------
 
 

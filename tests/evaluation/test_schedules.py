@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 
 from consistory_ray.evaluation.consistency import SubjectScores
-from consistory_ray.evaluation.schedules import ScheduleScores, compare_schedules, share_of_gain
+from consistory_ray.evaluation.schedules import Pair, compare_schedules, share_of_gain
 
 
-def scores(ours: list[float], vanilla: list[float]) -> ScheduleScores:
+def scores(ours: list[float], vanilla: list[float], first: int = 0) -> dict[int, Pair]:
     """Subjects with these gaps, with the method and without."""
 
-    def measured(gaps: list[float], spread: float) -> list[SubjectScores]:
-        return [SubjectScores(1 - gap, 10 * gap, 1 - gap, 1 - gap / 10, 1.0, spread) for gap in gaps]
+    def measured(gap: float, spread: float) -> SubjectScores:
+        return SubjectScores(1 - gap, 10 * gap, 1 - gap, 1 - gap / 10, 1.0, spread)
 
-    return ScheduleScores(measured(ours, 0.09), measured(vanilla, 0.1))
+    pairs = zip(ours, vanilla, strict=True)
+    return {first + row: Pair(measured(our, 0.09), measured(plain, 0.1)) for row, (our, plain) in enumerate(pairs)}
 
 
 def test_a_gain_is_measured_by_the_one_of_the_reference() -> None:
@@ -43,3 +44,10 @@ def test_subjects_are_drawn_together() -> None:
     kept, (low, high) = share_of_gain(0.9 * reference + generator.normal(0, 0.01, 24), reference)
     assert low < kept < high < low + 0.05 and abs(kept - 0.9) < 0.02
     assert share_of_gain(0.8 * reference, reference)[1] == pytest.approx((0.8, 0.8))
+
+
+def test_a_schedule_that_was_not_rendered_for_all_is_measured_by_the_same_subjects() -> None:
+    reference = scores([0.1, 0.3, 0.0], [0.5, 0.7, 0.9])
+    numbers = compare_schedules({"many": reference, "few": scores([0.3], [0.5], first=1), "none": {}}, "many")
+    assert numbers["few"]["gain_kept"] == pytest.approx(0.2 / 0.4) and numbers["few"]["subjects"] == 1
+    assert numbers["many"]["subjects"] == 3 and "none" not in numbers
