@@ -21,6 +21,7 @@ _CUSTOM = "consistory"
 
 _SHARE = "write a number from 0 to 1"
 _SWITCH = "write true or false"
+_SIZE = "write height and width in pixels such as [1024, 1024], or null for the picture's own"
 _PIXELS = "write a multiple of 8 from 64 to 8192"
 _SEED = "write a whole number from 0 to 9223372036854775807"
 _TEXT = "write text, in quotes if it looks like a number or true or false"
@@ -43,7 +44,11 @@ FIXES: Mapping[str, str] = {
     "fit": 'write "crop" or "letterbox"',
     "scenes": 'write a list with at least one scene such as ["in space"]',
     "on_missing_concept": 'write "fail" (the job is refused) or "skip" (those pictures fail, the others are made)',
+    "dynamic_prompts": _SWITCH,
+    "wildcards": "write the path or URL of a folder of lists, or the lists: {animals: [cat, dog]}",
+    "expand": 'write "draw" (each picture draws its own words) or "all" (every text that is possible)',
     "prompt": _TEXT,
+    "prompt_2": _TEXT,
     "from": "write the folder or URL of a stored subject such as s3://bucket/run/anchors/moss-dragon, or 2 to 8",
     "count": "write a whole number from 1 to 100000",
     "seed": _SEED,
@@ -75,6 +80,18 @@ FIXES: Mapping[str, str] = {
     "scene_blending": _SWITCH,
     "guidance_interval": "write two numbers from 0 to 1, the smaller one first, such as [0, 0.6]",
     "cache_codec": 'write "none", "int8", "fp8" or "int4"',
+    "scheduler": 'write "ddim", "euler", "euler_a", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "lcm", "tcd" or "model"',
+    "sigma_schedule": 'write "karras" or "exponential", or null for the timesteps as they are',
+    "timestep_spacing": 'write "leading", "trailing" or "linspace", or null for the model\'s own',
+    "timesteps": "write timesteps from 999 to 0, each below the one before it, such as [999, 749, 499, 249], or null",
+    "eta": _SHARE,
+    "guidance_rescale": _SHARE,
+    "prompt_syntax": 'write "plain" or "compel"',
+    "negative_prompt_2": 'write text, "" for the empty text, or null for that of negative_prompt',
+    "clip_skip": "write a whole number from 1 to 24, or null for none",
+    "original_size": _SIZE,
+    "crops_coords_top_left": "write two whole numbers from 0, pixels from the top and from the left, such as [0, 0]",
+    "target_size": _SIZE,
     "controlnets": 'write a list of up to 8 ControlNets: "miniature", Hugging Face ids, folders or .safetensors files',
     "guess_mode": _SWITCH,
     "control": "write the path or URL of a hint, or a mapping such as {image: pose.png, scale: 0.8}, or a list of them",
@@ -200,6 +217,9 @@ _OTHER_NAMES = (
     ("device workers gpus num_gpus output out output_dir", _COMMAND_LINE),
     ("concepts concept_token token trigger trigger_word class noun", "write it as concept in each of the subjects"),
     ("prompts", "write a list as scenes in each of the subjects"),
+    ("dynamic dynamicprompts dynamic_prompt variants", "write it as dynamic_prompts: true at the top of the file"),
+    ("combinatorial combinatorial_generation", "write expand: all at a scene, and dynamic_prompts: true at the top"),
+    ("wildcard wildcard_dir wildcards_dir wildcard_path lists", "write it as wildcards at the top of the file"),
     ("anchor anchor_prompts references reference", "write a list as anchors in each of the subjects"),
     ("prefix style_prompt", "write it as style in each of the subjects"),
     ("description character id_prompt subject_prompt", "write it as subject in each of the subjects"),
@@ -238,10 +258,11 @@ _ELSEWHERE = (
         ("concept", "style", "subject", "details", "anchors", "pictures", "scenes", "from"),
         "write this key in each of the subjects",
     ),
-    (("count", "prompt"), "write this key in each of the scenes"),
+    (("count", "prompt", "prompt_2", "expand"), "write this key in each of the scenes"),
     (("image",), "write this key at a control, or in each of a subject's pictures"),
     (("mask", "fit"), "write this key in each of a subject's pictures"),
     (("model", "name", "subjects", "settings", "controlnets", "guess_mode"), "write this key at the top of the file"),
+    (("wildcards", "dynamic_prompts"), "write this key at the top of the file"),
     (("control",), "write this key at a scene, an anchor or a picture"),
     (("poses",), "write this key in each of the subjects"),
     (("scale", "start", "end", "preprocess", "net", "mode"), "write this key at a control"),

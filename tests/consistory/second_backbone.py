@@ -146,6 +146,7 @@ class SixLineDDIM:
 
     steps: int
     noise_scale: float = 1.0
+    levels: Sequence[float] | None = None
 
     @property
     def timesteps(self) -> Sequence[int]:
@@ -208,15 +209,24 @@ class SecondBackbone:
             raise PromptError("no concept", lacking)
         return found
 
-    def encode(self, prompts: Sequence[str], settings: MethodSettings) -> Conditioning:
+    def encode(
+        self,
+        prompts: Sequence[str],
+        settings: MethodSettings,
+        *,
+        prompts_2: Sequence[str] = (),
+        negatives: Sequence[str | None] = (),
+    ) -> Conditioning:
+        assert not prompts_2, "it has one text encoder"
         halves = 2 if settings.guidance_scale > 1 else 1
-        texts = [settings.negative_prompt or ""] * len(prompts) * (halves - 1) + list(prompts)
+        against = [text or "" for text in negatives] or [settings.negative_prompt or ""] * len(prompts)
+        texts = against * (halves - 1) + list(prompts)
         numbers = [[sum(map(ord, word)) % 1000 for word in (text.split() + [""] * WORDS)[:WORDS]] for text in texts]
         text = self.network.words(torch.tensor(numbers))
         return Conditioning(Rows(halves, len(prompts)), text, text.mean(dim=1))
 
-    def schedule(self, steps: int) -> SixLineDDIM:
-        return SixLineDDIM(steps)
+    def schedule(self, settings: MethodSettings) -> SixLineDDIM:
+        return SixLineDDIM(settings.num_inference_steps)
 
     @contextmanager
     def _installed(self) -> Iterator[Network]:

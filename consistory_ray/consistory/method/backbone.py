@@ -166,12 +166,28 @@ class Backbone(Protocol):
         """
         ...
 
-    def encode(self, prompts: Sequence[str], settings: MethodSettings) -> Conditioning:
-        """What the network is conditioned on; two halves where the guidance scale is more than 1."""
+    def encode(
+        self,
+        prompts: Sequence[str],
+        settings: MethodSettings,
+        *,
+        prompts_2: Sequence[str] = (),
+        negatives: Sequence[str | None] = (),
+    ) -> Conditioning:
+        """What the network is conditioned on; two halves where the guidance scale is more than 1.
+
+        Args:
+            prompts, settings: of a batch.
+            prompts_2, negatives: see :class:`~consistory_ray.consistory.method.request.Batch`.
+        """
         ...
 
-    def schedule(self, steps: int) -> Schedule:
-        """A schedule of its own noise levels for so many steps, at its beginning."""
+    def schedule(self, settings: MethodSettings) -> Schedule:
+        """The steps that settings ask for, on its own noise schedule, at their beginning.
+
+        Raises:
+            InputError: they cannot be made with this model.
+        """
         ...
 
     def installed(self, freeu: FreeU | None) -> AbstractContextManager[Network]:

@@ -20,10 +20,11 @@ from consistory_ray.consistory.models.controlnet_checks import mode_names
 from consistory_ray.consistory.models.controlnets import check_controlnets
 from consistory_ray.consistory.models.decoding import decode_latents, encode_pictures
 from consistory_ray.consistory.models.encoding import encode_prompts
-from consistory_ray.consistory.models.fingerprint import adapter_state, model_fingerprint, network_fingerprint
+from consistory_ray.consistory.models.fingerprint import adapter_state, network_fingerprint
 from consistory_ray.consistory.models.hooks import UNetHooks, execution_device, offloaded_again
+from consistory_ray.consistory.models.identity import pipeline_fingerprint
 from consistory_ray.consistory.models.prompts import concept_positions, text_tokens
-from consistory_ray.consistory.models.schedules import ddim_scheduler, scheduler_notice
+from consistory_ray.consistory.models.schedules import model_schedule, scheduler_notice
 from consistory_ray.consistory.models.sdxl_layout import LEVELS, level_grids
 from consistory_ray.consistory.models.split_unet import method_installed
 from consistory_ray.settings import FreeU, MethodSettings
@@ -65,14 +66,14 @@ class SDXL:
         adapters = adapter_state(self.pipe)
         if self._held is not None and self._held[0] == adapters:
             return self._held[1]
-        found = model_fingerprint(self.pipe)
+        found = pipeline_fingerprint(self.pipe)
         if self._held is not None:
             self._held = adapters, found
         return found
 
     def hold_fingerprint(self) -> None:
         """See :class:`~consistory_ray.consistory.method.backbone.Backbone`."""
-        self._held = adapter_state(self.pipe), model_fingerprint(self.pipe)
+        self._held = adapter_state(self.pipe), pipeline_fingerprint(self.pipe)
         self._held_controls = self.control_fingerprints
 
     @property
@@ -128,14 +129,20 @@ class SDXL:
         """See :func:`~consistory_ray.consistory.models.prompts.concept_positions`."""
         return concept_positions(self.pipe, prompts, concepts, every=every, exact_suffices=exact_suffices)
 
-    def encode(self, prompts: Sequence[str], settings: MethodSettings) -> Conditioning:
+    def encode(
+        self,
+        prompts: Sequence[str],
+        settings: MethodSettings,
+        *,
+        prompts_2: Sequence[str] = (),
+        negatives: Sequence[str | None] = (),
+    ) -> Conditioning:
         """See :func:`~consistory_ray.consistory.models.encoding.encode_prompts`."""
-        size, guided = (settings.height or 0, settings.width or 0), settings.guidance_scale > 1
-        return encode_prompts(self.pipe, prompts, settings.negative_prompt, size, guided, self.device)
+        return encode_prompts(self.pipe, prompts, prompts_2, negatives, settings, self.device)
 
-    def schedule(self, steps: int) -> SchedulerSteps:
-        """DDIM, see :func:`~consistory_ray.consistory.models.schedules.ddim_scheduler`."""
-        return SchedulerSteps(ddim_scheduler(self.pipe.scheduler.config, steps, self.device))
+    def schedule(self, settings: MethodSettings) -> SchedulerSteps:
+        """See :func:`~consistory_ray.consistory.models.schedules.model_schedule`."""
+        return model_schedule(self.pipe.scheduler, settings, self.device)
 
     def installed(self, freeu: FreeU | None) -> AbstractContextManager[Network]:
         """See :func:`~consistory_ray.consistory.models.split_unet.method_installed`."""
