@@ -30,7 +30,7 @@ SUBSTEPS = 3
 """The teacher's steps for one of the 8-step student."""
 FINEST = 8
 """Steps of the student that paths are kept for; those of other students divide it."""
-PATHS = 400
+PATHS = 208
 BLOCK = 16
 """Paths that are sampled together and lie in one file."""
 RANK = 28
@@ -143,7 +143,7 @@ def path_noise(indices: range | list[int]) -> torch.Tensor:
     return torch.stack([torch.randn(size, generator=torch.Generator().manual_seed(index)) for index in indices])
 
 
-def sample_paths(run: Path, sampler: Sampler, count: int = PATHS, block: int = BLOCK) -> None:
+def sample_paths(run: Path, sampler: Sampler, count: int = PATHS, block: int = BLOCK, substeps: int = SUBSTEPS) -> None:
     """Sample the teacher's paths, float32 ``[block, 1 + FINEST, 4, 32, 32]`` a file; files that are there stay."""
     folder = run / "paths"
     folder.mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,7 @@ def sample_paths(run: Path, sampler: Sampler, count: int = PATHS, block: int = B
             continue
         rows, started = range(first, min(first + block, count)), time.time()
         captions = [path_caption(index) for index in rows]
-        paths = sampler.path(path_noise(rows), captions, trailing(FINEST * SUBSTEPS), GUIDANCE, SUBSTEPS)
+        paths = sampler.path(path_noise(rows), captions, trailing(FINEST * substeps), GUIDANCE, substeps)
         temporary = file.with_suffix(".tmp.npy")
         np.save(temporary, paths.numpy())
         temporary.replace(file)
