@@ -62,6 +62,7 @@ class _Parameters(BaseModel):
     model: str = ""
     model_fingerprint: str = ""
     control: list[dict[str, Any]] = []
+    loras: list[dict[str, Any]] = []
     profile: Annotated[str, Field(max_length=40)] | None = None
     cache_sha256: Any = None  # whoever needs it looks at it: a picture can do without
 
@@ -110,6 +111,7 @@ def asset_parameters(
         **({} if subject.settings.profile == "exact" else {"profile": subject.settings.profile}),
         **origin,
         **({"control": [control.to_dict() for control in asset.control]} if asset.control else {}),
+        **subject.loaded.told(),
     }
 
 

@@ -45,7 +45,7 @@ class WorkerPool:
         options: the run's options.
         sizes: picture sizes of the plan.
         clock: seconds that only go forward.
-        config, controlnets, guess_mode, pad_to: for the renderers.
+        config, controlnets, guess_mode, pad_to, loaded: for the renderers.
         png_level: of the pictures.
 
     Attributes:
@@ -67,6 +67,7 @@ class WorkerPool:
         guess_mode: bool = False,
         pad_to: int | None = None,
         png_level: int = PNG_LEVEL,
+        loaded: Loaded = Loaded(),
     ) -> None:
         self.shape = shape
         share = min(1.0, shape.num_gpus) or 1.0
@@ -82,6 +83,7 @@ class WorkerPool:
             compile=options.compile,
             inputs=store.url,
             pad_to=pad_to,
+            loaded=loaded,
         )
         self._store = store
         self._png_level = png_level

@@ -1,0 +1,39 @@
+"""What must hold between the fields that say what is loaded: names differ, and each fits the kind of model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from consistory_ray.guards.problems import shown
+from consistory_ray.jobs.adapter_names import called_by
+from consistory_ray.jobs.checks import Finding, get_field, items_of, string_of
+from consistory_ray.jobs.model_names import is_hub_id
+from consistory_ray.settings import BUNDLED_MODEL
+
+
+def loading_findings(job: Any) -> Iterator[Finding]:
+    """Problems of what is loaded with a model, of models and plain dicts alike."""
+    yield from _called_alike(job, "loras", "name", "give it a name of its own: {} is called so")
+    yield from _called_alike(job, "embeddings", "token", "give it a token of its own: {} has this one")
+    model = string_of(job, "model") or BUNDLED_MODEL
+    here = model == BUNDLED_MODEL or not is_hub_id(model) or os.path.isdir(model)
+    if (revision := string_of(job, "revision")) and here:
+        fix = "leave it out: only a model from the Hugging Face hub has revisions"
+        yield Finding(("revision",), revision, fix)
+    is_file = model == BUNDLED_MODEL or model.lower().endswith(".safetensors")
+    if (variant := string_of(job, "variant")) and is_file:
+        fix = "leave it out: only a folder or a model from the Hugging Face hub has variants of its files"
+        yield Finding(("variant",), variant, fix)
+
+
+def _called_alike(job: Any, field: str, key: str, fix: str) -> Iterator[Finding]:
+    first: dict[str, int] = {}
+    for index, entry in items_of(job, field):
+        address = entry if isinstance(entry, str) else string_of(entry, "path")
+        given = get_field(entry, key)
+        name = given if isinstance(given, str) else called_by(address) if address else ""
+        if name and first.setdefault(name.lower(), index) != index:
+            place = (field, index, key) if given else (field, index)
+            yield Finding(place, name, fix.format(shown(f"{field}[{first[name.lower()]}]").strip('"')))
