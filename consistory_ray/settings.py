@@ -20,7 +20,14 @@ from types import MappingProxyType
 from typing import Any
 
 from consistory_ray.errors import CheckpointError, Problem
-from consistory_ray.guards.choices import CacheCodec, FirstPass
+from consistory_ray.guards.choices import (
+    CacheCodec,
+    FirstPass,
+    PromptSyntax,
+    Scheduler,
+    SigmaSchedule,
+    TimestepSpacing,
+)
 from consistory_ray.guards.outside import open_regular
 
 MODEL_SETTINGS_FILE = "consistory.json"
@@ -68,6 +75,26 @@ class MethodSettings:
         guidance_interval: classifier-free guidance from step ``int(n * first)`` up to before ``int(n * last)``; at
             other steps the conditional half alone is computed. Of vanilla pictures too.
         cache_codec: how the anchor cache is packed: ``none``, ``int8``, ``fp8`` or ``int4``.
+
+    How the model is sampled, of anchors and scenes alike:
+
+    Attributes:
+        scheduler: ``ddim``, another of diffusers' samplers, or ``model`` for the checkpoint's own.
+        sigma_schedule: how noise levels are spaced: ``karras``, ``exponential``, or None for the timesteps' own.
+        timestep_spacing: how timesteps are spaced: ``leading``, ``trailing`` or ``linspace``; None is the
+            checkpoint's.
+        timesteps: the timesteps themselves, falling, as many as there are steps; None spaces them.
+        eta: how much new noise DDIM adds at every step, 0 to 1; TCD's gamma.
+        guidance_rescale: share of the rescaled guidance (arXiv 2305.08891, section 3.4), 0 is off.
+
+    What the text encoders are told besides the prompts:
+
+    Attributes:
+        prompt_syntax: ``plain`` text, or ``compel``: weights, and prompts of any length.
+        negative_prompt_2: of the unconditional half for the second text encoder; None is ``negative_prompt``.
+        clip_skip: how many of the text encoders' last layers are skipped, besides the one that SDXL skips.
+        original_size, target_size: (height, width) that the model is told; None is the picture's own size.
+        crops_coords_top_left: (top, left) of the crop that the model is told.
     """
 
     num_inference_steps: int = 50
@@ -94,6 +121,23 @@ class MethodSettings:
     scene_blending: bool = True
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     cache_codec: CacheCodec = "none"
+    scheduler: Scheduler = "ddim"
+    sigma_schedule: SigmaSchedule | None = None
+    timestep_spacing: TimestepSpacing | None = None
+    timesteps: tuple[int, ...] | None = None
+    eta: float = 0.0
+    guidance_rescale: float = 0.0
+    prompt_syntax: PromptSyntax = "plain"
+    negative_prompt_2: str | None = None
+    clip_skip: int | None = None
+    original_size: tuple[int, int] | None = None
+    crops_coords_top_left: tuple[int, int] = (0, 0)
+    target_size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        """As many steps as timesteps, where these are given."""
+        if self.timesteps is not None:
+            object.__setattr__(self, "num_inference_steps", len(self.timesteps))
 
     @property
     def last_blended_step(self) -> int:
@@ -109,15 +153,13 @@ class MethodSettings:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields, in declaration order.
 
-        Those of profiles are left out where they are as in ``exact``: what was made before there were any keeps its
-        identity.
+        Those that came later are left out at their defaults: what was made before there were any keeps its identity.
         """
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}  # flat: no deep copies
-        exact = PROFILES["exact"]
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in values.items()
-            if name not in exact or value != exact[name]
+            if name not in _LATER or value != _LATER[name]
         }
 
     def with_profile(self, profile: str) -> MethodSettings:
@@ -176,9 +218,12 @@ SCENE_SETTINGS = (
 """Those that anchors do not have: scenes may be rendered with others than their cache was made for, if it suffices."""
 
 _PROFILED = (*SCENE_SETTINGS, "cache_codec")
-_EXACT: Mapping[str, Any] = MappingProxyType(
-    {item.name: item.default for item in dataclasses.fields(MethodSettings) if item.name in _PROFILED}
+_DEFAULTS = {item.name: item.default for item in dataclasses.fields(MethodSettings)}
+_EXACT: Mapping[str, Any] = MappingProxyType({name: _DEFAULTS[name] for name in _PROFILED})
+_LATER: Mapping[str, Any] = MappingProxyType(
+    {name: _DEFAULTS[name] for name in list(_DEFAULTS)[list(_DEFAULTS).index("first_pass") :]}
 )
+"""Defaults of the settings that the first versions did not have, those of profiles among them."""
 PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "exact": _EXACT,

@@ -21,6 +21,7 @@ _CUSTOM = "consistory"
 
 _SHARE = "write a number from 0 to 1"
 _SWITCH = "write true or false"
+_SIZE = "write height and width in pixels such as [1024, 1024], or null for the picture's own"
 _PIXELS = "write a multiple of 8 from 64 to 8192"
 _SEED = "write a whole number from 0 to 9223372036854775807"
 _TEXT = "write text, in quotes if it looks like a number or true or false"
@@ -84,6 +85,18 @@ FIXES: Mapping[str, str] = {
     "scene_blending": _SWITCH,
     "guidance_interval": "write two numbers from 0 to 1, the smaller one first, such as [0, 0.6]",
     "cache_codec": 'write "none", "int8", "fp8" or "int4"',
+    "scheduler": 'write "ddim", "euler", "euler_a", "dpmpp_2m", "dpmpp_2m_sde", "unipc", "lcm", "tcd" or "model"',
+    "sigma_schedule": 'write "karras" or "exponential", or null for the timesteps as they are',
+    "timestep_spacing": 'write "leading", "trailing" or "linspace", or null for the model\'s own',
+    "timesteps": "write timesteps from 999 to 0, each below the one before it, such as [999, 749, 499, 249], or null",
+    "eta": _SHARE,
+    "guidance_rescale": _SHARE,
+    "prompt_syntax": 'write "plain" or "compel"',
+    "negative_prompt_2": 'write text, "" for the empty text, or null for that of negative_prompt',
+    "clip_skip": "write a whole number from 1 to 24, or null for none",
+    "original_size": _SIZE,
+    "crops_coords_top_left": "write two whole numbers from 0, pixels from the top and from the left, such as [0, 0]",
+    "target_size": _SIZE,
     "controlnets": 'write a list of up to 8 ControlNets: "miniature", Hugging Face ids, folders or .safetensors files',
     "guess_mode": _SWITCH,
     "control": "write the path or URL of a hint, or a mapping such as {image: pose.png, scale: 0.8}, or a list of them",

@@ -8,7 +8,15 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from consistory_ray.errors import Problem
-from consistory_ray.guards.choices import CacheCodec, FirstPass, Profile
+from consistory_ray.guards.choices import (
+    CacheCodec,
+    FirstPass,
+    Profile,
+    PromptSyntax,
+    Scheduler,
+    SigmaSchedule,
+    TimestepSpacing,
+)
 from consistory_ray.guards.problems import FIXES, explain, fault, path
 
 
@@ -34,13 +42,22 @@ Window = Annotated[tuple[Share, Share], _ordered("injection_window")]
 Interval = Annotated[tuple[Share, Share], _ordered("guidance_interval")]
 
 
-def _falling(value: tuple[int, ...]) -> tuple[int, ...]:
-    if list(value) != sorted(set(value), reverse=True):
-        raise fault(FIXES["lookahead"])
-    return value
+def _falling(name: str) -> AfterValidator:
+    def check(value: tuple[int, ...]) -> tuple[int, ...]:
+        if list(value) != sorted(set(value), reverse=True):
+            raise fault(FIXES[name])
+        return value
+
+    return AfterValidator(check)
 
 
-LookAhead = Annotated[tuple[Timestep, ...], Field(min_length=1, max_length=16), AfterValidator(_falling)]
+LookAhead = Annotated[tuple[Timestep, ...], Field(min_length=1, max_length=16), _falling("lookahead")]
+Timesteps = Annotated[tuple[Timestep, ...], Field(min_length=1, max_length=1000), _falling("timesteps")]
+ClipSkip = Annotated[Whole, Field(ge=1, le=24)]
+_Length = Annotated[Whole, Field(ge=1, le=65536)]
+_Offset = Annotated[Whole, Field(ge=0, le=65536)]
+Size = tuple[_Length, _Length]
+Corner = tuple[_Offset, _Offset]
 Period = Annotated[Whole, Field(ge=1, le=16)]
 Reuse = tuple[Share, Period]
 
@@ -73,6 +90,18 @@ class _Ranges(BaseModel):
     scene_blending: Switch = True
     guidance_interval: Interval = (0, 1)
     cache_codec: CacheCodec = "none"
+    scheduler: Scheduler = "ddim"
+    sigma_schedule: SigmaSchedule | None = None
+    timestep_spacing: TimestepSpacing | None = None
+    timesteps: Timesteps | None = None
+    eta: Share = 0
+    guidance_rescale: Share = 0
+    prompt_syntax: PromptSyntax = "plain"
+    negative_prompt_2: str | None = None
+    clip_skip: ClipSkip | None = None
+    original_size: Size | None = None
+    crops_coords_top_left: Corner = (0, 0)
+    target_size: Size | None = None
 
 
 def setting_problems(values: Mapping[str, Any]) -> list[Problem]:

@@ -7,10 +7,20 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
 from typing_extensions import Self
 
-from consistory_ray.guards.choices import CacheCodec, FirstPass, Profile
+from consistory_ray.guards.choices import (
+    CacheCodec,
+    FirstPass,
+    Profile,
+    PromptSyntax,
+    Scheduler,
+    SigmaSchedule,
+    TimestepSpacing,
+)
 from consistory_ray.guards.numerics import whole_number
 from consistory_ray.guards.problems import FIXES, fault
 from consistory_ray.guards.setting_ranges import (
+    ClipSkip,
+    Corner,
     FreeUFactor,
     Guidance,
     Interval,
@@ -19,9 +29,11 @@ from consistory_ray.guards.setting_ranges import (
     Pixels,
     Reuse,
     Share,
+    Size,
     Steps,
     Switch,
     Timestep,
+    Timesteps,
     Window,
 )
 from consistory_ray.jobs.checks import MAX_SEED, Finding, check_text
@@ -67,6 +79,19 @@ class RenderSettings(BaseModel):
     """How hard picture files are compressed, 0 to 9; changes no pixel, and pictures that are there are kept."""
     num_inference_steps: Steps | None = None
     """Denoising steps n."""
+    scheduler: Scheduler | None = None
+    """Which sampler of diffusers makes the steps: "ddim" (the default), "euler", "euler_a", "dpmpp_2m",
+    "dpmpp_2m_sde", "unipc", "lcm", "tcd", or "model" for the checkpoint's own."""
+    sigma_schedule: SigmaSchedule | None = None
+    """How noise levels are spaced: "karras" or "exponential"; null is as the timesteps are."""
+    timestep_spacing: TimestepSpacing | None = None
+    """How timesteps are spaced: "leading", "trailing" or "linspace"; null is the checkpoint's own."""
+    timesteps: Timesteps | None = None
+    """The timesteps themselves, falling, as distilled models want them: there are as many steps then."""
+    eta: Share | None = None
+    """How much new noise DDIM adds at every step, 0 to 1; the gamma of TCD."""
+    guidance_rescale: Share | None = None
+    """Share of the rescaled guidance that models with zero terminal SNR want, such as 0.7; 0 is off."""
     guidance_scale: Guidance | None = None
     """Classifier-free guidance; 1 or less renders without the unconditional half."""
     height: Pixels | None = None
@@ -75,6 +100,18 @@ class RenderSettings(BaseModel):
     """Picture width in pixels, a multiple of 8; null is the model's own."""
     negative_prompt: TextOrNothing | None = None
     """What pictures should not show; null is the zero embedding, "" the embedding of the empty text."""
+    negative_prompt_2: TextOrNothing | None = None
+    """The same for the second text encoder alone; null is as negative_prompt."""
+    prompt_syntax: PromptSyntax | None = None
+    """"plain" text up to what the text encoders read, or "compel": weights such as (green)1.3, and any length."""
+    clip_skip: ClipSkip | None = None
+    """How many more of the text encoders' last layers are skipped than SDXL skips; null is none."""
+    original_size: Size | None = None
+    """Height and width that the model is told a picture had before it was scaled; null is the picture's own."""
+    crops_coords_top_left: Corner | None = None
+    """Where, from the top and from the left, the model is told that a picture was cut; [0, 0] is nowhere."""
+    target_size: Size | None = None
+    """Height and width that the model is told a picture has; null is the picture's own."""
     mask_dropout: Share | None = None
     """Probability that a subject token of an anchor is not shared at a step (section 3.2): lower is more alike, higher
     more varied."""
@@ -126,6 +163,10 @@ class RenderSettings(BaseModel):
         nulls = [name for name in self.model_fields_set - _NULLABLE if getattr(self, name) is None]
         if nulls:
             raise invalid(type(self), [Finding((name,), None, FIXES[name]) for name in sorted(nulls)])
+        steps = self.num_inference_steps
+        if self.timesteps is not None and steps not in (None, len(self.timesteps)):
+            fix = f"leave it out: timesteps has {len(self.timesteps)} steps"
+            raise invalid(type(self), [Finding(("num_inference_steps",), steps, fix)])
         return self
 
     def for_model(self, model: str) -> MethodSettings:
@@ -151,4 +192,19 @@ class RenderSettings(BaseModel):
         return {**profile, **{name: getattr(self, name) for name in fields}}
 
 
-_NULLABLE = frozenset({"height", "width", "negative_prompt", "freeu", "reuse_deep"})
+_NULLABLE = frozenset(
+    {
+        "height",
+        "width",
+        "negative_prompt",
+        "negative_prompt_2",
+        "freeu",
+        "reuse_deep",
+        "sigma_schedule",
+        "timestep_spacing",
+        "timesteps",
+        "clip_skip",
+        "original_size",
+        "target_size",
+    }
+)
