@@ -89,6 +89,8 @@ TITLES = {
     "Control": "A control",
     "Pose": "A pose",
     "ControlNet": "A ControlNet",
+    "LoRA": "A LoRA",
+    "Embedding": "An embedding",
 }
 TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
 LAYOUTS = {

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consistory_ray.errors import AssetError
-from consistory_ray.plan.loaded import Loaded
+from consistory_ray.plan.loaded import ALONE, Loaded
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -53,7 +53,7 @@ class RendererSpec:
     compile: bool = False
     inputs: str = ""
     pad_to: int | None = None
-    loaded: Loaded = Loaded()
+    loaded: Loaded = ALONE
 
 
 class MadeSubject:

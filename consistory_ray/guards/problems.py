@@ -185,7 +185,6 @@ def shown(value: Any) -> str:
 
 
 _SETTING = "write it as {} under settings"
-_SAMPLERS = "there is no such setting, DDIM is used with the model's own noise schedule"
 _LORAS = "write a list as loras at the top of the file, such as [{path: pixel-art.safetensors, weight: 0.8}]"
 _EMBEDDINGS = "write a list as embeddings at the top of the file, such as [{path: mood.safetensors, token: mood}]"
 _COUNT = (
@@ -206,14 +205,16 @@ _OTHER_NAMES = (
     ("dropout attention_dropout", _SETTING.format("mask_dropout")),
     ("batch batchsize", _SETTING.format("batch_size")),
     ("n n_iter batch_count num_images num_images_per_prompt num_samples repeat images seeds", _COUNT),
-    ("sampler sampler_name sampling_method scheduler schedule schedule_type sigmas eta karras", _SAMPLERS),
-    ("use_karras_sigmas timestep_spacing", _SAMPLERS),
+    ("sampler sampler_name sampling_method sampler_index", _SETTING.format("scheduler")),
+    ("schedule schedule_type karras use_karras_sigmas use_exponential_sigmas", _SETTING.format("sigma_schedule")),
+    ("spacing", _SETTING.format("timestep_spacing")),
+    ("sigmas", "there is no such setting: write timesteps under settings"),
     ("lora lora_weights lora_path loras_path lyco adapter adapters", _LORAS),
     ("lora_scale lora_weight lora_strength", "write it as weight at one of the loras"),
     ("embedding textual_inversion textual_inversions", _EMBEDDINGS),
     ("vae_path vae_name sd_vae", "write it as vae at the top of the file"),
     ("unet text_encoder", "there is no such setting: put it into a folder of the model"),
-    ("clip_skip clipskip", "there is no such setting: SDXL models use the layer before the last"),
+    ("clipskip", _SETTING.format("clip_skip")),
     ("prompt_strength strength denoise denoising_strength init_image img2img", _WORDS_ALONE),
     ("photo photos picture reference_image reference_images images_of input_images face", _GIVEN),
     ("controlnet control_net controlnet_model controlnet_model_name", _CONTROLNETS),
@@ -226,7 +227,7 @@ _OTHER_NAMES = (
     ("refiner refiner_checkpoint hires_fix enable_hr upscale upscaler", "there is no such setting"),
     ("checkpoint ckpt model_id base_model model_name sd_model", "write it as model at the top of the file"),
     ("device workers gpus num_gpus output out output_dir", _COMMAND_LINE),
-    ("concepts concept_token token trigger trigger_word class noun", "write it as concept in each of the subjects"),
+    ("concepts concept_token trigger trigger_word class noun", "write it as concept in each of the subjects"),
     ("prompts", "write a list as scenes in each of the subjects"),
     ("anchor anchor_prompts references reference", "write a list as anchors in each of the subjects"),
     ("prefix style_prompt", "write it as style in each of the subjects"),
@@ -259,6 +260,7 @@ _OF_SETTINGS = (
     *("num_inference_steps", "guidance_scale", "height", "width", "negative_prompt", "mask_dropout", "torch_dtype"),
     *("batch_size", "png_level", "sdsa", "injection", "query_blending", "freeu", "query_blend", "query_blend_until"),
     *("injection_window", "injection_alpha", "map_steps", "dift_timestep"),
+    *("scheduler", "sigma_schedule", "timestep_spacing", "timesteps", "eta", "guidance_rescale", "clip_skip"),
 )
 _ELSEWHERE = (
     (_OF_SETTINGS, "write this key under settings, at the top of the file"),
@@ -277,6 +279,8 @@ _ELSEWHERE = (
         "write this key at the top of the file",
     ),
     (("weight",), "write this key at one of the loras"),
+    (("token",), "write it as concept in each of the subjects, or at one of the embeddings"),
+    (("path", "sha256"), "write this key at one of the loras or embeddings"),
     (("control",), "write this key at a scene, an anchor or a picture"),
     (("poses",), "write this key in each of the subjects"),
     (("scale", "start", "end", "preprocess", "net", "mode"), "write this key at a control"),

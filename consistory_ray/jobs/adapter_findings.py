@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from consistory_ray.guards.problems import shown
-from consistory_ray.jobs.adapter_names import called_by
+from consistory_ray.jobs.adapter_names import called_by, is_bundled_name
 from consistory_ray.jobs.checks import Finding, get_field, items_of, string_of
 from consistory_ray.jobs.model_names import is_hub_id
 from consistory_ray.settings import BUNDLED_MODEL
@@ -18,6 +18,11 @@ def loading_findings(job: Any) -> Iterator[Finding]:
     yield from _called_alike(job, "loras", "name", "give it a name of its own: {} is called so")
     yield from _called_alike(job, "embeddings", "token", "give it a token of its own: {} has this one")
     model = string_of(job, "model") or BUNDLED_MODEL
+    for index, entry in items_of(job, "loras") if model != BUNDLED_MODEL else ():
+        address = entry if isinstance(entry, str) else string_of(entry, "path")
+        if is_bundled_name(address):
+            fix = f"leave it out, or set model: {BUNDLED_MODEL}: it was made for the bundled model"
+            yield Finding(("loras", index, "path"), address, fix)
     here = model == BUNDLED_MODEL or not is_hub_id(model) or os.path.isdir(model)
     if (revision := string_of(job, "revision")) and here:
         fix = "leave it out: only a model from the Hugging Face hub has revisions"

@@ -133,7 +133,9 @@ def _concept_findings(subject: Any, scenes: list[Entry]) -> Iterator[Finding]:
         return
     head = join_prompt(style, text, "")
     missing = [concept for concept in concepts if not mentions(head, concept)]
-    made = get_field(subject, "sources") or get_field(subject, "from")  # of subjects that meet, each anchor shows its own
+    made = get_field(subject, "sources") or get_field(
+        subject, "from"
+    )  # of subjects that meet, each anchor shows its own
     for name, who in (("anchors", "an anchor"), ("pictures", "a picture")) if missing and not made else ():
         for index, shown_by in items_of(subject, name):
             prompt = "" if name == "pictures" and isinstance(shown_by, str) else _prompt(shown_by)
@@ -348,7 +350,9 @@ def string_of(item: Any, name: str) -> str:
 
 def _text_field(item: Any, name: str) -> str | None:
     """A text field, "" where it is absent, None where it cannot be used."""
-    return "" if get_field(item, name) is None else string_of(item, name) or (None if get_field(item, name) != "" else "")
+    return (
+        "" if get_field(item, name) is None else string_of(item, name) or (None if get_field(item, name) != "" else "")
+    )
 
 
 def _prompt(item: Any) -> str:

@@ -94,6 +94,10 @@ class Loaded:
         return ", ".join([*loras, *tokens, *(f"{name} {value}" for name, value in named.items() if value)])
 
 
+ALONE = Loaded()
+"""Nothing but the model."""
+
+
 def planned_loading(job: RenderJob) -> Loaded:
     """What a job loads with its model.
 

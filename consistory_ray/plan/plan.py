@@ -24,7 +24,7 @@ from consistory_ray.jobs.render_settings import RenderSettings
 from consistory_ray.plan.controls import ControlPlanner, PlannedControl, in_poses
 from consistory_ray.plan.controls import identity as identity_of
 from consistory_ray.plan.inputs import PlannedFile, PlannedPicture, planned_picture
-from consistory_ray.plan.loaded import Loaded, planned_loading
+from consistory_ray.plan.loaded import ALONE, Loaded, planned_loading
 from consistory_ray.plan.stored_settings import refuse_other_settings
 from consistory_ray.settings import MethodSettings, configuration_revision, model_revision
 
@@ -106,7 +106,7 @@ class SubjectPlan:
     impossible: tuple[tuple[str, str], ...] = ()
     former: tuple[SubjectPlan, ...] = field(default=(), compare=False, repr=False)
     stored_with: MethodSettings | None = None
-    loaded: Loaded = Loaded()
+    loaded: Loaded = ALONE
 
     @property
     def cache_settings(self) -> MethodSettings:
@@ -139,7 +139,7 @@ class Plan:
     controlnets: tuple[str, ...] = ()
     guess_mode: bool = False
     png_level: int = 1
-    loaded: Loaded = Loaded()
+    loaded: Loaded = ALONE
 
     @property
     def anchor_count(self) -> int:
@@ -192,7 +192,7 @@ def make_plan(job: RenderJob) -> Plan:
         _plan_subject(subject, name, job.settings, identity, settings, led, former.get(index, ()))
         for index, (subject, name) in enumerate(zip(job.subjects, _subject_ids(job), strict=True))
     )
-    if loaded != Loaded():
+    if loaded != ALONE:
         subjects = tuple(replace(subject, loaded=loaded) for subject in subjects)
     _refuse_twins(subjects)
     nets = tuple(net.model for net in job.controlnets)

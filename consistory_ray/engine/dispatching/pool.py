@@ -20,6 +20,7 @@ from consistory_ray.engine.workers.renderer import consistory_renderer
 from consistory_ray.engine.workers.worker import CONCURRENT_CALLS, RenderWorker
 from consistory_ray.output.assets import PNG_LEVEL
 from consistory_ray.output.storage import OutputStore
+from consistory_ray.plan.loaded import ALONE, Loaded
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class WorkerPool:
         guess_mode: bool = False,
         pad_to: int | None = None,
         png_level: int = PNG_LEVEL,
-        loaded: Loaded = Loaded(),
+        loaded: Loaded = ALONE,
     ) -> None:
         self.shape = shape
         share = min(1.0, shape.num_gpus) or 1.0
