@@ -14,6 +14,7 @@ from consistory_ray.consistory.method.backbone import Backbone, Controllable
 from consistory_ray.consistory.method.latents import seeded_noise
 from consistory_ray.consistory.method.request import Batch, Request
 from consistory_ray.consistory.method.steps import StepPlan, check_settings
+from consistory_ray.consistory.words import Texts, check_words, one_each
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.numerics import whole_number
 from consistory_ray.settings import PROFILES, SCENE_SETTINGS, MethodSettings
@@ -72,6 +73,7 @@ def resolve_settings(backbone: Backbone, settings: MethodSettings, latents: Tens
         InputError: naming every field that cannot be used.
     """
     check_settings(settings)
+    check_words(settings)
     scale, native = backbone.pixels_per_latent, backbone.native_size
     if latents is not None:
         native = int(latents.shape[-2]), int(latents.shape[-1])
@@ -99,10 +101,15 @@ def make_batch(
     *,
     every: bool = False,
     exact_suffices: bool = False,
+    prompts_2: Texts | None = None,
+    negative_prompts: Texts | None = None,
 ) -> Batch:
     """Check a caller's prompts, seeds and latents, find the concepts and draw the noise.
 
     Args:
+        prompts_2: what the second text encoder reads instead of the prompts: one text for all or one per image, None
+            where it reads the prompt.
+        negative_prompts: the same of the unconditional half, None where it is the settings' one.
         every, exact_suffices: how concepts are found, see :func:`~consistory_ray.concepts.matching.find_concepts`.
 
     Raises:
@@ -111,6 +118,10 @@ def make_batch(
     shape = backbone.latent_shape(settings.height or 0, settings.width or 0)
     whole = whole_seeds(seeds)
     _check_lengths(prompts, whole, latents, shape)
+    words_2, negatives = (
+        one_each(name, given, len(prompts))
+        for name, given in (("prompts_2", prompts_2), ("negative_prompts", negative_prompts))
+    )
     positions = (
         []
         if concepts is None
@@ -119,7 +130,11 @@ def make_batch(
     columns = concept_columns(positions, backbone.text_tokens) if positions else None
     numbers = tuple(range(len(prompts))) if whole is None else whole
     noise = initial_latents(numbers, shape) if latents is None else latents
-    return Batch(tuple(prompts), numbers, noise, columns, positions)
+    seconds = tuple(prompt if text is None else text for text, prompt in zip(words_2, prompts, strict=False))
+    against = tuple(settings.negative_prompt if text is None else text for text in negatives)
+    if all(text == settings.negative_prompt for text in against):
+        against = ()
+    return Batch(tuple(prompts), numbers, noise, columns, positions, prompts_2=seconds, negatives=against)
 
 
 def make_request(backbone: Backbone, batch: Batch, settings: MethodSettings, *, anchors: bool = False) -> Request:
@@ -130,7 +145,7 @@ def make_request(backbone: Backbone, batch: Batch, settings: MethodSettings, *, 
     additions = None
     if hints and isinstance(backbone, Controllable):
         additions = backbone.additions(hints, settings, fixed=batch.fixed)
-    conditioning = backbone.encode(batch.prompts, settings)
+    conditioning = backbone.encode(batch.prompts, settings, prompts_2=batch.prompts_2, negatives=batch.negatives)
     return Request(batch, settings, exact, backbone.levels, grids, conditioning, additions, scenes)
 
 

@@ -41,6 +41,7 @@ from consistory_ray.consistory.models.sdxl import SDXL
 from consistory_ray.consistory.results import Progress, RenderResult, SubjectResult
 from consistory_ray.consistory.scenes import render_scenes
 from consistory_ray.consistory.subjects import given_subject, make_subject
+from consistory_ray.consistory.words import Texts
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.numerics import warn_of_half_on_cpu
 from consistory_ray.settings import MethodSettings
@@ -206,6 +207,8 @@ class ConsiStoryPipeline:
         images: Sequence[Any] | None = None,
         masks: Sequence[Any] | None = None,
         controls: Controls | None = None,
+        prompts_2: Texts | None = None,
+        negative_prompts: Texts | None = None,
         settings: MethodSettings | None = None,
         output_type: OutputType = "pil",
         progress: Progress | None = None,
@@ -225,6 +228,10 @@ class ConsiStoryPipeline:
                 for those whose transparency tells, or in which it should be found.
             controls: what leads each anchor: a :class:`~consistory_ray.consistory.method.hints.ControlHint`, a list of
                 them, or None. Nothing of it enters the cache but what anchors became by it.
+            prompts_2: what the second text encoder reads instead of the prompts: one text for all, or one per anchor,
+                None where it reads the prompt.
+            negative_prompts: in place of the settings' ``negative_prompt``: one text for all, or one per anchor, None
+                where it is the settings' one.
             settings: all settings at once, in place of the model's defaults.
             output_type: ``"pil"``, ``"np"`` or ``"latent"``.
             progress: called with (steps done, steps in all).
@@ -246,14 +253,15 @@ class ConsiStoryPipeline:
         resolved = resolve_settings(self.backbone, changed, latents)
         concepts = (concepts,) if isinstance(concepts, str) else tuple(concepts)
         refuse_both(images, masks, latents)
+        words: dict[str, Any] = {"prompts_2": prompts_2, "negative_prompts": negative_prompts}
         if images is not None:
             size = resolved.height or 0, resolved.width or 0
             pictures = given_pictures(images, masks, len(prompts), size)
             seeds = range(len(prompts)) if seeds is None else seeds
-            batch = make_batch(self.backbone, prompts, seeds, None, concepts, resolved, every=True)
+            batch = make_batch(self.backbone, prompts, seeds, None, concepts, resolved, every=True, **words)
             batch = led(self.backbone, batch, controls)
             return given_subject(self.backbone, batch, concepts, pictures, resolved, output_type, progress, trace)
-        batch = make_batch(self.backbone, prompts, seeds, latents, concepts, resolved, every=True)
+        batch = make_batch(self.backbone, prompts, seeds, latents, concepts, resolved, every=True, **words)
         batch = led(self.backbone, batch, controls)
         return make_subject(self.backbone, batch, concepts, whole_seeds(seeds), resolved, output_type, progress, trace)
 
@@ -266,6 +274,8 @@ class ConsiStoryPipeline:
         *,
         latents: Tensor | None = None,
         controls: Controls | None = None,
+        prompts_2: Texts | None = None,
+        negative_prompts: Texts | None = None,
         batch_size: int | None = None,
         pad_to: int | None = None,
         settings: MethodSettings | None = None,
@@ -284,6 +294,7 @@ class ConsiStoryPipeline:
             seeds: one per scene; a seed gives the same initial noise whatever the batch or device.
             latents: initial noise [B, 4, h, w] instead.
             controls: what leads each scene, as in :meth:`create_subject`; anchors need not have been led.
+            prompts_2, negative_prompts: as in :meth:`create_subject`; anchors need not have had any.
             batch_size: how many scenes are denoised together; ``pad_to`` or all of them when None. Numbers are rounded
                 otherwise in batches of another size; docs/outputs.md tells what that does to pictures.
             pad_to: fill every batch up to so many scenes, by copies that are dropped. On the same device a scene then
@@ -308,7 +319,9 @@ class ConsiStoryPipeline:
             check_cache(cache, fingerprint, settings)
         check_cache(cache, fingerprint, resolved)
         as_written = all_exact(cache.prompts, cache.concepts)
-        batch = make_batch(self.backbone, prompts, seeds, latents, cache.concepts, resolved, exact_suffices=as_written)
+        words: dict[str, Any] = {"prompts_2": prompts_2, "negative_prompts": negative_prompts}
+        words["exact_suffices"] = as_written
+        batch = make_batch(self.backbone, prompts, seeds, latents, cache.concepts, resolved, **words)
         batch = led(self.backbone, batch, controls)
 
         def companions(request: Request) -> Companions:
@@ -327,6 +340,8 @@ class ConsiStoryPipeline:
         latents: Tensor | None = None,
         concepts: str | Sequence[str] | None = None,
         controls: Controls | None = None,
+        prompts_2: Texts | None = None,
+        negative_prompts: Texts | None = None,
         settings: MethodSettings | None = None,
         batch_size: int | None = None,
         output_type: OutputType = "pil",
@@ -338,7 +353,8 @@ class ConsiStoryPipeline:
         Args:
             concepts: make masks of these words too; no masks when None.
             settings: of which the method's switches are ignored; the model's defaults when None.
-            prompts, seeds, latents, controls, batch_size, output_type, progress, trace: as in :meth:`render`.
+            prompts, seeds, latents, controls, prompts_2, negative_prompts: as in :meth:`render`.
+            batch_size, output_type, progress, trace: as in :meth:`render`.
 
         Raises:
             InputError: arguments that do not fit each other.
@@ -349,5 +365,7 @@ class ConsiStoryPipeline:
         resolved = resolve_settings(self.backbone, off, latents)
         concepts = (concepts,) if isinstance(concepts, str) else concepts
         named = None if concepts is None else tuple(concepts)
-        batch = led(self.backbone, make_batch(self.backbone, prompts, seeds, latents, named, resolved), controls)
+        words: dict[str, Any] = {"prompts_2": prompts_2, "negative_prompts": negative_prompts}
+        batch = make_batch(self.backbone, prompts, seeds, latents, named, resolved, **words)
+        batch = led(self.backbone, batch, controls)
         return render_scenes(self.backbone, batch, resolved, Companions, batch_size, None, output_type, progress, trace)

@@ -54,6 +54,7 @@ FIXES: Mapping[str, str] = {
     "scenes": 'write a list with at least one scene such as ["in space"]',
     "on_missing_concept": 'write "fail" (the job is refused) or "skip" (those pictures fail, the others are made)',
     "prompt": _TEXT,
+    "prompt_2": _TEXT,
     "from": "write the folder or URL of a stored subject such as s3://bucket/run/anchors/moss-dragon, or 2 to 8",
     "count": "write a whole number from 1 to 100000",
     "seed": _SEED,
@@ -268,7 +269,7 @@ _ELSEWHERE = (
         ("concept", "style", "subject", "details", "anchors", "pictures", "scenes", "from"),
         "write this key in each of the subjects",
     ),
-    (("count", "prompt"), "write this key in each of the scenes"),
+    (("count", "prompt", "prompt_2"), "write this key in each of the scenes"),
     (("image",), "write this key at a control, or in each of a subject's pictures"),
     (("mask", "fit"), "write this key in each of a subject's pictures"),
     (

@@ -270,6 +270,11 @@ def _pose_findings(subject: Any) -> Iterator[Finding]:
             yield Finding(("poses", index, "image"), string_of(get_field(pose, "image"), "url"), fix)
 
 
+def _content_of_words(entry: Any) -> str:
+    """All that a picture is told besides its prompt, as text."""
+    return repr([_get(entry, name) for name in ("prompt_2", "negative_prompt")])
+
+
 def _content(control: Any) -> str:
     """All that a hint does, as text: its picture by its content."""
     sha256 = string_of(get_field(control, "image"), "sha256")
@@ -303,7 +308,7 @@ def _scene_id_findings(scenes: list[Entry]) -> Iterator[Finding]:
 
 
 def _seed_findings(scenes: list[Entry]) -> Iterator[Finding]:
-    """Two scenes with one prompt and one control need different seeds, or they would be the same picture twice."""
+    """Two scenes with the same words and one control need different seeds, or they would be the same picture twice."""
     ranges: dict[tuple[str, ...], list[tuple[int, int, int]]] = {}
     for index, scene in scenes:
         seed, count = get_field(scene, "seed"), _count(scene)
@@ -320,7 +325,8 @@ def _seed_findings(scenes: list[Entry]) -> Iterator[Finding]:
             if control
             else []
         )
-        ranges.setdefault((" ".join(_prompt(scene).split()), *led), []).append((seed, seed + count - 1, index))
+        words = [_content_of_words(scene)]
+        ranges.setdefault((" ".join(_prompt(scene).split()), *words, *led), []).append((seed, seed + count - 1, index))
     for same in ranges.values():
         same.sort()
         last, owner = -1, -1

@@ -111,6 +111,10 @@ class Anchor:
     prompt."""
     control: Controls = ()
     """What leads its layout: a hint for one of the job's controlnets, or several."""
+    prompt_2: Text | None = None
+    """What the second text encoder reads instead of the prompt; style and subject come before it, too."""
+    negative_prompt: TextOrNothing | None = None
+    """What it should not show, in place of the settings' negative_prompt; "" is the embedding of the empty text."""
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -150,6 +154,10 @@ class Scene:
     """How many pictures; with more than one they are called id-0, id-1, … and their seeds count up."""
     control: Controls = ()
     """What leads its layout: a hint for one of the job's controlnets, or several."""
+    prompt_2: Text | None = None
+    """What the second text encoder reads instead of the prompt; style, subject and details come before it, too."""
+    negative_prompt: TextOrNothing | None = None
+    """What it should not show, in place of the settings' negative_prompt; "" is the embedding of the empty text."""
 
 
 def _of_the_method(settings: RenderSettings) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, Protocol
 
 from consistory_ray.errors import InputError, JobError, Problem
@@ -46,6 +47,12 @@ class Loading(Protocol):
     def told(self) -> dict[str, Any]: ...
 
 
+class Worded(Protocol):
+    """What a picture is told besides its prompt; :class:`~consistory_ray.plan.plan.Words` is one."""
+
+    def to_dict(self) -> dict[str, str]: ...
+
+
 class Described(Protocol):
     """What is told about a subject; :class:`~consistory_ray.plan.plan.SubjectPlan` has it."""
 
@@ -59,6 +66,8 @@ class Described(Protocol):
     def text(self) -> str: ...
     @property
     def anchor_prompts(self) -> Sequence[tuple[str, int]]: ...
+    @property
+    def anchor_words(self) -> Sequence[Worded]: ...
     @property
     def cache_settings(self) -> MethodSettings: ...
     @property
@@ -90,7 +99,10 @@ def describe_subject(subject: Described, model: str, fingerprint: str, sha256: s
         "concept": list(subject.concepts),
         "style": subject.style,
         "subject": subject.text,
-        "anchors": [{"prompt": prompt, "seed": seed} for prompt, seed in subject.anchor_prompts],
+        "anchors": [
+            {"prompt": prompt, "seed": seed, **(words.to_dict() if words else {})}
+            for (prompt, seed), words in zip_longest(subject.anchor_prompts, subject.anchor_words)
+        ],
         "settings": subject.cache_settings.to_dict(),
         **({"details": subject.details} if subject.details else {}),
         **({"pictures": [_told(picture) for picture in subject.pictures]} if subject.pictures else {}),

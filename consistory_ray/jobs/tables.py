@@ -29,6 +29,8 @@ COLUMNS = {
     "id": "File name of the picture, as in a job file; empty for anchors.",
     "seed": "Seed of the anchor or picture, as in a job file.",
     "count": "How many pictures, as in a job file; empty for anchors.",
+    "negative_prompt": "What the picture should not show, in place of the settings' one.",
+    "prompt_2": "What the second text encoder reads instead of the prompt.",
 }
 """What each column of a table holds."""
 MAX_TABLE_BYTES = 192 << 20
@@ -41,7 +43,7 @@ _WHOLE = re.compile(r"([0-9]{1,19})(?:[.,]0*)?", re.ASCII)
 _SUBJECT_COLUMNS = ("concept", "style", "subject")
 _NUMBERS = ("seed", "count")
 _NAMES = ("subject_id", "id")
-_ENTRY_COLUMNS = ("prompt", "id", "seed", "count")
+_ENTRY_COLUMNS = ("prompt", "id", "seed", "count", "negative_prompt", "prompt_2")
 _KNOWN_COLUMNS = frozenset(COLUMNS)
 _DEFAULT_ANCHORS = 2
 

@@ -101,6 +101,7 @@ def asset_parameters(
         "path": asset.path,
         "prompt": asset.prompt,
         "negative_prompt": subject.settings.negative_prompt,
+        **asset.words.to_dict(),
         "seed": asset.seed,
         "anchor_seeds": [seed for _, seed in subject.anchor_prompts] or [anchor.seed for anchor in subject.anchors],
         "concepts": list(subject.concepts),

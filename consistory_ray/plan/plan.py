@@ -9,7 +9,6 @@ of its files).
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from consistory_ray.plan.controls import identity as identity_of
 from consistory_ray.plan.inputs import PlannedFile, PlannedPicture, planned_picture
 from consistory_ray.plan.loaded import ALONE, Loaded, planned_loading
 from consistory_ray.plan.stored_settings import refuse_other_settings
+from consistory_ray.plan.words import NO_WORDS, Words, canonical, own_words, scene_words, told, whole
 from consistory_ray.settings import MethodSettings, configuration_revision, model_revision
 
 PLAN_FORMAT = 1
@@ -33,7 +33,6 @@ PLAN_FORMAT = 1
 _KEY_DIGITS = 32
 _SEEDS = 2**32
 _FORMER_NUMBERS = 8
-_canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +47,7 @@ class Asset:
         seed: of the initial latents.
         path: of the PNG file, relative to the output URL.
         control: what leads its layout.
+        words: what it is told besides its prompt.
     """
 
     asset_id: str
@@ -58,6 +58,7 @@ class Asset:
     seed: int
     path: str
     control: tuple[PlannedControl, ...] = ()
+    words: Words = NO_WORDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,7 @@ class SubjectPlan:
         cache_path: of the anchor cache, relative to the output URL.
         style, text, anchor_prompts: the words that the subject is made of, for whoever takes it up again: first and
             second part of its prompts, and the third part and the seed of each anchor.
+        anchor_words: the same of what anchors are told besides: as their third part; empty where there is none.
         sources: the anchor caches of a stored subject, which has no anchors to make, or of several that meet, which are
             joined in this order; none for all others.
         details: what is to be seen of it in scenes, for whoever takes it up again.
@@ -100,6 +102,7 @@ class SubjectPlan:
     style: str = ""
     text: str = ""
     anchor_prompts: tuple[tuple[str, int], ...] = ()
+    anchor_words: tuple[Words, ...] = ()
     sources: tuple[CacheSource, ...] = ()
     details: str = ""
     pictures: tuple[PlannedPicture, ...] = ()
@@ -251,11 +254,14 @@ def _subject_ids(job: RenderJob) -> list[str]:
 
 def _subject_words(subject: Subject) -> str:
     """All that tells an individual from others: not its scenes, which may come and go."""
-    anchors = [[anchor.prompt, anchor.seed, *(c.image.sha256 for c in anchor.control)] for anchor in subject.shown_by]
+    anchors = [
+        [one.prompt, one.seed, *(c.image.sha256 for c in one.control), *told(own_words(one))]
+        for one in subject.shown_by
+    ]
     words = [subject.style, subject.subject, subject.concept, anchors]
     if subject.pictures:
         words.append([planned_picture(picture).identity for picture in subject.pictures])
-    return _canonical([*words, *(stored.sha256 for stored in subject.sources)])
+    return canonical([*words, *(stored.sha256 for stored in subject.sources)])
 
 
 def _former_scopes(job: RenderJob) -> dict[int, tuple[str, ...]]:
@@ -299,10 +305,14 @@ def _plan_subject(
     pictures = tuple(map(planned_picture, subject.pictures))
     own_settings, stored_with = settings, None
     controls = [led(anchor.control) for anchor in subject.shown_by]
+    of_anchors = [own_words(anchor) for anchor in subject.shown_by]
+    words = [whole(own, subject.caption) for own in of_anchors]
     if not subject.sources:
         shown: dict[str, Any] = {"pictures": [picture.identity for picture in pictures]} if pictures else {}
         if any(controls):
             shown["controls"] = [identity_of(control) for control in controls]
+        if any(map(told, words)):
+            shown["words"] = [one.to_dict() for one in words]
         key = _digest({**identity, "concepts": subject.concept, "anchors": anchored, **shown})
     else:
         anchored = []
@@ -322,6 +332,7 @@ def _plan_subject(
             seed,
             f"anchors/{name}/anchor-{i}.png",
             controls[i],
+            words[i],
         )
         for i, (text, seed) in enumerate(anchored)
     )
@@ -337,6 +348,7 @@ def _plan_subject(
         style=subject.style,
         text=subject.subject,
         anchor_prompts=tuple(given),
+        anchor_words=tuple(of_anchors) if any(map(told, of_anchors)) else (),
         sources=tuple(CacheSource(stored.url, stored.sha256, stored.bytes) for stored in subject.sources),
         details=subject.details,
         pictures=pictures,
@@ -349,16 +361,17 @@ def _plan_subject(
 def _plan_scenes(subject: Subject, name: str, key: str, seeds: _Seeds, led: ControlPlanner) -> Iterator[Asset]:
     for scene, ids in zip(subject.scenes, _scene_ids(subject), strict=True):
         text, its_seeds = subject.prompt(scene.prompt), seeds.of_scene(scene)
+        words = whole(own_words(scene), subject.prompt)
         for scene_id, number, controls in in_poses(ids, scene.control, subject.poses):
             seed, control = its_seeds[number], led(controls)
-            asset_id, path = scene_asset_id(key, text, seed, control), f"images/{name}/{scene_id}.png"
-            yield Asset(asset_id, "scene", name, scene_id, text, seed, path, control)
+            asset_id, path = scene_asset_id(key, text, seed, control, words), f"images/{name}/{scene_id}.png"
+            yield Asset(asset_id, "scene", name, scene_id, text, seed, path, control, words)
 
 
 def _scene_ids(subject: Subject) -> list[list[str]]:
     """The names of each scene's pictures: ids that were given, the others made of the scene's own prompt."""
     given = [numbered(scene.id, scene.count) if scene.id else None for scene in subject.scenes]
-    wanted = [Wanted(_scene_slug(s.prompt), s.prompt, s.count) for s in subject.scenes if not s.id]
+    wanted = [Wanted(_scene_slug(s.prompt), scene_words(s), s.count) for s in subject.scenes if not s.id]
     names = iter(distinct_names(wanted, [name for names in given if names for name in names]))
     return [ids if ids is not None else next(names) for ids in given]
 
@@ -408,11 +421,13 @@ class _Seeds:
         return int(_digest([*self._scope, kind, text, occurrence])[:8], 16)
 
 
-def scene_asset_id(subject_key: str, prompt: str, seed: int, control: Sequence[PlannedControl] = ()) -> str:
+def scene_asset_id(
+    subject_key: str, prompt: str, seed: int, control: Sequence[PlannedControl] = (), words: Words = NO_WORDS
+) -> str:
     """The id of a scene of the subject with that key."""
-    return _digest(["scene", subject_key, prompt, seed, *identity_of(control)])
+    return _digest(["scene", subject_key, prompt, seed, *identity_of(control), *told(words)])
 
 
 def _digest(value: Any) -> str:
     """SHA-256 over canonical JSON, shortened."""
-    return hashlib.sha256(_canonical(value).encode()).hexdigest()[:_KEY_DIGITS]
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:_KEY_DIGITS]

@@ -29,7 +29,8 @@ from consistory_ray.consistory import ConsiStoryPipeline
 from consistory_ray.settings import MethodSettings
 
 KEPT = Path(__file__).parent / "data" / "own_digests.npz"
-TOLERANCE, MASK_SHARE = 5e-5, 0.999
+TOLERANCE, MASK_SHARE = 3e-4, 0.999
+"""Twice what processors without AVX-512 are apart (1.5e-4) from the one that wrote what is kept."""
 ANCHORS = ["a red dragon in a forest", "a red dragon at night"]
 SCENES = ["a red dragon on the beach", "a dragon in the snow", "a red dragon in space"]
 QUICK: dict[str, Any] = {"num_inference_steps": 6, "height": 64, "width": 64}

@@ -208,9 +208,18 @@ class SecondBackbone:
             raise PromptError("no concept", lacking)
         return found
 
-    def encode(self, prompts: Sequence[str], settings: MethodSettings) -> Conditioning:
+    def encode(
+        self,
+        prompts: Sequence[str],
+        settings: MethodSettings,
+        *,
+        prompts_2: Sequence[str] = (),
+        negatives: Sequence[str | None] = (),
+    ) -> Conditioning:
+        assert not prompts_2, "it has one text encoder"
         halves = 2 if settings.guidance_scale > 1 else 1
-        texts = [settings.negative_prompt or ""] * len(prompts) * (halves - 1) + list(prompts)
+        against = [text or "" for text in negatives] or [settings.negative_prompt or ""] * len(prompts)
+        texts = against * (halves - 1) + list(prompts)
         numbers = [[sum(map(ord, word)) % 1000 for word in (text.split() + [""] * WORDS)[:WORDS]] for text in texts]
         text = self.network.words(torch.tensor(numbers))
         return Conditioning(Rows(halves, len(prompts)), text, text.mean(dim=1))

@@ -166,8 +166,20 @@ class Backbone(Protocol):
         """
         ...
 
-    def encode(self, prompts: Sequence[str], settings: MethodSettings) -> Conditioning:
-        """What the network is conditioned on; two halves where the guidance scale is more than 1."""
+    def encode(
+        self,
+        prompts: Sequence[str],
+        settings: MethodSettings,
+        *,
+        prompts_2: Sequence[str] = (),
+        negatives: Sequence[str | None] = (),
+    ) -> Conditioning:
+        """What the network is conditioned on; two halves where the guidance scale is more than 1.
+
+        Args:
+            prompts, settings: of a batch.
+            prompts_2, negatives: see :class:`~consistory_ray.consistory.method.request.Batch`.
+        """
         ...
 
     def schedule(self, steps: int) -> Schedule:

@@ -36,6 +36,9 @@ class Batch:
         positions: for each prompt, for each concept, its token positions.
         hints: for each image what leads it; empty where nothing leads any.
         fixed: whether every call is to have the same shape whatever the images are, see :meth:`padded`.
+        prompts_2: what the second text encoder reads of each image; empty where it reads the prompts.
+        negatives: the text of each image's unconditional half, None for the zero embedding; empty where all have that
+            of the settings.
     """
 
     prompts: tuple[str, ...]
@@ -45,22 +48,37 @@ class Batch:
     positions: list[list[list[int]]]
     hints: Hints = ()
     fixed: bool = False
+    prompts_2: tuple[str, ...] = ()
+    negatives: tuple[str | None, ...] = ()
 
     def part(self, start: int, stop: int) -> Batch:
         """Some of the images."""
         columns = None if self.columns is None else self.columns[start:stop]
         chosen = slice(start, stop)
         of_each = self.prompts[chosen], self.seeds[chosen], self.latents[chosen]
-        return Batch(*of_each, columns, self.positions[chosen], self.hints[chosen])
+        words = {"prompts_2": self.prompts_2[chosen], "negatives": self.negatives[chosen]}
+        return Batch(*of_each, columns, self.positions[chosen], self.hints[chosen], **words)
 
     def padded(self, count: int) -> Batch:
         """So many images, the last one repeated: numbers are rounded alike in batches of the same shape only."""
         rows = [*range(len(self.prompts)), *[len(self.prompts) - 1] * (count - len(self.prompts))]
         columns = None if self.columns is None else self.columns[rows]
-        hints = tuple(self.hints[row] for row in rows) if self.hints else ()
-        prompts, seeds = (tuple(some[row] for row in rows) for some in (self.prompts, self.seeds))
+
+        def of_rows(some: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(some[row] for row in rows) if some else ()
+
         positions = [self.positions[row] for row in rows] if self.positions else []
-        return Batch(prompts, seeds, self.latents[rows], columns, positions, hints, fixed=True)
+        return Batch(
+            of_rows(self.prompts),
+            of_rows(self.seeds),
+            self.latents[rows],
+            columns,
+            positions,
+            of_rows(self.hints),
+            fixed=True,
+            prompts_2=of_rows(self.prompts_2),
+            negatives=of_rows(self.negatives),
+        )
 
     def noise(self, step: int | None) -> Tensor:
         """See :data:`~consistory_ray.consistory.method.latents.Noise`."""

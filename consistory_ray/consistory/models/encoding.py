@@ -6,18 +6,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from consistory_ray.consistory.method.conditioning import Conditioning, Rows
 from consistory_ray.consistory.models.hooks import evaluating
 from consistory_ray.consistory.models.prompts import bounded_tokenizers
+from consistory_ray.errors import InputError, Problem
+from consistory_ray.settings import MethodSettings
+
+Embeddings = tuple[Tensor, Tensor | None, Tensor, Tensor | None]
+"""Texts [images, tokens, channels], the unconditional half's, and of both the pooled ones [images, channels]."""
 
 
 def encode_prompts(
     pipe: Any,
     prompts: Sequence[str],
-    negative_prompt: str | None,
-    size: tuple[int, int],
-    guided: bool,
+    prompts_2: Sequence[str],
+    negatives: Sequence[str | None],
+    settings: MethodSettings,
     device: torch.device,
 ) -> Conditioning:
     """What the UNet is conditioned on.
@@ -25,18 +31,73 @@ def encode_prompts(
     Args:
         pipe: the user's pipeline.
         prompts: of the batch.
-        negative_prompt: of the unconditional half, None for SDXL's zero embedding.
-        size: picture height and width in pixels.
-        guided: whether there is an unconditional half.
+        prompts_2: what the second encoder reads of each; empty for the prompts.
+        negatives: of each image's unconditional half, None for SDXL's zero embedding; empty for the settings' one.
+        settings: complete ones. Of a negative prompt no layers are skipped, as in diffusers; where the second encoder
+            alone is given one, the first reads the empty text.
         device: of the UNet.
+
+    Raises:
+        InputError: ``clip_skip`` skips all layers of a text encoder.
     """
+    _check_clip_skip(pipe, settings.clip_skip)
+    guided = settings.guidance_scale > 1
+    against = list(negatives) or [settings.negative_prompt] * len(prompts)
     with evaluating(pipe.text_encoder, pipe.text_encoder_2), bounded_tokenizers(pipe):
-        text, negative_text, pooled, negative_pooled = pipe.encode_prompt(
-            list(prompts), device=device, do_classifier_free_guidance=guided, negative_prompt=negative_prompt
-        )
-    if guided:
+        text, negative_text, pooled, negative_pooled = _plain(pipe, prompts, prompts_2, against, settings, device)
+    if negative_text is not None and negative_pooled is not None:
         text, pooled = torch.cat([negative_text, text]), torch.cat([negative_pooled, pooled])
     dtype = pipe.unet.dtype
     rows = Rows(2 if guided else 1, len(prompts))
-    time_ids = torch.tensor([[*size, 0, 0, *size]], dtype=dtype, device=device).expand(text.shape[0], -1)
+    time_ids = torch.tensor([size_conditioning(settings)], dtype=dtype, device=device).expand(text.shape[0], -1)
     return Conditioning(rows, text.to(device, dtype), pooled.to(device, dtype), {"time_ids": time_ids})
+
+
+def size_conditioning(settings: MethodSettings) -> list[int]:
+    """What SDXL is told of a picture: original height and width, top and left of the crop, target height and width."""
+    size = settings.height or 0, settings.width or 0
+    told = settings.original_size or size, settings.crops_coords_top_left, settings.target_size or size
+    return [number for pair in told for number in pair]
+
+
+def _plain(
+    pipe: Any,
+    prompts: Sequence[str],
+    prompts_2: Sequence[str],
+    against: list[str | None],
+    settings: MethodSettings,
+    device: torch.device,
+) -> Embeddings:
+    """As diffusers encodes texts: the first tokens of each, every character as it stands."""
+    guided, second = settings.guidance_scale > 1, settings.negative_prompt_2
+    negative: Any = None
+    if second is not None or any(text is not None for text in against):
+        negative = [text or "" for text in against]
+    text, negative_text, pooled, negative_pooled = pipe.encode_prompt(
+        list(prompts),
+        prompt_2=list(prompts_2) or None,
+        device=device,
+        do_classifier_free_guidance=guided,
+        negative_prompt=negative,
+        negative_prompt_2=None if second is None else [second] * len(prompts),
+        clip_skip=settings.clip_skip,
+    )
+    if not guided:
+        return text, None, pooled, None
+    if zero := zeroed(pipe, against, settings):
+        negative_text[zero], negative_pooled[zero] = 0, 0
+    return text, negative_text, pooled, negative_pooled
+
+
+def zeroed(pipe: Any, against: Sequence[str | None], settings: MethodSettings) -> list[int]:
+    """The images whose unconditional half is the zero embedding: those without any negative text, in most models."""
+    if settings.negative_prompt_2 is not None or not pipe.config.force_zeros_for_empty_prompt:
+        return []
+    return [index for index, text in enumerate(against) if text is None]
+
+
+def _check_clip_skip(pipe: Any, clip_skip: int | None) -> None:
+    layers = min(int(encoder.config.num_hidden_layers) for encoder in (pipe.text_encoder, pipe.text_encoder_2))
+    if clip_skip is not None and not 0 <= clip_skip < layers:
+        fix = f"must be from 1 to {layers - 1}: the model's smaller text encoder has {layers} layers"
+        raise InputError("the settings cannot be used with this model", [Problem("clip_skip", str(clip_skip), fix)])

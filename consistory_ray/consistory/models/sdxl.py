@@ -128,10 +128,16 @@ class SDXL:
         """See :func:`~consistory_ray.consistory.models.prompts.concept_positions`."""
         return concept_positions(self.pipe, prompts, concepts, every=every, exact_suffices=exact_suffices)
 
-    def encode(self, prompts: Sequence[str], settings: MethodSettings) -> Conditioning:
+    def encode(
+        self,
+        prompts: Sequence[str],
+        settings: MethodSettings,
+        *,
+        prompts_2: Sequence[str] = (),
+        negatives: Sequence[str | None] = (),
+    ) -> Conditioning:
         """See :func:`~consistory_ray.consistory.models.encoding.encode_prompts`."""
-        size, guided = (settings.height or 0, settings.width or 0), settings.guidance_scale > 1
-        return encode_prompts(self.pipe, prompts, settings.negative_prompt, size, guided, self.device)
+        return encode_prompts(self.pipe, prompts, prompts_2, negatives, settings, self.device)
 
     def schedule(self, steps: int) -> SchedulerSteps:
         """DDIM, see :func:`~consistory_ray.consistory.models.schedules.ddim_scheduler`."""

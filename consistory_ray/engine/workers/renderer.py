@@ -172,6 +172,7 @@ class ConsiStoryRenderer:
                 concepts=list(subject.concepts),
                 seeds=[anchor.seed for anchor in subject.anchors],
                 controls=self._hints.of(subject.anchors),
+                **_words_of(subject.anchors),
                 settings=subject.settings,
                 progress=clock.tick,
             )
@@ -259,6 +260,7 @@ class ConsiStoryRenderer:
                     subject=cache,
                     seeds=[scene.seed for scene in scenes],
                     controls=self._hints.of(scenes),
+                    **_words_of(scenes),
                     batch_size=len(scenes),
                     settings=settings,
                     pad_to=self._pad_to,
@@ -307,6 +309,14 @@ class ConsiStoryRenderer:
 
         if self._pipeline.device.type == "cuda":
             torch.cuda.synchronize(self._pipeline.device)
+
+
+def _words_of(assets: Sequence[Asset]) -> dict[str, list[str | None]]:
+    """What pictures are told besides their prompts, as the pipeline takes it."""
+    return {
+        "prompts_2": [asset.words.prompt_2 for asset in assets],
+        "negative_prompts": [asset.words.negative_prompt for asset in assets],
+    }
 
 
 def _finest(masks: Mapping[str, Any]) -> list[NDArray[np.bool_]]:
