@@ -272,7 +272,7 @@ def _pose_findings(subject: Any) -> Iterator[Finding]:
 
 def _content_of_words(entry: Any) -> str:
     """All that a picture is told besides its prompt, as text."""
-    return repr([_get(entry, name) for name in ("prompt_2", "negative_prompt")])
+    return repr([get_field(entry, name) for name in ("prompt_2", "negative_prompt")])
 
 
 def _content(control: Any) -> str:
