@@ -20,8 +20,9 @@ from consistory_ray.consistory.models.controlnet_checks import mode_names
 from consistory_ray.consistory.models.controlnets import check_controlnets
 from consistory_ray.consistory.models.decoding import decode_latents, encode_pictures
 from consistory_ray.consistory.models.encoding import encode_prompts
-from consistory_ray.consistory.models.fingerprint import adapter_state, model_fingerprint, network_fingerprint
+from consistory_ray.consistory.models.fingerprint import adapter_state, network_fingerprint
 from consistory_ray.consistory.models.hooks import UNetHooks, execution_device, offloaded_again
+from consistory_ray.consistory.models.identity import pipeline_fingerprint
 from consistory_ray.consistory.models.prompts import concept_positions, text_tokens
 from consistory_ray.consistory.models.schedules import ddim_scheduler, scheduler_notice
 from consistory_ray.consistory.models.sdxl_layout import LEVELS, level_grids
@@ -65,14 +66,14 @@ class SDXL:
         adapters = adapter_state(self.pipe)
         if self._held is not None and self._held[0] == adapters:
             return self._held[1]
-        found = model_fingerprint(self.pipe)
+        found = pipeline_fingerprint(self.pipe)
         if self._held is not None:
             self._held = adapters, found
         return found
 
     def hold_fingerprint(self) -> None:
         """See :class:`~consistory_ray.consistory.method.backbone.Backbone`."""
-        self._held = adapter_state(self.pipe), model_fingerprint(self.pipe)
+        self._held = adapter_state(self.pipe), pipeline_fingerprint(self.pipe)
         self._held_controls = self.control_fingerprints
 
     @property
