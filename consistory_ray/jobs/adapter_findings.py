@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from consistory_ray.settings import BUNDLED_MODEL
 def loading_findings(job: Any) -> Iterator[Finding]:
     """Problems of what is loaded with a model, of models and plain dicts alike."""
     yield from _called_alike(job, "loras", "name", "give it a name of its own: {} is called so")
-    yield from _called_alike(job, "embeddings", "token", "give it a token of its own: {} has this one")
+    yield from _called_alike(job, "embeddings", "token", "give it a token of its own: {} has this one", 2)
     model = string_of(job, "model") or BUNDLED_MODEL
     for index, entry in items_of(job, "loras") if model != BUNDLED_MODEL else ():
         address = entry if isinstance(entry, str) else string_of(entry, "path")
@@ -33,12 +34,15 @@ def loading_findings(job: Any) -> Iterator[Finding]:
         yield Finding(("variant",), variant, fix)
 
 
-def _called_alike(job: Any, field: str, key: str, fix: str) -> Iterator[Finding]:
+def _called_alike(job: Any, field: str, key: str, fix: str, most: int = 1) -> Iterator[Finding]:
+    """Names that stand more often than they may: a token may have a file for each of the two text encoders."""
     first: dict[str, int] = {}
+    times = Counter[str]()
     for index, entry in items_of(job, field):
         address = entry if isinstance(entry, str) else string_of(entry, "path")
         given = get_field(entry, key)
         name = given if isinstance(given, str) else called_by(address) if address else ""
-        if name and first.setdefault(name.lower(), index) != index:
+        times[name.lower()] += 1
+        if name and first.setdefault(name.lower(), index) != index and times[name.lower()] > most:
             place = (field, index, key) if given else (field, index)
             yield Finding(place, name, fix.format(shown(f"{field}[{first[name.lower()]}]").strip('"')))

@@ -109,8 +109,8 @@ def test_a_record_can_be_read_where_its_files_are_gone(folder: Path) -> None:
             "loras[0] is called so",
         ),
         (
-            {"embeddings": ["mood.safetensors", {"path": "a/b", "token": "mood"}]},
-            "embeddings[1].token",
+            {"embeddings": ["mood.safetensors", *({"path": f"a/{n}", "token": "mood"} for n in range(2))]},
+            "embeddings[2].token",
             "embeddings[0] has this one",
         ),
         ({"embeddings": [{"path": "mood.safetensors", "token": "a b"}]}, "embeddings[0].token", "one word"),
