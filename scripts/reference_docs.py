@@ -92,7 +92,13 @@ TITLES = {
     "LoRA": "A LoRA",
     "Embedding": "An embedding",
 }
-TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
+TYPES = {
+    "integer": "whole number",
+    "number": "number",
+    "string": "text",
+    "boolean": "true or false",
+    "object": "mapping",
+}
 LAYOUTS = {
     ".yaml": "YAML, or ConsiStory+",
     ".yml": "YAML, or ConsiStory+",

@@ -112,10 +112,10 @@ def scene_head(style: str, subject: str, details: str, concepts: Sequence[str]) 
 
 def subject_findings(subject: Any) -> Iterator[Finding]:
     """Problems of one subject: what shows it, its prompts, its scene ids, its seeds."""
-    scenes = list(items_of(subject, "scenes"))
+    scenes = list(_items(subject, "scenes"))
     if _has(subject, "anchors") and _has(subject, "pictures"):
         fix = "leave out anchors or pictures: a subject is made of words, or of pictures that are given"
-        yield Finding(("pictures",), get_field(subject, "pictures"), fix)
+        yield Finding(("pictures",), _get(subject, "pictures"), fix)
     is_subject = isinstance(subject, Mapping) or hasattr(subject, "scenes")
     if is_subject and not _has(subject, "anchors") and not _has(subject, "pictures"):
         yield Finding(("anchors",), MISSING, "")
@@ -129,17 +129,15 @@ def _concept_findings(subject: Any, scenes: list[Entry]) -> Iterator[Finding]:
     """Anchors show all concepts, a scene at least one: without that there is nothing to keep the same."""
     style, text, concepts = _text_field(subject, "style"), _text_field(subject, "subject"), _concepts(subject)
     details = _text_field(subject, "details")
-    if style is None or text is None or details is None or get_field(subject, "on_missing_concept") == "skip":
+    if style is None or text is None or details is None or _get(subject, "on_missing_concept") == "skip":
         return
     if _get(subject, "dynamic_prompts") is True:  # what is drawn is looked at when it is planned
         return
     head = join_prompt(style, text, "")
     missing = [concept for concept in concepts if not mentions(head, concept)]
-    made = get_field(subject, "sources") or get_field(
-        subject, "from"
-    )  # of subjects that meet, each anchor shows its own
+    made = _get(subject, "sources") or _get(subject, "from")  # of subjects that meet, each anchor shows its own
     for name, who in (("anchors", "an anchor"), ("pictures", "a picture")) if missing and not made else ():
-        for index, shown_by in items_of(subject, name):
+        for index, shown_by in _items(subject, name):
             prompt = "" if name == "pictures" and isinstance(shown_by, str) else _prompt(shown_by)
             absent = lacking_in_anchor(join_prompt(style, text, prompt), concepts)
             if absent and (prompt or name == "pictures"):
@@ -202,18 +200,18 @@ def _listed(concepts: Sequence[str], conjunction: str) -> str:
 
 def job_findings(job: Any) -> Iterator[Finding]:
     """Problems between subjects: equal ids, too many pictures."""
-    config = string_of(job, "config")
-    if config and not string_of(job, "model").lower().endswith(".safetensors"):
+    config = _string(job, "config")
+    if config and not _string(job, "model").lower().endswith(".safetensors"):
         yield Finding(("config",), config, "leave it out, only a model that is a single .safetensors file needs one")
     first: dict[str, int] = {}
     pictures = 0
-    for index, subject in items_of(job, "subjects"):
-        name = string_of(subject, "id")
+    for index, subject in _items(job, "subjects"):
+        name = _string(subject, "id")
         if name and first.setdefault(name.lower(), index) != index:
             fix = f"choose another id, subjects[{first[name.lower()]}] has this one (capitals make no difference)"
             yield Finding(("subjects", index, "id"), name, fix)
-        poses = max(1, sum(1 for _ in items_of(subject, "poses")))
-        pictures += poses * sum(_count(scene) for _, scene in items_of(subject, "scenes"))
+        poses = max(1, sum(1 for _ in _items(subject, "poses")))
+        pictures += poses * sum(_count(scene) for _, scene in _items(subject, "scenes"))
     if pictures > MAX_PICTURES:
         fix = f"split the job, it may have {MAX_PICTURES} pictures at most"
         yield Finding(("subjects",), f"{pictures} pictures", fix)
@@ -221,8 +219,8 @@ def job_findings(job: Any) -> Iterator[Finding]:
 
 def control_findings(job: Any) -> Iterator[Finding]:
     """Hints without a ControlNet, the first one of each kind; ControlNets and poses that cannot be told apart."""
-    nets = [net for _, net in items_of(job, "controlnets")]
-    names = [net if isinstance(net, str) else string_of(net, "name") or string_of(net, "model") for net in nets]
+    nets = [net for _, net in _items(job, "controlnets")]
+    names = [net if isinstance(net, str) else _string(net, "name") or _string(net, "model") for net in nets]
     for index, name in enumerate(names):
         if name and name in names[:index]:
             yield Finding(
@@ -232,7 +230,7 @@ def control_findings(job: Any) -> Iterator[Finding]:
             )
     told = set()
     for loc, control in _controls(job):
-        net = get_field(control, "net") or 0
+        net = _get(control, "net") or 0
         if not isinstance(net, int | str) or net in told or (net in names if isinstance(net, str) else net < len(nets)):
             continue
         told.add(net)
@@ -246,14 +244,14 @@ def control_findings(job: Any) -> Iterator[Finding]:
 
 def _controls(job: Any) -> Iterator[tuple[Loc, Any]]:
     """Every hint of a job and where it stands."""
-    for number, subject in items_of(job, "subjects"):
+    for number, subject in _items(job, "subjects"):
         for name in ("anchors", "pictures", "scenes"):
-            for index, entry in items_of(subject, name):
-                if (control := get_field(entry, "control")) is not None:
+            for index, entry in _items(subject, name):
+                if (control := _get(entry, "control")) is not None:
                     several = control if isinstance(control, (list, tuple)) else [control]
                     for place, one in enumerate(several):
                         yield ("subjects", number, name, index, "control", place), one
-        for index, pose in items_of(subject, "poses"):
+        for index, pose in _items(subject, "poses"):
             yield ("subjects", number, "poses", index), pose
 
 
@@ -261,34 +259,34 @@ def _pose_findings(subject: Any) -> Iterator[Finding]:
     """Poses whose names are equal, or that are the same picture."""
     names: dict[str, int] = {}
     contents: dict[str, int] = {}
-    for index, pose in items_of(subject, "poses"):
-        name = string_of(pose, "name").lower()
+    for index, pose in _items(subject, "poses"):
+        name = _string(pose, "name").lower()
         if name and names.setdefault(name, index) != index:
             fix = f"choose another name, poses[{names[name]}] has this one (capitals make no difference)"
             yield Finding(("poses", index, "name"), name, fix)
         content = _content(pose)
         if content and contents.setdefault(content, index) != index:
             fix = f"leave it out, poses[{contents[content]}] is the same picture"
-            yield Finding(("poses", index, "image"), string_of(get_field(pose, "image"), "url"), fix)
+            yield Finding(("poses", index, "image"), _string(_get(pose, "image"), "url"), fix)
 
 
 def _content_of_words(entry: Any) -> str:
     """All that a picture is told besides its prompt, as text."""
-    return repr([get_field(entry, name) for name in ("prompt_2", "negative_prompt")])
+    return repr([_get(entry, name) for name in ("prompt_2", "negative_prompt")])
 
 
 def _content(control: Any) -> str:
     """All that a hint does, as text: its picture by its content."""
-    sha256 = string_of(get_field(control, "image"), "sha256")
+    sha256 = _string(_get(control, "image"), "sha256")
     names = ("scale", "start", "end", "preprocess", "net", "mode")
-    return f"{sha256} {[get_field(control, name) for name in names]}" if sha256 else ""
+    return f"{sha256} {[_get(control, name) for name in names]}" if sha256 else ""
 
 
 def _scene_id_findings(scenes: list[Entry]) -> Iterator[Finding]:
     """Explicit ids must differ, also from the ids ``x-0``, ``x-1``, … that a scene ``x`` with a count expands to."""
     single: dict[str, int] = {}
     counted: dict[str, tuple[int, int]] = {}
-    named = [(index, name, _count(scene)) for index, scene in scenes if (name := string_of(scene, "id"))]
+    named = [(index, name, _count(scene)) for index, scene in scenes if (name := _string(scene, "id"))]
     for index, name, count in named:
         key = name.lower()
         other = single.get(key) if count == 1 else counted.get(key, (None, 0))[0]
@@ -313,13 +311,13 @@ def _seed_findings(scenes: list[Entry]) -> Iterator[Finding]:
     """Two scenes with the same words and one control need different seeds, or they would be the same picture twice."""
     ranges: dict[tuple[str, ...], list[tuple[int, int, int]]] = {}
     for index, scene in scenes:
-        seed, count = get_field(scene, "seed"), _count(scene)
+        seed, count = _get(scene, "seed"), _count(scene)
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             continue
         if seed <= MAX_SEED < seed + count - 1:
             fix = f"seeds count up from here and must stay below {MAX_SEED + 1}"
             yield Finding(("scenes", index, "seed"), seed, fix)
-        control = get_field(scene, "control")
+        control = _get(scene, "control")
         led = (
             [_content(one) for one in control]
             if isinstance(control, (list, tuple))
@@ -340,8 +338,7 @@ def _seed_findings(scenes: list[Entry]) -> Iterator[Finding]:
                 last, owner = end, index
 
 
-def get_field(item: Any, name: str) -> Any:
-    """A field of a model or of a plain mapping; None where there is none."""
+def _get(item: Any, name: str) -> Any:
     return item.get(name) if isinstance(item, dict) else None if isinstance(item, str) else getattr(item, name, None)
 
 
@@ -350,36 +347,33 @@ def _has(item: Any, name: str) -> bool:
     return name in item if isinstance(item, Mapping) else bool(getattr(item, name, ()))
 
 
-def string_of(item: Any, name: str) -> str:
+def _string(item: Any, name: str) -> str:
     """A text field, or "" where it is absent, has another type or is too long to be used."""
-    value = get_field(item, name)
+    value = _get(item, name)
     return value if isinstance(value, str) and len(value) <= MAX_TEXT else ""
 
 
 def _text_field(item: Any, name: str) -> str | None:
     """A text field, "" where it is absent, None where it cannot be used."""
-    return (
-        "" if get_field(item, name) is None else string_of(item, name) or (None if get_field(item, name) != "" else "")
-    )
+    return "" if _get(item, name) is None else _string(item, name) or (None if _get(item, name) != "" else "")
 
 
 def _prompt(item: Any) -> str:
     """The prompt of an anchor or scene, which may be a bare string."""
-    return (item if len(item) <= MAX_TEXT else "") if isinstance(item, str) else string_of(item, "prompt")
+    return (item if len(item) <= MAX_TEXT else "") if isinstance(item, str) else _string(item, "prompt")
 
 
 def _count(scene: Any) -> int:
-    count = get_field(scene, "count")
+    count = _get(scene, "count")
     return count if isinstance(count, int) and count > 0 else 1
 
 
 def _concepts(subject: Any) -> list[str]:
-    value = get_field(subject, "concept")
+    value = _get(subject, "concept")
     values = [value] if isinstance(value, str) else value if isinstance(value, Sequence) else []
     return [concept for concept in values if isinstance(concept, str) and concept.strip() and len(concept) <= MAX_TEXT]
 
 
-def items_of(owner: Any, name: str) -> Iterator[Entry]:
-    """The entries of a list and their places; none where there is no list."""
-    value = get_field(owner, name)
+def _items(owner: Any, name: str) -> Iterator[Entry]:
+    value = _get(owner, name)
     return enumerate(value) if isinstance(value, Sequence) and not isinstance(value, str) else enumerate(())
