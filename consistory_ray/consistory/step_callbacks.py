@@ -76,7 +76,7 @@ class StepCallback:
     def in_use(self, settings: MethodSettings) -> Iterator[None]:
         """The pipeline has what callbacks look at and change, and is as it was afterwards."""
         told = {
-            "_num_timesteps": settings.num_inference_steps,
+            "_num_timesteps": len(settings.timesteps or ()) or settings.num_inference_steps,
             "_guidance_scale": settings.guidance_scale,
             "_interrupt": False,
         }

@@ -79,7 +79,7 @@ def test_it_sees_the_steps_that_lead_to_the_pictures(pipe: ConsiStoryPipeline, s
     assert 0 < FORK < STEPS, "there are two passes, of which one is not seen to its end"
     assert len(ticks) == 2 * STEPS - FORK
     assert seen.steps == list(range(STEPS))
-    assert seen.timesteps == [float(t) for t in pipe.backbone.schedule(STEPS).timesteps]
+    assert seen.timesteps == [float(t) for t in pipe.backbone.schedule(SETTINGS).timesteps]
     assert all(shown is pipe.pipe for shown in seen.pipes)
     assert torch.equal(seen.latents[-1], subject.images) and torch.equal(made.images, subject.images)
     assert all(latents.shape == (2, 4, 16, 16) for latents in seen.latents)
