@@ -24,7 +24,7 @@ from consistory_ray.consistory.models.fingerprint import Moment, network_fingerp
 from consistory_ray.consistory.models.hooks import UNetHooks, execution_device, offloaded_again
 from consistory_ray.consistory.models.identity import pipeline_fingerprint
 from consistory_ray.consistory.models.prompts import concept_positions, text_tokens
-from consistory_ray.consistory.models.schedules import ddim_scheduler, scheduler_notice
+from consistory_ray.consistory.models.schedules import model_schedule, scheduler_notice
 from consistory_ray.consistory.models.sdxl_layout import LEVELS, level_grids
 from consistory_ray.consistory.models.split_unet import method_installed
 from consistory_ray.settings import FreeU, MethodSettings
@@ -138,9 +138,9 @@ class SDXL:
         """See :func:`~consistory_ray.consistory.models.encoding.encode_prompts`."""
         return encode_prompts(self.pipe, prompts, prompts_2, negatives, settings, self.device)
 
-    def schedule(self, steps: int) -> SchedulerSteps:
-        """DDIM, see :func:`~consistory_ray.consistory.models.schedules.ddim_scheduler`."""
-        return SchedulerSteps(ddim_scheduler(self.pipe.scheduler.config, steps, self.device))
+    def schedule(self, settings: MethodSettings) -> SchedulerSteps:
+        """See :func:`~consistory_ray.consistory.models.schedules.model_schedule`."""
+        return model_schedule(self.pipe.scheduler, settings, self.device)
 
     def installed(self, freeu: FreeU | None) -> AbstractContextManager[Network]:
         """See :func:`~consistory_ray.consistory.models.split_unet.method_installed`."""
