@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -46,14 +46,14 @@ def render_scenes(
         PictureError: some pictures have numbers that are not finite, or one colour. Its ``result`` has the others.
     """
     size = _part_size(len(batch.prompts), batch_size, pad_to)
-    starts = range(0, len(batch.prompts), size)
+    parts = batch.parts(size)
     grids, plan = backbone.grids(*batch.latents.shape[-2:]), StepPlan.from_settings(settings)
-    tick = ticker(progress, plan.ticks * len(starts))
+    tick = ticker(progress, plan.ticks * len(parts))
     results = []
     with backbone.in_use():
         with backbone.installed(settings.freeu) as network:
-            for start in starts:
-                part = batch.part(start, start + size)
+            for images_of_part in parts:
+                part = batch.part(images_of_part)
                 count = len(part.prompts)
                 part = part if pad_to is None else part.padded(pad_to)
                 try:
@@ -63,14 +63,21 @@ def render_scenes(
                 except AssetError:  # this part only
                     result = PassResult.given_up(part.latents, grids, masked=part.columns is not None)
                 results.append(result.first(count))
-        latents = torch.cat([result.latents.cpu() for result in results])
+        rows = _places(parts)
+        latents = torch.cat([result.latents.cpu() for result in results])[rows]
         images, faults = backbone.decode(latents.to(backbone.device), output_type)
     found = [result.masks for result in results if result.masks is not None]
-    masks = {level: torch.cat([part[level].cpu() for part in found]) for level in grids} if found else {}
+    masks = {level: torch.cat([part[level].cpu() for part in found])[rows] for level in grids} if found else {}
     rendered = RenderResult(images, shaped(masks, grids))
     if faults:
         raise PictureError.of(faults, len(batch.prompts), rendered)
     return rendered
+
+
+def _places(parts: Sequence[Sequence[int]]) -> list[int]:
+    """Where each picture is among those of all parts."""
+    order = [image for part in parts for image in part]
+    return sorted(range(len(order)), key=order.__getitem__)
 
 
 def _part_size(count: int, batch_size: int | None, pad_to: int | None) -> int:
