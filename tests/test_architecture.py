@@ -53,9 +53,10 @@ PURELY = (*MODELS, "ray", "time", "datetime", "random", "os", "pathlib", "thread
 # part of the package -> what it may not import, not even inside a function
 FORBIDDEN = {
     "errors": (*MODELS, "ray", "consistory_ray"),
-    "guards": (*MODELS, "ray", *rooms("concepts", "jobs", "pictures", "settings", *LATER)),
+    "guards": (*MODELS, "ray", *rooms("adapters", "concepts", "jobs", "pictures", "settings", *LATER)),
+    "adapters": (*MODELS, "ray", *rooms("concepts", "jobs", "pictures", "settings", *LATER)),
     "pictures": (*MODELS, "ray", *rooms("concepts", "jobs", "settings", *LATER)),
-    "concepts": (*MODELS, "ray", *rooms("errors", "guards", "jobs", "pictures", "settings", *LATER)),
+    "concepts": (*MODELS, "ray", *rooms("errors", "guards", "adapters", "jobs", "pictures", "settings", *LATER)),
     "settings": (*MODELS, "ray", *rooms("concepts", "jobs", "pictures", *LATER)),
     "jobs": (*MODELS, "ray", *rooms(*LATER)),
     "plan": (*MODELS, "ray", *rooms(*LATER[1:])),
@@ -94,7 +95,7 @@ PURE = {
     "engine/scheduling": ("engine.faults", "engine.scheduling"),
 }
 LAZY = ("torch", "diffusers", "transformers", "ray")
-SHALLOW = ("cli", "guards", "pictures", "concepts", "jobs", "plan", "testing", "watch")
+SHALLOW = ("cli", "guards", "adapters", "pictures", "concepts", "jobs", "plan", "testing", "watch")
 
 
 def modules(part: str) -> list[Path]:

@@ -86,8 +86,12 @@ def resolve_settings(backbone: Backbone, settings: MethodSettings, latents: Tens
     if settings.num_inference_steps > backbone.max_steps:
         fix = f"must be at most {backbone.max_steps}, the timesteps the model was trained with"
         problems.append(Problem("num_inference_steps", str(settings.num_inference_steps), fix))
+    if settings.timesteps is not None and settings.timesteps[0] >= backbone.max_steps:
+        fix = f"must be below {backbone.max_steps}, the timesteps the model was trained with"
+        problems.append(Problem("timesteps[0]", str(settings.timesteps[0]), fix))
     if problems:
         raise InputError("the settings cannot be used with this model", problems)
+    backbone.schedule(settings)
     return settings.replace(height=height, width=width)
 
 
@@ -142,8 +146,9 @@ def _weighing(backbone: Backbone, settings: MethodSettings) -> Weighing:
 
 def make_request(backbone: Backbone, batch: Batch, settings: MethodSettings, *, anchors: bool = False) -> Request:
     """Encode a batch's prompts; with resolved settings, while the model is in use. Nothing is saved on anchors."""
-    plan, grids = StepPlan.from_settings(settings), backbone.grids(*batch.latents.shape[-2:])
-    exact, scenes = (StepPlan.from_settings(settings.exact), plan) if anchors else (plan, None)
+    levels, grids = backbone.schedule(settings).levels, backbone.grids(*batch.latents.shape[-2:])
+    plan = StepPlan.from_settings(settings, levels)
+    exact, scenes = (StepPlan.from_settings(settings.exact, levels), plan) if anchors else (plan, None)
     hints = batch.hints if any(batch.hints) else ()
     additions = None
     if hints and isinstance(backbone, Controllable):

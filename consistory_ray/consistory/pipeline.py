@@ -11,6 +11,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
+from consistory_ray.adapters import LoRA
 from consistory_ray.concepts.compel_syntax import plain_text
 from consistory_ray.concepts.matching import all_exact
 from consistory_ray.consistory.cache.anchor_cache import AnchorCache
@@ -31,13 +32,14 @@ from consistory_ray.consistory.method.companions import CachedAnchors, Companion
 from consistory_ray.consistory.method.compiling import check_compiler
 from consistory_ray.consistory.method.request import Request
 from consistory_ray.consistory.method.trace import Trace
-from consistory_ray.consistory.models.checkpoints import check_architecture, load_checkpoint
+from consistory_ray.consistory.models.checkpoints import check_architecture
 from consistory_ray.consistory.models.controlnets import (
     ControlNet,
     check_before_loading,
     listed,
     load_controlnets,
 )
+from consistory_ray.consistory.models.loading import load_model
 from consistory_ray.consistory.models.sdxl import SDXL
 from consistory_ray.consistory.results import Progress, RenderResult, SubjectResult
 from consistory_ray.consistory.scenes import render_scenes
@@ -114,6 +116,7 @@ class ConsiStoryPipeline:
         config: str | Path | None = None,
         controlnets: Sequence[str | Path | ControlNet] = (),
         guess_mode: bool = False,
+        loras: Sequence[LoRA | str | Path] = (),
     ) -> ConsiStoryPipeline:
         """Load a model.
 
@@ -127,10 +130,13 @@ class ConsiStoryPipeline:
             controlnets: each ``"miniature"`` (bundled, for the model of that name), a hub id, a folder, a
                 ``.safetensors`` file in diffusers' layout, or a loaded one.
             guess_mode: as for the class.
+            loras: fused into the weights: each a :class:`~consistory_ray.adapters.names.LoRA` with its weight, or its
+                path alone: the name of a bundled one such as ``"miniature/distilled-8"``, a hub id, a folder, a
+                ``.safetensors`` file or a URL.
 
         Raises:
-            CheckpointError: the model, or a ControlNet, cannot be found, loaded or used. ControlNets that do not fit
-                the model are refused before it is loaded, where configurations tell.
+            CheckpointError: the model, a ControlNet or a LoRA cannot be found, loaded or used. What does not fit the
+                model is refused before it is loaded, where configurations tell.
         """
         if dtype is not None and torch_dtype not in (None, dtype):
             fix = f"leave it out, dtype={dtype} is given too"
@@ -140,7 +146,7 @@ class ConsiStoryPipeline:
         warn_of_half_on_cpu(place.type, str(dtype).removeprefix("torch."))
         notices: list[str] = []
         check_before_loading(given := listed(controlnets), model)
-        pipe, settings = load_checkpoint(model, dtype, config, notices.append)
+        pipe, settings = load_model(model, dtype, config=config, loras=loras, tell=notices.append)
         pipe.set_progress_bar_config(disable=True)
         pipe = pipe.to(place)
         if place.type == "cuda":  # convolutions there want channels last; on a CPU it would change how they round

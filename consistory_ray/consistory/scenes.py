@@ -47,8 +47,8 @@ def render_scenes(
     """
     size = _part_size(len(batch.prompts), batch_size, pad_to)
     parts = batch.parts(size)
-    grids, plan = backbone.grids(*batch.latents.shape[-2:]), StepPlan.from_settings(settings)
-    tick = ticker(progress, plan.ticks * len(parts))
+    grids, levels = backbone.grids(*batch.latents.shape[-2:]), backbone.schedule(settings).levels
+    tick = ticker(progress, StepPlan.from_settings(settings, levels).ticks * len(parts))
     results = []
     with backbone.in_use():
         with backbone.installed(settings.freeu) as network:
@@ -58,7 +58,7 @@ def render_scenes(
                 part = part if pad_to is None else part.padded(pad_to)
                 try:
                     request = make_request(backbone, part, settings)
-                    schedule = backbone.schedule(plan.steps)
+                    schedule = backbone.schedule(settings)
                     result = Sampler(network, schedule, request, companions(request), tick, trace).sample()
                 except AssetError:  # this part only
                     result = PassResult.given_up(part.latents, grids, masked=part.columns is not None)

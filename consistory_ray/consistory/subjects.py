@@ -64,7 +64,7 @@ def make_subject(
         with backbone.installed(settings.freeu) as network:
             request = make_request(backbone, batch, settings, anchors=True)
             anchors, tick = LiveAnchors(request), ticker(progress, request.plan.ticks)
-            schedule = backbone.schedule(request.plan.steps)
+            schedule = backbone.schedule(settings)
             result = Sampler(network, schedule, request, anchors, tick, trace).sample()
         images, faults = backbone.decode(result.latents, output_type)
     if faults:  # scenes cannot do without any of them
@@ -101,7 +101,9 @@ def given_subject(
         with backbone.installed(settings.freeu) as network:
             request = make_request(backbone, batch, settings, anchors=True)
             tick = ticker(progress, len(LIGHT) + request.plan.steps)
-            light = NoisedPath(backbone.schedule(backbone.max_steps), clean, batch.noise)
+            light = NoisedPath(
+                backbone.schedule(MethodSettings(num_inference_steps=backbone.max_steps)), clean, batch.noise
+            )
             found, agreement = light_masks(network, light, request, tick)
             notices = [list(sentences) for sentences in pictures.notices]
             masks, faults = _masks(found, agreement, pictures, request, notices)
@@ -109,7 +111,7 @@ def given_subject(
                 result = RenderResult(list(pictures.images), shaped(masks, request.grids))
                 raise PictureError.of(faults, len(batch.prompts), result)
             anchors = GivenAnchors(request, masks)
-            path = NoisedPath(backbone.schedule(request.plan.steps), clean, batch.noise)
+            path = NoisedPath(backbone.schedule(settings), clean, batch.noise)
             sweep(network, path, request, anchors, tick, trace)
     images = {"pil": list(pictures.images), "np": pictures.pixels.permute(0, 2, 3, 1).numpy(), "latent": clean.cpu()}
     cache = _cache(backbone, request, concepts, batch.seeds, anchors.recorded(masks, backbone.dtype))
@@ -169,4 +171,5 @@ def _cache(
         tensors=tensors,
         feature_level=request.levels.features,
         codec=request.settings.cache_codec,
+        levels=request.plan.levels,
     )

@@ -131,6 +131,8 @@ def _concept_findings(subject: Any, scenes: list[Entry]) -> Iterator[Finding]:
     details = _text_field(subject, "details")
     if style is None or text is None or details is None or _get(subject, "on_missing_concept") == "skip":
         return
+    if _get(subject, "dynamic_prompts") is True:  # what is drawn is looked at when it is planned
+        return
     head = join_prompt(style, text, "")
     missing = [concept for concept in concepts if not mentions(head, concept)]
     made = _get(subject, "sources") or _get(subject, "from")  # of subjects that meet, each anchor shows its own

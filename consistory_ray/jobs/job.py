@@ -57,6 +57,7 @@ from consistory_ray.jobs.controls import (
     listed,
     named,
 )
+from consistory_ray.jobs.dynamic_checks import dynamic_findings
 from consistory_ray.jobs.given_pictures import Fit, look_up_pictures
 from consistory_ray.jobs.input_files import File, InputFiles
 from consistory_ray.jobs.joined_subjects import MOST_JOINED
@@ -74,6 +75,7 @@ from consistory_ray.jobs.validation import (
     checked,
     handed_down,
 )
+from consistory_ray.jobs.wildcards import look_up_wildcards
 from consistory_ray.settings import BUNDLED_MODEL, MethodSettings
 
 MAX_COUNT = 100_000
@@ -93,7 +95,15 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _as_lists(value: Any) -> Any:
+    """Addresses of folders were looked up before (:mod:`consistory_ray.jobs.wildcards`)."""
+    if isinstance(value, str):
+        raise fault("load_job and parse_job look addresses up: give the whole job to one of them, or the lists")
+    return {} if value is None else value
+
+
 OnMissingConcept = Literal["fail", "skip"]
+Expand = Literal["draw", "all"]
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -154,6 +164,9 @@ class Scene:
     """What the second text encoder reads instead of the prompt; style, subject and details come before it, too."""
     negative_prompt: TextOrNothing | None = None
     """What it should not show, in place of the settings' negative_prompt; "" is the embedding of the empty text."""
+    expand: Expand = "draw"
+    """What becomes of a dynamic prompt: each of the ``count`` pictures draws words of its own, or "all": there are
+    ``count`` pictures for every text that the prompt can become."""
 
 
 def _of_the_method(settings: RenderSettings) -> dict[str, Any]:
@@ -268,6 +281,9 @@ class Subject(BaseModel):
     what all of them have, such as {folder: poses, scale: 0.8}."""
     on_missing_concept: OnMissingConcept = "fail"
     """What becomes of the job if nothing of a concept stands in a prompt: it is refused, or those pictures fail."""
+    dynamic_prompts: Switch | None = None
+    """Whether {a|b} and __names__ are drawn in its prompts; left out, what the job says. Style, subject and details are
+    drawn once for all of its pictures."""
 
     @property
     def shown_by(self) -> tuple[Anchor | GivenPicture, ...]:
@@ -313,6 +329,15 @@ class RenderJob(BaseModel):
     """Whether hints lead the conditional half of the guidance only, so that they count more than the words."""
     on_missing_concept: OnMissingConcept = "fail"
     """That of all subjects that have none of their own."""
+    dynamic_prompts: Switch = False
+    """Whether prompts are dynamic: one of {red|green} is drawn for each picture, and a line of a list for __animals__.
+    Left out, braces are text."""
+    wildcards: Annotated[
+        dict[Text, tuple[Text, ...]],
+        BeforeValidator(_as_lists, json_schema_input_type=str | dict[str, list[str]] | None),
+    ] = {}
+    """Folder or URL of the lists that are drawn from, where __animals/birds__ is animals/birds.txt; left out, the
+    folder wildcards beside the job file. Or the lists themselves: {animals: [cat, dog]}."""
     subjects: Annotated[tuple[Annotated[Subject, WrapValidator(bounded_subject)], ...], Field(min_length=1)]
     """Who to render, and where."""
 
@@ -324,7 +349,11 @@ class RenderJob(BaseModel):
     @classmethod
     def _complete(cls, data: Any, handler: Callable[[Any], Self], info: ValidationInfo) -> Self:
         job: Self = checked(
-            cls, handed_down(data), handler, lambda one: chain(job_findings(one), control_findings(one)), info
+            cls,
+            handed_down(data),
+            handler,
+            lambda one: chain(job_findings(one), control_findings(one), dynamic_findings(one)),
+            info,
         )
         return job
 
@@ -363,6 +392,8 @@ def parse_document(document: Document) -> RenderJob:
     data, unreadable = look_up_pictures(document, data, files)
     problems += unreadable
     data, unreadable = look_up_controls(data, files)
+    problems += unreadable
+    data, unreadable = look_up_wildcards(data, files)
     problems += unreadable
     if isinstance(data, Mapping) and "name" not in data:
         data = {"name": PurePosixPath(document.source).stem or "job", **data}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from consistory_ray.concepts.matching import Match, find_concepts, mentions
 from consistory_ray.guards.numerics import half_on_cpu
 from consistory_ray.guards.problems import shown
+from consistory_ray.plan.drawing import Drawer
 from consistory_ray.plan.model_files import native_size
 from consistory_ray.plan.prompt_lengths import PromptReader
 from consistory_ray.plan.prompt_syntax import find_syntax
@@ -24,7 +25,7 @@ from consistory_ray.settings import BUNDLED_MODEL, share_of
 if TYPE_CHECKING:
     from consistory_ray.jobs.job import RenderJob, Subject
     from consistory_ray.plan.controls import PlannedControl
-    from consistory_ray.plan.plan import Plan
+    from consistory_ray.plan.plan import Plan, SubjectPlan
 
 _FEW_STEPS = re.compile(r"turbo|lightning|hyper|lcm|dmd|flash|pcm|distill", re.IGNORECASE)
 _LONG_PROMPTS = 5_000
@@ -142,10 +143,15 @@ def job_notes(job: RenderJob, plan: Plan, device: str = "auto") -> Notes:
         device: what it will be rendered on, as far as that is known.
     """
     found = _Found()
-    subjects = list(zip(job.subjects, (subject.subject_id for subject in plan.subjects), strict=True))
+    drawer = Drawer(job)
+    job = drawer.job
+    subjects = [
+        _Said(subject, planned.subject_id, planned if drawer.is_dynamic(subject) else None)
+        for subject, planned in zip(job.subjects, plan.subjects, strict=True)
+    ]
     _impossible(plan, found)
-    for subject, name in subjects:
-        _syntax_of(subject, name, found)
+    for said in subjects:
+        _syntax_of(said, found)
     negative = job.settings.negative_prompt or ""
     _look_for_syntax(negative, "settings.negative_prompt", found)
     _lengths(job, subjects, found)
@@ -174,30 +180,64 @@ def _impossible(plan: Plan, found: _Found) -> None:
             found.add("missing-concept", message, subject.subject_id, reason)
 
 
-def _entries(subject: Subject) -> Iterator[tuple[str, str, int]]:
-    """Place, words and number of pictures of every anchor and scene."""
-    name = "pictures" if subject.pictures else "anchors"
-    for index, anchor in enumerate(subject.shown_by):
-        yield f"{name}[{index}]", anchor.prompt, 1
-    for index, scene in enumerate(subject.scenes):
-        yield f"scenes[{index}]", scene.prompt, scene.count
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """The words of a subject.
+
+    Attributes:
+        subject: as the job has it, its own words drawn.
+        name: its id.
+        drawn: what was planned of it, where its prompts are dynamic.
+    """
+
+    subject: Subject
+    name: str
+    drawn: SubjectPlan | None
+
+    def entries(self) -> Iterator[tuple[str, str, int]]:
+        """Place, words and number of pictures of every anchor and scene."""
+        shown_by = "pictures" if self.subject.pictures else "anchors"
+        anchors = (anchor.prompt for anchor in self.subject.shown_by)
+        if self.drawn is not None:
+            anchors = (text for text, _ in self.drawn.anchor_prompts)
+        for index, text in enumerate(anchors):
+            yield f"{shown_by}[{index}]", text, 1
+        if self.drawn is None:
+            for index, scene in enumerate(self.subject.scenes):
+                yield f"scenes[{index}]", scene.prompt, scene.count
+            return
+        head = len(self.subject.prompt(""))
+        for asset in self.drawn.scenes:
+            yield asset.scene_id, asset.prompt[head:].strip(), 1
+
+    def prompts(self) -> Iterator[tuple[str, str, int, bool]]:
+        """The same with whole prompts, and whether it is an anchor's."""
+        anchors = len(self.subject.shown_by)
+        for number, (place, text, count) in enumerate(self.entries()):
+            whole = self.subject.caption if number < anchors else self.subject.prompt
+            yield place, whole(text), count, number < anchors
 
 
-def _syntax_of(subject: Subject, name: str, found: _Found) -> None:
+def _syntax_of(said: _Said, found: _Found) -> None:
+    subject = said.subject
+    ignored = "prompt-choice" if said.drawn is not None else ""
     for part, text in (("style", subject.style), ("subject", subject.subject), ("details", subject.details)):
         if text:
-            _look_for_syntax(text, f"{name} {part}", found)
-    for place, text, _ in _entries(subject):
-        _look_for_syntax(text, f"{name} {place}", found)
+            _look_for_syntax(text, f"{said.name} {part}", found, ignored)
+    for place, text, _ in said.entries():
+        _look_for_syntax(text, f"{said.name} {place}", found, ignored)
 
 
-def _look_for_syntax(text: str, where: str, found: _Found) -> None:
+def _look_for_syntax(text: str, where: str, found: _Found, ignored: str = "") -> None:
+    """What a text has of other programs' syntax; of what is drawn, braces that are left were meant as text."""
     for syntax, example in find_syntax(text):
+        if syntax.kind == ignored and not example.startswith("["):
+            continue
         message = f"{syntax.what} are no part of prompts here, {syntax.instead}"
         found.add(syntax.kind, message, where, shown(example))
 
 
-def _lengths(job: RenderJob, subjects: list[tuple[Subject, str]], found: _Found) -> None:
+def _lengths(job: RenderJob, subjects: list[_Said], found: _Found) -> None:
     """Of very many long prompts the first ones are looked at: it is about what is probably wrong with all of them."""
     reader = PromptReader(job.model)
     looked_at = 0
@@ -210,13 +250,12 @@ def _lengths(job: RenderJob, subjects: list[tuple[Subject, str]], found: _Found)
         _length(reader, where, prompt, concepts, found)
 
 
-def _prompts(job: RenderJob, subjects: list[tuple[Subject, str]]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+def _prompts(job: RenderJob, subjects: list[_Said]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     if job.settings.negative_prompt:
         yield "settings.negative_prompt", job.settings.negative_prompt, ()
-    for subject, name in subjects:
-        for place, text, _ in _entries(subject):
-            whole = subject.prompt if place.startswith("scenes") else subject.caption
-            yield f"{name} {place}", whole(text), subject.concept
+    for said in subjects:
+        for place, prompt, _, _ in said.prompts():
+            yield f"{said.name} {place}", prompt, said.subject.concept
 
 
 def _length(reader: PromptReader, where: str, prompt: str, concepts: tuple[str, ...], found: _Found) -> None:
@@ -353,18 +392,18 @@ def _unusual_size(job: RenderJob) -> Iterator[tuple[str, Any, str]]:
         yield "size", f"{width} x {height}", f"pictures of such a shape repeat their subject, {own}"
 
 
-def _loose_concepts(subjects: list[tuple[Subject, str]]) -> Iterator[LooseConcept]:
+def _loose_concepts(subjects: list[_Said]) -> Iterator[LooseConcept]:
     left = _LOOSE_PROMPTS
-    for subject, name in subjects:
+    for said in subjects:
+        subject = said.subject
         heads = (subject.caption(""), subject.prompt(""))
         if all(mentions(head, concept) for concept in subject.concept for head in heads):
             continue
-        anchors = [subject.caption(anchor.prompt) for anchor in subject.shown_by]
+        anchors = (prompt for _, prompt, _, is_anchor in said.prompts() if is_anchor)
         as_written = all(mentions(prompt, concept) for prompt in anchors for concept in subject.concept)
         matched: dict[str, Counter[str]] = {concept: Counter() for concept in subject.concept}
         lacking: dict[str, dict[str, None]] = {concept: {} for concept in subject.concept}
-        scenes = ((subject.prompt(scene.prompt), scene.count, False) for scene in subject.scenes)
-        for prompt, count, every in (*((prompt, 1, True) for prompt in anchors), *scenes):
+        for _, prompt, count, every in said.prompts():
             if left <= 0 or all(mentions(prompt, concept) for concept in subject.concept):
                 continue
             left -= 1
@@ -376,4 +415,4 @@ def _loose_concepts(subjects: list[tuple[Subject, str]]) -> Iterator[LooseConcep
         for concept, texts in matched.items():
             if texts:
                 most = tuple(text for text, _ in texts.most_common(10))
-                yield LooseConcept(name, concept, most, tuple(lacking[concept]), texts.total())
+                yield LooseConcept(said.name, concept, most, tuple(lacking[concept]), texts.total())

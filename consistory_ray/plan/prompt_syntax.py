@@ -65,7 +65,7 @@ SYNTAXES = (
     Syntax(
         "prompt-choice",
         "choices and wildcards",
-        "nothing is chosen: write a scene for each, a job may have as many as you like",
+        "nothing is chosen: write dynamic_prompts: true to have {a|b} and __names__ drawn, or a scene for each",
         re.compile(
             r"\{[^{}]{0,200}\|[^{}]{0,200}\}|\[[^\[\]]{0,200}\|[^\[\]]{0,200}\]"
             r"|(?<![^\W_])__[A-Za-z0-9*][\w*./ -]{0,60}?__(?![^\W_])"

@@ -12,6 +12,7 @@ from rich.text import Text
 from consistory_ray.engine.events import duration, plural, size
 from consistory_ray.errors import InputError
 from consistory_ray.guards.redaction import redacted, visible
+from consistory_ray.jobs.template_draws import UNCOUNTED
 from consistory_ray.watch.progress import pace
 from consistory_ray.watch.status_display import silence
 from consistory_ray.watch.tally import FailureGroup, grouped
@@ -19,11 +20,13 @@ from consistory_ray.watch.tally import FailureGroup, grouped
 if TYPE_CHECKING:
     from consistory_ray.engine.events import RunSummary
     from consistory_ray.plan.advice import Notes
+    from consistory_ray.plan.drawing import DrawnPrompt
     from consistory_ray.plan.forecast import Forecast
     from consistory_ray.watch.status import Status
 
 ROWS_SHOWN = 60
 FAILURES_SHOWN = 20
+DRAWN_SHOWN = 20
 PROBLEMS_SHOWN = 20
 
 
@@ -49,6 +52,17 @@ def print_notes(console: Console, notes: Notes) -> None:
         line(console, redacted(f"warning: {text}"), "yellow")
     for text in notes.concept_lines():
         line(console, redacted(text))
+
+
+def print_drawn(console: Console, drawn: Sequence[DrawnPrompt]) -> None:
+    """What becomes of dynamic prompts, the first of them."""
+    for one in drawn[:DRAWN_SHOWN]:
+        ways = f"{one.variants} variants" if one.variants < UNCOUNTED else f"more than {UNCOUNTED} variants"
+        line(console, redacted(f"{one.subject}: {one.written} ({ways}, {plural(one.pictures, 'picture')})"))
+        for text in one.examples:
+            line(console, redacted(f"    {text}"))
+    if len(drawn) > DRAWN_SHOWN:
+        line(console, f"and {len(drawn) - DRAWN_SHOWN} more dynamic prompts, all with --json")
 
 
 def print_forecast(console: Console, plan: Forecast) -> None:

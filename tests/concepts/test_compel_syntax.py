@@ -12,41 +12,10 @@ from hypothesis import strategies as st
 
 from consistory_ray.concepts.compel_syntax import SyntaxFault, read_prompt
 
-PIECES = st.sampled_from(
-    [
-        "a",
-        "dragon",
-        "moss-green",
-        "red",
-        ",",
-        ".",
-        "-",
-        "--",
-        "+",
-        "++",
-        " ",
-        "  ",
-        "(",
-        ")",
-        ")1.2",
-        ")0.5",
-        '"',
-        "\\(",
-        "\\)",
-        "3",
-        "-5",
-        "0.5",
-        "=",
-        ":",
-        "é",
-        "<moss>",
-        ".and(",
-        ".blend(",
-        "useLora",
-        "x.y",
-        "\t",
-    ]
+_PIECES = (
+    r'a|dragon|moss-green|red|,|.|-|--|+|++| |  |(|)|)1.2|)0.5|"|\(|\)|3|-5|0.5|=|:|é|<moss>|.and(|.blend(|useLora|x.y'
 )
+PIECES = st.sampled_from([*_PIECES.split("|"), "\t"])
 PROMPTS = st.lists(PIECES, max_size=12).map("".join)
 PARSER = PromptParser()
 

@@ -36,19 +36,20 @@ class DDPM:
     kind: str
     z: list[Tensor] = field(default_factory=list)
     noise_scale: float = 1.0
+    levels: Sequence[float] | None = None
 
-    def levels(self, step: int) -> tuple[float, float]:
+    def before_and_after(self, step: int) -> tuple[float, float]:
         """abar before and after a step."""
         following = self.final if step + 1 == len(self.timesteps) else float(self.alphas[self.timesteps[step + 1]])
         return float(self.alphas[self.timesteps[step]]), following
 
     def noised(self, clean: Tensor, noise: Tensor, step: int) -> Tensor:
-        before, _ = self.levels(step)
+        before, _ = self.before_and_after(step)
         return before**0.5 * clean + (1 - before) ** 0.5 * noise
 
     def mean(self, prediction: Tensor, latents: Tensor, step: int) -> tuple[Tensor, float]:
         """mu_t and sigma_t."""
-        before, after = self.levels(step)
+        before, after = self.before_and_after(step)
         if self.kind == "v_prediction":
             clean = before**0.5 * latents - (1 - before) ** 0.5 * prediction
             noise = before**0.5 * prediction + (1 - before) ** 0.5 * latents

@@ -146,6 +146,7 @@ class SixLineDDIM:
 
     steps: int
     noise_scale: float = 1.0
+    levels: Sequence[float] | None = None
 
     @property
     def timesteps(self) -> Sequence[int]:
@@ -224,8 +225,8 @@ class SecondBackbone:
         text = self.network.words(torch.tensor(numbers))
         return Conditioning(Rows(halves, len(prompts)), text, text.mean(dim=1))
 
-    def schedule(self, steps: int) -> SixLineDDIM:
-        return SixLineDDIM(steps)
+    def schedule(self, settings: MethodSettings) -> SixLineDDIM:
+        return SixLineDDIM(settings.num_inference_steps)
 
     @contextmanager
     def _installed(self) -> Iterator[Network]:

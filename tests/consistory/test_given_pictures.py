@@ -122,7 +122,10 @@ def cat_map(unet: Unet) -> Tensor:
 def test_the_cache_is_what_plain_calls_on_noised_pictures_give(
     pipe: ConsiStoryPipeline, subject: SubjectResult
 ) -> None:
-    unet, scheduler = Unet(pipe.pipe, CAPTIONS), pipe.backbone.schedule(10).scheduler  # type: ignore[attr-defined]
+    unet, scheduler = (
+        Unet(pipe.pipe, CAPTIONS),
+        pipe.backbone.schedule(MethodSettings(num_inference_steps=10)).scheduler,
+    )  # type: ignore[attr-defined]
     pixels = torch.stack([torch.from_numpy(np.asarray(picture).copy()) for picture in PICTURES]).permute(0, 3, 1, 2)
     clean = pipe.pipe.vae.encode(pixels.float() / 127.5 - 1).latent_dist.mean * pipe.pipe.vae.config.scaling_factor
     torch.testing.assert_close(subject.images, clean, atol=1e-4, rtol=1e-4)
@@ -176,7 +179,7 @@ def test_the_cache_is_what_plain_calls_on_noised_pictures_give(
 
 
 def scheduler_steps(pipe: ConsiStoryPipeline) -> list[int]:
-    return list(pipe.backbone.schedule(pipe.backbone.max_steps).timesteps)
+    return list(pipe.backbone.schedule(MethodSettings(num_inference_steps=pipe.backbone.max_steps)).timesteps)
 
 
 # The inversion proper -------------------------------------------------------------------------------------------------
@@ -184,7 +187,7 @@ def scheduler_steps(pipe: ConsiStoryPipeline) -> list[int]:
 
 def inversion(pipe: ConsiStoryPipeline, steps: int, kind: str) -> DDPM:
     scheduler = pipe.pipe.scheduler
-    timesteps = list(pipe.backbone.schedule(steps).timesteps)
+    timesteps = list(pipe.backbone.schedule(MethodSettings(num_inference_steps=steps)).timesteps)
     return DDPM(scheduler.alphas_cumprod.double(), float(scheduler.alphas_cumprod[0]), timesteps, kind)
 
 
@@ -208,7 +211,7 @@ def check_inversion(pipe: ConsiStoryPipeline, steps: int, kind: str, captions: l
         inverted = ddpm.invert(clean, batch.noise, predict)
         replayed = ddpm.replay(inverted[0], predict)
         assert far(replayed[-1], inverted[-1]) < 1e-6 and far(replayed[-1], clean) < 1e-5
-        path = NoisedPath(pipe.backbone.schedule(steps), clean, batch.noise)
+        path = NoisedPath(pipe.backbone.schedule(MethodSettings(num_inference_steps=steps)), clean, batch.noise)
         assert max(far(path.at(step), replayed[step]) for step in range(steps + 1)) < 1e-4
         guidance = 5.0
         assert far(ddpm.replay(inverted[0], predict)[-1], clean) > 1e-3, "the noise depends on words and guidance"
@@ -270,7 +273,7 @@ def test_steps_of_a_path_may_be_asked_for_in_any_order(pipe: ConsiStoryPipeline,
     def noise(step: int | None) -> Tensor:
         return torch.stack([seeded_noise(seed, (4, 16, 16), step) for seed in SEEDS])
 
-    path = NoisedPath(pipe.backbone.schedule(10), subject.images, noise)
+    path = NoisedPath(pipe.backbone.schedule(MethodSettings(num_inference_steps=10)), subject.images, noise)
     forwards, backwards = ([path.at(step) for step in order] for order in (range(11), range(10, -1, -1)))
     assert all(torch.equal(*pair) for pair in zip(forwards, backwards[::-1], strict=True))
     noises = torch.stack([noise(step)[0].flatten() for step in range(10)])

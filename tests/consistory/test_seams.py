@@ -53,7 +53,7 @@ def sampled(
     batch = make_batch(backbone, prompts, seeds, None, ("cat",), resolved)
     with backbone.installed(None) as network:
         request = dataclasses.replace(make_request(backbone, batch, resolved), additions=additions)
-        schedule = schedule or backbone.schedule(resolved.num_inference_steps)
+        schedule = schedule or backbone.schedule(resolved)
         return Sampler(network, schedule, request, companions(request)).sample().latents
 
 

@@ -149,7 +149,10 @@ def test_a_scene_from_the_cache_is_the_one_rendered_jointly_with_its_anchors(pip
     cached = pipe.render(SCENES[:1], subject, seeds[2:], output_type="latent").images
 
     backbone = pipe.backbone
-    conditioning, schedule = backbone.encode([*ANCHORS, SCENES[0]], settings), backbone.schedule(10)
+    conditioning, schedule = (
+        backbone.encode([*ANCHORS, SCENES[0]], settings),
+        backbone.schedule(MethodSettings(num_inference_steps=10)),
+    )
     latents = torch.stack([torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
     with backbone.installed(None) as network:
         assert isinstance(network, PatchTransformer)

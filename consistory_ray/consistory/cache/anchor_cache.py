@@ -64,6 +64,8 @@ class AnchorCache:
         codec: name of how tensors are packed.
         version: of the file's format.
         pictures: SHA-256 of the pixels of each picture that was given as an anchor; none where anchors were sampled.
+        levels: how noisy each step is, which says where windows of steps lie; see
+            :class:`~consistory_ray.consistory.method.latents.Schedule`. None on the reference schedule.
     """
 
     settings: MethodSettings
@@ -77,6 +79,7 @@ class AnchorCache:
     codec: str = NONE.name
     version: int = FORMAT_VERSION
     pictures: tuple[str, ...] = ()
+    levels: tuple[float, ...] | None = None
 
     @property
     def anchors(self) -> int:
@@ -269,6 +272,8 @@ class AnchorCache:
             return common | {"layout": _LAYOUT_1}
         if self.pictures:
             common["pictures"] = json.dumps(self.pictures)
+        if self.levels is not None:
+            common["levels"] = json.dumps(self.levels)
         return common | {"feature_level": self.feature_level, "codec": self.codec, "layout": _LAYOUT}
 
 
@@ -285,6 +290,10 @@ _LAYOUT_1 = (
 )
 
 
+def _levels(found: Any) -> tuple[float, ...] | None:
+    return None if found is None else tuple(float(level) for level in found)
+
+
 def _parsed(metadata: Mapping[str, str]) -> dict[str, Any]:
     try:
         seeds = parse_json(metadata["seeds"])
@@ -299,6 +308,7 @@ def _parsed(metadata: Mapping[str, str]) -> dict[str, Any]:
             "codec": metadata.get("codec", NONE.name),
             "version": int(metadata["format_version"]),
             "pictures": tuple(parse_json(metadata.get("pictures", "[]"))),
+            "levels": _levels(parse_json(metadata.get("levels", "null"))),
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         problem = Problem("metadata", repr(error), "make the subject again with this version")

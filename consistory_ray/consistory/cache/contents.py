@@ -72,7 +72,7 @@ def packed_for(cache: AnchorCache, settings: MethodSettings) -> AnchorCache:
     if cache.version == 1:
         problem = Problem("format_version", "1", "make the subject again: such files do not say which tokens they hold")
         raise CacheMismatchError("the anchor cache cannot be packed", [problem])
-    reads = _Reads.of(cache, StepPlan.from_settings(settings))
+    reads = _Reads.of(cache, StepPlan.from_settings(settings, cache.levels))
     old, new = CODECS[cache.codec], CODECS[settings.cache_codec]
     tensors: dict[str, Tensor] = {}
     for stem, (held, names) in _stems(cache).items():
@@ -120,7 +120,7 @@ class _Reads:
 
 def _missing(cache: AnchorCache, settings: MethodSettings) -> list[str]:
     """What scenes would read and the cache lacks, in words."""
-    plan = StepPlan.from_settings(settings)
+    plan = StepPlan.from_settings(settings, cache.levels)
     missing = _Reads.of(cache, plan).missing
     found = {kind: [held.at for held in missing if held.kind == kind] for kind in _KINDS}
     words = [f"{_KINDS[kind]} of {_steps(lacking)}" for kind, lacking in found.items() if lacking]

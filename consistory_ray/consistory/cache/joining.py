@@ -77,7 +77,7 @@ def _differences(first: AnchorCache, other: AnchorCache, number: int) -> list[Pr
     pairs = {f"settings.{name}": (getattr(first.settings, name), getattr(other.settings, name)) for name in names}
     pairs |= {"model": (first.fingerprint[:12], other.fingerprint[:12]), "dtype": (first.dtype, other.dtype)}
     pairs |= {"grids": (dict(first.grids), dict(other.grids)), "version": (first.version, other.version)}
-    pairs |= {"codec": (first.codec, other.codec)}
+    pairs |= {"codec": (first.codec, other.codec), "levels": (first.levels, other.levels)}
     problems = [
         Problem(f"caches[{number}].{name}", repr(theirs), f"{again}: caches[0] has {mine!r}")
         for name, (mine, theirs) in pairs.items()

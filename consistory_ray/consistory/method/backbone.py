@@ -182,8 +182,12 @@ class Backbone(Protocol):
         """
         ...
 
-    def schedule(self, steps: int) -> Schedule:
-        """A schedule of its own noise levels for so many steps, at its beginning."""
+    def schedule(self, settings: MethodSettings) -> Schedule:
+        """The steps that settings ask for, on its own noise schedule, at their beginning.
+
+        Raises:
+            InputError: they cannot be made with this model.
+        """
         ...
 
     def installed(self, freeu: FreeU | None) -> AbstractContextManager[Network]:

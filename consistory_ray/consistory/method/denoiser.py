@@ -19,7 +19,7 @@ from consistory_ray.consistory.method.latents import Schedule
 from consistory_ray.consistory.method.layout import Grid, Level
 from consistory_ray.consistory.method.masks import AttentionMaps, Masks
 from consistory_ray.consistory.method.request import Request
-from consistory_ray.consistory.method.steps import Pass, nearest_step
+from consistory_ray.consistory.method.steps import Pass
 from consistory_ray.consistory.method.tap import Tap
 from consistory_ray.consistory.method.trace import Trace
 from consistory_ray.errors import AssetError
@@ -114,8 +114,7 @@ class Denoiser:
 
     def nearest_full_call(self, timestep: int, after: int = -1) -> int:
         """The step nearest to a timestep, after another step, among those whose call is made in full."""
-        steps = [step for step in self.plan.full_calls if step > after]
-        return steps[nearest_step([self.schedule.timesteps[step] for step in steps], timestep)]
+        return self.plan.nearest_call(self.schedule.timesteps, timestep, after)
 
     def refuse_broken(self, latents: Tensor) -> None:
         """Stop where the rest would be in vain: overflows show in the first steps. One wait for the device."""
@@ -220,8 +219,10 @@ class Denoiser:
         rows = rows.float()
         if conditioning.rows.halves == 1:
             return rows
+        settings = self.request.settings
         unconditional, conditional = rows.chunk(2)
-        return unconditional + self.request.settings.guidance_scale * (conditional - unconditional)
+        prediction = unconditional + settings.guidance_scale * (conditional - unconditional)
+        return rescaled(prediction, conditional, settings.guidance_rescale)
 
     def _reused_after(self, step: int) -> bool:
         """Whether the next call is not made in full."""
@@ -252,6 +253,24 @@ class Denoiser:
         self.companions.end_step(at)
         self.tick()
         return PassState(latents, state.schedule, state.maps, masks, deep=state.deep)
+
+
+def rescaled(prediction: Tensor, conditional: Tensor, share: float) -> Tensor:
+    """A guided prediction with the deviation that the conditional one has, in part (arXiv 2305.08891, equation 15).
+
+    Guidance widens what is predicted, which shows in models whose first step has no signal at all. Each image is looked
+    at for itself.
+
+    Args:
+        prediction, conditional: [images, channels, height, width].
+        share: of the rescaled prediction; 0 returns the prediction itself.
+    """
+    if not share:
+        return prediction
+    dimensions = tuple(range(1, prediction.dim()))
+    wanted = conditional.std(dim=dimensions, keepdim=True)
+    found = prediction.std(dim=dimensions, keepdim=True)
+    return share * prediction * (wanted / found) + (1 - share) * prediction
 
 
 def put_aside(queries: Queries | None) -> Queries | None:

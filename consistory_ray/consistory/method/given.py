@@ -58,6 +58,7 @@ class NoisedPath:
         self.clean = clean
         self.noise = noise
         self.timesteps = schedule.timesteps
+        self.levels = schedule.levels
         self.noise_scale = 1.0
 
     def at(self, step: int) -> Tensor:
@@ -192,7 +193,7 @@ def sweep(
     if trace is not None:
         trace.begin(request, path.timesteps)
     plan, text_keys, tapped = request.plan, TextKeys(), []
-    dift = nearest_step(path.timesteps, request.settings.dift_timestep) if plan.injected else None
+    dift = plan.nearest_call(path.timesteps, request.settings.dift_timestep) if plan.injected else None
     finite = torch.ones((), dtype=torch.bool, device=request.conditioning.text.device)
     for step in range(plan.steps):
         at = Pass(1, step)

@@ -4,16 +4,49 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-Noise: TypeAlias = Callable[[int | None], Tensor]
-"""Noise of a batch at a step, or the initial noise for None: [images, channels, height, width] float32 on the CPU.
 
-An image's noise depends on its seed and the step alone: not on its neighbours, the device, or how often it is drawn."""
+class Noise(Protocol):
+    """Noise of a batch. An image's depends on its seed and the step alone: not on its neighbours, the device, the pass,
+    or how often it is drawn."""
+
+    def __call__(self, step: int | None) -> Tensor:
+        """That of a step, or the initial one for None: [images, channels, height, width] float32 on the CPU."""
+        ...
+
+    def generators(self, step: int) -> list[torch.Generator]:
+        """One for each image, on the CPU, whose first draw is the noise of a step."""
+        ...
+
+
+@dataclass(frozen=True)
+class SeededNoise:
+    """See :class:`Noise`.
+
+    Attributes:
+        seeds: one for each image.
+        initial: the initial noise, which gives the shape.
+    """
+
+    seeds: Sequence[int]
+    initial: Tensor
+
+    def __call__(self, step: int | None) -> Tensor:
+        """See :class:`Noise`."""
+        if step is None:
+            return self.initial
+        return torch.stack([seeded_noise(seed, tuple(self.initial.shape[1:]), step) for seed in self.seeds])
+
+    def generators(self, step: int) -> list[torch.Generator]:
+        """See :class:`Noise`."""
+        return [step_generator(seed, step) for seed in self.seeds]
 
 
 class Schedule(Protocol):
@@ -23,13 +56,19 @@ class Schedule(Protocol):
     after the other, from the first or from the fork.
     """
 
-    timesteps: Sequence[int]
-    """The timestep of each step, falling."""
+    timesteps: Sequence[float]
+    """The timestep of each step, falling; with fractions where noise levels are spaced by themselves."""
+    levels: Sequence[float] | None
+    """How noisy each step is, as the timestep at which SDXL's noise schedule is as noisy, with fractions; None where
+    windows of steps are shares of their number: of the reference schedule, and of models that know no such scale."""
     noise_scale: float
     """What initial noise is multiplied with."""
 
     def model_input(self, latents: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """What the network is shown at a step, like the latents, and its timestep, a tensor without dimensions."""
+        """What the network is shown at a step, like the latents, and its timestep, a tensor without dimensions.
+
+        Nothing is remembered of it: steps may be asked for in any order.
+        """
         ...
 
     def advance(self, prediction: Tensor, latents: Tensor, step: int, noise: Noise) -> Tensor:
@@ -50,42 +89,116 @@ class Schedule(Protocol):
 
 
 class SchedulerSteps:
-    """A :class:`Schedule` made of a deterministic scheduler with diffusers' interface.
+    """A :class:`Schedule` made of a scheduler with diffusers' interface, which makes one call of the network a step.
+
+    Latents are in the scheduler's own scaling: sqrt(kept) x0 + sqrt(1 - kept) epsilon, or times 1 / sqrt(kept) where it
+    counts in sigmas. What the network is shown, noised pictures and jumps are computed here, since schedulers know only
+    the step at which they are.
 
     Args:
         scheduler: with its timesteps set; not shared with anybody.
+        levels: see :class:`Schedule`.
+        eta: how much new noise it adds, of those that take that.
     """
 
-    def __init__(self, scheduler: Any) -> None:
+    def __init__(self, scheduler: Any, levels: Sequence[float] | None = None, eta: float = 0.0) -> None:
         self.scheduler = scheduler
-        self.timesteps: Sequence[int] = [int(timestep) for timestep in scheduler.timesteps.tolist()]
+        self.levels = levels
+        self.eta = eta
+        self.timesteps: Sequence[float] = [number(timestep) for timestep in scheduler.timesteps.tolist()]
         self.noise_scale = float(scheduler.init_noise_sigma)
+        self.kept = kept_signal(scheduler)
+        self._shrinks = shrinks(scheduler)
 
     def model_input(self, latents: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """See :class:`Schedule`."""
-        return self.scheduler.scale_model_input(latents, self.timesteps[step]), self.scheduler.timesteps[step]
+        return latents * self.kept[step] ** 0.5 if self._shrinks else latents, self.scheduler.timesteps[step]
 
     def advance(self, prediction: Tensor, latents: Tensor, step: int, noise: Noise) -> Tensor:
         """See :class:`Schedule`."""
-        latents = self.scheduler.step(prediction, self.timesteps[step], latents, return_dict=False)[0]
+        takes = inspect.signature(self.scheduler.step).parameters
+        drawn: dict[str, Any] = {}
+        if "eta" in takes:
+            drawn["eta"] = self.eta
+        if draws(self.scheduler, self.eta):
+            if "variance_noise" in takes:
+                drawn["variance_noise"] = noise(step).to(latents.device)
+            else:
+                drawn["generator"] = noise.generators(step)
+        if hasattr(self.scheduler, "is_scale_input_called"):
+            self.scheduler.is_scale_input_called = True  # it was done here
+        timestep = self.timesteps[step]
+        at = timestep if self._by_number else self.scheduler.timesteps[step]
+        latents = self.scheduler.step(prediction, at, latents, return_dict=False, **drawn)[0]
         return latents
+
+    @property
+    def _by_number(self) -> bool:
+        """Whether it looks its noise level up by the timestep, which then needs no wait for the device."""
+        return not hasattr(self.scheduler, "_step_index")
 
     def noised(self, clean: Tensor, noise: Tensor, step: int) -> Tensor:
         """See :class:`Schedule`."""
-        noised: Tensor = self.scheduler.add_noise(clean, noise, self.scheduler.timesteps[step : step + 1])
-        return noised
+        if self._by_number:
+            noised: Tensor = self.scheduler.add_noise(clean, noise, self.scheduler.timesteps[step : step + 1])
+            return noised
+        return self._scaled(clean, noise, self.kept[step])
 
     def jump(self, prediction: Tensor, latents: Tensor, step: int, ahead: int) -> Tensor:
         """See :class:`Schedule`."""
-        kept = self.scheduler.alphas_cumprod
-        here, there = (float(kept[self.timesteps[number]]) for number in (step, ahead))
-        clean, noise = clean_and_noise(prediction, latents, here, self.scheduler.config.prediction_type)
-        jumped: Tensor = there**0.5 * clean + (1 - there) ** 0.5 * noise
-        return jumped
+        shown = self.model_input(latents, step)[0]
+        clean, noise = clean_and_noise(prediction, shown, self.kept[step], self.scheduler.config.prediction_type)
+        return self._scaled(clean, noise, self.kept[ahead])
+
+    def _scaled(self, clean: Tensor, noise: Tensor, kept: float) -> Tensor:
+        mixed: Tensor = kept**0.5 * clean + (1 - kept) ** 0.5 * noise
+        return mixed / kept**0.5 if self._shrinks else mixed
 
     def fork(self) -> SchedulerSteps:
         """See :class:`Schedule`."""
-        return SchedulerSteps(copy.deepcopy(self.scheduler))
+        forked = copy.copy(self)
+        forked.scheduler = copy.deepcopy(self.scheduler)
+        return forked
+
+
+def number(timestep: float) -> float:
+    """A timestep as it is printed: whole ones without a fraction."""
+    return int(timestep) if timestep == int(timestep) else float(timestep)
+
+
+def kept_signal(scheduler: Any) -> list[float]:
+    """The share of the signal in the variance before each step, the cumulative product of alphas.
+
+    Args:
+        scheduler: of diffusers, with its timesteps set, and noise levels of its own (``sigmas``) or those of a table.
+    """
+    sigmas = getattr(scheduler, "sigmas", None)
+    if sigmas is not None:
+        return [1 / (1 + float(sigma) ** 2) for sigma in sigmas[: len(scheduler.timesteps)].tolist()]
+    return [float(scheduler.alphas_cumprod[int(timestep)]) for timestep in scheduler.timesteps.tolist()]
+
+
+def shrinks(scheduler: Any) -> bool:
+    """Whether the scheduler's latents are x0 + sigma epsilon, which the network is shown divided by sqrt(1 + sigma**2).
+
+    Told by what a copy makes of a number.
+    """
+    trial = copy.deepcopy(scheduler)
+    return bool((trial.scale_model_input(torch.ones(1), trial.timesteps[0]) != 1).any())
+
+
+def draws(scheduler: Any, eta: float) -> bool:
+    """Whether a scheduler adds new noise at its steps."""
+    name, takes = type(scheduler).__name__, inspect.signature(scheduler.step).parameters
+    if "eta" in takes:
+        return eta > 0
+    if "algorithm_type" in scheduler.config:
+        return str(scheduler.config.algorithm_type).startswith("sde")
+    return "generator" in takes and any(part in name for part in RANDOM)
+
+
+RANDOM = ("Ancestral", "SDE", "LCM", "TCD", "DDPM", "SASolver")
+"""Parts of the names of samplers that draw new noise at every step."""
 
 
 def clean_and_noise(prediction: Tensor, latents: Tensor, kept: float, kind: str) -> tuple[Tensor, Tensor]:
@@ -112,9 +225,11 @@ def clean_and_noise(prediction: Tensor, latents: Tensor, kept: float, kind: str)
 
 def seeded_noise(seed: int, shape: tuple[int, ...], step: int | None = None) -> Tensor:
     """One image's noise, float32 on the CPU: its initial noise, or that of a step."""
-    if step is None:
-        generator = torch.Generator().manual_seed(seed)
-    else:
-        digest = hashlib.sha256(f"noise/{seed}/{step}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    generator = torch.Generator().manual_seed(seed) if step is None else step_generator(seed, step)
     return torch.randn(shape, generator=generator)
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """What draws one image's noise of a step."""
+    digest = hashlib.sha256(f"noise/{seed}/{step}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor
 
 from consistory_ray.consistory.method.conditioning import Conditioning, Rows
 from consistory_ray.consistory.method.hints import Hints
-from consistory_ray.consistory.method.latents import seeded_noise
+from consistory_ray.consistory.method.latents import SeededNoise
 from consistory_ray.consistory.method.layout import Grid, Level, Levels
 from consistory_ray.consistory.method.steps import StepPlan
 from consistory_ray.settings import MethodSettings
@@ -94,11 +93,10 @@ class Batch:
             lengths=of_rows(self.lengths),
         )
 
-    def noise(self, step: int | None) -> Tensor:
-        """See :data:`~consistory_ray.consistory.method.latents.Noise`."""
-        if step is None:
-            return self.latents
-        return torch.stack([seeded_noise(seed, tuple(self.latents.shape[1:]), step) for seed in self.seeds])
+    @property
+    def noise(self) -> SeededNoise:
+        """See :class:`~consistory_ray.consistory.method.latents.Noise`."""
+        return SeededNoise(self.seeds, self.latents)
 
 
 @dataclass(frozen=True)

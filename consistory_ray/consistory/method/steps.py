@@ -1,14 +1,21 @@
-"""Which step does what: the two passes (section 7 of docs/method.md) as ranges of step numbers. Pure: no torch."""
+"""Which step does what: the two passes (section 7 of docs/method.md) as ranges of step numbers. Pure: no torch.
+
+Windows are shares of the steps of the reference schedule, DDIM with leading spacing, at any number of them. Steps of
+other schedules are where a reference one of 50 steps is as noisy as they are: few steps, or steps that lie close where
+there is little noise, do the same things at the same noise levels.
+"""
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, get_args
 
+from consistory_ray.consistory.method.noise_levels import REFERENCE_STEPS, expected_levels, position_of
 from consistory_ray.errors import InputError, Problem
-from consistory_ray.guards.choices import CacheCodec, FirstPass
+from consistory_ray.guards.choices import CacheCodec, FirstPass, Scheduler, SigmaSchedule, TimestepSpacing
+from consistory_ray.guards.sampling import sampling_problems
 from consistory_ray.settings import MethodSettings, share_of
 
 
@@ -34,6 +41,9 @@ class StepPlan:
         full_calls: steps whose call of the network is made in full, rising; the others reuse deep features.
         guided: steps with classifier-free guidance.
         shared_every: a shared step reads the tokens of the last step that this divides.
+        blend_to: the reference step at which the blend weight reaches its last value.
+        levels: of each step the timestep at which SDXL's noise schedule is as noisy; None on the reference schedule.
+        positions: of each step that of the reference schedule which is as noisy; None there.
     """
 
     steps: int
@@ -46,32 +56,46 @@ class StepPlan:
     full_calls: Sequence[int]
     guided: range
     shared_every: int
+    blend_to: int = 0
+    levels: tuple[float, ...] | None = None
+    positions: tuple[int, ...] | None = None
 
     @classmethod
-    def from_settings(cls, settings: MethodSettings) -> StepPlan:
-        """The plan of checked settings; that of anchors is of ``settings.exact``."""
-        steps = settings.num_inference_steps
-        first, last = settings.injection_steps
-        last_blended = min(settings.last_blended_step, steps - 1)
+    def from_settings(cls, settings: MethodSettings, levels: Sequence[float] | None = None) -> StepPlan:
+        """The plan of checked settings; that of anchors is of ``settings.exact``.
+
+        Args:
+            settings: the settings.
+            levels: of the schedule that they ask for, see
+                :class:`~consistory_ray.consistory.method.latents.Schedule`; where the model is not known, None: then
+                they are those that it would have on SDXL's noise schedule.
+        """
+        known = expected_levels(settings) if levels is None else tuple(levels)
+        steps = settings.num_inference_steps if known is None else len(known)
+        windows = _Windows(steps, None if known is None else tuple(position_of(level) for level in known))
+        first, last = settings.injection_window
         blends = settings.query_blending and settings.sdsa and settings.scene_blending
-        guided = range(*(share_of(steps, share) for share in settings.guidance_interval))
+        guided = range(*(windows.start(share) for share in settings.guidance_interval))
         full_calls: Sequence[int] = range(steps)
         if settings.reuse_deep is not None:
-            start, period = share_of(steps, settings.reuse_deep[0]), settings.reuse_deep[1]
+            start, period = windows.start(settings.reuse_deep[0]), settings.reuse_deep[1]
             begins = (guided.start,)  # no call before it has deep features of the unconditional half
             full_calls = [s for s in full_calls if s < max(start, 1) or (s - start) % period == 0 or s in begins]
         shared = [step for step in full_calls if step] if len(full_calls) < steps else range(1, steps)
         return cls(
             steps=steps,
-            blended=range(last_blended + 1 if blends else 0),
+            blended=range(windows.stop(settings.query_blend_until) if blends else 0),
             query_blend=settings.query_blend,
-            injected=range(first, min(last + 1, steps)) if settings.injection else range(0),
+            injected=range(windows.start(first), windows.stop(last)) if settings.injection else range(0),
             shared=shared if settings.sdsa else range(0),
-            window=settings.map_steps,
+            window=windows.last(settings.map_steps),
             first_pass=settings.first_pass,
             full_calls=full_calls,
             guided=guided,
             shared_every=settings.shared_every,
+            blend_to=share_of(REFERENCE_STEPS, settings.query_blend_until),
+            levels=known,
+            positions=windows.positions,
         )
 
     @property
@@ -138,7 +162,53 @@ class StepPlan:
         if step not in self.blended:
             return 0.0
         first, last = self.query_blend
-        return first if len(self.blended) == 1 else first + (last - first) * step / (len(self.blended) - 1)
+        if len(self.blended) == 1 and self.positions is None:
+            return first
+        done, whole = (step, len(self.blended) - 1) if self.positions is None else (self.positions[step], self.blend_to)
+        return first + (last - first) * done / whole if whole else first
+
+    def nearest_call(self, timesteps: Sequence[float], timestep: int, after: int = -1) -> int:
+        """The full call nearest to a noise level, after another step.
+
+        Args:
+            timesteps: of the schedule, which say how noisy it is on the reference one.
+            timestep: where SDXL's noise schedule is as noisy as what is looked for.
+            after: that other step.
+        """
+        steps = [step for step in self.full_calls if step > after]
+        levels = timesteps if self.levels is None else self.levels
+        return steps[nearest_step([levels[step] for step in steps], timestep)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Windows:
+    """Where shares of the steps are.
+
+    Attributes:
+        steps: how many there are.
+        positions: of each that among the reference steps, None where they are such themselves.
+    """
+
+    steps: int
+    positions: tuple[int, ...] | None
+
+    def start(self, share: float) -> int:
+        """The first step of those from a share on; one behind the last where there is none."""
+        if self.positions is None:
+            return share_of(self.steps, share)
+        return bisect_left(self.positions, share_of(REFERENCE_STEPS, share))
+
+    def stop(self, share: float) -> int:
+        """The step behind those up to a share, inclusive."""
+        if self.positions is None:
+            return min(share_of(self.steps, share) + 1, self.steps)
+        return bisect_right(self.positions, share_of(REFERENCE_STEPS, share))
+
+    def last(self, count: int) -> int:
+        """How many steps there are in the place of so many last ones of the reference schedule; always one."""
+        if self.positions is None:
+            return count
+        return max(1, self.steps - bisect_left(self.positions, REFERENCE_STEPS - count))
 
 
 def _part(steps: Sequence[int], start: int, stop: int) -> Sequence[int]:
@@ -158,13 +228,27 @@ def suffices(made: StepPlan, asked: StepPlan) -> bool:
     )
 
 
-def nearest_step(timesteps: Sequence[int], timestep: int) -> int:
+def nearest_step(timesteps: Sequence[float], timestep: float) -> int:
     """The step whose timestep is nearest to the given one, the earlier step on a tie."""
     return min(range(len(timesteps)), key=lambda step: abs(timesteps[step] - timestep))
 
 
 def _falls(timesteps: Sequence[int]) -> bool:
     return bool(timesteps) and list(timesteps) == sorted(set(timesteps), reverse=True)
+
+
+def _sampling_checks(settings: MethodSettings) -> tuple[tuple[str, object, bool, str], ...]:
+    samplers, steps = get_args(Scheduler), settings.timesteps
+    spacings, sigmas = (None, *get_args(TimestepSpacing)), (None, *get_args(SigmaSchedule))
+    rescale = settings.guidance_rescale
+    return (
+        ("scheduler", settings.scheduler, settings.scheduler in samplers, f"one of {', '.join(samplers)}"),
+        ("sigma_schedule", settings.sigma_schedule, settings.sigma_schedule in sigmas, "karras, exponential or None"),
+        ("timestep_spacing", settings.timestep_spacing, settings.timestep_spacing in spacings, f"one of {spacings}"),
+        ("timesteps", steps, steps is None or (_falls(steps) and steps[-1] >= 0), "timesteps, falling, or None"),
+        ("eta", settings.eta, 0 <= settings.eta <= 1, "a share from 0 to 1"),
+        ("guidance_rescale", rescale, 0 <= rescale <= 1, "a share from 0 to 1"),
+    )
 
 
 def check_settings(settings: MethodSettings) -> None:
@@ -196,7 +280,9 @@ def check_settings(settings: MethodSettings) -> None:
         ("guidance_interval", guided, 0 <= guided[0] <= guided[1] <= 1, "two shares of the steps in rising order"),
         ("cache_codec", settings.cache_codec, settings.cache_codec in get_args(CacheCodec), "none, int8, fp8 or int4"),
         ("freeu", settings.freeu, settings.freeu is None or len(settings.freeu) == 4, "(s1, s2, b1, b2) or None"),
+        *_sampling_checks(settings),
     )
     problems = [Problem(name, repr(value), f"must be {fix}") for name, value, holds, fix in checks if not holds]
+    problems = problems or sampling_problems(vars(settings))
     if problems:
         raise InputError("the settings cannot be used", problems)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -91,28 +91,36 @@ def load_checkpoint(
     return pipe, settings
 
 
-def published_configs(model: str | Path) -> tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]:
-    """The UNet's and the VAE's configuration of a model that is not loaded; None where they cannot be told.
+def published_configs(
+    model: str | Path, config: str | Path | None = None, parts: Sequence[str] = ("unet", "vae")
+) -> tuple[Mapping[str, Any] | None, ...]:
+    """The configurations of parts of a model that is not loaded; None where they cannot be told.
+
+    Args:
+        model, config: as for :func:`load_checkpoint`. Of a single file nothing is known but what a local ``config``
+            says.
+        parts: by their names in a pipeline.
 
     Raises:
         CheckpointError: the model is nowhere.
     """
     name = model_location("model", model)
     if name.lower().endswith(".safetensors"):
-        return None, None
+        if config is None or not Path(config).is_dir():
+            return (None,) * len(parts)
+        name = str(config)
     if name == BUNDLED_MODEL:
         with resources.as_file(resources.files("consistory_ray.miniature").joinpath("weights")) as folder:
-            unet, vae = (read_config(folder / part / "config.json") for part in ("unet", "vae"))
-            return unet, vae
+            return tuple(read_config(folder / part / "config.json") for part in parts)
     found: list[Mapping[str, Any] | None] = []
-    for part in ("unet", "vae"):
+    for part in parts:
         try:
             local = Path(name) if Path(name).is_dir() else Path(hf_hub_download(name, f"{part}/config.json")).parents[1]
         except Exception:  # not there, or not cached: told when it is loaded
             found.append(None)
             continue
         found.append(read_config(local / part / "config.json"))
-    return found[0], found[1]
+    return tuple(found)
 
 
 def model_location(where: str, given: str | Path) -> str:

@@ -1,20 +1,163 @@
-"""Whose noise levels are sampled: DDIM is the only sampler, on the noise schedule of the model's own scheduler."""
+"""Which sampler makes the steps: those of diffusers, on the noise schedule of the model's own scheduler."""
 
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_lcm import LCMScheduler
+from diffusers.schedulers.scheduling_tcd import TCDScheduler
+from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
-_RANDOM = ("Ancestral", "SDE", "LCM", "TCD", "DDPM", "SASolver")
-"""Parts of the names of samplers that draw new noise at every step, which DDIM does not."""
-_STEPS = 20
+from consistory_ray.consistory.method.latents import SchedulerSteps, draws, kept_signal
+from consistory_ray.consistory.method.noise_levels import is_reference, leading_timesteps, level_of
+from consistory_ray.errors import InputError, Problem
+from consistory_ray.settings import MethodSettings
+
+_SAMPLERS: Mapping[str, tuple[Any, Mapping[str, object]]] = {
+    "euler": (EulerDiscreteScheduler, {}),
+    "euler_a": (EulerAncestralDiscreteScheduler, {}),
+    "dpmpp_2m": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "dpmpp_2m_sde": (DPMSolverMultistepScheduler, {"algorithm_type": "sde-dpmsolver++", "solver_order": 2}),
+    "unipc": (UniPCMultistepScheduler, {}),
+    "lcm": (LCMScheduler, {}),
+    "tcd": (TCDScheduler, {}),
+}
+_SPACED = {"karras": "use_karras_sigmas", "exponential": "use_exponential_sigmas", "beta": "use_beta_sigmas"}
+_NO_PICTURES = (EulerDiscreteScheduler, EulerAncestralDiscreteScheduler)
+"""Samplers that do not know networks which predict the picture itself."""
 _NEAR = 2.0  # timesteps: how far rounding and offsets put them apart
+
+
+class TimestepDDIM(DDIMScheduler):  # type: ignore[misc]
+    """DDIM through timesteps that need not be evenly spaced: each step goes to the next of them."""
+
+    def set_timesteps(
+        self, num_inference_steps: int, device: Any = None, timesteps: Sequence[int] | None = None
+    ) -> None:
+        """Evenly spaced ones, or those that are given."""
+        super().set_timesteps(num_inference_steps, device=device)
+        if timesteps is not None:
+            self.timesteps = torch.tensor(timesteps, dtype=torch.int64, device=device)
+        self._following = [*self.timesteps.tolist()[1:], -1]
+
+    def step(self, model_output: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
+        """See ``DDIMScheduler``, which takes the next timestep to be ``num_train // num_inference_steps`` below."""
+        following = next(each for each in self._following if each < int(timestep))
+        self.num_inference_steps = Fraction(self.config.num_train_timesteps, int(timestep) - following)
+        return super().step(model_output, int(timestep), *args, **kwargs)
+
+
+def model_schedule(own: Any, settings: MethodSettings, device: torch.device) -> SchedulerSteps:
+    """The steps that settings ask for, at their beginning.
+
+    Args:
+        own: the model's scheduler, which is left as it is.
+        settings: the settings.
+        device: where the network computes.
+
+    Raises:
+        InputError: this sampler cannot do that, or cannot be had for this model.
+    """
+    scheduler = _scheduler(own, settings, device)
+    return SchedulerSteps(scheduler, _levels(scheduler, settings), settings.eta)
+
+
+def _scheduler(own: Any, settings: MethodSettings, device: torch.device) -> Any:
+    if settings.scheduler == "ddim" and settings.timesteps is None and settings.timestep_spacing is None:
+        return ddim_scheduler(own.config, settings.num_inference_steps, device)
+    scheduler = _built(own, settings)
+    if isinstance(scheduler, _NO_PICTURES) and scheduler.config.prediction_type == "sample":
+        fix = "use ddim or dpmpp_2m: this one does not know networks that predict the picture itself"
+        raise InputError("this sampler does not fit the model", [Problem("scheduler", settings.scheduler, fix)])
+    try:
+        _set_timesteps(scheduler, settings, device)
+    except (ValueError, NotImplementedError, AssertionError) as error:
+        problem = Problem("scheduler", f"{settings.scheduler} ({type(scheduler).__name__})", str(error)[:300])
+        raise InputError("the sampler cannot make these steps", [problem]) from error
+    expected, order = settings.num_inference_steps, getattr(scheduler, "order", 1)
+    if order != 1 or len(scheduler.timesteps) != expected:
+        fix = f"it calls the network {len(scheduler.timesteps)} times in {expected} steps: use another sampler"
+        problem = Problem("scheduler", f"{settings.scheduler} ({type(scheduler).__name__})", fix)
+        raise InputError("this sampler makes more than one call a step", [problem])
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(0)
+    return scheduler
+
+
+def _built(own: Any, settings: MethodSettings) -> Any:
+    """A scheduler of the class and the configuration that settings ask for."""
+    changes: dict[str, object] = {}
+    if settings.timestep_spacing is not None:
+        changes["timestep_spacing"] = settings.timestep_spacing
+    if settings.scheduler != "model" or settings.sigma_schedule is not None or settings.timesteps is not None:
+        changes |= {name: kind == settings.sigma_schedule for kind, name in _SPACED.items()}
+    if settings.scheduler == "ddim" or (settings.scheduler == "model" and type(own) is DDIMScheduler):
+        scheduler = TimestepDDIM if settings.timesteps is not None else DDIMScheduler
+        unset = {key: value for key, value in _DDIM_UNSET.items() if key not in own.config}
+        return scheduler.from_config(own.config, **{**unset, **_accepted(scheduler, changes)})
+    if settings.scheduler == "model":
+        return type(own).from_config(own.config, **_accepted(type(own), changes)) if changes else copy.deepcopy(own)
+    kind, fixed = _SAMPLERS[settings.scheduler]
+    return kind.from_config(own.config, **_accepted(kind, changes), **fixed)
+
+
+def _accepted(kind: Any, changes: Mapping[str, object]) -> dict[str, object]:
+    """Those changes that a class has settings for.
+
+    Raises:
+        InputError: it lacks one that is to be switched on.
+    """
+    known = inspect.signature(kind.__init__).parameters
+    lacking = {name for name, value in changes.items() if name not in known and value is not False}
+    if lacking:
+        fixes = {True: "leave it out: the model's own scheduler, {}, has no such thing"}
+        names = ["timestep_spacing" if name == "timestep_spacing" else "sigma_schedule" for name in sorted(lacking)]
+        problems = [Problem(name, "", fixes[True].format(kind.__name__)) for name in names]
+        raise InputError("the sampler cannot make these steps", problems)
+    return {name: value for name, value in changes.items() if name in known}
+
+
+def _set_timesteps(scheduler: Any, settings: MethodSettings, device: torch.device) -> None:
+    if settings.timesteps is None:
+        scheduler.set_timesteps(settings.num_inference_steps, device=device)
+        return
+    given, takes = list(settings.timesteps), inspect.signature(scheduler.set_timesteps).parameters
+    if isinstance(scheduler, TimestepDDIM):
+        scheduler.set_timesteps(len(given), device=device, timesteps=given)
+    elif "timesteps" in takes:
+        # all timesteps are as good as those of the distillation, of which somebody knows who names them
+        known = {"original_inference_steps": scheduler.config.num_train_timesteps}
+        known = known if "original_inference_steps" in takes else {}
+        scheduler.set_timesteps(timesteps=given, device=device, **known)
+    elif hasattr(scheduler, "sigmas") and hasattr(scheduler, "_step_index"):
+        scheduler.set_timesteps(len(given), device=device)
+        table = ((1 - scheduler.alphas_cumprod) / scheduler.alphas_cumprod) ** 0.5
+        sigmas = np.interp(given, np.arange(len(table)), table.numpy()).astype(np.float32)
+        scheduler.sigmas = torch.cat([torch.from_numpy(sigmas), scheduler.sigmas[-1:]])
+        scheduler.timesteps = torch.tensor(given, dtype=scheduler.timesteps.dtype, device=device)
+    else:
+        raise ValueError("it takes no timesteps: leave them out")
+
+
+def _levels(scheduler: Any, settings: MethodSettings) -> tuple[float, ...] | None:
+    """See :class:`~consistory_ray.consistory.method.latents.Schedule`: DDIM as it was is the reference."""
+    levels = tuple(level_of(kept) for kept in kept_signal(scheduler))
+    reference = leading_timesteps(len(levels))
+    near = all(abs(level - timestep) <= _NEAR for level, timestep in zip(levels, reference, strict=True))
+    return None if near and is_reference(settings) and type(scheduler) is DDIMScheduler else levels
+
+
+_DDIM_UNSET = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "leading"}
 
 
 def ddim_scheduler(config: Mapping[str, object], steps: int, device: torch.device) -> DDIMScheduler:
@@ -22,49 +165,26 @@ def ddim_scheduler(config: Mapping[str, object], steps: int, device: torch.devic
 
     Latents are never clipped unless the model's configuration says so: schedulers other than DDIM leave that out.
     """
-    unset = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "leading"}
-    scheduler: DDIMScheduler = DDIMScheduler.from_config(
-        config, **{key: value for key, value in unset.items() if key not in config}
-    )
+    unset = {key: value for key, value in _DDIM_UNSET.items() if key not in config}
+    scheduler: DDIMScheduler = DDIMScheduler.from_config(config, **unset)
     scheduler.set_timesteps(steps, device=device)
     return scheduler
 
 
 def scheduler_notice(scheduler: Any) -> str:
-    """What somebody should know whose pipeline has this scheduler, since it is DDIM that samples; empty for nothing.
+    """What somebody should know whose model has this scheduler and is sampled by DDIM; empty for nothing.
 
     Nothing need be told of schedulers that go through the same noise levels without drawing noise: DDIM itself, Euler,
     Heun and others solve the same equation and differ in how exactly.
     """
     name, config = type(scheduler).__name__, scheduler.config
-    if any(part in name for part in _RANDOM) or str(config.get("algorithm_type", "")).startswith("sde"):
-        why = "draws new noise at every step"
-    elif not set(_compatibles(scheduler)) & {"DDIMScheduler"} and not isinstance(scheduler, DDIMScheduler):
-        why = "is no relative of DDIM"
-    elif _other_levels(scheduler):
+    if draws(scheduler, 0.0) or name in ("LCMScheduler", "TCDScheduler"):
+        why = "draws new noise at every step" if name != "TCDScheduler" else "is for distilled models"
+    elif str(config.get("timestep_spacing", "leading")) == "trailing":
         why = "goes through other noise levels"
     else:
         return ""
     return (
-        f"pictures are sampled by DDIM on the noise schedule of the model: its scheduler, {name}, {why} and is not "
-        "used; other schedulers do not work yet"
+        f"pictures are sampled by DDIM on the noise schedule of the model, whose own scheduler, {name}, {why}: "
+        "scheduler: model takes it"
     )
-
-
-def _compatibles(scheduler: Any) -> list[str]:
-    return list(getattr(type(scheduler), "_compatibles", ()))
-
-
-def _other_levels(scheduler: Any) -> bool:
-    """Whether it visits other timesteps than DDIM would on its configuration, asked of a copy."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            theirs = copy.deepcopy(scheduler)
-            theirs.set_timesteps(_STEPS)
-            visited = np.unique(np.asarray(theirs.timesteps, dtype=np.float64))
-            ours = ddim_scheduler(scheduler.config, _STEPS, torch.device("cpu")).timesteps
-            expected = np.unique(np.asarray(ours, dtype=np.float64))
-    except Exception:  # a scheduler of somebody's own, with other arguments
-        return True
-    return visited.shape != expected.shape or bool(np.abs(visited - expected).max() > _NEAR)

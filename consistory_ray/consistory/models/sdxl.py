@@ -20,10 +20,11 @@ from consistory_ray.consistory.models.controlnet_checks import mode_names
 from consistory_ray.consistory.models.controlnets import check_controlnets
 from consistory_ray.consistory.models.decoding import decode_latents, encode_pictures
 from consistory_ray.consistory.models.encoding import encode_prompts, weighted_lengths
-from consistory_ray.consistory.models.fingerprint import adapter_state, model_fingerprint, network_fingerprint
+from consistory_ray.consistory.models.fingerprint import adapter_state, network_fingerprint
 from consistory_ray.consistory.models.hooks import UNetHooks, execution_device, offloaded_again
+from consistory_ray.consistory.models.identity import pipeline_fingerprint
 from consistory_ray.consistory.models.prompts import concept_positions, text_tokens
-from consistory_ray.consistory.models.schedules import ddim_scheduler, scheduler_notice
+from consistory_ray.consistory.models.schedules import model_schedule, scheduler_notice
 from consistory_ray.consistory.models.sdxl_layout import LEVELS, level_grids
 from consistory_ray.consistory.models.split_unet import method_installed
 from consistory_ray.consistory.models.weighted import Weights
@@ -66,14 +67,14 @@ class SDXL:
         adapters = adapter_state(self.pipe)
         if self._held is not None and self._held[0] == adapters:
             return self._held[1]
-        found = model_fingerprint(self.pipe)
+        found = pipeline_fingerprint(self.pipe)
         if self._held is not None:
             self._held = adapters, found
         return found
 
     def hold_fingerprint(self) -> None:
         """See :class:`~consistory_ray.consistory.method.backbone.Backbone`."""
-        self._held = adapter_state(self.pipe), model_fingerprint(self.pipe)
+        self._held = adapter_state(self.pipe), pipeline_fingerprint(self.pipe)
         self._held_controls = self.control_fingerprints
 
     @property
@@ -157,9 +158,9 @@ class SDXL:
         """See :meth:`~consistory_ray.consistory.models.weighted.Weights.positions`."""
         return Weights(self.pipe).positions(prompts, concepts, every=every, exact_suffices=exact_suffices)
 
-    def schedule(self, steps: int) -> SchedulerSteps:
-        """DDIM, see :func:`~consistory_ray.consistory.models.schedules.ddim_scheduler`."""
-        return SchedulerSteps(ddim_scheduler(self.pipe.scheduler.config, steps, self.device))
+    def schedule(self, settings: MethodSettings) -> SchedulerSteps:
+        """See :func:`~consistory_ray.consistory.models.schedules.model_schedule`."""
+        return model_schedule(self.pipe.scheduler, settings, self.device)
 
     def installed(self, freeu: FreeU | None) -> AbstractContextManager[Network]:
         """See :func:`~consistory_ray.consistory.models.split_unet.method_installed`."""

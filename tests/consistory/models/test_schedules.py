@@ -1,4 +1,4 @@
-"""Schedulers: DDIM samples for those that it can stand in for, which is told, and the others are refused."""
+"""Schedulers of models: DDIM samples unless another one is asked for, which is told, and some models are refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 
 from consistory_ray.consistory import ConsiStoryPipeline
-from consistory_ray.errors import CheckpointError
+from consistory_ray.consistory.method.latents import seeded_noise
+from consistory_ray.errors import CheckpointError, InputError
 from consistory_ray.settings import MethodSettings
 from tests.consistory.conftest import make_diffusers_pipeline
 
@@ -33,7 +34,7 @@ def swapped(model: StableDiffusionXLPipeline, name: str, **changes: Any) -> Any:
     return getattr(schedulers, name).from_config(model.scheduler.config, **changes)
 
 
-@pytest.mark.parametrize("name", ["DDIMScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler"])
+@pytest.mark.parametrize("name", ["DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
 def test_the_same_noise_levels_need_no_word(model: StableDiffusionXLPipeline, name: str) -> None:
     model.scheduler = swapped(model, name)
     with warnings.catch_warnings():
@@ -44,14 +45,11 @@ def test_the_same_noise_levels_need_no_word(model: StableDiffusionXLPipeline, na
 
 
 NOTICED = [
-    ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}, "goes through other noise levels"),
-    ("EulerDiscreteScheduler", {"use_karras_sigmas": True}, "goes through other noise levels"),
-    ("EulerDiscreteScheduler", {"use_exponential_sigmas": True}, "goes through other noise levels"),
-    ("DPMSolverMultistepScheduler", {}, "goes through other noise levels"),
+    ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}, "goes through other noise levels"),
     ("EulerAncestralDiscreteScheduler", {}, "draws new noise"),
     ("DDPMScheduler", {}, "draws new noise"),
     ("LCMScheduler", {}, "draws new noise"),
-    ("TCDScheduler", {}, "draws new noise"),
+    ("TCDScheduler", {}, "is for distilled models"),
     ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, "draws new noise"),
 ]
 
@@ -61,7 +59,7 @@ def test_what_ddim_only_stands_in_for_is_told_once(
     model: StableDiffusionXLPipeline, name: str, changes: dict[str, Any], why: str
 ) -> None:
     model.scheduler = swapped(model, name, **changes)
-    with pytest.warns(UserWarning, match=f"sampled by DDIM .* {name}, {why}.* is not used"):
+    with pytest.warns(UserWarning, match=f"sampled by DDIM .* {name}, {why}.*scheduler: model takes it"):
         pipe = ConsiStoryPipeline(model)
     assert len(pipe.notices) == 1
     with warnings.catch_warnings():
@@ -75,7 +73,7 @@ def test_a_swap_after_construction_is_told_and_changes_no_picture(model: StableD
     subject = pipe.create_subject(["a cat"], "cat", [1], settings=FEW)
     before = pipe.render_vanilla(["a cat"], [1], settings=FEW, output_type="latent").images
     own = model.scheduler
-    model.scheduler = swapped(model, "DPMSolverMultistepScheduler", use_karras_sigmas=True)
+    model.scheduler = swapped(model, "EulerAncestralDiscreteScheduler")
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         for _ in range(2):
@@ -83,7 +81,7 @@ def test_a_swap_after_construction_is_told_and_changes_no_picture(model: StableD
                 CALLS[call](pipe, subject)
             except Exception as error:  # its configuration is part of the fingerprint
                 assert "another model" in str(error)
-    assert [each.category for each in told if "DPMSolverMultistep" in str(each.message)] == [UserWarning]
+    assert [each.category for each in told if "EulerAncestral" in str(each.message)] == [UserWarning]
     assert torch.equal(pipe.render_vanilla(["a cat"], [1], settings=FEW, output_type="latent").images, before)
     model.scheduler = own
     pipe.render(["a cat"], subject, [1])
@@ -115,3 +113,33 @@ def test_others_are_refused_at_once_and_at_each_call(
     for call in CALLS.values():
         with pytest.raises(CheckpointError, match=why):
             call(pipe, subject)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
+        ("DPMSolverMultistepScheduler", {}),
+        ("LMSDiscreteScheduler", {}),
+    ],
+)
+def test_the_models_own_scheduler_samples_where_it_is_asked_for(
+    model: StableDiffusionXLPipeline, name: str, changes: dict[str, Any]
+) -> None:
+    model.scheduler = swapped(model, name, **changes)
+    settings = FEW.replace(scheduler="model", num_inference_steps=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pipe = ConsiStoryPipeline(model)
+    found = pipe.render_vanilla(["a cat"], [1], settings=settings, output_type="latent").images
+    latents = seeded_noise(1, (4, 16, 16))[None]
+    expected = model(["a cat"], latents=latents, num_inference_steps=5, guidance_scale=5.0, output_type="latent").images
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    ddim = pipe.render_vanilla(["a cat"], [1], settings=settings.replace(scheduler="ddim"), output_type="latent").images
+    assert not torch.allclose(ddim, found, atol=1e-2)
+
+
+def test_a_scheduler_that_calls_the_network_twice_a_step_is_refused(model: StableDiffusionXLPipeline) -> None:
+    model.scheduler = swapped(model, "HeunDiscreteScheduler")
+    with pytest.raises(InputError, match="HeunDiscreteScheduler"):
+        ConsiStoryPipeline(model).render_vanilla(["a cat"], [1], settings=FEW.replace(scheduler="model"))
