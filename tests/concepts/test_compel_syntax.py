@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from consistory_ray.concepts.compel_syntax import SyntaxFault, read_prompt
 
-_PIECES = (
-    r'a|dragon|moss-green|red|,|.|-|--|+|++| |  |(|)|)1.2|)0.5|"|\(|\)|3|-5|0.5|=|:|é|<moss>|.and(|.blend(|useLora|x.y'
-)
-PIECES = st.sampled_from([*_PIECES.split("|"), "\t"])
+_WORDS = r"a|dragon|moss-green|red|é|<moss>|x.y|3|-5|0.5|useLora"
+_MARKS = r""",|.|-|--|+|++| |  |(|)|)1.2|)0.5|"|\(|\)|=|:|.and(|.blend("""
+PIECES = st.sampled_from([*_WORDS.split("|"), *_MARKS.split("|"), "\t"])
 PROMPTS = st.lists(PIECES, max_size=12).map("".join)
 PARSER = PromptParser()
 
