@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,6 +166,7 @@ def job_notes(job: RenderJob, plan: Plan, device: str = "auto") -> Notes:
         _lengths(job, subjects, found)
     _settings(job, found)
     _controls(job, plan, found)
+    _loading(job, plan, found)
     dtype = job.settings.torch_dtype
     on_cpu = device == "cpu" or (device == "auto" and _stays_on_a_cpu(job.model))
     if on_cpu and (told := half_on_cpu(dtype)):
@@ -320,6 +322,24 @@ def _controls(job: RenderJob, plan: Plan, found: _Found) -> None:
             found.add("unused-controlnet", message, f"controlnets[{place}]", shown(net.called))
 
 
+def _loading(job: RenderJob, plan: Plan, found: _Found) -> None:
+    """LoRAs that do nothing, and embeddings that no prompt names."""
+    for index, lora in enumerate(job.loras):
+        if lora.weight == 0:
+            message = "a LoRA with a weight of 0 changes nothing: leave it out"
+            found.add("useless-lora", message, f"loras[{index}]", shown(lora.called))
+    waiting = {one.called.lower(): f"embeddings[{index}]" for index, one in enumerate(job.embeddings)}
+    texts = chain([job.settings.negative_prompt or ""], (asset.prompt for asset in plan.assets()))
+    for text in texts if waiting else ():
+        lower = text.lower()
+        for token in [token for token in waiting if token in lower]:
+            del waiting[token]
+        if not waiting:
+            break
+    for token, where in waiting.items():
+        found.add("unused-embedding", "no prompt names an embedding by its token", where, shown(token))
+
+
 def _settings(job: RenderJob, found: _Found) -> None:
     for name, value, why in _unusual(job):
         told = str(list(value)) if isinstance(value, tuple) else shown(value)
@@ -329,7 +349,8 @@ def _settings(job: RenderJob, found: _Found) -> None:
 def _unusual(job: RenderJob) -> Iterator[tuple[str, Any, str]]:
     """Settings that were written down, are allowed, and seldom make good pictures: name, value, why."""
     settings, given = job.settings, job.settings.model_fields_set
-    few = _FEW_STEPS.search(job.model) is not None
+    names = (job.model, *(name for lora in job.loras for name in (lora.path, lora.called)))
+    few = settings.timesteps is not None or any(_FEW_STEPS.search(name) for name in names)
     steps, guidance = settings.num_inference_steps, settings.guidance_scale
     if steps is not None and steps < 10 and not few:
         yield "num_inference_steps", steps, "fewer than ten steps make rough pictures, 30 to 50 are usual"

@@ -33,19 +33,19 @@ SYNTAXES = (
     Syntax(
         "prompt-lora",
         "tags that load a LoRA or a hypernetwork",
-        "they load nothing: merge the LoRA into the model, or use load_lora_weights in Python",
+        "they load nothing: list the file under loras at the top of the job, as in {path: FILE, weight: 0.8}",
         re.compile(r"<(?:lora|lyco|locon|loha|hypernet|hypernetwork)\s*:[^<>]{0,200}>", re.IGNORECASE),
     ),
     Syntax(
         "prompt-embedding",
         "names of embeddings",
-        "they load nothing: use load_textual_inversion in Python and write its token",
+        "they load nothing: list the file under embeddings at the top of the job, and write its token in the prompt",
         re.compile(r"(?<!\w)embeddings?:[\w./-]+", re.IGNORECASE),
     ),
     Syntax(
         "prompt-weight",
         "weights of words",
-        "they have no effect and are read as text: leave brackets and numbers out",
+        "they are read as text: set prompt_syntax: compel under settings and write (word)1.3, or leave them out",
         re.compile(
             rf"\([^()]{{0,200}}[^\s\d()]\s*:(?:-?{_NUMBER}|\s+-?\d*\.\d+)\s*\)"
             r"|\(\([^()]{1,200}\)\)|\[\[[^\[\]]{1,200}\]\]|\{\{[^{}]{1,200}\}\}"

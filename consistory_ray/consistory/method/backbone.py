@@ -22,7 +22,7 @@ from consistory_ray.consistory.method.request import Additions
 from consistory_ray.consistory.method.tap import Tap
 from consistory_ray.settings import FreeU, MethodSettings
 
-OutputType = Literal["pil", "np", "latent"]
+Decoded = Literal["pil", "np", "latent"]
 
 
 class Trunk(Protocol):
@@ -205,7 +205,7 @@ class Backbone(Protocol):
         """
         ...
 
-    def decode(self, latents: Tensor, output_type: OutputType) -> tuple[Any, dict[int, str]]:
+    def decode(self, latents: Tensor, output_type: Decoded) -> tuple[Any, dict[int, str]]:
         """Pictures of [images, channels, rows, columns] latents, and by index why one is none (it is None or NaN)."""
         ...
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from consistory_ray.consistory.method.backbone import Network, OutputType
+from consistory_ray.consistory.method.backbone import Decoded, Network
 from consistory_ray.consistory.method.conditioning import Conditioning
 from consistory_ray.consistory.method.hints import Hints
 from consistory_ray.consistory.method.latents import SchedulerSteps
@@ -186,6 +186,6 @@ class SDXL:
         """See :func:`~consistory_ray.consistory.models.decoding.encode_pictures`."""
         return encode_pictures(self.pipe, pictures, self.device)
 
-    def decode(self, latents: Tensor, output_type: OutputType) -> tuple[Any, dict[int, str]]:
+    def decode(self, latents: Tensor, output_type: Decoded) -> tuple[Any, dict[int, str]]:
         """See :func:`~consistory_ray.consistory.models.decoding.decode_latents`."""
         return decode_latents(self.pipe, latents, output_type)
