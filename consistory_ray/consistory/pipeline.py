@@ -11,6 +11,7 @@ from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
 from consistory_ray.adapters import Embedding, LoRA
+from consistory_ray.concepts.compel_syntax import plain_text
 from consistory_ray.concepts.matching import all_exact
 from consistory_ray.consistory.cache.anchor_cache import AnchorCache
 from consistory_ray.consistory.cache.contents import check_cache
@@ -304,7 +305,7 @@ class ConsiStoryPipeline(LoadedModel):
         if settings is not None:
             check_cache(cache, fingerprint, settings)
         check_cache(cache, fingerprint, resolved)
-        as_written = all_exact(cache.prompts, cache.concepts)
+        as_written = all_exact([plain_text(one, resolved.prompt_syntax) for one in cache.prompts], cache.concepts)
         given: dict[str, Any] = {"prompts_2": prompts_2, "negative_prompts": negative_prompts, "generator": generator}
         given["exact_suffices"] = as_written
         batch = make_batch(self.backbone, prompts, seeds, latents, cache.concepts, resolved, **given)

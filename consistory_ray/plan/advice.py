@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from consistory_ray.concepts.compel_syntax import plain_text
 from consistory_ray.concepts.matching import Match, find_concepts, mentions
 from consistory_ray.guards.numerics import half_on_cpu
 from consistory_ray.guards.problems import shown
@@ -147,15 +148,22 @@ def job_notes(job: RenderJob, plan: Plan, device: str = "auto") -> Notes:
     drawer = Drawer(job)
     job = drawer.job
     subjects = [
-        _Said(subject, planned.subject_id, planned if drawer.is_dynamic(subject) else None)
+        _Said(
+            subject,
+            planned.subject_id,
+            planned if drawer.is_dynamic(subject) else None,
+            planned.settings.prompt_syntax,
+        )
         for subject, planned in zip(job.subjects, plan.subjects, strict=True)
     ]
     _impossible(plan, found)
     for said in subjects:
         _syntax_of(said, found)
     negative = job.settings.negative_prompt or ""
-    _look_for_syntax(negative, "settings.negative_prompt", found)
-    _lengths(job, subjects, found)
+    syntax = subjects[0].syntax
+    _look_for_syntax(negative, "settings.negative_prompt", found, syntax=syntax)
+    if syntax == "plain":
+        _lengths(job, subjects, found)
     _settings(job, found)
     _controls(job, plan, found)
     _loading(job, plan, found)
@@ -190,11 +198,13 @@ class _Said:
         subject: as the job has it, its own words drawn.
         name: its id.
         drawn: what was planned of it, where its prompts are dynamic.
+        syntax: how its prompts are written.
     """
 
     subject: Subject
     name: str
     drawn: SubjectPlan | None
+    syntax: str = "plain"
 
     def entries(self) -> Iterator[tuple[str, str, int]]:
         """Place, words and number of pictures of every anchor and scene."""
@@ -213,11 +223,11 @@ class _Said:
             yield asset.scene_id, asset.prompt[head:].strip(), 1
 
     def prompts(self) -> Iterator[tuple[str, str, int, bool]]:
-        """The same with whole prompts, and whether it is an anchor's."""
+        """The same with whole prompts, what of them is text, and whether it is an anchor's."""
         anchors = len(self.subject.shown_by)
         for number, (place, text, count) in enumerate(self.entries()):
             whole = self.subject.caption if number < anchors else self.subject.prompt
-            yield place, whole(text), count, number < anchors
+            yield place, plain_text(whole(text), self.syntax), count, number < anchors
 
 
 def _syntax_of(said: _Said, found: _Found) -> None:
@@ -225,18 +235,18 @@ def _syntax_of(said: _Said, found: _Found) -> None:
     ignored = "prompt-choice" if said.drawn is not None else ""
     for part, text in (("style", subject.style), ("subject", subject.subject), ("details", subject.details)):
         if text:
-            _look_for_syntax(text, f"{said.name} {part}", found, ignored)
+            _look_for_syntax(text, f"{said.name} {part}", found, ignored, said.syntax)
     for place, text, _ in said.entries():
-        _look_for_syntax(text, f"{said.name} {place}", found, ignored)
+        _look_for_syntax(text, f"{said.name} {place}", found, ignored, said.syntax)
 
 
-def _look_for_syntax(text: str, where: str, found: _Found, ignored: str = "") -> None:
+def _look_for_syntax(text: str, where: str, found: _Found, ignored: str = "", syntax: str = "plain") -> None:
     """What a text has of other programs' syntax; of what is drawn, braces that are left were meant as text."""
-    for syntax, example in find_syntax(text):
-        if syntax.kind == ignored and not example.startswith("["):
+    for kind, example in find_syntax(text, syntax):
+        if kind.kind == ignored and not example.startswith("["):
             continue
-        message = f"{syntax.what} are no part of prompts here, {syntax.instead}"
-        found.add(syntax.kind, message, where, shown(example))
+        message = f"{kind.what} are no part of prompts here, {kind.instead}"
+        found.add(kind.kind, message, where, shown(example))
 
 
 def _lengths(job: RenderJob, subjects: list[_Said], found: _Found) -> None:
@@ -417,7 +427,7 @@ def _loose_concepts(subjects: list[_Said]) -> Iterator[LooseConcept]:
     left = _LOOSE_PROMPTS
     for said in subjects:
         subject = said.subject
-        heads = (subject.caption(""), subject.prompt(""))
+        heads = [plain_text(head, said.syntax) for head in (subject.caption(""), subject.prompt(""))]
         if all(mentions(head, concept) for concept in subject.concept for head in heads):
             continue
         anchors = (prompt for _, prompt, _, is_anchor in said.prompts() if is_anchor)
