@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.text import Text
@@ -60,7 +61,8 @@ from consistory_ray.guards.terminal import printable_streams
 from consistory_ray.jobs.allowlist import check_allowed
 from consistory_ray.jobs.job import RenderJob
 from consistory_ray.plan.advice import job_notes
-from consistory_ray.watch.reports import line, print_forecast, print_notes, print_status
+from consistory_ray.plan.drawing import Drawer, DrawnPrompt
+from consistory_ray.watch.reports import line, print_drawn, print_forecast, print_notes, print_status
 from consistory_ray.watch.status_display import watch_status
 
 if TYPE_CHECKING:
@@ -101,9 +103,10 @@ def validate(job: Job, as_json: AsJson = False) -> None:
         print_json({"valid": False, "message": error.message, "problems": problems})
         raise typer.Exit(EXIT_INPUT) from error
     notes = job_notes(loaded, plan)
+    drawn = list(Drawer(loaded).drawn(plan.subjects))
     counts = {"subjects": len(plan.subjects), "anchors": plan.anchor_count, "scenes": plan.scene_count}
     if as_json:
-        print_json({"valid": True, "name": plan.name, **counts, **notes.to_dict()})
+        print_json({"valid": True, "name": plan.name, **counts, **notes.to_dict(), **_drawn(drawn)})
     else:
         numbers = ", ".join(f"{count} {name}" for name, count in counts.items())
         if crossed := sum(
@@ -111,6 +114,7 @@ def validate(job: Job, as_json: AsJson = False) -> None:
         ):
             numbers += f" ({crossed} of them are scenes crossed with poses)"
         line(out, Text.assemble((f"{job} is valid", "bold green"), f": {numbers}"))
+        print_drawn(out, drawn)
         print_notes(out, notes)
 
 
@@ -134,14 +138,21 @@ def plan_command(
     store = open_of(output, plan)
     plan = plan_as_begun(plan, store)
     notes = job_notes(loaded, plan, device)
+    drawn = list(Drawer(loaded).drawn(plan.subjects))
     on = device if device != "auto" else usual_device(plan)
     count = workers or (max(1, len(read_gpus())) if on == "cuda" else 1)
     result = forecast(plan, store.url, *pictures_made(plan, store), workers=count, device=on, keep_anchors=keep_anchors)
     if as_json:
-        print_json({**result.to_dict(), **notes.to_dict()})
+        print_json({**result.to_dict(), **notes.to_dict(), **_drawn(drawn)})
     else:
         print_forecast(out, result)
+        print_drawn(out, drawn)
         print_notes(out, notes)
+
+
+def _drawn(drawn: list[DrawnPrompt]) -> dict[str, Any]:
+    """What becomes of dynamic prompts, where a job has any."""
+    return {"drawn": [asdict(one) for one in drawn]} if drawn else {}
 
 
 app.command(rich_help_panel=BEFORE)(doctor)
@@ -243,8 +254,6 @@ def dataset(
     as_json: AsJson = False,
 ) -> None:
     """Write an output's pictures as Parquet shards that load as a Hugging Face dataset."""
-    from dataclasses import asdict
-
     from consistory_ray.output.lease.lease import Lease
     from consistory_ray.output.shards import DATASET_FOLDER, write_dataset
     from consistory_ray.output.storage import open_output

@@ -37,6 +37,10 @@ from consistory_ray.guards.setting_ranges import (
     Switch,
     Whole,
 )
+from consistory_ray.jobs.adapter_files import look_up_adapters
+from consistory_ray.jobs.adapter_findings import loading_findings
+from consistory_ray.jobs.adapters import MAX_EMBEDDINGS, MAX_LORAS, Embedding, LoRA, Vae, with_path
+from consistory_ray.jobs.adapters import listed as adapters_listed
 from consistory_ray.jobs.checks import (
     control_findings,
     job_findings,
@@ -57,6 +61,7 @@ from consistory_ray.jobs.controls import (
     listed,
     named,
 )
+from consistory_ray.jobs.dynamic_checks import dynamic_findings
 from consistory_ray.jobs.given_pictures import Fit, look_up_pictures
 from consistory_ray.jobs.input_files import File, InputFiles
 from consistory_ray.jobs.joined_subjects import MOST_JOINED
@@ -74,6 +79,7 @@ from consistory_ray.jobs.validation import (
     checked,
     handed_down,
 )
+from consistory_ray.jobs.wildcards import look_up_wildcards
 from consistory_ray.settings import BUNDLED_MODEL, MethodSettings
 
 MAX_COUNT = 100_000
@@ -93,7 +99,15 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _as_lists(value: Any) -> Any:
+    """Addresses of folders were looked up before (:mod:`consistory_ray.jobs.wildcards`)."""
+    if isinstance(value, str):
+        raise fault("load_job and parse_job look addresses up: give the whole job to one of them, or the lists")
+    return {} if value is None else value
+
+
 OnMissingConcept = Literal["fail", "skip"]
+Expand = Literal["draw", "all"]
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -154,6 +168,9 @@ class Scene:
     """What the second text encoder reads instead of the prompt; style, subject and details come before it, too."""
     negative_prompt: TextOrNothing | None = None
     """What it should not show, in place of the settings' negative_prompt; "" is the embedding of the empty text."""
+    expand: Expand = "draw"
+    """What becomes of a dynamic prompt: each of the ``count`` pictures draws words of its own, or "all": there are
+    ``count`` pictures for every text that the prompt can become."""
 
 
 def _of_the_method(settings: RenderSettings) -> dict[str, Any]:
@@ -182,6 +199,8 @@ class StoredCache:
     """Its size."""
     settings: StoredSettings
     """The method's settings that it was made with, and with which its scenes are rendered."""
+    loaded: dict[str, Any] | None = None
+    """What was loaded with the model that made it: LoRAs, embeddings, another VAE."""
 
 
 def _as_sources(value: Any) -> Any:
@@ -268,6 +287,9 @@ class Subject(BaseModel):
     what all of them have, such as {folder: poses, scale: 0.8}."""
     on_missing_concept: OnMissingConcept = "fail"
     """What becomes of the job if nothing of a concept stands in a prompt: it is refused, or those pictures fail."""
+    dynamic_prompts: Switch | None = None
+    """Whether {a|b} and __names__ are drawn in its prompts; left out, what the job says. Style, subject and details are
+    drawn once for all of its pictures."""
 
     @property
     def shown_by(self) -> tuple[Anchor | GivenPicture, ...]:
@@ -289,6 +311,9 @@ class Subject(BaseModel):
         return subject
 
 
+_FINDINGS = (job_findings, control_findings, dynamic_findings, loading_findings)
+
+
 class RenderJob(BaseModel):
     """Everything a run needs to know about what to render."""
 
@@ -301,6 +326,26 @@ class RenderJob(BaseModel):
     config: Annotated[Text, Field(max_length=1000)] | None = None
     """For a .safetensors file: a folder (or Hugging Face id) in diffusers' layout with the configurations and the
     tokenizers that such a file lacks. Left out, they are looked up on the hub, which needs a network."""
+    variant: Annotated[Text, Field(max_length=40)] | None = None
+    """Which of the files of a folder or a Hugging Face id: "fp16" takes model.fp16.safetensors where there is one, half
+    the size. Left out, it is "fp16" where torch_dtype is float16 and the hub has them."""
+    revision: Annotated[Text, Field(max_length=100)] | None = None
+    """Of a Hugging Face id the branch, tag or commit; left out, it is the newest."""
+    vae: Vae | None = None
+    """Another VAE than the model's own: a Hugging Face id, a folder or a .safetensors file. A relative path is relative
+    to the job file."""
+    loras: Annotated[
+        tuple[Annotated[LoRA, BeforeValidator(with_path, json_schema_input_type=str | LoRA)], ...],
+        Field(max_length=MAX_LORAS),
+        BeforeValidator(adapters_listed, json_schema_input_type=str | LoRA | list[str | LoRA]),
+    ] = ()
+    """LoRAs that are fused into the model, one after the other."""
+    embeddings: Annotated[
+        tuple[Annotated[Embedding, BeforeValidator(with_path, json_schema_input_type=str | Embedding)], ...],
+        Field(max_length=MAX_EMBEDDINGS),
+        BeforeValidator(adapters_listed, json_schema_input_type=str | Embedding | list[str | Embedding]),
+    ] = ()
+    """Textual inversions, which prompts name by their tokens."""
     settings: RenderSettings = RenderSettings()
     """How to render."""
     controlnets: Annotated[
@@ -313,6 +358,15 @@ class RenderJob(BaseModel):
     """Whether hints lead the conditional half of the guidance only, so that they count more than the words."""
     on_missing_concept: OnMissingConcept = "fail"
     """That of all subjects that have none of their own."""
+    dynamic_prompts: Switch = False
+    """Whether prompts are dynamic: one of {red|green} is drawn for each picture, and a line of a list for __animals__.
+    Left out, braces are text."""
+    wildcards: Annotated[
+        dict[Text, tuple[Text, ...]],
+        BeforeValidator(_as_lists, json_schema_input_type=str | dict[str, list[str]] | None),
+    ] = {}
+    """Folder or URL of the lists that are drawn from, where __animals/birds__ is animals/birds.txt; left out, the
+    folder wildcards beside the job file. Or the lists themselves: {animals: [cat, dog]}."""
     subjects: Annotated[tuple[Annotated[Subject, WrapValidator(bounded_subject)], ...], Field(min_length=1)]
     """Who to render, and where."""
 
@@ -324,7 +378,11 @@ class RenderJob(BaseModel):
     @classmethod
     def _complete(cls, data: Any, handler: Callable[[Any], Self], info: ValidationInfo) -> Self:
         job: Self = checked(
-            cls, handed_down(data), handler, lambda one: chain(job_findings(one), control_findings(one)), info
+            cls,
+            handed_down(data),
+            handler,
+            lambda one: chain.from_iterable(find(one) for find in _FINDINGS),
+            info,
         )
         return job
 
@@ -364,6 +422,10 @@ def parse_document(document: Document) -> RenderJob:
     problems += unreadable
     data, unreadable = look_up_controls(data, files)
     problems += unreadable
+    data, unreadable = look_up_wildcards(data, files)
+    problems += unreadable
+    data, unreadable = look_up_adapters(data, files)
+    problems += unreadable
     if isinstance(data, Mapping) and "name" not in data:
         data = {"name": PurePosixPath(document.source).stem or "job", **data}
     job = None
@@ -398,6 +460,8 @@ def _known_keys(loc: tuple[str | int, ...]) -> list[str]:
         ("subjects", "scenes", "control"): Control,
         ("subjects", "poses"): Pose,
         ("controlnets",): ControlNet,
+        ("loras",): LoRA,
+        ("embeddings",): Embedding,
     }
     kind = kinds.get(tuple(names), RenderJob)
     if not issubclass(kind, BaseModel):

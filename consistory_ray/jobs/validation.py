@@ -76,14 +76,18 @@ def bounded_subject(value: Any, handler: ValidatorFunctionWrapHandler, info: Val
         raise
 
 
+_HANDED_DOWN = {"on_missing_concept": "skip", "dynamic_prompts": True}
+
+
 def handed_down(data: Any) -> Any:
-    """A job's plain data with what it says about missing concepts said of each subject that says nothing itself."""
-    key = "on_missing_concept"
-    subjects = data.get("subjects") if isinstance(data, Mapping) and data.get(key) == "skip" else None
+    """A job's plain data with what it says of all subjects said of each one that says nothing itself."""
+    subjects = data.get("subjects") if isinstance(data, Mapping) else None
     if not isinstance(subjects, (list, tuple)):
         return data
-    given = [{key: "skip", **subject} if isinstance(subject, Mapping) else subject for subject in subjects]
-    return {**data, "subjects": given}
+    said = {key: value for key, value in _HANDED_DOWN.items() if data.get(key) == value}
+    if not said:
+        return data
+    return {**data, "subjects": [{**said, **one} if isinstance(one, Mapping) else one for one in subjects]}
 
 
 def checked(

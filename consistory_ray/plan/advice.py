@@ -10,12 +10,15 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from consistory_ray.concepts.compel_syntax import plain_text
 from consistory_ray.concepts.matching import Match, find_concepts, mentions
 from consistory_ray.guards.numerics import half_on_cpu
 from consistory_ray.guards.problems import shown
+from consistory_ray.plan.drawing import Drawer
 from consistory_ray.plan.model_files import native_size
 from consistory_ray.plan.prompt_lengths import PromptReader
 from consistory_ray.plan.prompt_syntax import find_syntax
@@ -24,7 +27,7 @@ from consistory_ray.settings import BUNDLED_MODEL, share_of
 if TYPE_CHECKING:
     from consistory_ray.jobs.job import RenderJob, Subject
     from consistory_ray.plan.controls import PlannedControl
-    from consistory_ray.plan.plan import Plan
+    from consistory_ray.plan.plan import Plan, SubjectPlan
 
 _FEW_STEPS = re.compile(r"turbo|lightning|hyper|lcm|dmd|flash|pcm|distill", re.IGNORECASE)
 _LONG_PROMPTS = 5_000
@@ -142,15 +145,28 @@ def job_notes(job: RenderJob, plan: Plan, device: str = "auto") -> Notes:
         device: what it will be rendered on, as far as that is known.
     """
     found = _Found()
-    subjects = list(zip(job.subjects, (subject.subject_id for subject in plan.subjects), strict=True))
+    drawer = Drawer(job)
+    job = drawer.job
+    subjects = [
+        _Said(
+            subject,
+            planned.subject_id,
+            planned if drawer.is_dynamic(subject) else None,
+            planned.settings.prompt_syntax,
+        )
+        for subject, planned in zip(job.subjects, plan.subjects, strict=True)
+    ]
     _impossible(plan, found)
-    for subject, name in subjects:
-        _syntax_of(subject, name, found)
+    for said in subjects:
+        _syntax_of(said, found)
     negative = job.settings.negative_prompt or ""
-    _look_for_syntax(negative, "settings.negative_prompt", found)
-    _lengths(job, subjects, found)
+    syntax = subjects[0].syntax
+    _look_for_syntax(negative, "settings.negative_prompt", found, syntax=syntax)
+    if syntax == "plain":
+        _lengths(job, subjects, found)
     _settings(job, found)
     _controls(job, plan, found)
+    _loading(job, plan, found)
     dtype = job.settings.torch_dtype
     on_cpu = device == "cpu" or (device == "auto" and _stays_on_a_cpu(job.model))
     if on_cpu and (told := half_on_cpu(dtype)):
@@ -174,30 +190,66 @@ def _impossible(plan: Plan, found: _Found) -> None:
             found.add("missing-concept", message, subject.subject_id, reason)
 
 
-def _entries(subject: Subject) -> Iterator[tuple[str, str, int]]:
-    """Place, words and number of pictures of every anchor and scene."""
-    name = "pictures" if subject.pictures else "anchors"
-    for index, anchor in enumerate(subject.shown_by):
-        yield f"{name}[{index}]", anchor.prompt, 1
-    for index, scene in enumerate(subject.scenes):
-        yield f"scenes[{index}]", scene.prompt, scene.count
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """The words of a subject.
+
+    Attributes:
+        subject: as the job has it, its own words drawn.
+        name: its id.
+        drawn: what was planned of it, where its prompts are dynamic.
+        syntax: how its prompts are written.
+    """
+
+    subject: Subject
+    name: str
+    drawn: SubjectPlan | None
+    syntax: str = "plain"
+
+    def entries(self) -> Iterator[tuple[str, str, int]]:
+        """Place, words and number of pictures of every anchor and scene."""
+        shown_by = "pictures" if self.subject.pictures else "anchors"
+        anchors = (anchor.prompt for anchor in self.subject.shown_by)
+        if self.drawn is not None:
+            anchors = (text for text, _ in self.drawn.anchor_prompts)
+        for index, text in enumerate(anchors):
+            yield f"{shown_by}[{index}]", text, 1
+        if self.drawn is None:
+            for index, scene in enumerate(self.subject.scenes):
+                yield f"scenes[{index}]", scene.prompt, scene.count
+            return
+        head = len(self.subject.prompt(""))
+        for asset in self.drawn.scenes:
+            yield asset.scene_id, asset.prompt[head:].strip(), 1
+
+    def prompts(self) -> Iterator[tuple[str, str, int, bool]]:
+        """The same with whole prompts, what of them is text, and whether it is an anchor's."""
+        anchors = len(self.subject.shown_by)
+        for number, (place, text, count) in enumerate(self.entries()):
+            whole = self.subject.caption if number < anchors else self.subject.prompt
+            yield place, plain_text(whole(text), self.syntax), count, number < anchors
 
 
-def _syntax_of(subject: Subject, name: str, found: _Found) -> None:
+def _syntax_of(said: _Said, found: _Found) -> None:
+    subject = said.subject
+    ignored = "prompt-choice" if said.drawn is not None else ""
     for part, text in (("style", subject.style), ("subject", subject.subject), ("details", subject.details)):
         if text:
-            _look_for_syntax(text, f"{name} {part}", found)
-    for place, text, _ in _entries(subject):
-        _look_for_syntax(text, f"{name} {place}", found)
+            _look_for_syntax(text, f"{said.name} {part}", found, ignored, said.syntax)
+    for place, text, _ in said.entries():
+        _look_for_syntax(text, f"{said.name} {place}", found, ignored, said.syntax)
 
 
-def _look_for_syntax(text: str, where: str, found: _Found) -> None:
-    for syntax, example in find_syntax(text):
-        message = f"{syntax.what} are no part of prompts here, {syntax.instead}"
-        found.add(syntax.kind, message, where, shown(example))
+def _look_for_syntax(text: str, where: str, found: _Found, ignored: str = "", syntax: str = "plain") -> None:
+    """What a text has of other programs' syntax; of what is drawn, braces that are left were meant as text."""
+    for kind, example in find_syntax(text, syntax):
+        if kind.kind == ignored and not example.startswith("["):
+            continue
+        message = f"{kind.what} are no part of prompts here, {kind.instead}"
+        found.add(kind.kind, message, where, shown(example))
 
 
-def _lengths(job: RenderJob, subjects: list[tuple[Subject, str]], found: _Found) -> None:
+def _lengths(job: RenderJob, subjects: list[_Said], found: _Found) -> None:
     """Of very many long prompts the first ones are looked at: it is about what is probably wrong with all of them."""
     reader = PromptReader(job.model)
     looked_at = 0
@@ -210,13 +262,12 @@ def _lengths(job: RenderJob, subjects: list[tuple[Subject, str]], found: _Found)
         _length(reader, where, prompt, concepts, found)
 
 
-def _prompts(job: RenderJob, subjects: list[tuple[Subject, str]]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+def _prompts(job: RenderJob, subjects: list[_Said]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     if job.settings.negative_prompt:
         yield "settings.negative_prompt", job.settings.negative_prompt, ()
-    for subject, name in subjects:
-        for place, text, _ in _entries(subject):
-            whole = subject.prompt if place.startswith("scenes") else subject.caption
-            yield f"{name} {place}", whole(text), subject.concept
+    for said in subjects:
+        for place, prompt, _, _ in said.prompts():
+            yield f"{said.name} {place}", prompt, said.subject.concept
 
 
 def _length(reader: PromptReader, where: str, prompt: str, concepts: tuple[str, ...], found: _Found) -> None:
@@ -271,6 +322,24 @@ def _controls(job: RenderJob, plan: Plan, found: _Found) -> None:
             found.add("unused-controlnet", message, f"controlnets[{place}]", shown(net.called))
 
 
+def _loading(job: RenderJob, plan: Plan, found: _Found) -> None:
+    """LoRAs that do nothing, and embeddings that no prompt names."""
+    for index, lora in enumerate(job.loras):
+        if lora.weight == 0:
+            message = "a LoRA with a weight of 0 changes nothing: leave it out"
+            found.add("useless-lora", message, f"loras[{index}]", shown(lora.called))
+    waiting = {one.called.lower(): f"embeddings[{index}]" for index, one in enumerate(job.embeddings)}
+    texts = chain([job.settings.negative_prompt or ""], (asset.prompt for asset in plan.assets()))
+    for text in texts if waiting else ():
+        lower = text.lower()
+        for token in [token for token in waiting if token in lower]:
+            del waiting[token]
+        if not waiting:
+            break
+    for token, where in waiting.items():
+        found.add("unused-embedding", "no prompt names an embedding by its token", where, shown(token))
+
+
 def _settings(job: RenderJob, found: _Found) -> None:
     for name, value, why in _unusual(job):
         told = str(list(value)) if isinstance(value, tuple) else shown(value)
@@ -280,7 +349,8 @@ def _settings(job: RenderJob, found: _Found) -> None:
 def _unusual(job: RenderJob) -> Iterator[tuple[str, Any, str]]:
     """Settings that were written down, are allowed, and seldom make good pictures: name, value, why."""
     settings, given = job.settings, job.settings.model_fields_set
-    few = _FEW_STEPS.search(job.model) is not None
+    names = (job.model, *(name for lora in job.loras for name in (lora.path, lora.called)))
+    few = settings.timesteps is not None or any(_FEW_STEPS.search(name) for name in names)
     steps, guidance = settings.num_inference_steps, settings.guidance_scale
     if steps is not None and steps < 10 and not few:
         yield "num_inference_steps", steps, "fewer than ten steps make rough pictures, 30 to 50 are usual"
@@ -353,18 +423,18 @@ def _unusual_size(job: RenderJob) -> Iterator[tuple[str, Any, str]]:
         yield "size", f"{width} x {height}", f"pictures of such a shape repeat their subject, {own}"
 
 
-def _loose_concepts(subjects: list[tuple[Subject, str]]) -> Iterator[LooseConcept]:
+def _loose_concepts(subjects: list[_Said]) -> Iterator[LooseConcept]:
     left = _LOOSE_PROMPTS
-    for subject, name in subjects:
-        heads = (subject.caption(""), subject.prompt(""))
+    for said in subjects:
+        subject = said.subject
+        heads = [plain_text(head, said.syntax) for head in (subject.caption(""), subject.prompt(""))]
         if all(mentions(head, concept) for concept in subject.concept for head in heads):
             continue
-        anchors = [subject.caption(anchor.prompt) for anchor in subject.shown_by]
+        anchors = (prompt for _, prompt, _, is_anchor in said.prompts() if is_anchor)
         as_written = all(mentions(prompt, concept) for prompt in anchors for concept in subject.concept)
         matched: dict[str, Counter[str]] = {concept: Counter() for concept in subject.concept}
         lacking: dict[str, dict[str, None]] = {concept: {} for concept in subject.concept}
-        scenes = ((subject.prompt(scene.prompt), scene.count, False) for scene in subject.scenes)
-        for prompt, count, every in (*((prompt, 1, True) for prompt in anchors), *scenes):
+        for _, prompt, count, every in said.prompts():
             if left <= 0 or all(mentions(prompt, concept) for concept in subject.concept):
                 continue
             left -= 1
@@ -376,4 +446,4 @@ def _loose_concepts(subjects: list[tuple[Subject, str]]) -> Iterator[LooseConcep
         for concept, texts in matched.items():
             if texts:
                 most = tuple(text for text, _ in texts.most_common(10))
-                yield LooseConcept(name, concept, most, tuple(lacking[concept]), texts.total())
+                yield LooseConcept(said.name, concept, most, tuple(lacking[concept]), texts.total())

@@ -17,14 +17,17 @@ from typing import Any, Literal
 
 from consistory_ray.errors import JobError, Problem
 from consistory_ray.jobs.checks import impossible
-from consistory_ray.jobs.ids import Wanted, distinct_names, numbered, seed_scope, slug
-from consistory_ray.jobs.job import Anchor, GivenPicture, RenderJob, Scene, Subject
+from consistory_ray.jobs.ids import Wanted, distinct_names, seed_scope, slug
+from consistory_ray.jobs.job import Anchor, GivenPicture, RenderJob, Subject
 from consistory_ray.jobs.render_settings import RenderSettings
 from consistory_ray.plan.controls import ControlPlanner, PlannedControl, in_poses
 from consistory_ray.plan.controls import identity as identity_of
+from consistory_ray.plan.drawing import Drawer, Take, scene_names
 from consistory_ray.plan.inputs import PlannedFile, PlannedPicture, planned_picture
+from consistory_ray.plan.loaded import ALONE, Loaded, planned_loading
 from consistory_ray.plan.stored_settings import refuse_other_settings
-from consistory_ray.plan.words import NO_WORDS, Words, canonical, own_words, scene_words, told, whole
+from consistory_ray.plan.text_encoders import refuse_unreadable
+from consistory_ray.plan.words import NO_WORDS, Words, canonical, own_words, told, whole
 from consistory_ray.settings import MethodSettings, configuration_revision, model_revision
 
 PLAN_FORMAT = 1
@@ -85,6 +88,7 @@ class SubjectPlan:
         pictures: the pictures that are given instead of its anchors, one for each; empty where they are made.
         settings: what its scenes are rendered with, and its anchors, where they are made.
         stored_with: of a stored subject the settings that its cache was made with, where those are others.
+        loaded: what is loaded with the model, the same for all subjects of a plan.
         impossible: ids of pictures that cannot be made, which the job accepts, each with the reason.
         former: the same subject with the seeds that an earlier version may have given it because of its neighbours, for
             outputs that were begun with it; see :func:`as_begun`.
@@ -107,6 +111,7 @@ class SubjectPlan:
     impossible: tuple[tuple[str, str], ...] = ()
     former: tuple[SubjectPlan, ...] = field(default=(), compare=False, repr=False)
     stored_with: MethodSettings | None = None
+    loaded: Loaded = ALONE
 
     @property
     def cache_settings(self) -> MethodSettings:
@@ -127,6 +132,7 @@ class Plan:
         controlnets: the networks that hints are for, as the job names them.
         guess_mode: see :class:`~consistory_ray.jobs.job.RenderJob`.
         png_level: of the pictures' files; it changes none of their pixels, and is no part of any id.
+        loaded: what is loaded with the model.
     """
 
     name: str
@@ -138,6 +144,7 @@ class Plan:
     controlnets: tuple[str, ...] = ()
     guess_mode: bool = False
     png_level: int = 1
+    loaded: Loaded = ALONE
 
     @property
     def anchor_count(self) -> int:
@@ -171,10 +178,14 @@ def make_plan(job: RenderJob) -> Plan:
     """Plans a job.
 
     Raises:
-        JobError: two subjects would be the same individual, or a stored one was made with other settings.
+        JobError: two subjects would be the same individual, a stored one was made with other settings, words that were
+            drawn cannot be rendered, or the text encoders cannot read some of them.
         CheckpointError: the model's own settings file cannot be used.
     """
-    refuse_other_settings(job)
+    loaded = planned_loading(job)
+    refuse_other_settings(job, loaded)
+    drawer = Drawer(job)
+    job = drawer.job
     settings = job.settings.for_model(job.model)
     identity = {"format": PLAN_FORMAT, "model": job.model, "settings": settings.to_dict()}
     if (revision := model_revision(job.model)) is not None:
@@ -183,15 +194,25 @@ def make_plan(job: RenderJob) -> Plan:
         identity["config"] = configuration_revision(job.config) or job.config
     if job.settings.torch_dtype != "auto":
         identity["torch_dtype"] = job.settings.torch_dtype
+    identity |= loaded.identity()
     former, led = _former_scopes(job), ControlPlanner(job)
     subjects = tuple(
-        _plan_subject(subject, name, job.settings, identity, settings, led, former.get(index, ()))
+        _plan_subject(subject, name, job.settings, identity, settings, led, drawer, former.get(index, ()))
         for index, (subject, name) in enumerate(zip(job.subjects, _subject_ids(job), strict=True))
     )
+    if loaded != ALONE:
+        subjects = tuple(_with(subject, loaded) for subject in subjects)
+    drawer.check(subjects)
+    refuse_unreadable(job.model, subjects)
     _refuse_twins(subjects)
     nets = tuple(net.model for net in job.controlnets)
     settings_of_runs = job.settings.batch_size, job.settings.torch_dtype, job.config
-    return Plan(job.name, job.model, subjects, *settings_of_runs, nets, job.guess_mode, job.settings.png_level)
+    others = nets, job.guess_mode, job.settings.png_level, loaded
+    return Plan(job.name, job.model, subjects, *settings_of_runs, *others)
+
+
+def _with(subject: SubjectPlan, loaded: Loaded) -> SubjectPlan:
+    return replace(subject, loaded=loaded, former=tuple(_with(one, loaded) for one in subject.former))
 
 
 def as_begun(plan: Plan, made: Collection[str]) -> Plan:
@@ -285,12 +306,15 @@ def _plan_subject(
     identity: dict[str, Any],
     settings: MethodSettings,
     led: ControlPlanner,
+    drawer: Drawer,
     former: Sequence[str] = (),
     scope: str = "",
 ) -> SubjectPlan:
     """One subject; ``scope`` is what its seeds are derived from instead of its own id or words."""
-    seeds = _Seeds(asked.seed, subject, scope or subject.id or seed_scope(_subject_text(subject), "subject"))
-    given = [(anchor.prompt, seeds.of_anchor(anchor)) for anchor in subject.shown_by]
+    takes = drawer.takes(subject)
+    seeds = _Seeds(asked.seed, takes, scope or subject.id or seed_scope(_subject_text(subject), "subject"))
+    anchor_seeds = ((anchor.prompt, seeds.of_anchor(anchor)) for anchor in subject.shown_by)
+    given = [(drawer.anchor(subject, written, seed), seed) for written, seed in anchor_seeds]
     anchored = [(subject.caption(prompt), seed) for prompt, seed in given]
     pictures = tuple(map(planned_picture, subject.pictures))
     own_settings, stored_with = settings, None
@@ -326,7 +350,7 @@ def _plan_subject(
         )
         for i, (text, seed) in enumerate(anchored)
     )
-    scenes = tuple(_plan_scenes(subject, name, key, seeds, led))
+    scenes = tuple(_plan_scenes(subject, name, key, seeds, led, drawer, takes))
     return SubjectPlan(
         subject_id=name,
         subject_key=key,
@@ -342,33 +366,29 @@ def _plan_subject(
         sources=tuple(CacheSource(stored.url, stored.sha256, stored.bytes) for stored in subject.sources),
         details=subject.details,
         pictures=pictures,
-        impossible=impossible(anchors, scenes, subject.concept) if subject.on_missing_concept == "skip" else (),
-        former=tuple(_plan_subject(subject, name, asked, identity, settings, led, (), one) for one in former),
+        impossible=impossible(anchors, scenes, subject.concept, own_settings.prompt_syntax)
+        if subject.on_missing_concept == "skip"
+        else (),
+        former=tuple(_plan_subject(subject, name, asked, identity, settings, led, drawer, (), one) for one in former),
         stored_with=stored_with,
     )
 
 
-def _plan_scenes(subject: Subject, name: str, key: str, seeds: _Seeds, led: ControlPlanner) -> Iterator[Asset]:
-    for scene, ids in zip(subject.scenes, _scene_ids(subject), strict=True):
-        text, its_seeds = subject.prompt(scene.prompt), seeds.of_scene(scene)
-        words = whole(own_words(scene), subject.prompt)
-        for scene_id, number, controls in in_poses(ids, scene.control, subject.poses):
-            seed, control = its_seeds[number], led(controls)
-            asset_id, path = scene_asset_id(key, text, seed, control, words), f"images/{name}/{scene_id}.png"
-            yield Asset(asset_id, "scene", name, scene_id, text, seed, path, control, words)
-
-
-def _scene_ids(subject: Subject) -> list[list[str]]:
-    """The names of each scene's pictures: ids that were given, the others made of the scene's own prompt."""
-    given = [numbered(scene.id, scene.count) if scene.id else None for scene in subject.scenes]
-    wanted = [Wanted(_scene_slug(s.prompt), scene_words(s), s.count) for s in subject.scenes if not s.id]
-    names = iter(distinct_names(wanted, [name for names in given if names for name in names]))
-    return [ids if ids is not None else next(names) for ids in given]
-
-
-def _scene_slug(prompt: str) -> str:
-    wanted = slug(prompt, "scene")
-    return f"scene-{wanted}" if wanted.startswith("anchor") else wanted
+def _plan_scenes(
+    subject: Subject, name: str, key: str, seeds: _Seeds, led: ControlPlanner, drawer: Drawer, takes: Sequence[Take]
+) -> Iterator[Asset]:
+    numbers: Iterator[Sequence[int]] = map(seeds.of_scene, takes)
+    words: list[list[str] | None] = [None] * len(takes)
+    if any(take.is_drawn for take in takes):
+        known = list(numbers)
+        numbers, words = iter(known), list(map(drawer.words, takes, known))
+    for take, ids, its_seeds, drawn in zip(takes, scene_names(takes, words), numbers, words, strict=True):
+        others = whole(own_words(take.scene), subject.prompt)
+        texts = [subject.prompt(text) for text in ((take.prompt,) if drawn is None else drawn)]
+        for scene_id, number, controls in in_poses(ids, take.control, subject.poses):
+            seed, control, text = its_seeds[number], led(controls), texts[0 if drawn is None else number]
+            asset_id, path = scene_asset_id(key, text, seed, control, others), f"images/{name}/{scene_id}.png"
+            yield Asset(asset_id, "scene", name, scene_id, text, seed, path, control, others)
 
 
 class _Seeds:
@@ -378,12 +398,12 @@ class _Seeds:
     before, so that neither order nor neighbours matter, and a new style keeps the compositions.
     """
 
-    def __init__(self, job_seed: int, subject: Subject, scope: str) -> None:
+    def __init__(self, job_seed: int, scenes: Sequence[Take], scope: str) -> None:
         self._scope = [job_seed, scope]
         self._seen: Counter[tuple[str, str]] = Counter()
-        repeated = Counter(scene.prompt for scene in subject.scenes)
+        repeated = Counter(scene.prompt for scene in scenes)
         self._used: dict[str, set[int]] = {text: set() for text, times in repeated.items() if times > 1}
-        for scene in subject.scenes:
+        for scene in scenes:
             if scene.seed is not None and scene.prompt in self._used:
                 self._used[scene.prompt].update(range(scene.seed, scene.seed + scene.count))
 
@@ -391,7 +411,7 @@ class _Seeds:
         """The seed of an anchor, or of the noise on a picture."""
         return self._derived("anchor", anchor.prompt) if anchor.seed is None else anchor.seed
 
-    def of_scene(self, scene: Scene) -> Sequence[int]:
+    def of_scene(self, scene: Take) -> Sequence[int]:
         """The seeds of a scene's pictures: its own, counting up, or derived ones that no scene of these words has."""
         if scene.seed is not None:
             return range(scene.seed, scene.seed + scene.count)

@@ -48,7 +48,13 @@ def told(words: Words) -> list[dict[str, str]]:
     return [found] if (found := words.to_dict()) else []
 
 
-def scene_words(scene: Scene) -> str:
-    """All that tells a scene from others of its subject."""
+def scene_words(scene: Scene, prompt: str | None = None) -> str:
+    """All that tells a scene from others of its subject.
+
+    Args:
+        scene: as it was written.
+        prompt: in place of its own.
+    """
+    text = scene.prompt if prompt is None else prompt
     others = told(own_words(scene))
-    return canonical([scene.prompt, *others]) if others else scene.prompt
+    return canonical([text, *others]) if others else text

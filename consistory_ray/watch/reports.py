@@ -12,6 +12,7 @@ from rich.text import Text
 from consistory_ray.engine.events import duration, plural, size
 from consistory_ray.errors import InputError
 from consistory_ray.guards.redaction import redacted, visible
+from consistory_ray.jobs.template_draws import UNCOUNTED
 from consistory_ray.watch.progress import pace
 from consistory_ray.watch.status_display import silence
 from consistory_ray.watch.tally import FailureGroup, grouped
@@ -19,11 +20,13 @@ from consistory_ray.watch.tally import FailureGroup, grouped
 if TYPE_CHECKING:
     from consistory_ray.engine.events import RunSummary
     from consistory_ray.plan.advice import Notes
+    from consistory_ray.plan.drawing import DrawnPrompt
     from consistory_ray.plan.forecast import Forecast
     from consistory_ray.watch.status import Status
 
 ROWS_SHOWN = 60
 FAILURES_SHOWN = 20
+DRAWN_SHOWN = 20
 PROBLEMS_SHOWN = 20
 
 
@@ -51,6 +54,17 @@ def print_notes(console: Console, notes: Notes) -> None:
         line(console, redacted(text))
 
 
+def print_drawn(console: Console, drawn: Sequence[DrawnPrompt]) -> None:
+    """What becomes of dynamic prompts, the first of them."""
+    for one in drawn[:DRAWN_SHOWN]:
+        ways = f"{one.variants} variants" if one.variants < UNCOUNTED else f"more than {UNCOUNTED} variants"
+        line(console, redacted(f"{one.subject}: {one.written} ({ways}, {plural(one.pictures, 'picture')})"))
+        for text in one.examples:
+            line(console, redacted(f"    {text}"))
+    if len(drawn) > DRAWN_SHOWN:
+        line(console, f"and {len(drawn) - DRAWN_SHOWN} more dynamic prompts, all with --json")
+
+
 def print_forecast(console: Console, plan: Forecast) -> None:
     """A plan as a table of subjects."""
     table = _table("subject", ">anchors", ">scenes", ">done", ">to do", ">cache")
@@ -60,6 +74,9 @@ def print_forecast(console: Console, plan: Forecast) -> None:
     _print_table(console, table, len(plan.by_subject))
     counted = [plural(plan.subjects, "subject"), plural(plan.anchors, "anchor"), plural(plan.scenes, "scene")]
     line(console, f"{plan.name} with {plan.model}: {', '.join(counted)}; {plan.done} done, {plan.todo} to do")
+    if plan.loading:
+        line(console, redacted(f"loaded with the model: {plan.loading}"))
+    line(console, f"sampled with {' or '.join(plan.sampling)}")
     if plan.todo:
         basis = "as long as the pictures there took" if plan.measured else "a rough figure"
         workers = plural(plan.workers, "worker")

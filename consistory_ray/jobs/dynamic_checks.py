@@ -1,0 +1,135 @@
+"""Which texts of a job are dynamic prompts, and what is wrong with them.
+
+As in :mod:`consistory_ray.jobs.checks` models and plain dicts are read alike, and what has the wrong type is skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from consistory_ray.guards.problems import Loc
+from consistory_ray.jobs.checks import MAX_PICTURES, MAX_TEXT, Finding
+from consistory_ray.jobs.template_draws import UNCOUNTED, Lists
+from consistory_ray.jobs.templates import TemplateError, name_problem, parse, parse_option
+
+MAX_EXPANDED = 100_000
+"""How many pictures one scene may become by ``expand: all``."""
+LOOKS = ("style", "subject", "details")
+"""The texts that are drawn once for a subject, so that it stays one individual."""
+
+
+def is_dynamic(job: Any, subject: Any) -> bool:
+    """Whether a subject's prompts are dynamic: as it says itself, or as the job says of all."""
+    own = _get(subject, "dynamic_prompts")
+    return (_get(job, "dynamic_prompts") if own is None else own) is True
+
+
+def dynamic_texts(job: Any) -> Iterator[tuple[Loc, str]]:
+    """Every text of a job that is a dynamic prompt, and where it stands."""
+    for number, subject in _items(job, "subjects"):
+        if not is_dynamic(job, subject):
+            continue
+        for name in LOOKS:
+            if isinstance(text := _get(subject, name), str):
+                yield ("subjects", number, name), text
+        stored = _get(subject, "sources") or _get(
+            subject, "from"
+        )  # the words of its anchors were drawn when it was made
+        for name in ("scenes",) if stored else ("anchors", "pictures", "scenes"):
+            for index, entry in _items(subject, name):
+                bare = isinstance(entry, str) and name != "pictures"
+                if isinstance(text := entry if bare else _get(entry, "prompt"), str):
+                    yield ("subjects", number, name, index, *(() if bare else ("prompt",))), text
+
+
+def dynamic_findings(job: Any) -> Iterator[Finding]:
+    """Dynamic prompts that cannot be drawn from, lists that cannot be read, and scenes that become too many."""
+    found: list[Finding] = []
+    lists = Lists(_good_lines(_get(job, "wildcards"), found))
+    yield from found
+    told: dict[str, tuple[str, str] | None] = {}
+    for loc, text in dynamic_texts(job):
+        if len(text) > MAX_TEXT:
+            continue
+        if text not in told:
+            told[text] = _text_problem(text, lists)
+        if (problem := told[text]) is not None:
+            yield Finding(loc, *problem)
+    yield from _expanded_findings(job, lists)
+
+
+def _good_lines(wildcards: Any, found: list[Finding]) -> dict[str, Sequence[str]]:
+    """The lists of a job without what is wrong in them."""
+    lists: dict[str, Sequence[str]] = {}
+    for name, lines in wildcards.items() if isinstance(wildcards, Mapping) else ():
+        if not isinstance(name, str) or not isinstance(lines, (list, tuple)):
+            continue
+        if fix := name_problem(name):
+            found.append(Finding(("wildcards", name), name, fix))
+        bad = set()
+        for index, line in enumerate(lines):
+            try:
+                parse_option(line if isinstance(line, str) else "")
+            except TemplateError as error:
+                bad.add(index)
+                found.append(Finding(("wildcards", name, index), error.found, error.fix))
+        lists[name] = [line for index, line in enumerate(lines) if isinstance(line, str) and index not in bad]
+    return lists
+
+
+def _text_problem(text: str, lists: Lists) -> tuple[str, str] | None:
+    try:
+        parts = parse(text)
+        lists.check(parts)
+    except TemplateError as error:
+        return error.found, error.fix
+    if (longest := lists.longest(parts)) > MAX_TEXT:
+        return text, f"it can become {longest} characters long: shorten it, or its lists, to at most {MAX_TEXT}"
+    return None
+
+
+def _expanded_findings(job: Any, lists: Lists) -> Iterator[Finding]:
+    pictures = 0
+    for number, subject in _items(job, "subjects"):
+        poses = max(1, sum(1 for _ in _items(subject, "poses")))
+        for index, scene in _items(subject, "scenes"):
+            if _get(scene, "expand") != "all":
+                continue
+            loc = ("subjects", number, "scenes", index, "expand")
+            if not is_dynamic(job, subject):
+                fix = "write dynamic_prompts: true at the top of the job: without it nothing is chosen"
+                yield Finding(loc, "all", fix)
+                continue
+            made = _variants(_get(scene, "prompt"), lists) * (_whole(_get(scene, "count")) or 1)
+            told = f"{made} pictures" if made < UNCOUNTED else f"more than {UNCOUNTED} pictures"
+            pictures += made * poses
+            if made > MAX_EXPANDED:
+                fix = f"leave it out to have count of them drawn, a scene may become {MAX_EXPANDED} pictures at most"
+                yield Finding(loc, told, fix)
+            elif pictures > MAX_PICTURES:
+                yield Finding(loc, told, f"split the job, it may have {MAX_PICTURES} pictures at most")
+                return
+
+
+def _variants(text: Any, lists: Lists) -> int:
+    """How many texts a prompt can become; 1 of what cannot be read, which is told elsewhere."""
+    try:
+        parts = parse(text if isinstance(text, str) else "")
+        lists.check(parts)
+    except TemplateError:
+        return 1
+    return lists.variants(parts)
+
+
+def _get(item: Any, name: str) -> Any:
+    return item.get(name) if isinstance(item, Mapping) else None if isinstance(item, str) else getattr(item, name, None)
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _items(owner: Any, name: str) -> Iterator[tuple[int, Any]]:
+    value = _get(owner, name)
+    return enumerate(value) if isinstance(value, Sequence) and not isinstance(value, str) else enumerate(())
