@@ -107,7 +107,9 @@ def _flattened(prompt: str, spaced: str) -> Iterator[list[list[tuple[str, float]
         if _CONJUNCTION.search(prompt):  # the parser passes over what follows one
             parser.conjunction.parse_string(spaced, parse_all=True)
     except Exception as error:  # the parser's own errors, and those of numbers in it
-        raise SyntaxFault(f"compel cannot read it: {' '.join(str(error).split())[:200] or type(error).__name__}") from error
+        raise SyntaxFault(
+            f"compel cannot read it: {' '.join(str(error).split())[:200] or type(error).__name__}"
+        ) from error
     if conjunction.lora_weights:
         raise SyntaxFault("withLora loads nothing here: name LoRAs under loras")
     for part in conjunction.prompts:

@@ -50,11 +50,22 @@ class TimestepDDIM(DDIMScheduler):  # type: ignore[misc]
             self.timesteps = torch.tensor(timesteps, dtype=torch.int64, device=device)
         self._following = [*self.timesteps.tolist()[1:], -1]
 
-    def step(self, model_output: Any, timestep: Any, *args: Any, **kwargs: Any) -> Any:
+    def step(
+        self,
+        model_output: Any,
+        timestep: Any,
+        sample: Any,
+        eta: float = 0.0,
+        use_clipped_model_output: bool = False,
+        generator: Any = None,
+        variance_noise: Any = None,
+        return_dict: bool = True,
+    ) -> Any:
         """See ``DDIMScheduler``, which takes the next timestep to be ``num_train // num_inference_steps`` below."""
         following = next(each for each in self._following if each < int(timestep))
         self.num_inference_steps = Fraction(self.config.num_train_timesteps, int(timestep) - following)
-        return super().step(model_output, int(timestep), *args, **kwargs)
+        drawn = generator, variance_noise, return_dict
+        return super().step(model_output, int(timestep), sample, eta, use_clipped_model_output, *drawn)
 
 
 def model_schedule(own: Any, settings: MethodSettings, device: torch.device) -> SchedulerSteps:

@@ -53,7 +53,9 @@ class Weighing:
         found = []
         with bounded_tokenizers(self._pipe):
             for first, second, other in zip(readings, seconds, others, strict=True):
-                found.append(max(self._length(0, first), self._length(1, second), *map(self._length, (0, 1), (other,) * 2)))
+                found.append(
+                    max(self._length(0, first), self._length(1, second), *map(self._length, (0, 1), (other,) * 2))
+                )
         return found
 
     def _length(self, encoder: int, reading: Reading) -> int:
@@ -194,7 +196,10 @@ class _Side:
         """[1, tokens, channels] of each encoder, and what the second one pools, [1, channels]."""
         if (first, second) not in self._known:
             try:
-                texts = self._compels[0].build_conditioning_tensor(first), self._compels[1].build_conditioning_tensor(second)
+                texts = (
+                    self._compels[0].build_conditioning_tensor(first),
+                    self._compels[1].build_conditioning_tensor(second),
+                )
             except RuntimeError as error:
                 if "for fragment at index" not in str(error):
                     raise
@@ -272,5 +277,3 @@ def _vectors(tokenizer: Any) -> Any:
             return [vector for token in token_ids for vector in self.vectors(token)]
 
     return Vectors()
-
-
