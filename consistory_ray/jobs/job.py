@@ -282,8 +282,8 @@ class Subject(BaseModel):
     on_missing_concept: OnMissingConcept = "fail"
     """What becomes of the job if nothing of a concept stands in a prompt: it is refused, or those pictures fail."""
     dynamic_prompts: Switch | None = None
-    """Whether ``{a|b}`` and ``__names__`` are drawn in its prompts; left out, what the job says. Style, subject and details are
-    drawn once for all of its pictures."""
+    """Whether ``{a|b}`` and ``__names__`` are drawn in its prompts; left out, what the job says. Style, subject and
+    details are drawn once for all of its pictures."""
 
     @property
     def shown_by(self) -> tuple[Anchor | GivenPicture, ...]:
