@@ -125,7 +125,7 @@ def test_the_tokenizer_of_a_model_that_is_here_is_asked() -> None:
 
 
 def test_the_words_that_are_lost_are_quoted_prompt_by_prompt() -> None:
-    scenes = [*("in the snow, " * 9 + f"dragon {number}" for number in range(14)), "in space"]
+    scenes = [*("in the snow, " * 9 + f"dragon {number}" for number in range(14)), "a dragon in space"]
     found = notes(model="miniature", subject="", concept="dragon", scenes=scenes, anchors=["a dragon", "the dragon"])
     cut = next(warning for warning in found.warnings if warning.kind == "cut-prompt")
     assert cut.count == 14 and "by an estimate" not in cut.message and "prompt_syntax: compel" in cut.message
