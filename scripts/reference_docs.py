@@ -93,13 +93,15 @@ TITLES = {
     "Control": "A control",
     "Pose": "A pose",
     "ControlNet": "A ControlNet",
+    "LoRA": "A LoRA",
+    "Embedding": "An embedding",
 }
 TYPES = {
-    "object": "mapping",
     "integer": "whole number",
     "number": "number",
     "string": "text",
     "boolean": "true or false",
+    "object": "mapping",
 }
 LAYOUTS = {
     ".yaml": "YAML, or ConsiStory+",

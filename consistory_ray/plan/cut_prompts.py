@@ -84,7 +84,7 @@ def _prompts(job: RenderJob, subjects: Sequence[Said]) -> Iterator[tuple[str, st
             if text := getattr(job.settings, name):
                 yield f"settings.{name}", text, ()
     for said in subjects:
-        if said.planned.settings.prompt_syntax != "plain":
+        if said.syntax != "plain":
             continue
         for place, prompt, _, _ in said.prompts():
             yield f"{said.name} {place}", prompt, said.subject.concept

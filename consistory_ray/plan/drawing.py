@@ -15,6 +15,7 @@ from itertools import islice
 from random import Random
 from typing import TYPE_CHECKING, Any, Protocol
 
+from consistory_ray.concepts.compel_syntax import plain_text
 from consistory_ray.errors import JobError, Problem
 from consistory_ray.guards.problems import path, shown
 from consistory_ray.jobs.checks import Prompted, lacking_in_anchor, lacks_all, must_contain
@@ -27,12 +28,13 @@ from consistory_ray.plan.words import canonical, scene_words
 if TYPE_CHECKING:
     from consistory_ray.jobs.controls import Control
     from consistory_ray.jobs.job import RenderJob, Scene, Subject
+    from consistory_ray.settings import MethodSettings
 
 _TOLD = 20
 _EXAMPLES = 3
 
 
-class PlannedPicture(Prompted, Protocol):
+class DrawnAsset(Prompted, Protocol):
     """A picture to make; :class:`~consistory_ray.plan.plan.Asset` is one."""
 
     @property
@@ -47,7 +49,9 @@ class PlannedSubject(Protocol):
     @property
     def anchor_prompts(self) -> Sequence[tuple[str, int]]: ...
     @property
-    def scenes(self) -> Sequence[PlannedPicture]: ...
+    def scenes(self) -> Sequence[DrawnAsset]: ...
+    @property
+    def settings(self) -> MethodSettings: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +230,7 @@ class Drawer:
                 yield Problem(where, asset.scene_id, f"choose another id, scenes[{other}] makes a picture of this name")
 
 
-def _placed(planned: PlannedSubject, takes: list[Take], subject: Subject) -> Iterator[tuple[int, PlannedPicture]]:
+def _placed(planned: PlannedSubject, takes: list[Take], subject: Subject) -> Iterator[tuple[int, DrawnAsset]]:
     """A subject's planned scenes, each with the place of the scene that it is made of."""
     poses = max(1, len(subject.poses))
     places = (take.place for take in takes for _ in range(take.count * poses))
@@ -235,15 +239,15 @@ def _placed(planned: PlannedSubject, takes: list[Take], subject: Subject) -> Ite
 
 def _without_concepts(number: int, subject: Subject, planned: PlannedSubject, takes: list[Take]) -> Iterator[Problem]:
     """Words that lack concepts: anchors show all of them, a scene one at least."""
-    name = "pictures" if subject.pictures else "anchors"
+    name, syntax = "pictures" if subject.pictures else "anchors", planned.settings.prompt_syntax
     for index, (text, _) in enumerate(() if subject.sources else planned.anchor_prompts):
-        absent = lacking_in_anchor(subject.caption(text), subject.concept)
+        absent = lacking_in_anchor(plain_text(subject.caption(text), syntax), subject.concept)
         if absent and (text or name == "anchors"):
             who = "an anchor" if name == "anchors" else "a picture"
             where = path(("subjects", number, name, index, "prompt"))
             yield Problem(where, shown(text), must_contain(who, absent, " and "))
     for place, asset in _placed(planned, takes, subject):
-        if lacks_all(asset.prompt, subject.concept):
+        if lacks_all(plain_text(asset.prompt, syntax), subject.concept):
             where = path(("subjects", number, "scenes", place, "prompt"))
             yield Problem(where, shown(asset.prompt), must_contain("a scene", subject.concept, " or "))
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from consistory_ray.concepts.compel_syntax import plain_text
 from consistory_ray.plan.words import own_words, whole
 
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ class Said:
         """The subject's id."""
         return self.planned.subject_id
 
+    @property
+    def syntax(self) -> str:
+        """How its prompts are written."""
+        return self.planned.settings.prompt_syntax
+
     def entries(self) -> Iterator[tuple[str, str, int]]:
         """Place, words and number of pictures of every anchor and scene."""
         shown_by = "pictures" if self.subject.pictures else "anchors"
@@ -49,11 +55,11 @@ class Said:
             yield asset.scene_id, asset.prompt[head:].strip(), 1
 
     def prompts(self) -> Iterator[tuple[str, str, int, bool]]:
-        """The same with whole prompts, and whether it is an anchor's."""
+        """The same with whole prompts, what of them is text, and whether it is an anchor's."""
         anchors = len(self.subject.shown_by)
         for number, (place, text, count) in enumerate(self.entries()):
             head = self.subject.caption if number < anchors else self.subject.prompt
-            yield place, head(text), count, number < anchors
+            yield place, plain_text(head(text), self.syntax), count, number < anchors
 
     def others(self) -> Iterator[tuple[str, str]]:
         """Place and text of what is said besides prompts: to the second text encoder, and what not to show."""
