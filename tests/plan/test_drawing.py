@@ -159,6 +159,15 @@ def test_what_cannot_be_drawn_is_told_with_its_place(scene: Any, place: str, tol
     assert list(found) == [place] and told in found[place]
 
 
+def test_what_becomes_too_much_is_told_before_it_is_made() -> None:
+    long = {"prompt": "{a|b} " + "word " * 700, "count": 100_000}
+    assert "million characters" in problems(long, long, long, long)["subjects"]
+    every = {"prompt": "{2-3$$__n__}", "expand": "all", "count": 9}
+    wildcards = {"n": [str(number) for number in range(40)]}
+    assert make_plan(job(every, wildcards=wildcards)).scene_count == 9 * (40 * 39 // 2 + 40 * 39 * 38 // 6)
+    assert "2398500 pictures" in problems(*[every] * 25, wildcards=wildcards)["subjects"]
+
+
 def test_lists_are_checked_too() -> None:
     found = problems("__a__", wildcards={"a": ["fine", "{b", "{2$$x}"], "../b": ["x"], "c": ["__c__"]})
     assert "never closed" in found["wildcards.a[1]"]
