@@ -26,6 +26,7 @@ from consistory_ray.plan.drawing import Drawer, Take, scene_names
 from consistory_ray.plan.inputs import PlannedFile, PlannedPicture, planned_picture
 from consistory_ray.plan.loaded import ALONE, Loaded, planned_loading
 from consistory_ray.plan.stored_settings import refuse_other_settings
+from consistory_ray.plan.text_encoders import refuse_unreadable
 from consistory_ray.plan.words import NO_WORDS, Words, canonical, own_words, told, whole
 from consistory_ray.settings import MethodSettings, configuration_revision, model_revision
 
@@ -177,8 +178,8 @@ def make_plan(job: RenderJob) -> Plan:
     """Plans a job.
 
     Raises:
-        JobError: two subjects would be the same individual, a stored one was made with other settings, or words that
-            were drawn cannot be rendered.
+        JobError: two subjects would be the same individual, a stored one was made with other settings, words that were
+            drawn cannot be rendered, or the text encoders cannot read some of them.
         CheckpointError: the model's own settings file cannot be used.
     """
     loaded = planned_loading(job)
@@ -202,11 +203,11 @@ def make_plan(job: RenderJob) -> Plan:
     if loaded != ALONE:
         subjects = tuple(_with(subject, loaded) for subject in subjects)
     drawer.check(subjects)
+    refuse_unreadable(job.model, subjects)
     _refuse_twins(subjects)
     nets = tuple(net.model for net in job.controlnets)
-    settings_of_runs = job.settings.batch_size, job.settings.torch_dtype, job.config
-    others = nets, job.guess_mode, job.settings.png_level, loaded
-    return Plan(job.name, job.model, subjects, *settings_of_runs, *others)
+    batch_size, dtype, level = job.settings.batch_size, job.settings.torch_dtype, job.settings.png_level
+    return Plan(job.name, job.model, subjects, batch_size, dtype, job.config, nets, job.guess_mode, level, loaded)
 
 
 def _with(subject: SubjectPlan, loaded: Loaded) -> SubjectPlan:
@@ -364,7 +365,9 @@ def _plan_subject(
         sources=tuple(CacheSource(stored.url, stored.sha256, stored.bytes) for stored in subject.sources),
         details=subject.details,
         pictures=pictures,
-        impossible=impossible(anchors, scenes, subject.concept) if subject.on_missing_concept == "skip" else (),
+        impossible=impossible(anchors, scenes, subject.concept, own_settings.prompt_syntax)
+        if subject.on_missing_concept == "skip"
+        else (),
         former=tuple(_plan_subject(subject, name, asked, identity, settings, led, drawer, (), one) for one in former),
         stored_with=stored_with,
     )
