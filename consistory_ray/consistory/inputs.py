@@ -11,11 +11,11 @@ from torch import Tensor
 
 from consistory_ray.consistory.argument_names import unknown_name
 from consistory_ray.consistory.generators import Generators, drawn_latents, generator_problems, generator_seeds
-from consistory_ray.consistory.method.backbone import Backbone, Controllable
+from consistory_ray.consistory.method.backbone import Backbone, Controllable, Weighing
 from consistory_ray.consistory.method.latents import seeded_noise
 from consistory_ray.consistory.method.request import Batch, Request
 from consistory_ray.consistory.method.steps import StepPlan, check_settings
-from consistory_ray.consistory.words import Texts, check_words, one_each
+from consistory_ray.consistory.words import Texts, check_words, second_prompts, unlike_settings
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.numerics import whole_number
 from consistory_ray.settings import PROFILES, SCENE_SETTINGS, MethodSettings
@@ -123,27 +123,30 @@ def make_batch(
     shape = backbone.latent_shape(settings.height or 0, settings.width or 0)
     whole = whole_seeds(seeds)
     _check_lengths(prompts, whole, latents, shape, generator, backbone.device)
-    words_2, negatives = (
-        one_each(name, given, len(prompts))
-        for name, given in (("prompts_2", prompts_2), ("negative_prompts", negative_prompts))
-    )
-    positions = (
-        []
-        if concepts is None
-        else backbone.concept_positions(prompts, concepts, every=every, exact_suffices=exact_suffices)
-    )
-    columns = concept_columns(positions, backbone.text_tokens) if positions else None
+    seconds = second_prompts(prompts, prompts_2)
+    against = unlike_settings(negative_prompts, len(prompts), settings)
+    find, lengths = backbone.concept_positions, ()
+    if settings.prompt_syntax != "plain":
+        weighs = _weighing(backbone, settings)
+        find = weighs.weighted_positions
+        lengths = tuple(weighs.text_lengths(prompts, settings, prompts_2=seconds, negatives=against))
+    positions = [] if concepts is None else find(prompts, concepts, every=every, exact_suffices=exact_suffices)
+    columns = concept_columns(positions, max(lengths, default=backbone.text_tokens)) if positions else None
     if generator is not None:
         numbers = generator_seeds(generator, len(prompts))
         noise = drawn_latents(generator, (len(prompts), *shape), backbone.device, backbone.dtype)
     else:
         numbers = tuple(range(len(prompts))) if whole is None else whole
         noise = initial_latents(numbers, shape) if latents is None else latents
-    seconds = tuple(prompt if text is None else text for text, prompt in zip(words_2, prompts, strict=False))
-    against = tuple(settings.negative_prompt if text is None else text for text in negatives)
-    if all(text == settings.negative_prompt for text in against):
-        against = ()
-    return Batch(tuple(prompts), numbers, noise, columns, positions, prompts_2=seconds, negatives=against)
+    words = {"prompts_2": seconds, "negatives": against, "lengths": lengths}
+    return Batch(tuple(prompts), numbers, noise, columns, positions, **words)
+
+
+def _weighing(backbone: Backbone, settings: MethodSettings) -> Weighing:
+    if isinstance(backbone, Weighing):
+        return backbone
+    problem = Problem("prompt_syntax", repr(settings.prompt_syntax), "use plain: this model reads no other prompts")
+    raise InputError("the settings cannot be used with this model", [problem])
 
 
 def make_request(backbone: Backbone, batch: Batch, settings: MethodSettings, *, anchors: bool = False) -> Request:

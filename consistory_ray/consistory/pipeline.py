@@ -10,7 +10,8 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
-from consistory_ray.adapters import LoRA
+from consistory_ray.adapters import Embedding, LoRA
+from consistory_ray.concepts.compel_syntax import plain_text
 from consistory_ray.concepts.matching import all_exact
 from consistory_ray.consistory.cache.anchor_cache import AnchorCache
 from consistory_ray.consistory.cache.contents import check_cache
@@ -112,6 +113,10 @@ class ConsiStoryPipeline(LoadedModel):
         controlnets: Sequence[str | Path | ControlNet] = (),
         guess_mode: bool = False,
         loras: Sequence[LoRA | str | Path] = (),
+        embeddings: Sequence[Embedding] = (),
+        vae: str | Path | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
     ) -> ConsiStoryPipeline:
         """Load a model.
 
@@ -128,10 +133,14 @@ class ConsiStoryPipeline(LoadedModel):
             loras: fused into the weights: each a :class:`~consistory_ray.adapters.names.LoRA` with its weight, or its
                 path alone: the name of a bundled one such as ``"miniature/distilled-8"``, a hub id, a folder, a
                 ``.safetensors`` file or a URL.
+            embeddings: textual inversions, each an :class:`~consistory_ray.adapters.names.Embedding` with its token.
+            vae: in place of the model's own: a folder, a hub id or a ``.safetensors`` file.
+            variant: which weight files of the model to take, such as ``"fp16"``; by the dtype when None.
+            revision: of a model on the hub.
 
         Raises:
-            CheckpointError: the model, a ControlNet or a LoRA cannot be found, loaded or used. What does not fit the
-                model is refused before it is loaded, where configurations tell.
+            CheckpointError: the model, or something that goes with it, cannot be found, loaded or used. What does not
+                fit the model is refused before it is loaded, where configurations tell.
         """
         if dtype is not None and torch_dtype not in (None, dtype):
             fix = f"leave it out, dtype={dtype} is given too"
@@ -140,8 +149,10 @@ class ConsiStoryPipeline(LoadedModel):
         dtype = dtype or torch_dtype or (torch.float16 if place.type == "cuda" else torch.float32)
         warn_of_half_on_cpu(place.type, str(dtype).removeprefix("torch."))
         notices: list[str] = []
-        check_before_loading(given := listed(controlnets), model)
-        pipe, settings = load_model(model, dtype, config=config, loras=loras, tell=notices.append)
+        check_before_loading(given := listed(controlnets), model, revision)
+        more: dict[str, Any] = {"loras": loras, "embeddings": embeddings, "vae": vae, "variant": variant}
+        more |= {"config": config, "revision": revision}
+        pipe, settings = load_model(model, dtype, tell=notices.append, **more)
         pipe.set_progress_bar_config(disable=True)
         pipe = pipe.to(place)
         if place.type == "cuda":  # convolutions there want channels last; on a CPU it would change how they round
@@ -294,7 +305,7 @@ class ConsiStoryPipeline(LoadedModel):
         if settings is not None:
             check_cache(cache, fingerprint, settings)
         check_cache(cache, fingerprint, resolved)
-        as_written = all_exact(cache.prompts, cache.concepts)
+        as_written = all_exact([plain_text(one, resolved.prompt_syntax) for one in cache.prompts], cache.concepts)
         given: dict[str, Any] = {"prompts_2": prompts_2, "negative_prompts": negative_prompts, "generator": generator}
         given["exact_suffices"] = as_written
         batch = make_batch(self.backbone, prompts, seeds, latents, cache.concepts, resolved, **given)

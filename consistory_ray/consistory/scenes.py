@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -46,15 +46,15 @@ def render_scenes(
             has stopped before they were done. Its ``result`` has the others.
     """
     size = _part_size(len(batch.prompts), batch_size, pad_to)
-    starts = range(0, len(batch.prompts), size)
+    parts = batch.parts(size)
     grids, levels = backbone.grids(*batch.latents.shape[-2:]), backbone.schedule(settings).levels
-    tick = ticker(watch.progress, StepPlan.from_settings(settings, levels).ticks * len(starts))
+    tick = ticker(watch.progress, StepPlan.from_settings(settings, levels).ticks * len(parts))
     results: list[PassResult] = []
     stopped: dict[int, str] = {}
     with backbone.in_use(), watch.following(settings) as after_step:
         with backbone.installed(settings.freeu) as network:
-            for start in starts:
-                part = batch.part(start, start + size)
+            for number, images_of_part in enumerate(parts):
+                part = batch.part(images_of_part)
                 count = len(part.prompts)
                 part = part if pad_to is None else part.padded(pad_to)
                 try:
@@ -64,21 +64,29 @@ def render_scenes(
                         network, schedule, request, companions(request), tick, watch.trace, after_step(count)
                     ).sample()
                 except Interrupted as stop:
-                    rest = batch.part(start, len(batch.prompts))
+                    left = [image for later in parts[number:] for image in later]
+                    rest = batch.part(left)
                     results.append(PassResult.given_up(rest.latents, grids, masked=rest.columns is not None))
-                    stopped = dict.fromkeys(range(start, len(batch.prompts)), str(stop))
+                    stopped = dict.fromkeys(left, str(stop))
                     break
                 except AssetError:  # this part only
                     result = PassResult.given_up(part.latents, grids, masked=part.columns is not None)
                 results.append(result.first(count))
-        latents = torch.cat([result.latents.cpu() for result in results])
+        rows = _places(parts)
+        latents = torch.cat([result.latents.cpu() for result in results])[rows]
         images, faults = watch.decoded(backbone, latents.to(backbone.device))
     found = [result.masks for result in results if result.masks is not None]
-    masks = {level: torch.cat([part[level].cpu() for part in found]) for level in grids} if found else {}
+    masks = {level: torch.cat([part[level].cpu() for part in found])[rows] for level in grids} if found else {}
     rendered = RenderResult(images, shaped(masks, grids))
     if faults := faults | stopped:
         raise PictureError.of(faults, len(batch.prompts), rendered)
     return rendered
+
+
+def _places(parts: Sequence[Sequence[int]]) -> list[int]:
+    """Where each picture is among those of all parts."""
+    order = [image for part in parts for image in part]
+    return sorted(range(len(order)), key=order.__getitem__)
 
 
 def _part_size(count: int, batch_size: int | None, pad_to: int | None) -> int:

@@ -211,6 +211,35 @@ class Backbone(Protocol):
 
 
 @runtime_checkable
+class Weighing(Protocol):
+    """What a :class:`Backbone` has besides that reads prompts with weights, of any length (``prompt_syntax: compel``).
+
+    Its ``encode`` makes all texts of a batch as long as the longest of them.
+    """
+
+    def text_lengths(
+        self,
+        prompts: Sequence[str],
+        settings: MethodSettings,
+        *,
+        prompts_2: Sequence[str] = (),
+        negatives: Sequence[str | None] = (),
+    ) -> list[int]:
+        """How many tokens each image's texts have, its own alone.
+
+        Raises:
+            PromptError: naming every text that cannot be read.
+        """
+        ...
+
+    def weighted_positions(
+        self, prompts: Sequence[str], concepts: Sequence[str], *, every: bool = False, exact_suffices: bool = False
+    ) -> list[list[list[int]]]:
+        """As ``concept_positions`` of a backbone, in such prompts."""
+        ...
+
+
+@runtime_checkable
 class Compilable(Protocol):
     """What a :class:`Backbone` has besides whose network can be compiled."""
 
