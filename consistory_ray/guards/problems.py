@@ -178,7 +178,7 @@ def shown(value: Any) -> str:
 
 
 _SETTING = "write it as {} under settings"
-_SAMPLERS = "there is no such setting, DDIM is used with the model's own noise schedule"
+_SIGMAS = "write it as sigma_schedule (karras, exponential) or as timesteps under settings"
 _ADAPTERS = "there is no such setting yet: merge it into a folder of the model, or load it into the pipeline in Python"
 _COUNT = (
     "write count (how many pictures) and seed (of the first) at a scene, as in {prompt: in space, count: 4, seed: 3}"
@@ -198,8 +198,11 @@ _OTHER_NAMES = (
     ("dropout attention_dropout", _SETTING.format("mask_dropout")),
     ("batch batchsize", _SETTING.format("batch_size")),
     ("n n_iter batch_count num_images num_images_per_prompt num_samples repeat images seeds", _COUNT),
-    ("sampler sampler_name sampling_method scheduler schedule schedule_type sigmas eta karras", _SAMPLERS),
-    ("use_karras_sigmas timestep_spacing", _SAMPLERS),
+    ("sampler sampler_name sampling_method scheduler schedule", _SETTING.format("scheduler")),
+    ("schedule_type sigmas karras use_karras_sigmas", _SIGMAS),
+    ("spacing timestep_spacing", _SETTING.format("timestep_spacing")),
+    ("ddim_eta gamma eta", _SETTING.format("eta")),
+    ("rescale guidance_rescale cfg_rescale", _SETTING.format("guidance_rescale")),
     ("lora loras lora_weights lora_scale adapter adapters embedding embeddings textual_inversion", _ADAPTERS),
     ("vae vae_path unet text_encoder", "there is no such setting: put it into a folder of the model"),
     ("clip_skip clipskip", "there is no such setting: SDXL models use the layer before the last"),

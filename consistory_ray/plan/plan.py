@@ -24,6 +24,7 @@ from consistory_ray.plan.controls import ControlPlanner, PlannedControl, in_pose
 from consistory_ray.plan.controls import identity as identity_of
 from consistory_ray.plan.drawing import Drawer, Take, scene_names
 from consistory_ray.plan.inputs import PlannedFile, PlannedPicture, planned_picture
+from consistory_ray.plan.sampling import refuse_sampling
 from consistory_ray.plan.stored_settings import refuse_other_settings
 from consistory_ray.plan.words import NO_WORDS, Words, canonical, own_words, told, whole
 from consistory_ray.settings import MethodSettings, configuration_revision, model_revision
@@ -172,14 +173,15 @@ def make_plan(job: RenderJob) -> Plan:
     """Plans a job.
 
     Raises:
-        JobError: two subjects would be the same individual, a stored one was made with other settings, or words that
-            were drawn cannot be rendered.
+        JobError: two subjects would be the same individual, a stored one was made with other settings, words that were
+            drawn cannot be rendered, or settings of the sampler do not go together.
         CheckpointError: the model's own settings file cannot be used.
     """
     refuse_other_settings(job)
     drawer = Drawer(job)
     job = drawer.job
     settings = job.settings.for_model(job.model)
+    refuse_sampling(settings)
     identity = {"format": PLAN_FORMAT, "model": job.model, "settings": settings.to_dict()}
     if (revision := model_revision(job.model)) is not None:
         identity["revision"] = revision

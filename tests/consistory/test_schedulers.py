@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import rescale_noise_cfg
 from torch import Tensor
 
 from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline
+from consistory_ray.consistory.method.denoiser import rescaled
 from consistory_ray.consistory.method.latents import SchedulerSteps, SeededNoise, seeded_noise
 from consistory_ray.consistory.method.noise_levels import expected_levels, level_of, position_of, reference_kept
 from consistory_ray.consistory.method.steps import StepPlan
 from consistory_ray.consistory.models.schedules import model_schedule
+from consistory_ray.consistory.models.single_file import SingleFile, own_scheduler
 from consistory_ray.errors import InputError
 from consistory_ray.settings import MethodSettings, share_of
 from tests.consistory.conftest import make_diffusers_pipeline
@@ -159,6 +162,26 @@ def test_a_jump_along_the_right_prediction_is_the_noised_picture(name: str) -> N
     torch.testing.assert_close(shown, kept**0.5 * clean + (1 - kept) ** 0.5 * noise, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if "karras" not in name and "exponential" not in name])
+def test_models_without_signal_at_the_last_timestep_work_under_every_sampler(name: str) -> None:
+    """As the marker keys of single files say it."""
+    marked = own_scheduler(own(), SingleFile(v_prediction=True, zero_snr=True))
+    schedule, noise = model_schedule(marked, settings_of(name), CPU), noise_of(1, 2)
+    assert schedule.scheduler.config.prediction_type == "v_prediction"
+    assert schedule.scheduler.config.rescale_betas_zero_snr
+    assert schedule.timesteps[0] == 999 and schedule.kept[0] < 1e-6
+    assert schedule.levels is not None and schedule.levels[0] == 999
+    assert torch.isfinite(walked(schedule, noise)).all()
+
+
+def test_guidance_is_rescaled_as_in_diffusers_and_picture_by_picture() -> None:
+    guided, text = 3 * noise_of(1, 2, 3)(None), noise_of(4, 5, 6)(None)
+    found = rescaled(guided, text, 0.7)
+    torch.testing.assert_close(found, rescale_noise_cfg(guided, text, guidance_rescale=0.7))
+    torch.testing.assert_close(rescaled(guided[1:2], text[1:2], 0.7), found[1:2])
+    assert rescaled(guided, text, 0.0) is guided and float(found.std()) < 0.6 * float(guided.std())
+
+
 # Windows --------------------------------------------------------------------------------------------------------------
 
 
@@ -235,6 +258,16 @@ def test_vanilla_pictures_are_those_of_diffusers(tmp_path: Any, name: str) -> No
         SCENE, latents=latents, num_inference_steps=4, guidance_scale=settings.guidance_scale, output_type="latent"
     ).images
     assert float((found - expected).abs().max()) < 1e-4 * max(1.0, float(expected.abs().max()))
+
+
+def test_a_model_without_signal_at_the_last_timestep_as_in_diffusers(tmp_path: Any) -> None:
+    trailing = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
+    theirs = make_diffusers_pipeline(tmp_path, **trailing)
+    settings = MethodSettings(num_inference_steps=4, freeu=None, guidance_rescale=0.7)
+    found = ConsiStoryPipeline(theirs).render_vanilla(SCENE, [3], settings=settings, output_type="latent").images
+    latents, told = seeded_noise(3, (4, 16, 16))[None], {"guidance_scale": 5.0, "guidance_rescale": 0.7}
+    expected = theirs(SCENE, latents=latents, num_inference_steps=4, output_type="latent", **told).images
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", NOISY)

@@ -40,7 +40,7 @@ def job(**changes: Any) -> dict[str, Any]:
         ("n_iter", "count"),
         ("batch_count", "count"),
         ("batch-size", "batch_size"),
-        ("sampler", "DDIM"),
+        ("sampler", "write it as scheduler"),
         ("scheduler", "DDIM"),
         ("clip_skip", "layer before the last"),
         ("lora", "not"),
