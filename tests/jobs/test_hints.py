@@ -41,7 +41,7 @@ def job(**changes: Any) -> dict[str, Any]:
         ("batch_count", "count"),
         ("batch-size", "batch_size"),
         ("sampler", "write it as scheduler"),
-        ("scheduler", "DDIM"),
+        ("scheduler", "ddim"),
         ("clip_skip", "layer before the last"),
         ("lora", "not"),
         ("loras", "merge it"),

@@ -34,9 +34,9 @@ def test_settings_that_do_not_go_together_are_no_job(settings: dict[str, Any], f
 
 
 def test_what_only_the_models_settings_decide_is_refused_by_the_plan() -> None:
-    with pytest.raises(JobError, match="settings.sigma_schedule"):
+    with pytest.raises(JobError, match=r"settings\.sigma_schedule"):
         make_plan(job(sigma_schedule="karras"))  # DDIM is the model's
-    with pytest.raises(JobError, match="settings.eta"):
+    with pytest.raises(JobError, match=r"settings\.eta"):
         refuse_sampling(MethodSettings(scheduler="euler", eta=0.1))
 
 
