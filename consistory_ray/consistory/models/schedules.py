@@ -162,7 +162,7 @@ def _set_timesteps(scheduler: Any, settings: MethodSettings, device: torch.devic
 
 def _levels(scheduler: Any, settings: MethodSettings) -> tuple[float, ...] | None:
     """See :class:`~consistory_ray.consistory.method.latents.Schedule`: DDIM as it was is the reference."""
-    levels = tuple(level_of(kept) for kept in kept_signal(scheduler))
+    levels = tuple(round(level_of(kept), 2) for kept in kept_signal(scheduler))  # what is equally near stays so
     reference = leading_timesteps(len(levels))
     near = all(abs(level - timestep) <= _NEAR for level, timestep in zip(levels, reference, strict=True))
     return None if near and is_reference(settings) and type(scheduler) is DDIMScheduler else levels
