@@ -6,17 +6,18 @@ import copy
 import inspect
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import rescale_noise_cfg
 from torch import Tensor
 
-from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline
+from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, Trace
 from consistory_ray.consistory.method.denoiser import rescaled
 from consistory_ray.consistory.method.latents import SchedulerSteps, SeededNoise, seeded_noise
 from consistory_ray.consistory.method.noise_levels import expected_levels, level_of, position_of, reference_kept
-from consistory_ray.consistory.method.steps import StepPlan
+from consistory_ray.consistory.method.steps import Pass, StepPlan
 from consistory_ray.consistory.models.schedules import model_schedule
 from consistory_ray.consistory.models.single_file import SingleFile, own_scheduler
 from consistory_ray.errors import InputError
@@ -280,8 +281,16 @@ def test_noise_is_the_pictures_own(pipe: ConsiStoryPipeline, name: str) -> None:
         torch.testing.assert_close(alone[0], expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("profile", ["exact", "fast", "turbo"])
-@pytest.mark.parametrize("name", ["euler_a", "dpmpp_2m karras", "lcm given", "ddim trailing"])
+UNDER = [
+    ("euler_a", "exact"),
+    ("euler karras", "fast"),
+    ("dpmpp_2m karras", "fast"),
+    ("lcm given", "turbo"),
+    ("ddim trailing", "turbo"),
+]
+
+
+@pytest.mark.parametrize(("name", "profile"), UNDER)
 def test_the_method_under_a_sampler(pipe: ConsiStoryPipeline, tmp_path: Any, name: str, profile: str) -> None:
     settings = settings_of(name).with_profile(profile)
     made = pipe.create_subject(
@@ -294,6 +303,30 @@ def test_the_method_under_a_sampler(pipe: ConsiStoryPipeline, tmp_path: Any, nam
     taken = AnchorCache.load(tmp_path / "cache.safetensors")
     assert taken.levels == made.cache.levels is not None
     assert torch.equal(pipe.render(SCENE, taken, [3], output_type="latent").images, scene)
+
+
+@pytest.mark.parametrize("name", ["euler_a", "dpmpp_2m_sde", "dpmpp_2m karras"])
+def test_both_passes_see_the_same_noise_and_remember_the_same(pipe: ConsiStoryPipeline, name: str) -> None:
+    """Where injection changes nothing, and nothing is dropped, pass 2 goes where pass 1 went."""
+    trace, settings = Trace(), settings_of(name, injection_alpha=0.0, mask_dropout=0.0)
+    pipe.create_subject(["a cat"], "cat", [1], settings=settings, output_type="latent", trace=trace)
+    fork = min(at.step for at in trace.latents if at.number == 2)
+    assert 0 < fork < 7
+    for step in range(fork, 8):
+        torch.testing.assert_close(trace.latents[Pass(2, step)], trace.latents[Pass(1, step)], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["euler karras", "lcm given"])
+def test_given_pictures_have_the_samplers_noise(pipe: ConsiStoryPipeline, name: str) -> None:
+    picture = np.full((32, 32, 3), 200, np.uint8)
+    picture[8:24, 8:24] = [200, 30, 30]
+    mask = np.zeros((32, 32), bool)
+    mask[8:24, 8:24] = True
+    settings = settings_of(name)
+    made = pipe.create_subject(["a cat"], "cat", [1], images=[picture], masks=[mask], settings=settings)
+    assert torch.isfinite(pipe.render(SCENE, made, [3], output_type="latent").images).all()
+    reads = StepPlan.from_settings(settings, made.cache.levels).reads
+    assert reads and all(made.cache.has(at, "shared") for at in reads)
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
