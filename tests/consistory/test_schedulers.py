@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import rescale_noise_cfg
 from torch import Tensor
 
@@ -269,6 +269,28 @@ def test_a_model_without_signal_at_the_last_timestep_as_in_diffusers(tmp_path: A
     latents, told = seeded_noise(3, (4, 16, 16))[None], {"guidance_scale": 5.0, "guidance_rescale": 0.7}
     expected = theirs(SCENE, latents=latents, num_inference_steps=4, output_type="latent", **told).images
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_networks_that_take_the_guidance_as_an_input(tmp_path: Any) -> None:
+    theirs = make_diffusers_pipeline(tmp_path)
+    changed = UNet2DConditionModel.from_config({**theirs.unet.config, "time_cond_proj_dim": 8})
+    with torch.no_grad():
+        changed.load_state_dict(theirs.unet.state_dict(), strict=False)
+        changed.time_embedding.cond_proj.weight.normal_(generator=torch.Generator().manual_seed(0))
+    theirs.register_modules(unet=changed.eval().requires_grad_(False))
+    pipe, found = ConsiStoryPipeline(theirs), []
+    for guidance in (8.0, 2.0):
+        settings = settings_of("euler", num_inference_steps=4, guidance_scale=guidance)
+        found.append(pipe.render_vanilla(SCENE, [3], settings=settings, output_type="latent").images)
+        theirs.scheduler = model_schedule(theirs.scheduler, settings, CPU).scheduler
+        latents = seeded_noise(3, (4, 16, 16))[None]
+        expected = theirs(
+            SCENE, latents=latents, num_inference_steps=4, guidance_scale=guidance, output_type="latent"
+        ).images
+        torch.testing.assert_close(found[-1], expected, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(found[0], found[1], atol=1e-2)
+    made = pipe.create_subject(["a cat"], "cat", [1], settings=settings_of("lcm given"), output_type="latent")
+    assert torch.isfinite(pipe.render(SCENE, made, [3], output_type="latent").images).all()
 
 
 @pytest.mark.parametrize("name", NOISY)

@@ -120,7 +120,7 @@ def test_others_are_refused_at_once_and_at_each_call(
     [
         ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
         ("DPMSolverMultistepScheduler", {}),
-        ("LMSDiscreteScheduler", {}),
+        ("DEISMultistepScheduler", {}),
     ],
 )
 def test_the_models_own_scheduler_samples_where_it_is_asked_for(
