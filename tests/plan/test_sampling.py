@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from consistory_ray.errors import JobError
-from consistory_ray.jobs import RenderJob
-from consistory_ray.plan import make_plan
+from consistory_ray.jobs.job import RenderJob, parse_job
+from consistory_ray.plan.plan import make_plan
 from consistory_ray.plan.sampling import refuse_sampling, sampling_advice
 from consistory_ray.settings import MethodSettings
 
@@ -16,7 +16,7 @@ SUBJECT = {"concept": "cat", "subject": "a cat", "anchors": ["in snow", "at nigh
 
 
 def job(**settings: Any) -> RenderJob:
-    return RenderJob.model_validate({"subjects": [SUBJECT], "settings": settings})
+    return parse_job({"subjects": [SUBJECT], "settings": settings})
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def job(**settings: Any) -> RenderJob:
     ],
 )
 def test_settings_that_do_not_go_together_are_no_job(settings: dict[str, Any], field: str) -> None:
-    with pytest.raises(ValueError, match=field):
+    with pytest.raises(JobError, match=field):
         job(**settings)
 
 
