@@ -140,7 +140,9 @@ class FakeRenderer:
         self._trace = trace
         self.phases: dict[str, float] = {}
         self.peak_memory: int | None = None
-        self._fingerprint = hashlib.sha256(f"fake renderer {version}".encode()).hexdigest()
+        loaded = spec.loaded.identity() if spec is not None else {}
+        told = json.dumps(loaded, sort_keys=True) if loaded else ""
+        self._fingerprint = hashlib.sha256(f"fake renderer {version}{told}".encode()).hexdigest()
         self._broken = ""
         self._check()
         time.sleep(load_seconds)
@@ -168,7 +170,7 @@ class FakeRenderer:
 
     @property
     def fingerprint(self) -> str:
-        """The same for all of one version."""
+        """The same for all of one version that have the same loaded."""
         return self._fingerprint
 
     @property

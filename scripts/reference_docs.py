@@ -89,8 +89,16 @@ TITLES = {
     "Control": "A control",
     "Pose": "A pose",
     "ControlNet": "A ControlNet",
+    "LoRA": "A LoRA",
+    "Embedding": "An embedding",
 }
-TYPES = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true or false"}
+TYPES = {
+    "integer": "whole number",
+    "number": "number",
+    "string": "text",
+    "boolean": "true or false",
+    "object": "mapping",
+}
 LAYOUTS = {
     ".yaml": "YAML, or ConsiStory+",
     ".yml": "YAML, or ConsiStory+",

@@ -46,7 +46,10 @@ ENGINE = (
     *("ledger", "workload", "anchor_files", "history", "dispatching", "coordinator", "running"),
 )
 # what stands before the method and calls it
-FACE = ("pipeline", "subjects", "scenes", "results", "inputs", "words")
+FACE = (
+    *("pipeline", "loaded_model", "subjects", "scenes", "results", "inputs", "words"),
+    *("watching", "step_callbacks", "generators", "argument_names"),
+)
 # what decides without Ray, clocks, files or threads
 PURELY = (*MODELS, "ray", "time", "datetime", "random", "os", "pathlib", "threading", "asyncio", "concurrent", "socket")
 

@@ -10,6 +10,9 @@ The stages, each resumable by running the same command again (checkpoints lie in
     judge         the classifier and segmenter that measures pictures
     export        everything as a diffusers pipeline folder, bfloat16 safetensors
     controlnet    a ControlNet of the exported pipeline (no other stage is needed), float16 safetensors
+    paths         the exported pipeline's guided sampling paths (no other stage is needed)
+    distil        LoRAs with which it takes 8 and 4 steps, from the paths, float16 safetensors
+    style         a LoRA of a style (no other stage is needed), float16 safetensors
 
 The seeds are fixed, but averaging over processes makes runs equal only up to rounding.
 """
@@ -27,11 +30,14 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from consistory_ray.miniature.architecture import assemble, build_tokenizer
 from consistory_ray.miniature.judge import WEIGHTS as JUDGE_WEIGHTS
 from training.autoencoder import encode, train_autoencoder, trained_autoencoder
-from training.controlnet import export_controlnet, train_controlnet
+from training.controlnet import export_controlnet, open_pipeline, train_controlnet
 from training.dataset import TRAIN_SEED, draw_pictures, open_pictures
 from training.denoiser import Denoiser, Stage, train_stage
+from training.distillation import PATHS, Sampler, export_student, sample_paths, train_student
+from training.distillation import STAGES as STUDENTS
 from training.judge import train_judge
 from training.parallel import launch
+from training.style import export_style, train_style
 
 PICTURES = 48_000
 AUTOENCODER_STEPS, DECODER_STEPS, JUDGE_STEPS = 2000, 6000, 6000
@@ -41,6 +47,7 @@ STAGES = (
 )
 WEIGHTS = JUDGE_WEIGHTS.parent / "weights"
 CONTROLNET = JUDGE_WEIGHTS.parent / "controlnet"
+LORAS = JUDGE_WEIGHTS.parent / "loras"
 
 
 def stage_draw(run: Path, options: argparse.Namespace) -> None:
@@ -124,6 +131,25 @@ def stage_controlnet(run: Path, options: argparse.Namespace) -> None:
     export_controlnet(run, Path(options.out), Path(options.controlnet_out))
 
 
+def stage_paths(run: Path, options: argparse.Namespace) -> None:
+    """Sample the teacher's paths."""
+    torch.set_num_threads(1)
+    sample_paths(run, Sampler(open_pipeline(options.out)), options.paths)
+
+
+def stage_distil(run: Path, options: argparse.Namespace) -> None:
+    """Train the students, the one with more steps first, and write them."""
+    for steps in STUDENTS:
+        launch(train_student, options.processes, str(run), options.out, steps)
+        export_student(run, Path(options.out), steps, Path(options.loras_out))
+
+
+def stage_style(run: Path, options: argparse.Namespace) -> None:
+    """Train the LoRA of a style, and write it."""
+    launch(train_style, options.processes, str(run), options.out)
+    export_style(run, Path(options.out), Path(options.loras_out))
+
+
 COMMANDS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "draw": stage_draw,
     "autoencoder": stage_autoencoder,
@@ -133,6 +159,9 @@ COMMANDS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "judge": stage_judge,
     "export": stage_export,
     "controlnet": stage_controlnet,
+    "paths": stage_paths,
+    "distil": stage_distil,
+    "style": stage_style,
 }
 
 
@@ -145,6 +174,7 @@ def main() -> None:
     )
     parser.add_argument("--out", default=str(WEIGHTS), help="where export writes the pipeline folder")
     parser.add_argument("--controlnet-out", default=str(CONTROLNET), help="where controlnet writes its folder")
+    parser.add_argument("--loras-out", default=str(LORAS), help="where distil and style write their files")
     parser.add_argument("--warm-start", help="an exported pipeline folder to start the denoiser from")
     parser.add_argument("--processes", type=int, default=2, help="one-thread training processes")
     parser.add_argument("--latent-size", type=int, choices=(16, 32), help="encode only this size")
@@ -152,6 +182,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=PICTURES)
     parser.add_argument("--autoencoder-steps", type=int, default=AUTOENCODER_STEPS)
     parser.add_argument("--decoder-steps", type=int, default=DECODER_STEPS)
+    parser.add_argument("--paths", type=int, default=PATHS)
     parser.add_argument("--judge-steps", type=int, default=JUDGE_STEPS)
     options = parser.parse_args()
     options.run.mkdir(parents=True, exist_ok=True)

@@ -46,8 +46,8 @@ class Reading:
 
     Attributes:
         text: all its fragments, one after another.
-        parts: the prompts that are joined by ``.and()``, one where there is no such; of each those that are blended, one
-            where nothing is; of each of these the fragments.
+        parts: the prompts that are joined by ``.and()``, one where there is no such; of each those that are blended,
+            one where nothing is; of each of these the fragments.
     """
 
     text: str

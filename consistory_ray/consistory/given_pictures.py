@@ -45,19 +45,27 @@ class GivenPictures:
         return tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in self.images)
 
 
-def refuse_both(images: Any, masks: Any, latents: Any) -> None:
+def refuse_both(images: Any, masks: Any, latents: Any, callback: Any = None) -> None:
     """Refuse what has no meaning with given pictures, or without them.
 
     Raises:
         InputError: naming the argument.
     """
-    name, value, fix = (
-        ("masks", masks, "leave them out, or give the images that they are of")
+    useless = (
+        [("masks", masks, "leave them out, or give the images that they are of")]
         if images is None
-        else ("latents", latents, "leave them out: given pictures are noised by their seeds")
+        else [
+            ("latents", latents, "leave them out: given pictures are noised by their seeds"),
+            (
+                "callback_on_step_end",
+                callback,
+                "leave it out: given pictures are not denoised, progress tells of steps",
+            ),
+        ]
     )
-    if value is not None:
-        raise InputError("the arguments do not fit each other", [Problem(name, "given", fix)])
+    problems = [Problem(name, "given", fix) for name, value, fix in useless if value is not None]
+    if problems:
+        raise InputError("the arguments do not fit each other", problems)
 
 
 def given_pictures(images: Any, masks: Any, count: int, size: tuple[int, int]) -> GivenPictures:

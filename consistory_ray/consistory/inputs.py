@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from consistory_ray.consistory.method.backbone import Backbone, Controllable
+from consistory_ray.consistory.argument_names import unknown_name
+from consistory_ray.consistory.generators import Generators, drawn_latents, generator_problems, generator_seeds
+from consistory_ray.consistory.method.backbone import Backbone, Controllable, Weighing
 from consistory_ray.consistory.method.latents import seeded_noise
 from consistory_ray.consistory.method.request import Batch, Request
 from consistory_ray.consistory.method.steps import StepPlan, check_settings
-from consistory_ray.consistory.words import Texts, check_words, one_each
+from consistory_ray.consistory.words import Texts, check_words, second_prompts, unlike_settings
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.numerics import whole_number
 from consistory_ray.settings import PROFILES, SCENE_SETTINGS, MethodSettings
@@ -36,9 +37,7 @@ def changed_settings(settings: MethodSettings, changes: Mapping[str, Any]) -> Me
     elif profile is not None:
         problems.append(Problem("profile", repr(profile)[:100], f"use one of {', '.join(PROFILES)}"))
     for name in changes.keys() - set(_SETTINGS):
-        near = difflib.get_close_matches(name, _SETTINGS, 1, cutoff=0.4)
-        fix = f"did you mean {near[0]}?" if near else f"there are {', '.join(_SETTINGS)}"
-        problems.append(Problem(name, repr(changes[name])[:100], fix))
+        problems.append(unknown_name(name, changes[name], _SETTINGS))
     if problems:
         raise InputError("there are no such settings", sorted(problems, key=lambda problem: problem.path))
     return settings.replace(**changes)
@@ -103,6 +102,7 @@ def make_batch(
     concepts: tuple[str, ...] | None,
     settings: MethodSettings,
     *,
+    generator: Generators | None = None,
     every: bool = False,
     exact_suffices: bool = False,
     prompts_2: Texts | None = None,
@@ -111,6 +111,7 @@ def make_batch(
     """Check a caller's prompts, seeds and latents, find the concepts and draw the noise.
 
     Args:
+        generator: in the place of seeds and latents, see :mod:`~consistory_ray.consistory.generators`.
         prompts_2: what the second text encoder reads instead of the prompts: one text for all or one per image, None
             where it reads the prompt.
         negative_prompts: the same of the unconditional half, None where it is the settings' one.
@@ -121,24 +122,31 @@ def make_batch(
     """
     shape = backbone.latent_shape(settings.height or 0, settings.width or 0)
     whole = whole_seeds(seeds)
-    _check_lengths(prompts, whole, latents, shape)
-    words_2, negatives = (
-        one_each(name, given, len(prompts))
-        for name, given in (("prompts_2", prompts_2), ("negative_prompts", negative_prompts))
-    )
-    positions = (
-        []
-        if concepts is None
-        else backbone.concept_positions(prompts, concepts, every=every, exact_suffices=exact_suffices)
-    )
-    columns = concept_columns(positions, backbone.text_tokens) if positions else None
-    numbers = tuple(range(len(prompts))) if whole is None else whole
-    noise = initial_latents(numbers, shape) if latents is None else latents
-    seconds = tuple(prompt if text is None else text for text, prompt in zip(words_2, prompts, strict=False))
-    against = tuple(settings.negative_prompt if text is None else text for text in negatives)
-    if all(text == settings.negative_prompt for text in against):
-        against = ()
-    return Batch(tuple(prompts), numbers, noise, columns, positions, prompts_2=seconds, negatives=against)
+    _check_lengths(prompts, whole, latents, shape, generator, backbone.device)
+    seconds = second_prompts(prompts, prompts_2)
+    against = unlike_settings(negative_prompts, len(prompts), settings)
+    find, lengths = backbone.concept_positions, ()
+    if settings.prompt_syntax != "plain":
+        weighs = _weighing(backbone, settings)
+        find = weighs.weighted_positions
+        lengths = tuple(weighs.text_lengths(prompts, settings, prompts_2=seconds, negatives=against))
+    positions = [] if concepts is None else find(prompts, concepts, every=every, exact_suffices=exact_suffices)
+    columns = concept_columns(positions, max(lengths, default=backbone.text_tokens)) if positions else None
+    if generator is not None:
+        numbers = generator_seeds(generator, len(prompts))
+        noise = drawn_latents(generator, (len(prompts), *shape), backbone.device, backbone.dtype)
+    else:
+        numbers = tuple(range(len(prompts))) if whole is None else whole
+        noise = initial_latents(numbers, shape) if latents is None else latents
+    words = {"prompts_2": seconds, "negatives": against, "lengths": lengths}
+    return Batch(tuple(prompts), numbers, noise, columns, positions, **words)
+
+
+def _weighing(backbone: Backbone, settings: MethodSettings) -> Weighing:
+    if isinstance(backbone, Weighing):
+        return backbone
+    problem = Problem("prompt_syntax", repr(settings.prompt_syntax), "use plain: this model reads no other prompts")
+    raise InputError("the settings cannot be used with this model", [problem])
 
 
 def make_request(backbone: Backbone, batch: Batch, settings: MethodSettings, *, anchors: bool = False) -> Request:
@@ -195,14 +203,23 @@ def whole_seeds(seeds: Any) -> tuple[int, ...] | None:
 
 
 def _check_lengths(
-    prompts: Sequence[str], seeds: Sequence[int] | None, latents: Tensor | None, shape: tuple[int, int, int]
+    prompts: Sequence[str],
+    seeds: Sequence[int] | None,
+    latents: Tensor | None,
+    shape: tuple[int, int, int],
+    generator: Any,
+    device: torch.device,
 ) -> None:
     problems = []
     if isinstance(prompts, str) or not prompts:
         problems.append(Problem("prompts", repr(prompts), "give a list with at least one text"))
     count = len(prompts)
-    if seeds is None and latents is None:
-        problems.append(Problem("seeds", "None", f"give {count} seeds, or latents"))
+    if generator is not None:
+        both = [name for name, given in (("seeds", seeds), ("latents", latents)) if given is not None]
+        problems += [Problem(name, "given", "leave them out, generator is given too") for name in both]
+        problems += generator_problems(generator, count, device)
+    elif seeds is None and latents is None:
+        problems.append(Problem("seeds", "None", f"give {count} seeds, a generator, or latents"))
     if seeds is not None and len(seeds) != count:
         problems.append(Problem("seeds", str(len(seeds)), f"give one per prompt: {count}"))
     for index, seed in enumerate(seeds or ()):

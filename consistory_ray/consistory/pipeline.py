@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,14 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
-from consistory_ray.adapters import LoRA
+from consistory_ray.adapters import Embedding, LoRA
+from consistory_ray.concepts.compel_syntax import plain_text
 from consistory_ray.concepts.matching import all_exact
 from consistory_ray.consistory.cache.anchor_cache import AnchorCache
 from consistory_ray.consistory.cache.contents import check_cache
 from consistory_ray.consistory.cache.residence import PlacedCache
 from consistory_ray.consistory.controls import Controls, led
+from consistory_ray.consistory.generators import Generators
 from consistory_ray.consistory.given_pictures import given_pictures, refuse_both
 from consistory_ray.consistory.inputs import (
     changed_settings,
@@ -25,10 +26,10 @@ from consistory_ray.consistory.inputs import (
     scene_settings,
     whole_seeds,
 )
+from consistory_ray.consistory.loaded_model import LoadedModel
 from consistory_ray.consistory.method.attention_kernel import check_choices
-from consistory_ray.consistory.method.backbone import Backbone, Compilable, Controllable, OutputType
+from consistory_ray.consistory.method.backbone import Backbone
 from consistory_ray.consistory.method.companions import CachedAnchors, Companions
-from consistory_ray.consistory.method.compiling import check_compiler
 from consistory_ray.consistory.method.request import Request
 from consistory_ray.consistory.method.trace import Trace
 from consistory_ray.consistory.models.checkpoints import check_architecture
@@ -42,14 +43,16 @@ from consistory_ray.consistory.models.loading import load_model
 from consistory_ray.consistory.models.sdxl import SDXL
 from consistory_ray.consistory.results import Progress, RenderResult, SubjectResult
 from consistory_ray.consistory.scenes import render_scenes
+from consistory_ray.consistory.step_callbacks import LATENTS, OnStepEnd, step_callback
 from consistory_ray.consistory.subjects import given_subject, make_subject
+from consistory_ray.consistory.watching import OutputType, Watch
 from consistory_ray.consistory.words import Texts
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.numerics import warn_of_half_on_cpu
 from consistory_ray.settings import MethodSettings
 
 
-class ConsiStoryPipeline:
+class ConsiStoryPipeline(LoadedModel):
     """Consistent subjects with a model of the SDXL architecture, without training (arXiv 2402.03286).
 
     Pictures are always sampled by DDIM, on the noise schedule and the prediction type that the configuration of
@@ -65,12 +68,6 @@ class ConsiStoryPipeline:
         controlnets: names as for :meth:`from_pretrained`, or loaded ``ControlNetModel`` and ``ControlNetUnionModel`` of
             diffusers, which hints name by their positions.
         guess_mode: ControlNets lead the conditional half only, as in diffusers.
-
-    Attributes:
-        pipe: the pipeline.
-        backbone: the same as the method sees it.
-        default_settings: used where a call is given none.
-        notices: what somebody should know about the model, in whole sentences.
 
     Raises:
         CheckpointError: the pipeline's model is not of the SDXL architecture. Every call raises it too, for a pipeline
@@ -116,6 +113,10 @@ class ConsiStoryPipeline:
         controlnets: Sequence[str | Path | ControlNet] = (),
         guess_mode: bool = False,
         loras: Sequence[LoRA | str | Path] = (),
+        embeddings: Sequence[Embedding] = (),
+        vae: str | Path | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
     ) -> ConsiStoryPipeline:
         """Load a model.
 
@@ -132,10 +133,14 @@ class ConsiStoryPipeline:
             loras: fused into the weights: each a :class:`~consistory_ray.adapters.names.LoRA` with its weight, or its
                 path alone: the name of a bundled one such as ``"miniature/distilled-8"``, a hub id, a folder, a
                 ``.safetensors`` file or a URL.
+            embeddings: textual inversions, each an :class:`~consistory_ray.adapters.names.Embedding` with its token.
+            vae: in place of the model's own: a folder, a hub id or a ``.safetensors`` file.
+            variant: which weight files of the model to take, such as ``"fp16"``; by the dtype when None.
+            revision: of a model on the hub.
 
         Raises:
-            CheckpointError: the model, a ControlNet or a LoRA cannot be found, loaded or used. What does not fit the
-                model is refused before it is loaded, where configurations tell.
+            CheckpointError: the model, or something that goes with it, cannot be found, loaded or used. What does not
+                fit the model is refused before it is loaded, where configurations tell.
         """
         if dtype is not None and torch_dtype not in (None, dtype):
             fix = f"leave it out, dtype={dtype} is given too"
@@ -144,8 +149,10 @@ class ConsiStoryPipeline:
         dtype = dtype or torch_dtype or (torch.float16 if place.type == "cuda" else torch.float32)
         warn_of_half_on_cpu(place.type, str(dtype).removeprefix("torch."))
         notices: list[str] = []
-        check_before_loading(given := listed(controlnets), model)
-        pipe, settings = load_model(model, dtype, config=config, loras=loras, tell=notices.append)
+        check_before_loading(given := listed(controlnets), model, revision)
+        more: dict[str, Any] = {"loras": loras, "embeddings": embeddings, "vae": vae, "variant": variant}
+        more |= {"config": config, "revision": revision}
+        pipe, settings = load_model(model, dtype, tell=notices.append, **more)
         pipe.set_progress_bar_config(disable=True)
         pipe = pipe.to(place)
         if place.type == "cuda":  # convolutions there want channels last; on a CPU it would change how they round
@@ -154,54 +161,6 @@ class ConsiStoryPipeline:
         pipeline.notices[:0] = notices
         return pipeline
 
-    @property
-    def device(self) -> torch.device:
-        """Where the network computes."""
-        return self.backbone.device
-
-    @property
-    def fingerprint(self) -> str:
-        """Identifies weights, configurations and what adapters do, whatever dtype and device; 64 hexadecimal digits."""
-        return self.backbone.fingerprint
-
-    @property
-    def control_fingerprints(self) -> tuple[str, ...]:
-        """The same of each ControlNet. No cache depends on them: led scenes use any cache of the model."""
-        return self.backbone.control_fingerprints if isinstance(self.backbone, Controllable) else ()
-
-    def hold_fingerprint(self) -> None:
-        """Promise that nobody changes the weights from now on, so that not every call has to look at them again.
-
-        Adapters may still be switched and scaled: that is looked at in every call.
-        """
-        self.backbone.hold_fingerprint()
-
-    def compile(self, *, backend: str = "inductor", **options: Any) -> None:
-        """Compile the network's transformer blocks (``torch.compile``), each kind of them once for each thing to do.
-
-        That happens when they first run, and anew for other sizes of pictures and batches: minutes in which nothing is
-        rendered. Pictures differ from uncompiled ones by rounding. Anchors, and the first call of each batch, are not
-        compiled. The model stays compiled, also for other uses.
-
-        Args:
-            backend, options: of ``torch.compile``; sizes are static unless ``dynamic`` says otherwise.
-
-        Raises:
-            InputError: the backbone's network cannot be compiled, or inductor finds no C++ compiler.
-        """
-        if not isinstance(self.backbone, Compilable):
-            problem = Problem("compile", type(self.backbone).__name__, "leave it out: this model cannot be compiled")
-            raise InputError("the network cannot be compiled", [problem])
-        check_compiler(backend)
-        self.backbone.compile(backend=backend, **{"dynamic": False, **options})
-
-    def _check(self, stacklevel: int = 4) -> None:
-        """Refuse a model that cannot be used as it is at the moment, and tell what is not used of it."""
-        notice = self.backbone.check()
-        if notice and notice not in self.notices:
-            self.notices.append(notice)
-            warnings.warn(notice, UserWarning, stacklevel=stacklevel)
-
     @torch.no_grad()
     def create_subject(
         self,
@@ -209,6 +168,7 @@ class ConsiStoryPipeline:
         concepts: str | Sequence[str],
         seeds: Sequence[int] | None = None,
         *,
+        generator: Generators | None = None,
         latents: Tensor | None = None,
         images: Sequence[Any] | None = None,
         masks: Sequence[Any] | None = None,
@@ -219,6 +179,8 @@ class ConsiStoryPipeline:
         output_type: OutputType = "pil",
         progress: Progress | None = None,
         trace: Trace | None = None,
+        callback_on_step_end: OnStepEnd | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = (LATENTS,),
         **changes: Any,
     ) -> SubjectResult:
         """Render a subject's anchors together, or take given pictures for them, and keep what its scenes will need.
@@ -227,6 +189,9 @@ class ConsiStoryPipeline:
             prompts: one per anchor; of given pictures what they show.
             concepts: the words of the prompts that name the subject.
             seeds: one per anchor: its noise and its self-attention dropout. Given pictures may do without.
+            generator: a ``torch.Generator`` for all, or one per anchor, in the place of ``seeds`` and ``latents``: the
+                initial noise is then drawn from it as diffusers' pipelines draw it. Later noise and dropout follow the
+                number that it was seeded with.
             latents: initial noise [A, 4, h, w] instead; dropout then follows ``seeds`` where given, else the position.
             images: 1 to 8 pictures of the subject, which are then its anchors (section 10 of docs/method.md): PIL
                 images or arrays, uint8 or floats from 0 to 1. Others than of the size that is rendered are cut to it.
@@ -239,9 +204,14 @@ class ConsiStoryPipeline:
             negative_prompts: in place of the settings' ``negative_prompt``: one text for all, or one per anchor, None
                 where it is the settings' one.
             settings: all settings at once, in place of the model's defaults.
-            output_type: ``"pil"``, ``"np"`` or ``"latent"``.
+            output_type: ``"pil"``, ``"np"``, ``"pt"`` or ``"latent"``.
             progress: called with (steps done, steps in all).
             trace: filled with what happens inside.
+            callback_on_step_end: ``callback(pipe, step, timestep, callback_kwargs)`` as in diffusers, called after each
+                of the ``num_inference_steps`` that lead to the pictures, those of pass 1 before the fork and those of
+                pass 2 from there on; the rest of pass 1 goes unseen. The next step goes on from the ``latents`` in the
+                dict that it returns, which may be others. To stop, raise an exception, or set ``pipe._interrupt``.
+            callback_on_step_end_tensor_inputs: names of what it is shown: latents, or nothing.
             changes: single settings by name, which override those: ``num_inference_steps``, ``guidance_scale`` and so
                 on, see :class:`~consistory_ray.settings.MethodSettings`. ``height`` and ``width`` are in pixels, None
                 is the model's own size (or that of ``latents``).
@@ -249,8 +219,9 @@ class ConsiStoryPipeline:
         Raises:
             InputError: a setting that does not exist, or arguments that do not fit each other; :class:`PromptError` for
                 concepts not in a prompt.
-            AssetError: the model produced numbers that are not finite, or an anchor of one colour; as a
-                :class:`PictureError` that names them: given pictures in which the subject is not found.
+            AssetError: the model produced numbers that are not finite, or an anchor of one colour, or the callback has
+                interrupted the call; as a :class:`PictureError` that names them: given pictures in which the subject is
+                not found.
         """
         self._check()
         if latents is not None and settings is None:  # the size is then that of the latents, not the default one
@@ -258,18 +229,20 @@ class ConsiStoryPipeline:
         changed = changed_settings(settings or self.default_settings, changes)
         resolved = resolve_settings(self.backbone, changed, latents)
         concepts = (concepts,) if isinstance(concepts, str) else tuple(concepts)
-        refuse_both(images, masks, latents)
-        words: dict[str, Any] = {"prompts_2": prompts_2, "negative_prompts": negative_prompts}
+        callback = step_callback(self.pipe, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        watch = Watch(output_type, progress, trace, callback)
+        refuse_both(images, masks, latents, callback)
+        given: dict[str, Any] = {"prompts_2": prompts_2, "negative_prompts": negative_prompts, "generator": generator}
         if images is not None:
             size = resolved.height or 0, resolved.width or 0
             pictures = given_pictures(images, masks, len(prompts), size)
-            seeds = range(len(prompts)) if seeds is None else seeds
-            batch = make_batch(self.backbone, prompts, seeds, None, concepts, resolved, every=True, **words)
+            seeds = range(len(prompts)) if seeds is None and generator is None else seeds
+            batch = make_batch(self.backbone, prompts, seeds, None, concepts, resolved, every=True, **given)
             batch = led(self.backbone, batch, controls)
-            return given_subject(self.backbone, batch, concepts, pictures, resolved, output_type, progress, trace)
-        batch = make_batch(self.backbone, prompts, seeds, latents, concepts, resolved, every=True, **words)
+            return given_subject(self.backbone, batch, concepts, pictures, resolved, watch)
+        batch = make_batch(self.backbone, prompts, seeds, latents, concepts, resolved, every=True, **given)
         batch = led(self.backbone, batch, controls)
-        return make_subject(self.backbone, batch, concepts, whole_seeds(seeds), resolved, output_type, progress, trace)
+        return make_subject(self.backbone, batch, concepts, whole_seeds(seeds), resolved, watch)
 
     @torch.no_grad()
     def render(
@@ -278,6 +251,7 @@ class ConsiStoryPipeline:
         subject: AnchorCache | SubjectResult | PlacedCache,
         seeds: Sequence[int] | None = None,
         *,
+        generator: Generators | None = None,
         latents: Tensor | None = None,
         controls: Controls | None = None,
         prompts_2: Texts | None = None,
@@ -288,6 +262,8 @@ class ConsiStoryPipeline:
         output_type: OutputType = "pil",
         progress: Progress | None = None,
         trace: Trace | None = None,
+        callback_on_step_end: OnStepEnd | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = (LATENTS,),
         **changes: Any,
     ) -> RenderResult:
         """Render scenes of a subject. Steps, guidance, size and switches are those of the subject.
@@ -298,6 +274,7 @@ class ConsiStoryPipeline:
                 in every batch anew; ``cache.to("cuda")`` is there for good, and of a
                 :class:`~consistory_ray.consistory.cache.residence.PlacedCache` as much as there is room for.
             seeds: one per scene; a seed gives the same initial noise whatever the batch or device.
+            generator: a ``torch.Generator`` for all, or one per scene, instead: as in :meth:`create_subject`.
             latents: initial noise [B, 4, h, w] instead.
             controls: what leads each scene, as in :meth:`create_subject`; anchors need not have been led.
             prompts_2, negative_prompts: as in :meth:`create_subject`; anchors need not have had any.
@@ -308,15 +285,19 @@ class ConsiStoryPipeline:
             settings: settings that the cache is required to have been made with, but for what is saved on scenes
                 (:data:`~consistory_ray.settings.SCENE_SETTINGS`), which is then done as they say; or None.
             output_type, progress, trace: as in :meth:`create_subject`; a trace holds the last batch, copies included.
+            callback_on_step_end, callback_on_step_end_tensor_inputs: as in :meth:`create_subject`, for one batch after
+                the other, without copies.
             changes: ``profile``, or single settings of what is saved on scenes, in place of the subject's.
 
         Raises:
             CacheMismatchError: the cache belongs to another model or other settings, or lacks what a profile reads.
             InputError: arguments that do not fit each other; :class:`PromptError` for concepts not in a prompt.
-            PictureError: the model produced numbers that are not finite, or pictures of one colour. It names them, and
-                its ``result`` has the others.
+            PictureError: the model produced numbers that are not finite, or pictures of one colour, or the callback has
+                interrupted the call before they were done. It names them, and its ``result`` has the others.
         """
         self._check()
+        callback = step_callback(self.pipe, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        watch = Watch(output_type, progress, trace, callback)
         cache = subject if isinstance(subject, AnchorCache) else subject.cache
         placed = subject if isinstance(subject, PlacedCache) else PlacedCache(cache, self.device)
         resolved = scene_settings(cache.settings, settings, changes)
@@ -324,18 +305,16 @@ class ConsiStoryPipeline:
         if settings is not None:
             check_cache(cache, fingerprint, settings)
         check_cache(cache, fingerprint, resolved)
-        as_written = all_exact(cache.prompts, cache.concepts)
-        words: dict[str, Any] = {"prompts_2": prompts_2, "negative_prompts": negative_prompts}
-        words["exact_suffices"] = as_written
-        batch = make_batch(self.backbone, prompts, seeds, latents, cache.concepts, resolved, **words)
+        as_written = all_exact([plain_text(one, resolved.prompt_syntax) for one in cache.prompts], cache.concepts)
+        given: dict[str, Any] = {"prompts_2": prompts_2, "negative_prompts": negative_prompts, "generator": generator}
+        given["exact_suffices"] = as_written
+        batch = make_batch(self.backbone, prompts, seeds, latents, cache.concepts, resolved, **given)
         batch = led(self.backbone, batch, controls)
 
         def companions(request: Request) -> Companions:
             return CachedAnchors(request, placed, self.backbone.dtype)
 
-        return render_scenes(
-            self.backbone, batch, resolved, companions, batch_size, pad_to, output_type, progress, trace
-        )
+        return render_scenes(self.backbone, batch, resolved, companions, batch_size, pad_to, watch)
 
     @torch.no_grad()
     def render_vanilla(
@@ -343,6 +322,7 @@ class ConsiStoryPipeline:
         prompts: Sequence[str],
         seeds: Sequence[int] | None = None,
         *,
+        generator: Generators | None = None,
         latents: Tensor | None = None,
         concepts: str | Sequence[str] | None = None,
         controls: Controls | None = None,
@@ -353,25 +333,33 @@ class ConsiStoryPipeline:
         output_type: OutputType = "pil",
         progress: Progress | None = None,
         trace: Trace | None = None,
+        callback_on_step_end: OnStepEnd | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = (LATENTS,),
+        **changes: Any,
     ) -> RenderResult:
         """The same model, sampler, initial noise and FreeU without the method, for comparison.
 
         Args:
             concepts: make masks of these words too; no masks when None.
             settings: of which the method's switches are ignored; the model's defaults when None.
-            prompts, seeds, latents, controls, prompts_2, negative_prompts: as in :meth:`render`.
+            changes: single settings by name, as in :meth:`create_subject`.
+            prompts, seeds, generator, latents, controls, prompts_2, negative_prompts: as in :meth:`render`.
             batch_size, output_type, progress, trace: as in :meth:`render`.
+            callback_on_step_end, callback_on_step_end_tensor_inputs: as in :meth:`render`.
 
         Raises:
-            InputError: arguments that do not fit each other.
+            InputError: a setting that does not exist, or arguments that do not fit each other.
             PictureError: as :meth:`render`.
         """
         self._check()
-        off = (settings or self.default_settings).replace(sdsa=False, query_blending=False, injection=False)
+        callback = step_callback(self.pipe, callback_on_step_end, callback_on_step_end_tensor_inputs)
+        watch = Watch(output_type, progress, trace, callback)
+        changed = changed_settings(settings or self.default_settings, changes)
+        off = changed.replace(sdsa=False, query_blending=False, injection=False)
         resolved = resolve_settings(self.backbone, off, latents)
         concepts = (concepts,) if isinstance(concepts, str) else concepts
         named = None if concepts is None else tuple(concepts)
-        words: dict[str, Any] = {"prompts_2": prompts_2, "negative_prompts": negative_prompts}
-        batch = make_batch(self.backbone, prompts, seeds, latents, named, resolved, **words)
+        given: dict[str, Any] = {"prompts_2": prompts_2, "negative_prompts": negative_prompts, "generator": generator}
+        batch = make_batch(self.backbone, prompts, seeds, latents, named, resolved, **given)
         batch = led(self.backbone, batch, controls)
-        return render_scenes(self.backbone, batch, resolved, Companions, batch_size, None, output_type, progress, trace)
+        return render_scenes(self.backbone, batch, resolved, Companions, batch_size, None, watch)

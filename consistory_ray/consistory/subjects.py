@@ -9,7 +9,7 @@ from torch import Tensor
 from consistory_ray.consistory.cache.anchor_cache import AnchorCache
 from consistory_ray.consistory.given_pictures import GivenPictures
 from consistory_ray.consistory.inputs import make_request
-from consistory_ray.consistory.method.backbone import Backbone, OutputType
+from consistory_ray.consistory.method.backbone import Backbone
 from consistory_ray.consistory.method.companions import LiveAnchors
 from consistory_ray.consistory.method.given import (
     LIGHT,
@@ -23,8 +23,8 @@ from consistory_ray.consistory.method.layout import Level
 from consistory_ray.consistory.method.masks import Masks, overlap
 from consistory_ray.consistory.method.request import Batch, Request
 from consistory_ray.consistory.method.sampler import Sampler
-from consistory_ray.consistory.method.trace import Trace
-from consistory_ray.consistory.results import Progress, RenderResult, SubjectResult, shaped, ticker
+from consistory_ray.consistory.results import RenderResult, SubjectResult, shaped, ticker
+from consistory_ray.consistory.watching import Watch
 from consistory_ray.errors import AssetError, PictureError
 from consistory_ray.guards.numerics import NOT_FINITE
 from consistory_ray.settings import MethodSettings
@@ -43,9 +43,7 @@ def make_subject(
     concepts: tuple[str, ...],
     seeds: tuple[int, ...] | None,
     settings: MethodSettings,
-    output_type: OutputType,
-    progress: Progress | None,
-    trace: Trace | None,
+    watch: Watch,
 ) -> SubjectResult:
     """Sample a subject's anchors together.
 
@@ -55,18 +53,19 @@ def make_subject(
         concepts: the words that name the subject.
         seeds: as they were given, None where latents were.
         settings: complete ones.
-        output_type, progress, trace: see :meth:`~consistory_ray.consistory.pipeline.ConsiStoryPipeline.create_subject`.
+        watch: what the caller wants to see.
 
     Raises:
         AssetError: the model produced numbers that are not finite, or an anchor of one colour.
     """
-    with backbone.in_use():
+    with backbone.in_use(), watch.following(settings) as after_step:
         with backbone.installed(settings.freeu) as network:
             request = make_request(backbone, batch, settings, anchors=True)
-            anchors, tick = LiveAnchors(request), ticker(progress, request.plan.ticks)
+            anchors, tick = LiveAnchors(request), ticker(watch.progress, request.plan.ticks)
             schedule = backbone.schedule(settings)
-            result = Sampler(network, schedule, request, anchors, tick, trace).sample()
-        images, faults = backbone.decode(result.latents, output_type)
+            step_end = after_step(len(batch.prompts))
+            result = Sampler(network, schedule, request, anchors, tick, watch.trace, step_end).sample()
+        images, faults = watch.decoded(backbone, result.latents)
     if faults:  # scenes cannot do without any of them
         raise AssetError(PictureError.of(faults, len(batch.prompts)).message)
     assert result.masks is not None  # every subject has concepts, hence masks
@@ -80,15 +79,13 @@ def given_subject(
     concepts: tuple[str, ...],
     pictures: GivenPictures,
     settings: MethodSettings,
-    output_type: OutputType,
-    progress: Progress | None,
-    trace: Trace | None,
+    watch: Watch,
 ) -> SubjectResult:
     """Make a subject of given pictures: they are its anchors, with noise instead of being sampled.
 
     Args:
         pictures: of the size that the settings have.
-        backbone, batch, concepts, settings, output_type, progress, trace: as for :func:`make_subject`.
+        backbone, batch, concepts, settings, watch: as for :func:`make_subject`.
 
     Raises:
         AssetError: the model produced numbers that are not finite.
@@ -100,7 +97,7 @@ def given_subject(
             raise AssetError(NOT_FINITE)
         with backbone.installed(settings.freeu) as network:
             request = make_request(backbone, batch, settings, anchors=True)
-            tick = ticker(progress, len(LIGHT) + request.plan.steps)
+            tick = ticker(watch.progress, len(LIGHT) + request.plan.steps)
             light = NoisedPath(
                 backbone.schedule(MethodSettings(num_inference_steps=backbone.max_steps)), clean, batch.noise
             )
@@ -112,12 +109,12 @@ def given_subject(
                 raise PictureError.of(faults, len(batch.prompts), result)
             anchors = GivenAnchors(request, masks)
             path = NoisedPath(backbone.schedule(settings), clean, batch.noise)
-            sweep(network, path, request, anchors, tick, trace)
-    images = {"pil": list(pictures.images), "np": pictures.pixels.permute(0, 2, 3, 1).numpy(), "latent": clean.cpu()}
+            sweep(network, path, request, anchors, tick, watch.trace)
+    images = watch.chosen({"pil": list(pictures.images), "pt": pictures.pixels, "latent": clean.cpu()})
     cache = _cache(backbone, request, concepts, batch.seeds, anchors.recorded(masks, backbone.dtype))
     cache = replace(cache, pictures=pictures.digests)
     told = {index: "; ".join(sentences) for index, sentences in enumerate(notices) if sentences}
-    return SubjectResult(images[output_type], shaped(masks, request.grids), cache, told)
+    return SubjectResult(images, shaped(masks, request.grids), cache, told)
 
 
 def _masks(

@@ -36,6 +36,19 @@ def one_each(name: str, given: Texts | None, count: int) -> tuple[str | None, ..
     return tuple(texts) if any(text is not None for text in texts) else ()
 
 
+def second_prompts(prompts: Sequence[str], given: Texts | None) -> tuple[str, ...]:
+    """What the second text encoder reads of each image; nothing where it reads the prompts."""
+    texts = one_each("prompts_2", given, len(prompts))
+    return tuple(prompt if text is None else text for text, prompt in zip(texts, prompts, strict=False))
+
+
+def unlike_settings(given: Texts | None, count: int, settings: MethodSettings) -> tuple[str | None, ...]:
+    """The negative prompt of each of so many images; nothing where all have that of the settings."""
+    texts = one_each("negative_prompts", given, count)
+    found = tuple(settings.negative_prompt if text is None else text for text in texts)
+    return () if all(text == settings.negative_prompt for text in found) else found
+
+
 def check_words(settings: MethodSettings) -> None:
     """Refuse settings of the text encoders that no model has.
 

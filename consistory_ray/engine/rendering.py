@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from consistory_ray.errors import AssetError
+from consistory_ray.plan.loaded import ALONE, Loaded
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,6 +39,7 @@ class RendererSpec:
         inputs: URL of the output, from which :class:`~consistory_ray.engine.inputs.InputReader` reads what users give.
         pad_to: how many scenes every batch is filled up to with copies that are dropped, so that a picture is the same
             to the bit in whatever company; None fills none up.
+        loaded: what is loaded with the model.
     """
 
     model: str
@@ -51,6 +53,7 @@ class RendererSpec:
     compile: bool = False
     inputs: str = ""
     pad_to: int | None = None
+    loaded: Loaded = ALONE
 
 
 class MadeSubject:

@@ -19,6 +19,7 @@ from consistory_ray.jobs.allowlist import check_allowed, check_allowed_model
 from consistory_ray.jobs.job import RenderJob, load_job, parse_job
 from consistory_ray.jobs.model_names import check_model_is_there
 from consistory_ray.jobs.readers import STANDARD_INPUT
+from consistory_ray.plan.adapter_checks import check_adapters
 from consistory_ray.plan.controlnet_checks import check_controlnets
 from consistory_ray.plan.plan import Plan, make_plan
 
@@ -119,6 +120,7 @@ def load(source: JobSource, profile: Profile | None = None) -> tuple[RenderJob, 
     for index, net in enumerate(job.controlnets):
         check_allowed_model(net.model, field=f"controlnets[{index}]")
     check_controlnets(job)
+    check_adapters(job)
     plan = make_plan(job)
     for subject in plan.subjects:
         for stored in subject.sources:

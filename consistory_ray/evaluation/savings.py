@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from consistory_ray.evaluation.bootstrap import difference_interval, interval, mean_interval, ratio_interval
+from consistory_ray.evaluation.bootstrap import difference_interval, mean_interval, ratio_interval
 from consistory_ray.evaluation.consistency import (
     IDENTITY_ATTRIBUTES,
     SubjectScores,
@@ -21,6 +21,7 @@ from consistory_ray.evaluation.consistency import (
     scores_of,
 )
 from consistory_ray.evaluation.prompts import SubjectPrompts
+from consistory_ray.evaluation.schedules import share_of_gain
 from consistory_ray.miniature.judge import Judge
 
 HIGHEST_PSNR = 99.0
@@ -81,12 +82,8 @@ def gain_kept(
 
     1 is as good as exact, 0 as vanilla; above 1 is better than exact.
     """
-    gaps = np.stack([np.asarray(vanilla), np.asarray(exact), np.asarray(saving)])
-
-    def kept(means: np.ndarray) -> np.ndarray:
-        return np.asarray((means[0] - means[2]) / (means[0] - means[1]))
-
-    return float(kept(gaps.mean(-1))), interval(lambda rows: kept(gaps[:, rows].mean(-1)), gaps.shape[1])
+    plain = np.asarray(vanilla)
+    return share_of_gain(plain - np.asarray(saving), plain - np.asarray(exact))
 
 
 def compare_saving(

@@ -30,6 +30,15 @@ FIXES: Mapping[str, str] = {
     "name": "write a name of 1 to 200 characters, in quotes if it looks like a number",
     "model": 'write "miniature", a Hugging Face id, a folder or a .safetensors file',
     "config": "write a folder or a Hugging Face id with the configurations of a .safetensors file",
+    "variant": 'write the ending of the files that are wanted, such as "fp16"',
+    "revision": "write a branch, a tag or a commit of the model on the Hugging Face hub, in quotes",
+    "vae": "write a Hugging Face id such as madebyollin/sdxl-vae-fp16-fix, a folder or a .safetensors file",
+    "loras": "write a list of up to 32 LoRAs such as [{path: pixel-art.safetensors, weight: 0.8}]",
+    "embeddings": "write a list of up to 64 embeddings such as [{path: mood.safetensors, token: mood}]",
+    "path": "write a .safetensors file (path or URL), a folder with one, or a Hugging Face id",
+    "weight": "write a number from -100 to 100 such as 0.8; 1 is usual",
+    "token": "write one word without spaces, by which prompts name the embedding",
+    "sha256": "write the 64 hexadecimal digits of the file's SHA-256, or leave it out",
     "settings": "write a mapping such as {num_inference_steps: 50, seed: 7}",
     "subjects": "write a list with at least one subject",
     "id": "write text, in quotes if it looks like a number",
@@ -112,6 +121,8 @@ _ITEM_FIXES: Mapping[str, str] = {
     "scenes": "write text, or a mapping with the keys id, prompt, seed and count",
     "concept": _TEXT,
     "controlnets": "write a name, or a mapping with the keys model and name",
+    "loras": "write an address, or a mapping with the keys path, weight and name",
+    "embeddings": "write an address, or a mapping with the keys path and token",
 }
 
 
@@ -178,8 +189,8 @@ def shown(value: Any) -> str:
 
 
 _SETTING = "write it as {} under settings"
-_SIGMAS = "write it as sigma_schedule (karras, exponential) or as timesteps under settings"
-_ADAPTERS = "there is no such setting yet: merge it into a folder of the model, or load it into the pipeline in Python"
+_LORAS = "write a list as loras at the top of the file, such as [{path: pixel-art.safetensors, weight: 0.8}]"
+_EMBEDDINGS = "write a list as embeddings at the top of the file, such as [{path: mood.safetensors, token: mood}]"
 _COUNT = (
     "write count (how many pictures) and seed (of the first) at a scene, as in {prompt: in space, count: 4, seed: 3}"
 )
@@ -194,18 +205,20 @@ _OTHER_NAMES = (
     ("size resolution image_size dimensions ar aspect aspect_ratio", "write height and width in pixels under settings"),
     ("w image_width", _SETTING.format("width")),
     ("h image_height", _SETTING.format("height")),
-    ("dtype precision half fp16 variant", _SETTING.format("torch_dtype")),
+    ("dtype precision half fp16", _SETTING.format("torch_dtype")),
     ("dropout attention_dropout", _SETTING.format("mask_dropout")),
     ("batch batchsize", _SETTING.format("batch_size")),
     ("n n_iter batch_count num_images num_images_per_prompt num_samples repeat images seeds", _COUNT),
-    ("sampler sampler_name sampling_method scheduler schedule", _SETTING.format("scheduler")),
-    ("schedule_type sigmas karras use_karras_sigmas", _SIGMAS),
-    ("spacing timestep_spacing", _SETTING.format("timestep_spacing")),
-    ("ddim_eta gamma eta", _SETTING.format("eta")),
-    ("rescale guidance_rescale cfg_rescale", _SETTING.format("guidance_rescale")),
-    ("lora loras lora_weights lora_scale adapter adapters embedding embeddings textual_inversion", _ADAPTERS),
-    ("vae vae_path unet text_encoder", "there is no such setting: put it into a folder of the model"),
-    ("clip_skip clipskip", "there is no such setting: SDXL models use the layer before the last"),
+    ("sampler sampler_name sampling_method sampler_index", _SETTING.format("scheduler")),
+    ("schedule schedule_type karras use_karras_sigmas use_exponential_sigmas", _SETTING.format("sigma_schedule")),
+    ("spacing", _SETTING.format("timestep_spacing")),
+    ("sigmas", "there is no such setting: write timesteps under settings"),
+    ("lora lora_weights lora_path loras_path lyco adapter adapters", _LORAS),
+    ("lora_scale lora_weight lora_strength", "write it as weight at one of the loras"),
+    ("embedding textual_inversion textual_inversions", _EMBEDDINGS),
+    ("vae_path vae_name sd_vae", "write it as vae at the top of the file"),
+    ("unet text_encoder", "there is no such setting: put it into a folder of the model"),
+    ("clipskip", _SETTING.format("clip_skip")),
     ("prompt_strength strength denoise denoising_strength init_image img2img", _WORDS_ALONE),
     ("photo photos picture reference_image reference_images images_of input_images face", _GIVEN),
     ("controlnet control_net controlnet_model controlnet_model_name", _CONTROLNETS),
@@ -218,7 +231,7 @@ _OTHER_NAMES = (
     ("refiner refiner_checkpoint hires_fix enable_hr upscale upscaler", "there is no such setting"),
     ("checkpoint ckpt model_id base_model model_name sd_model", "write it as model at the top of the file"),
     ("device workers gpus num_gpus output out output_dir", _COMMAND_LINE),
-    ("concepts concept_token token trigger trigger_word class noun", "write it as concept in each of the subjects"),
+    ("concepts concept_token trigger trigger_word class noun", "write it as concept in each of the subjects"),
     ("prompts", "write a list as scenes in each of the subjects"),
     ("dynamic dynamicprompts dynamic_prompt variants", "write it as dynamic_prompts: true at the top of the file"),
     ("combinatorial combinatorial_generation", "write expand: all at a scene, and dynamic_prompts: true at the top"),
@@ -254,6 +267,7 @@ _OF_SETTINGS = (
     *("num_inference_steps", "guidance_scale", "height", "width", "negative_prompt", "mask_dropout", "torch_dtype"),
     *("batch_size", "png_level", "sdsa", "injection", "query_blending", "freeu", "query_blend", "query_blend_until"),
     *("injection_window", "injection_alpha", "map_steps", "dift_timestep"),
+    *("scheduler", "sigma_schedule", "timestep_spacing", "timesteps", "eta", "guidance_rescale", "clip_skip"),
 )
 _ELSEWHERE = (
     (_OF_SETTINGS, "write this key under settings, at the top of the file"),
@@ -264,7 +278,16 @@ _ELSEWHERE = (
     (("count", "prompt", "prompt_2", "expand"), "write this key in each of the scenes"),
     (("image",), "write this key at a control, or in each of a subject's pictures"),
     (("mask", "fit"), "write this key in each of a subject's pictures"),
-    (("model", "name", "subjects", "settings", "controlnets", "guess_mode"), "write this key at the top of the file"),
+    (
+        (
+            *("model", "config", "variant", "revision", "vae", "loras", "embeddings"),
+            *("name", "subjects", "settings", "controlnets", "guess_mode"),
+        ),
+        "write this key at the top of the file",
+    ),
+    (("weight",), "write this key at one of the loras"),
+    (("token",), "write it as concept in each of the subjects, or at one of the embeddings"),
+    (("path", "sha256"), "write this key at one of the loras or embeddings"),
     (("wildcards", "dynamic_prompts"), "write this key at the top of the file"),
     (("control",), "write this key at a scene, an anchor or a picture"),
     (("poses",), "write this key in each of the subjects"),

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from consistory_ray.concepts.compel_syntax import plain_text
 from consistory_ray.concepts.matching import find_concepts, mentions, stands
 from consistory_ray.errors import Problem
 from consistory_ray.guards.problems import FIXES, Loc, shown
@@ -166,14 +167,18 @@ def lacks_all(prompt: str, concepts: Sequence[str]) -> bool:
 
 
 def impossible(
-    anchors: Sequence[Prompted], scenes: Sequence[Prompted], concepts: Sequence[str]
+    anchors: Sequence[Prompted], scenes: Sequence[Prompted], concepts: Sequence[str], syntax: str = "plain"
 ) -> tuple[tuple[str, str], ...]:
     """The ids of the pictures that cannot be made since their prompts lack a concept, each with the reason.
 
     An anchor that lacks a concept takes all of its subject's pictures with it, a scene only itself.
+
+    Args:
+        anchors, scenes, concepts: of a subject.
+        syntax: in which its prompts are written, ``plain`` or ``compel``.
     """
     for number, anchor in enumerate(anchors):
-        if absent := lacking_in_anchor(anchor.prompt, concepts):
+        if absent := lacking_in_anchor(plain_text(anchor.prompt, syntax), concepts):
             reason = (
                 f"the prompt of anchor-{number} contains nothing of {_listed(absent, ' and ')}: {shown(anchor.prompt)}"
             )
@@ -182,7 +187,7 @@ def impossible(
     return tuple(
         (scene.asset_id, f"the prompt contains nothing of {listed}: {shown(scene.prompt)}")
         for scene in scenes
-        if lacks_all(scene.prompt, concepts)
+        if lacks_all(plain_text(scene.prompt, syntax), concepts)
     )
 
 

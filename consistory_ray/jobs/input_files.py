@@ -91,12 +91,15 @@ class InputFiles:
         Raises:
             InputError: it cannot be used, or is not allowed.
         """
-        written = address.strip()
-        is_relative = "://" not in written and ":" not in written.split("/")[0] and not written.startswith(("/", "~"))
-        joined = posixpath.join(self._folder, written) if is_relative and written and self._folder else written
-        place = place_of(joined, field)
+        place = place_of(self.beside(address), field)
         check_allowed(field, place.url)
         return place
+
+    def beside(self, address: str) -> str:
+        """An address as it is opened: a relative one goes by the job file, if there is one."""
+        written = address.strip()
+        is_relative = "://" not in written and ":" not in written.split("/")[0] and not written.startswith(("/", "~"))
+        return posixpath.join(self._folder, written) if is_relative and written and self._folder else written
 
     def look_up(self, field: str, address: str) -> InputFile:
         """A picture, if it can be read.

@@ -37,6 +37,10 @@ from consistory_ray.guards.setting_ranges import (
     Switch,
     Whole,
 )
+from consistory_ray.jobs.adapter_files import look_up_adapters
+from consistory_ray.jobs.adapter_findings import loading_findings
+from consistory_ray.jobs.adapters import MAX_EMBEDDINGS, MAX_LORAS, Embedding, LoRA, Vae, with_path
+from consistory_ray.jobs.adapters import listed as adapters_listed
 from consistory_ray.jobs.checks import (
     control_findings,
     job_findings,
@@ -195,6 +199,8 @@ class StoredCache:
     """Its size."""
     settings: StoredSettings
     """The method's settings that it was made with, and with which its scenes are rendered."""
+    loaded: dict[str, Any] | None = None
+    """What was loaded with the model that made it: LoRAs, embeddings, another VAE."""
 
 
 def _as_sources(value: Any) -> Any:
@@ -305,6 +311,9 @@ class Subject(BaseModel):
         return subject
 
 
+_FINDINGS = (job_findings, control_findings, dynamic_findings, loading_findings)
+
+
 class RenderJob(BaseModel):
     """Everything a run needs to know about what to render."""
 
@@ -317,6 +326,26 @@ class RenderJob(BaseModel):
     config: Annotated[Text, Field(max_length=1000)] | None = None
     """For a .safetensors file: a folder (or Hugging Face id) in diffusers' layout with the configurations and the
     tokenizers that such a file lacks. Left out, they are looked up on the hub, which needs a network."""
+    variant: Annotated[Text, Field(max_length=40)] | None = None
+    """Which of the files of a folder or a Hugging Face id: "fp16" takes model.fp16.safetensors where there is one, half
+    the size. Left out, it is "fp16" where torch_dtype is float16 and the hub has them."""
+    revision: Annotated[Text, Field(max_length=100)] | None = None
+    """Of a Hugging Face id the branch, tag or commit; left out, it is the newest."""
+    vae: Vae | None = None
+    """Another VAE than the model's own: a Hugging Face id, a folder or a .safetensors file. A relative path is relative
+    to the job file."""
+    loras: Annotated[
+        tuple[Annotated[LoRA, BeforeValidator(with_path, json_schema_input_type=str | LoRA)], ...],
+        Field(max_length=MAX_LORAS),
+        BeforeValidator(adapters_listed, json_schema_input_type=str | LoRA | list[str | LoRA]),
+    ] = ()
+    """LoRAs that are fused into the model, one after the other."""
+    embeddings: Annotated[
+        tuple[Annotated[Embedding, BeforeValidator(with_path, json_schema_input_type=str | Embedding)], ...],
+        Field(max_length=MAX_EMBEDDINGS),
+        BeforeValidator(adapters_listed, json_schema_input_type=str | Embedding | list[str | Embedding]),
+    ] = ()
+    """Textual inversions, which prompts name by their tokens."""
     settings: RenderSettings = RenderSettings()
     """How to render."""
     controlnets: Annotated[
@@ -352,7 +381,7 @@ class RenderJob(BaseModel):
             cls,
             handed_down(data),
             handler,
-            lambda one: chain(job_findings(one), control_findings(one), dynamic_findings(one)),
+            lambda one: chain.from_iterable(find(one) for find in _FINDINGS),
             info,
         )
         return job
@@ -395,6 +424,8 @@ def parse_document(document: Document) -> RenderJob:
     problems += unreadable
     data, unreadable = look_up_wildcards(data, files)
     problems += unreadable
+    data, unreadable = look_up_adapters(data, files)
+    problems += unreadable
     if isinstance(data, Mapping) and "name" not in data:
         data = {"name": PurePosixPath(document.source).stem or "job", **data}
     job = None
@@ -429,6 +460,8 @@ def _known_keys(loc: tuple[str | int, ...]) -> list[str]:
         ("subjects", "scenes", "control"): Control,
         ("subjects", "poses"): Pose,
         ("controlnets",): ControlNet,
+        ("loras",): LoRA,
+        ("embeddings",): Embedding,
     }
     kind = kinds.get(tuple(names), RenderJob)
     if not issubclass(kind, BaseModel):

@@ -16,6 +16,8 @@ from consistory_ray.guards.places import place_of
 from consistory_ray.settings import BUNDLED_MODEL
 
 MODEL_INDEX = "model_index.json"
+BUNDLED_PREFIX = f"{BUNDLED_MODEL}/"
+"""What the names of bundled LoRAs begin with."""
 _HUB_NAME = re.compile(r"(\b[\w\-.]{1,96}\b/)?\b[\w\-.]{1,96}\b", re.ASCII)
 _HUB_PAGE = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([^?#]+)", re.IGNORECASE)
 _WEIGHTS = {
@@ -67,12 +69,17 @@ def model_name(text: str, ways: str = _WAYS) -> tuple[str, str | None]:
         return text, f'write its id alone, "{place.path}"' if is_hub_id(place.path) else ways
     if not place.is_local:
         return text, f"fetch it and {ways}: models are not read from URLs"
-    why = _WEIGHTS.get(PurePosixPath(place.path).suffix.lower())
+    why = pickled(place.path)
     if why and not os.path.isdir(place.path):
         return text, f"{why}: convert it to safetensors, or {ways}"
     if any(len(os.fsencode(part)) > 255 for part in place.path.split("/")):
         return text, ways
     return (place.path if text.startswith("~") or _FILE_URL.match(text) else text), None
+
+
+def pickled(path: str) -> str | None:
+    """Why weights in a file of that name are not read; None where they may be."""
+    return _WEIGHTS.get(PurePosixPath(path).suffix.lower())
 
 
 def controlnet_name(text: str) -> tuple[str, str | None]:

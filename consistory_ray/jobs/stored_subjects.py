@@ -41,6 +41,12 @@ class Pictured(Protocol):
     def identity(self) -> Sequence[Any]: ...
 
 
+class Loading(Protocol):
+    """What is loaded with a model; :class:`~consistory_ray.plan.loaded.Loaded` is one."""
+
+    def told(self) -> dict[str, Any]: ...
+
+
 class Worded(Protocol):
     """What a picture is told besides its prompt; :class:`~consistory_ray.plan.plan.Words` is one."""
 
@@ -70,6 +76,8 @@ class Described(Protocol):
     def pictures(self) -> Sequence[Pictured]: ...
     @property
     def cache_path(self) -> str: ...
+    @property
+    def loaded(self) -> Loading: ...
 
 
 def subject_file(cache_path: str) -> str:
@@ -100,6 +108,7 @@ def describe_subject(subject: Described, model: str, fingerprint: str, sha256: s
         **({"pictures": [_told(picture) for picture in subject.pictures]} if subject.pictures else {}),
         "model": redacted(model),
         "model_fingerprint": fingerprint,
+        **({"loaded": told} if (told := subject.loaded.told()) else {}),
         "cache": {"file": subject.cache_path.rpartition("/")[2], "sha256": sha256, "bytes": nbytes},
     }
     return _written(record)
@@ -244,8 +253,9 @@ def _record_problem(record: Any) -> str:
 
 
 def _stored(folder: str, record: Mapping[str, Any]) -> dict[str, Any]:
-    cache = record["cache"]
+    cache, loaded = record["cache"], record.get("loaded")
     return {
+        **({"loaded": dict(loaded)} if isinstance(loaded, Mapping) else {}),
         "url": f"{folder}/{cache['file']}",
         "sha256": cache["sha256"],
         "bytes": cache["bytes"],

@@ -62,6 +62,7 @@ class _Parameters(BaseModel):
     model: str = ""
     model_fingerprint: str = ""
     control: list[dict[str, Any]] = []
+    loras: list[dict[str, Any]] = []
     profile: Annotated[str, Field(max_length=40)] | None = None
     cache_sha256: Any = None  # whoever needs it looks at it: a picture can do without
 
@@ -111,6 +112,7 @@ def asset_parameters(
         **({} if subject.settings.profile == "exact" else {"profile": subject.settings.profile}),
         **origin,
         **({"control": [control.to_dict() for control in asset.control]} if asset.control else {}),
+        **subject.loaded.told(),
     }
 
 
@@ -260,11 +262,25 @@ def _has_chunk(data: bytes, wanted: bytes) -> bool:
     return data[place + 4 : place + 8] == wanted
 
 
+_SAMPLERS = {
+    "ddim": "DDIM",
+    "euler": "Euler",
+    "euler_a": "Euler a",
+    "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "unipc": "UniPC",
+    "lcm": "LCM",
+    "tcd": "TCD",
+}
+"""Schedulers as web interfaces name them."""
+
+
 def _web_ui_text(parameters: Mapping[str, Any], size: tuple[int, int]) -> str:
     settings = parameters.get("settings") or {}
     fields: dict[str, Any] = {
         "Steps": settings.get("num_inference_steps"),
-        "Sampler": "DDIM",
+        "Sampler": _SAMPLERS.get(settings.get("scheduler", "ddim"), settings.get("scheduler")),
+        "Schedule type": str(settings.get("sigma_schedule") or "").capitalize() or None,
         "CFG scale": settings.get("guidance_scale"),
         "Seed": parameters["seed"],
         "Size": f"{size[0]}x{size[1]}",

@@ -213,9 +213,22 @@ def _without_secrets(job: Mapping[str, Any]) -> dict[str, Any]:
     told = dict(job)
     if isinstance(told.get("model"), str):
         told["model"] = redacted(told["model"])
+    if isinstance(told.get("vae"), str):
+        told["vae"] = redacted(told["vae"])
+    for name in {"loras", "embeddings"} & told.keys():
+        told[name] = _adapters_without_secrets(told[name])
     if isinstance(told.get("subjects"), list | tuple):
         told["subjects"] = [_subject_without_secrets(subject) for subject in told["subjects"]]
     return told
+
+
+def _adapters_without_secrets(given: Any) -> Any:
+    """LoRAs and embeddings with their addresses redacted; each may be its address alone."""
+    if isinstance(given, list | tuple):
+        return [_adapters_without_secrets(one) for one in given]
+    if isinstance(given, str):
+        return redacted(given)
+    return {**given, "path": redacted(given["path"])} if isinstance(given, Mapping) and "path" in given else given
 
 
 def _subject_without_secrets(subject: Any) -> Any:

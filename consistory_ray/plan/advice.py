@@ -10,9 +10,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from consistory_ray.concepts.compel_syntax import plain_text
 from consistory_ray.concepts.matching import Match, find_concepts, mentions
 from consistory_ray.guards.numerics import half_on_cpu
 from consistory_ray.guards.problems import shown
@@ -147,17 +149,25 @@ def job_notes(job: RenderJob, plan: Plan, device: str = "auto") -> Notes:
     drawer = Drawer(job)
     job = drawer.job
     subjects = [
-        _Said(subject, planned.subject_id, planned if drawer.is_dynamic(subject) else None)
+        _Said(
+            subject,
+            planned.subject_id,
+            planned if drawer.is_dynamic(subject) else None,
+            planned.settings.prompt_syntax,
+        )
         for subject, planned in zip(job.subjects, plan.subjects, strict=True)
     ]
     _impossible(plan, found)
     for said in subjects:
         _syntax_of(said, found)
     negative = job.settings.negative_prompt or ""
-    _look_for_syntax(negative, "settings.negative_prompt", found)
-    _lengths(job, subjects, found)
+    syntax = subjects[0].syntax
+    _look_for_syntax(negative, "settings.negative_prompt", found, syntax=syntax)
+    if syntax == "plain":
+        _lengths(job, subjects, found)
     _settings(job, found)
     _controls(job, plan, found)
+    _loading(job, plan, found)
     dtype = job.settings.torch_dtype
     on_cpu = device == "cpu" or (device == "auto" and _stays_on_a_cpu(job.model))
     if on_cpu and (told := half_on_cpu(dtype)):
@@ -189,11 +199,13 @@ class _Said:
         subject: as the job has it, its own words drawn.
         name: its id.
         drawn: what was planned of it, where its prompts are dynamic.
+        syntax: how its prompts are written.
     """
 
     subject: Subject
     name: str
     drawn: SubjectPlan | None
+    syntax: str = "plain"
 
     def entries(self) -> Iterator[tuple[str, str, int]]:
         """Place, words and number of pictures of every anchor and scene."""
@@ -212,11 +224,11 @@ class _Said:
             yield asset.scene_id, asset.prompt[head:].strip(), 1
 
     def prompts(self) -> Iterator[tuple[str, str, int, bool]]:
-        """The same with whole prompts, and whether it is an anchor's."""
+        """The same with whole prompts, what of them is text, and whether it is an anchor's."""
         anchors = len(self.subject.shown_by)
         for number, (place, text, count) in enumerate(self.entries()):
             whole = self.subject.caption if number < anchors else self.subject.prompt
-            yield place, whole(text), count, number < anchors
+            yield place, plain_text(whole(text), self.syntax), count, number < anchors
 
 
 def _syntax_of(said: _Said, found: _Found) -> None:
@@ -224,18 +236,18 @@ def _syntax_of(said: _Said, found: _Found) -> None:
     ignored = "prompt-choice" if said.drawn is not None else ""
     for part, text in (("style", subject.style), ("subject", subject.subject), ("details", subject.details)):
         if text:
-            _look_for_syntax(text, f"{said.name} {part}", found, ignored)
+            _look_for_syntax(text, f"{said.name} {part}", found, ignored, said.syntax)
     for place, text, _ in said.entries():
-        _look_for_syntax(text, f"{said.name} {place}", found, ignored)
+        _look_for_syntax(text, f"{said.name} {place}", found, ignored, said.syntax)
 
 
-def _look_for_syntax(text: str, where: str, found: _Found, ignored: str = "") -> None:
+def _look_for_syntax(text: str, where: str, found: _Found, ignored: str = "", syntax: str = "plain") -> None:
     """What a text has of other programs' syntax; of what is drawn, braces that are left were meant as text."""
-    for syntax, example in find_syntax(text):
-        if syntax.kind == ignored and not example.startswith("["):
+    for kind, example in find_syntax(text, syntax):
+        if kind.kind == ignored and not example.startswith("["):
             continue
-        message = f"{syntax.what} are no part of prompts here, {syntax.instead}"
-        found.add(syntax.kind, message, where, shown(example))
+        message = f"{kind.what} are no part of prompts here, {kind.instead}"
+        found.add(kind.kind, message, where, shown(example))
 
 
 def _lengths(job: RenderJob, subjects: list[_Said], found: _Found) -> None:
@@ -311,6 +323,24 @@ def _controls(job: RenderJob, plan: Plan, found: _Found) -> None:
             found.add("unused-controlnet", message, f"controlnets[{place}]", shown(net.called))
 
 
+def _loading(job: RenderJob, plan: Plan, found: _Found) -> None:
+    """LoRAs that do nothing, and embeddings that no prompt names."""
+    for index, lora in enumerate(job.loras):
+        if lora.weight == 0:
+            message = "a LoRA with a weight of 0 changes nothing: leave it out"
+            found.add("useless-lora", message, f"loras[{index}]", shown(lora.called))
+    waiting = {one.called.lower(): f"embeddings[{index}]" for index, one in enumerate(job.embeddings)}
+    texts = chain([job.settings.negative_prompt or ""], (asset.prompt for asset in plan.assets()))
+    for text in texts if waiting else ():
+        lower = text.lower()
+        for token in [token for token in waiting if token in lower]:
+            del waiting[token]
+        if not waiting:
+            break
+    for token, where in waiting.items():
+        found.add("unused-embedding", "no prompt names an embedding by its token", where, shown(token))
+
+
 def _settings(job: RenderJob, found: _Found) -> None:
     for name, value, why in _unusual(job):
         told = str(list(value)) if isinstance(value, tuple) else shown(value)
@@ -320,7 +350,8 @@ def _settings(job: RenderJob, found: _Found) -> None:
 def _unusual(job: RenderJob) -> Iterator[tuple[str, Any, str]]:
     """Settings that were written down, are allowed, and seldom make good pictures: name, value, why."""
     settings, given = job.settings, job.settings.model_fields_set
-    few = _FEW_STEPS.search(job.model) is not None or is_for_few_steps(settings.for_model(job.model))
+    names = (job.model, *(name for lora in job.loras for name in (lora.path, lora.called)))
+    few = is_for_few_steps(settings.for_model(job.model)) or any(_FEW_STEPS.search(name) for name in names)
     steps, guidance = settings.num_inference_steps, settings.guidance_scale
     if steps is not None and steps < 10 and not few:
         yield "num_inference_steps", steps, "fewer than ten steps make rough pictures, 30 to 50 are usual"
@@ -394,7 +425,7 @@ def _loose_concepts(subjects: list[_Said]) -> Iterator[LooseConcept]:
     left = _LOOSE_PROMPTS
     for said in subjects:
         subject = said.subject
-        heads = (subject.caption(""), subject.prompt(""))
+        heads = [plain_text(head, said.syntax) for head in (subject.caption(""), subject.prompt(""))]
         if all(mentions(head, concept) for concept in subject.concept for head in heads):
             continue
         anchors = (prompt for _, prompt, _, is_anchor in said.prompts() if is_anchor)

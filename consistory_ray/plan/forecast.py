@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from consistory_ray.consistory.method.call_counts import anchor_calls, scene_calls
@@ -77,6 +77,9 @@ class Forecast:
         by_subject: the same, subject by subject.
         profile: of its subjects that are made; None where it is none of the profiles.
         profiles: what each profile would take; none where no subject is to be made.
+        sampling: how pictures are sampled, in words; one for each kind among the subjects.
+        loaded: what is loaded with the model, as :meth:`~consistory_ray.plan.loaded.Loaded.told` tells it.
+        loading: the same in a line; empty where that is nothing.
     """
 
     name: str
@@ -97,6 +100,9 @@ class Forecast:
     by_subject: tuple[SubjectForecast, ...]
     profile: str | None = None
     profiles: tuple[ProfileForecast, ...] = ()
+    sampling: tuple[str, ...] = ()
+    loaded: Mapping[str, Any] = field(default_factory=dict)
+    loading: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
@@ -159,7 +165,20 @@ def forecast(
         by_subject=by_subject,
         profile=_profile(plan),
         profiles=_by_profile(plan, each / max(1, workers), device),
+        sampling=tuple(dict.fromkeys(sampled(subject.settings) for subject in plan.subjects)),
+        loaded=plan.loaded.told(),
+        loading=plan.loaded.words(),
     )
+
+
+def sampled(settings: MethodSettings) -> str:
+    """How pictures are sampled, in words."""
+    spaced = (settings.sigma_schedule, settings.timestep_spacing)
+    steps = f"{settings.num_inference_steps} steps"
+    if settings.timesteps is not None:
+        steps = f"at {', '.join(map(str, settings.timesteps))}"
+    eta = f"eta {settings.eta:g}" if settings.eta else ""
+    return ", ".join(part for part in (settings.scheduler, *spaced, steps, eta) if part)
 
 
 def expected_cache_bytes(plan: Plan, device: str) -> dict[str, int]:

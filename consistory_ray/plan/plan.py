@@ -24,8 +24,10 @@ from consistory_ray.plan.controls import ControlPlanner, PlannedControl, in_pose
 from consistory_ray.plan.controls import identity as identity_of
 from consistory_ray.plan.drawing import Drawer, Take, scene_names
 from consistory_ray.plan.inputs import PlannedFile, PlannedPicture, planned_picture
+from consistory_ray.plan.loaded import ALONE, Loaded, planned_loading
 from consistory_ray.plan.sampling import refuse_sampling
 from consistory_ray.plan.stored_settings import refuse_other_settings
+from consistory_ray.plan.text_encoders import refuse_unreadable
 from consistory_ray.plan.words import NO_WORDS, Words, canonical, own_words, told, whole
 from consistory_ray.settings import MethodSettings, configuration_revision, model_revision
 
@@ -87,6 +89,7 @@ class SubjectPlan:
         pictures: the pictures that are given instead of its anchors, one for each; empty where they are made.
         settings: what its scenes are rendered with, and its anchors, where they are made.
         stored_with: of a stored subject the settings that its cache was made with, where those are others.
+        loaded: what is loaded with the model, the same for all subjects of a plan.
         impossible: ids of pictures that cannot be made, which the job accepts, each with the reason.
         former: the same subject with the seeds that an earlier version may have given it because of its neighbours, for
             outputs that were begun with it; see :func:`as_begun`.
@@ -109,6 +112,7 @@ class SubjectPlan:
     impossible: tuple[tuple[str, str], ...] = ()
     former: tuple[SubjectPlan, ...] = field(default=(), compare=False, repr=False)
     stored_with: MethodSettings | None = None
+    loaded: Loaded = ALONE
 
     @property
     def cache_settings(self) -> MethodSettings:
@@ -129,6 +133,7 @@ class Plan:
         controlnets: the networks that hints are for, as the job names them.
         guess_mode: see :class:`~consistory_ray.jobs.job.RenderJob`.
         png_level: of the pictures' files; it changes none of their pixels, and is no part of any id.
+        loaded: what is loaded with the model.
     """
 
     name: str
@@ -140,6 +145,7 @@ class Plan:
     controlnets: tuple[str, ...] = ()
     guess_mode: bool = False
     png_level: int = 1
+    loaded: Loaded = ALONE
 
     @property
     def anchor_count(self) -> int:
@@ -174,10 +180,12 @@ def make_plan(job: RenderJob) -> Plan:
 
     Raises:
         JobError: two subjects would be the same individual, a stored one was made with other settings, words that were
-            drawn cannot be rendered, or settings of the sampler do not go together.
+            drawn cannot be rendered, the text encoders cannot read some of them, or settings of the sampler do not go
+            together.
         CheckpointError: the model's own settings file cannot be used.
     """
-    refuse_other_settings(job)
+    loaded = planned_loading(job)
+    refuse_other_settings(job, loaded)
     drawer = Drawer(job)
     job = drawer.job
     settings = job.settings.for_model(job.model)
@@ -189,16 +197,25 @@ def make_plan(job: RenderJob) -> Plan:
         identity["config"] = configuration_revision(job.config) or job.config
     if job.settings.torch_dtype != "auto":
         identity["torch_dtype"] = job.settings.torch_dtype
+    identity |= loaded.identity()
     former, led = _former_scopes(job), ControlPlanner(job)
     subjects = tuple(
         _plan_subject(subject, name, job.settings, identity, settings, led, drawer, former.get(index, ()))
         for index, (subject, name) in enumerate(zip(job.subjects, _subject_ids(job), strict=True))
     )
+    if loaded != ALONE:
+        subjects = tuple(_with(subject, loaded) for subject in subjects)
     drawer.check(subjects)
+    refuse_unreadable(job.model, subjects)
     _refuse_twins(subjects)
     nets = tuple(net.model for net in job.controlnets)
     settings_of_runs = job.settings.batch_size, job.settings.torch_dtype, job.config
-    return Plan(job.name, job.model, subjects, *settings_of_runs, nets, job.guess_mode, job.settings.png_level)
+    others = nets, job.guess_mode, job.settings.png_level, loaded
+    return Plan(job.name, job.model, subjects, *settings_of_runs, *others)
+
+
+def _with(subject: SubjectPlan, loaded: Loaded) -> SubjectPlan:
+    return replace(subject, loaded=loaded, former=tuple(_with(one, loaded) for one in subject.former))
 
 
 def as_begun(plan: Plan, made: Collection[str]) -> Plan:
@@ -352,7 +369,9 @@ def _plan_subject(
         sources=tuple(CacheSource(stored.url, stored.sha256, stored.bytes) for stored in subject.sources),
         details=subject.details,
         pictures=pictures,
-        impossible=impossible(anchors, scenes, subject.concept) if subject.on_missing_concept == "skip" else (),
+        impossible=impossible(anchors, scenes, subject.concept, own_settings.prompt_syntax)
+        if subject.on_missing_concept == "skip"
+        else (),
         former=tuple(_plan_subject(subject, name, asked, identity, settings, led, drawer, (), one) for one in former),
         stored_with=stored_with,
     )

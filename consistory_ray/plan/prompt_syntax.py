@@ -33,19 +33,19 @@ SYNTAXES = (
     Syntax(
         "prompt-lora",
         "tags that load a LoRA or a hypernetwork",
-        "they load nothing: merge the LoRA into the model, or use load_lora_weights in Python",
+        "they load nothing: list the file under loras at the top of the job, as in {path: FILE, weight: 0.8}",
         re.compile(r"<(?:lora|lyco|locon|loha|hypernet|hypernetwork)\s*:[^<>]{0,200}>", re.IGNORECASE),
     ),
     Syntax(
         "prompt-embedding",
         "names of embeddings",
-        "they load nothing: use load_textual_inversion in Python and write its token",
+        "they load nothing: list the file under embeddings at the top of the job, and write its token in the prompt",
         re.compile(r"(?<!\w)embeddings?:[\w./-]+", re.IGNORECASE),
     ),
     Syntax(
         "prompt-weight",
         "weights of words",
-        "they have no effect and are read as text: leave brackets and numbers out",
+        "they are read as text: set prompt_syntax: compel under settings and write (word)1.3, or leave them out",
         re.compile(
             rf"\([^()]{{0,200}}[^\s\d()]\s*:(?:-?{_NUMBER}|\s+-?\d*\.\d+)\s*\)"
             r"|\(\([^()]{1,200}\)\)|\[\[[^\[\]]{1,200}\]\]|\{\{[^{}]{1,200}\}\}"
@@ -99,11 +99,28 @@ SYNTAXES = (
         re.compile(r"\bNegative prompt:|\bSteps: \d+, |\bCFG scale: \d|\bSampler: \w", re.IGNORECASE),
     ),
 )
+_BESIDE_COMPEL = (
+    *(syntax for syntax in SYNTAXES if syntax.kind not in ("prompt-weight", "prompt-escape")),
+    Syntax(
+        "prompt-weight",
+        "weights of words as other programs write them",
+        "they are read as text: write (words)1.3, or words+ and words-",
+        re.compile(
+            rf"\([^()]{{0,200}}[^\s\d()]\s*:-?{_NUMBER}\s*\)|\[\[[^\[\]]{{1,200}}\]\]|\{{\{{[^{{}}]{{1,200}}\}}\}}"
+        ),
+    ),
+)
 _SUSPICIOUS = re.compile(r"[(\[{<\\\u2014+]|__|--|::|BREAK|AND|ADD|[Ee]mbedding|prompt:|[Ss]teps: |scale: |ampler: ")
 
 
-def find_syntax(text: str) -> list[tuple[Syntax, str]]:
-    """The kinds of instruction in a text, each with the first of its kind."""
+def find_syntax(text: str, prompts: str = "plain") -> list[tuple[Syntax, str]]:
+    """The kinds of instruction in a text, each with the first of its kind.
+
+    Args:
+        text: of a prompt.
+        prompts: how prompts are written, ``plain`` or ``compel``, which has weights of its own.
+    """
     if _SUSPICIOUS.search(text) is None:
         return []
-    return [(syntax, hit.group()) for syntax in SYNTAXES if (hit := syntax.pattern.search(text)) is not None]
+    wanted = SYNTAXES if prompts == "plain" else _BESIDE_COMPEL
+    return [(syntax, hit.group()) for syntax in wanted if (hit := syntax.pattern.search(text)) is not None]

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from consistory_ray.consistory.method.steps import StepPlan, suffices
 from consistory_ray.errors import JobError, Problem
 from consistory_ray.guards.problems import shown
-from consistory_ray.jobs.job import RenderJob
+from consistory_ray.jobs.job import RenderJob, StoredCache
+from consistory_ray.plan.loaded import Loaded, loading_differences
 from consistory_ray.settings import PROFILES, SCENE_SETTINGS, MethodSettings
 
 _OF_THE_CACHE = ("cache_codec",)
 """How a stored cache is packed stays as it is."""
 
 
-def refuse_other_settings(job: RenderJob) -> None:
-    """A stored subject's cache holds what its settings made of it: others cannot be had from it.
+def refuse_other_settings(job: RenderJob, loaded: Loaded) -> None:
+    """A stored subject's cache holds what its settings, and what was loaded, made of it: others cannot be had from it.
 
     What is saved on scenes may be asked for anew, as long as the cache holds what they will read.
+
+    Args:
+        job: takes up stored subjects, or none.
+        loaded: what it loads with its model.
 
     Raises:
         JobError: naming every setting that a stored subject does not allow.
@@ -28,6 +33,7 @@ def refuse_other_settings(job: RenderJob) -> None:
             made = MethodSettings.from_dict(subject.sources[0].settings)
             problems += _other_settings(job, made, f"subjects[{index}]")
             problems += _too_little(job, made, f"subjects[{index}]")
+            problems += _other_loading(subject.sources, loaded, f"subjects[{index}]")
     if problems:
         raise JobError("the job cannot be planned: a stored subject was made with other settings", problems)
 
@@ -52,6 +58,15 @@ def _too_little(job: RenderJob, made: MethodSettings, where: str) -> Iterator[Pr
     other = f"set profile: {' or '.join(enough)}, " if enough else "leave it out, "
     fix = f"{other}or make the subject again with this: {where} was stored for {_named(made)}, its cache lacks tensors"
     yield Problem(f"settings.{set_here[0]}", shown(getattr(job.settings, set_here[0])), fix)
+
+
+def _other_loading(sources: Sequence[StoredCache], loaded: Loaded, where: str) -> Iterator[Problem]:
+    for source in sources:
+        if told := loading_differences(source.loaded or {}, loaded):
+            field = told.partition(":")[0].lower()
+            fix = f"load what {where} was stored with ({told}), or make the subject again: its cache is of that model"
+            yield Problem(field, loaded.words() or "none", fix)
+            return
 
 
 def _named(settings: MethodSettings) -> str:

@@ -74,6 +74,9 @@ def print_forecast(console: Console, plan: Forecast) -> None:
     _print_table(console, table, len(plan.by_subject))
     counted = [plural(plan.subjects, "subject"), plural(plan.anchors, "anchor"), plural(plan.scenes, "scene")]
     line(console, f"{plan.name} with {plan.model}: {', '.join(counted)}; {plan.done} done, {plan.todo} to do")
+    if plan.loading:
+        line(console, redacted(f"loaded with the model: {plan.loading}"))
+    line(console, f"sampled with {' or '.join(plan.sampling)}")
     if plan.todo:
         basis = "as long as the pictures there took" if plan.measured else "a rough figure"
         workers = plural(plan.workers, "worker")

@@ -34,6 +34,7 @@ RUN_A_MODEL = (
     "multi_subject",
     "personalization",
     "personalization_choices",
+    "schedulers",
     "throughput",
 )
 

@@ -131,3 +131,8 @@ def _open_clip(encoder: Any) -> Weights:
             parts = [state.pop(f"encoder.layers.{layer}.self_attn.{part}_proj.{kind}") for part in "qkv"]
             found[f"transformer.resblocks.{layer}.attn.in_proj_{kind}"] = torch.cat(parts)
     return found | {_renamed(key, _OPEN_CLIP): value for key, value in state.items() if "position_ids" not in key}
+
+
+def write_original_vae(pipe: Any, path: Path) -> None:
+    """Write the VAE alone to one safetensors file, as the web UIs have them."""
+    safetensors.torch.save_file({key: value.contiguous() for key, value in _vae(pipe.vae).items()}, path)

@@ -24,7 +24,7 @@ from consistory_ray.consistory.method.attention import (
     TextKeys,
     at_work,
 )
-from consistory_ray.consistory.method.backbone import Network, OutputType
+from consistory_ray.consistory.method.backbone import Decoded, Network
 from consistory_ray.consistory.method.conditioning import Conditioning, Rows
 from consistory_ray.consistory.method.latents import Noise
 from consistory_ray.consistory.method.layout import Grid, Layer, Level, Levels
@@ -252,6 +252,6 @@ class SecondBackbone:
     def encode_pictures(self, pictures: Tensor) -> Tensor:
         return 2 * pictures - 1
 
-    def decode(self, latents: Tensor, output_type: OutputType) -> tuple[Any, dict[int, str]]:
+    def decode(self, latents: Tensor, output_type: Decoded) -> tuple[Any, dict[int, str]]:
         assert output_type == "latent"
         return latents, {}

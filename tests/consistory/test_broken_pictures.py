@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
 from diffusers import StableDiffusionXLPipeline
+from diffusers.hooks import apply_group_offloading
 from torch import Tensor
 
 from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline
@@ -148,12 +151,15 @@ def test_half_precision_is_decoded_again_in_float32(model: StableDiffusionXLPipe
 
 @pytest.mark.parametrize(("dtype", "upcast"), [(torch.bfloat16, False), (torch.bfloat16, True), (torch.float16, True)])
 def test_vaes_that_need_float32_get_it_at_once(
-    model: StableDiffusionXLPipeline, dtype: torch.dtype, upcast: bool
+    model: StableDiffusionXLPipeline, dtype: torch.dtype, upcast: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     model.vae.register_to_config(force_upcast=upcast)
-    with decoding(model.to(dtype), lambda number, dtype, picture: picture) as calls:
+    model.to(dtype)
+    caplog.clear()
+    with decoding(model, lambda number, dtype, picture: picture) as calls:
         ConsiStoryPipeline(model).render_vanilla(["a cat"], [1], settings=FEW)
     assert calls == [torch.float32]
+    assert not [record for record in caplog.records if "float32" in record.message], "diffusers warns of such casts"
     assert {parameter.dtype for parameter in model.vae.parameters()} == {dtype}
 
 
@@ -165,6 +171,73 @@ def test_tiling_stays_honoured(model: StableDiffusionXLPipeline) -> None:
     model.vae.tile_latent_min_size = 8
     ConsiStoryPipeline(model).render_vanilla(["a cat"], [1], settings=FEW)
     assert tiles == [1]
+
+
+def overflowing(model: Any) -> None:
+    """Weights that are fine in half precision and make more of the latents than it can hold, as SDXL's first VAE."""
+    with torch.no_grad():
+        model.vae.decoder.conv_in.weight.mul_(2e5)
+        model.vae.decoder.conv_in.bias.mul_(2e5)
+    model.vae.register_to_config(force_upcast=False)
+
+
+def tiled(vae: Any) -> None:
+    vae.enable_tiling()
+    vae.tile_latent_min_size = 8
+
+
+def away(vae: Any) -> None:
+    """As sequential offloading has it: between calls the weights are not there, and not even of a device."""
+    cpu_offload(
+        vae, torch.device("cpu"), state_dict={name: weight.clone() for name, weight in vae.state_dict().items()}
+    )
+    assert vae.decoder.conv_in.weight.is_meta
+
+
+def grouped(vae: Any) -> None:
+    cpu = torch.device("cpu")
+    apply_group_offloading(vae, cpu, cpu, offload_type="leaf_level")
+
+
+@pytest.mark.parametrize("change", [None, tiled, away, grouped])
+def test_a_vae_that_overflows_in_half_precision(model: StableDiffusionXLPipeline, change: Any) -> None:
+    """Its weights do it here, not a stand-in for them; in tiles and offloaded, too. The picture is that of float32."""
+    overflowing(model)
+    model.to(torch.float16)
+    exact = copy.deepcopy(model.vae).float()
+    latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    assert not model.vae.decode(latents.half(), return_dict=False)[0].isfinite().all()
+    for vae in (model.vae, exact) if change is tiled else (model.vae,):
+        if change is not None:
+            change(vae)
+    pipe = ConsiStoryPipeline(model)
+    picture, found = (
+        pipe.render_vanilla(["a cat"], [1], settings=FEW, output_type=kind).images  # type: ignore[arg-type]
+        for kind in ("np", "latent")
+    )
+    assert {parameter.dtype for parameter in model.vae.parameters()} == {torch.float16}
+    decoded = exact.decode(found / exact.config.scaling_factor, return_dict=False)[0]
+    expected = model.image_processor.postprocess(decoded, output_type="np")
+    assert np.isfinite(picture).all() and picture.std() > 0.01
+    assert np.allclose(picture, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_vae_that_is_broken_in_float32_too_fails_its_pictures(model: StableDiffusionXLPipeline, value: float) -> None:
+    with torch.no_grad():
+        model.vae.decoder.conv_in.weight.fill_(value)
+    model.vae.register_to_config(force_upcast=False)
+    model.vae.enable_tiling()
+    model.vae.tile_latent_min_size = 8
+    pipe = ConsiStoryPipeline(model.to(torch.float16))
+    with (
+        decoding(model, lambda number, dtype, picture: picture) as calls,
+        pytest.raises(PictureError, match="not finite") as caught,
+    ):
+        pipe.render_vanilla(["a cat", "a dog"], [1, 2], settings=FEW)
+    assert caught.value.failures.keys() == {0, 1} and caught.value.result.images == [None, None]
+    assert calls == [torch.float16] * 2 + [torch.float32] * 2
+    assert {parameter.dtype for parameter in model.vae.parameters()} == {torch.float16}
 
 
 def test_a_subject_with_a_broken_picture_leaves_no_cache(model: StableDiffusionXLPipeline) -> None:

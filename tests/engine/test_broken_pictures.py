@@ -92,25 +92,49 @@ def test_a_run_lists_them_as_failed(make_job: MakeJob, tmp_path: Path) -> None:
 def test_the_real_renderer_keeps_the_others_of_a_batch() -> None:
     renderer = ConsiStoryRenderer(RendererSpec("miniature", "cpu", "auto", 1))
     subject: dict[str, Any] = {"id": "dragon", "concept": "dragon", "subject": "a dragon"}
-    subject |= {"anchors": ["in the forest"], "scenes": ["in space", "at sea", "at home"]}
+    subject |= {"anchors": ["in the forest"], "scenes": ["in space", "at sea", "at home", "at night"]}
     plan = make_plan(parse_job({"settings": {"num_inference_steps": 2}, "subjects": [subject]})).subjects[0]
     cache = renderer.load_cache(renderer.make_subject(plan).cache_buffer)
     expected = renderer.render(plan.scenes, cache)
     vae, calls = renderer._pipeline.pipe.vae, []
     decode = vae.decode
 
-    def black_once(latents: Any, return_dict: bool = True) -> Any:
+    def broken_twice(latents: Any, return_dict: bool = True) -> Any:
         calls.append(1)
         (picture,) = decode(latents, return_dict=False)
-        return (picture * 0 - 1,) if len(calls) == 2 else (picture,)
+        return ({2: picture * 0 - 1, 4: picture * float("nan")}.get(len(calls), picture),)
 
-    vae.decode = black_once
+    vae.decode = broken_twice
     found = renderer.render(plan.scenes, cache)
     assert isinstance(found[1], AssetError) and "same colour" in str(found[1])
+    assert isinstance(found[3], AssetError) and "not finite" in str(found[3])
     for index in (0, 2):
         image, before = found[index], expected[index]
         assert isinstance(image, Image.Image) and isinstance(before, Image.Image)
         assert image.tobytes() == before.tobytes()
+
+
+def test_a_vae_that_yields_nan_gives_failures_and_no_files(tmp_path: Path) -> None:
+    """Its weights are broken: nothing of it is a black picture that passes for one."""
+    import safetensors.torch
+
+    import consistory_ray.miniature
+
+    weights = Path(consistory_ray.miniature.__file__ or "").parent / "weights"
+    model = Path(shutil.copytree(weights, tmp_path / "model"))
+    (file,) = (model / "vae").glob("*.safetensors")
+    tensors = safetensors.torch.load_file(file)
+    tensors["decoder.conv_in.weight"].fill_(float("nan"))
+    safetensors.torch.save_file(tensors, file, {"format": "pt"})
+    subject: dict[str, Any] = {"id": "dragon", "concept": "dragon", "subject": "a dragon"}
+    subject |= {"anchors": ["in the forest"], "scenes": ["in space"]}
+    job = parse_job({"model": str(model), "settings": {"num_inference_steps": 2}, "subjects": [subject]})
+    (plan,) = make_plan(job).subjects
+    own = RenderWorker(consistory_renderer, RendererSpec(str(model), "cpu", "auto", 1), open_output(tmp_path / "out"))
+    failure, buffer = own.anchors(plan, True)
+    assert buffer is None and isinstance(failure, Failure)
+    assert failure.fault is Fault.BAD_ASSET and "not finite" in failure.message
+    assert not list((tmp_path / "out").rglob("*.png"))
 
 
 # Models that cannot be used -------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from consistory_ray.errors import JobError
 from consistory_ray.guards.problems import FIXES
+from consistory_ray.jobs.adapters import Embedding, LoRA
 from consistory_ray.jobs.checks import MAX_SEED, mentions
 from consistory_ray.jobs.controls import Control
 from consistory_ray.jobs.ids import MAX_ID, Wanted, distinct_names, id_problem, seed_scope, slug
@@ -166,8 +167,8 @@ def test_configurations_are_for_single_files() -> None:
 
 def test_a_key_far_from_all_known_ones_lists_them() -> None:
     known = (
-        "name, model, config, settings, controlnets, guess_mode, on_missing_concept, dynamic_prompts, wildcards, "
-        "subjects"
+        "name, model, config, variant, revision, vae, loras, embeddings, settings, controlnets, guess_mode, "
+        "on_missing_concept, dynamic_prompts, wildcards, subjects"
     )
     assert problems(job(zzz=1))["zzz"] == f"remove this key, known are {known}"
 
@@ -370,7 +371,7 @@ def test_the_schema_for_editors_names_every_key_and_accepts_the_short_forms() ->
     assert {"type": "string"} in schema["$defs"]["Subject"]["properties"]["scenes"]["items"]["anyOf"]
     assert text.count('"description"') > 25
     of_subject = {field.alias or name for name, field in Subject.model_fields.items()}
-    entries = (Scene, Control, GivenPicture)
+    entries = (Scene, Control, GivenPicture, LoRA, Embedding)
     of_entries = {name for kind in entries for name in kind.__dataclass_fields__}
     known = {*RenderJob.model_fields, *RenderSettings.model_fields, *of_subject, *of_entries}
     assert known == set(FIXES), "every key has its fix in plain words"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from consistory_ray.concepts.compel_syntax import plain_text
 from consistory_ray.jobs.job import load_job
 from consistory_ray.miniature.vocabulary import words
 from consistory_ray.plan.plan import make_plan
@@ -19,6 +20,7 @@ COUNTS = {  # subjects, anchors, scenes
     "own_character.yaml": (2, 4, 12),
     "prompts.csv": (2, 4, 5),
     "poses.yaml": (2, 4, 15),
+    "weighted_prompts.yaml": (2, 4, 6),
     "sdxl_gpus.yaml": (3, 6, 19),
     "consistory_plus.yaml": (3, 6, 7),
 }
@@ -31,7 +33,9 @@ def test_a_pipeline_is_planned(name: str) -> None:
     assert (len(plan.subjects), plan.anchor_count, plan.scene_count) == COUNTS[name]
     assert len({asset.path for asset in plan.assets()}) == plan.anchor_count + plan.scene_count
     if plan.model == BUNDLED_MODEL:
-        assert {word for asset in plan.assets() for word in asset.prompt.split()} <= set(words())
+        for subject in plan.subjects:
+            said = (plain_text(asset.prompt, subject.settings.prompt_syntax) for asset in subject.assets())
+            assert {word for text in said for word in text.replace(",", " ").split()} <= set(words())
 
 
 def test_every_pipeline_is_counted_here_and_told_in_the_readme() -> None:

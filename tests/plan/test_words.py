@@ -13,6 +13,7 @@ from consistory_ray.jobs.job import parse_job
 from consistory_ray.jobs.stored_subjects import describe_subject
 from consistory_ray.jobs.tables import read_csv
 from consistory_ray.output.assets import asset_parameters
+from consistory_ray.plan.advice import job_notes
 from consistory_ray.plan.plan import SubjectPlan, make_plan
 
 
@@ -84,3 +85,56 @@ def test_the_same_words_with_the_same_seed_are_one_picture_too_many() -> None:
     scene = {"prompt": "in space", "seed": 3, "negative_prompt": "stars"}
     with pytest.raises(JobError, match="already is this picture"):
         planned(scene, {**scene})
+
+
+def test_what_compel_cannot_read_is_refused_with_its_place_before_anything_is_rendered() -> None:
+    scenes = ["in (space", 'near ("a hill", "a lake").blend(1, 1)', "in (snow)1.2"]
+    with pytest.raises(JobError) as caught:
+        planned(*scenes, prompt_syntax="compel", negative_prompt="a) b")
+    told = {problem.path: problem.fix for problem in caught.value.problems}
+    assert list(told) == [
+        "settings.negative_prompt",
+        "moss/in-space prompt",
+        "moss/near-a-hill-a-lake-blend-1-1 prompt",
+    ]
+    assert "a bracket is not closed" in told["moss/in-space prompt"]
+    assert (
+        planned(*scenes[:2]).scenes[0].prompt == "a drawing of a dragon with a hat in (space"
+    )  # plain text has no syntax
+
+
+def test_without_compel_a_job_that_asks_for_it_is_refused_by_the_name_of_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("consistory_ray.plan.text_encoders.compel_is_here", lambda: False)
+    with pytest.raises(JobError, match=r"consistory-ray\[compel\]"):
+        planned("in space", prompt_syntax="compel")
+    planned("in space")
+
+
+def test_layers_that_the_models_text_encoders_do_not_have_cannot_be_skipped() -> None:
+    with pytest.raises(JobError, match=r"settings\.clip_skip"):
+        planned("in space", clip_skip=24)
+
+
+def test_notes_on_a_job_know_compels_syntax() -> None:
+    def kinds(**settings: Any) -> tuple[list[str], list[str]]:
+        one = {"id": "moss", "concept": "moss-green dragon", "anchors": ["a moss-green dragon"] * 2}
+        long = "a (moss-green)1.3 dragon in the deep snow of a very long night " + "with many stars " * 20
+        subjects = [{**one, "scenes": [long, "a moss-green (dragon:1.2)"]}]
+        job = parse_job({"subjects": subjects, "settings": settings})
+        notes = job_notes(job, make_plan(job))
+        return [warning.kind for warning in notes.warnings], [str(one) for one in notes.concepts]
+
+    plain, loose = kinds()
+    assert set(plain) >= {"prompt-weight", "cut-prompt"} and loose
+    weighted, exact = kinds(prompt_syntax="compel")
+    assert "cut-prompt" not in weighted and weighted.count("prompt-weight") == 1 and not exact
+
+
+def test_a_picture_without_its_concept_is_told_from_what_its_prompt_says() -> None:
+    one = {"id": "moss", "concept": "dragon", "anchors": ["a (dragon)1.2"] * 2, "on_missing_concept": "skip"}
+    subjects = [{**one, "scenes": ["a (dragon)1.3 in snow", "a lake"]}]
+    job = parse_job({"subjects": subjects, "settings": {"prompt_syntax": "compel"}})
+    (subject,) = make_plan(job).subjects
+    assert [asset_id for asset_id, _ in subject.impossible] == [subject.scenes[1].asset_id]

@@ -22,7 +22,7 @@ from consistory_ray.consistory.method.request import Additions
 from consistory_ray.consistory.method.tap import Tap
 from consistory_ray.settings import FreeU, MethodSettings
 
-OutputType = Literal["pil", "np", "latent"]
+Decoded = Literal["pil", "np", "latent"]
 
 
 class Trunk(Protocol):
@@ -205,8 +205,37 @@ class Backbone(Protocol):
         """
         ...
 
-    def decode(self, latents: Tensor, output_type: OutputType) -> tuple[Any, dict[int, str]]:
+    def decode(self, latents: Tensor, output_type: Decoded) -> tuple[Any, dict[int, str]]:
         """Pictures of [images, channels, rows, columns] latents, and by index why one is none (it is None or NaN)."""
+        ...
+
+
+@runtime_checkable
+class Weighing(Protocol):
+    """What a :class:`Backbone` has besides that reads prompts with weights, of any length (``prompt_syntax: compel``).
+
+    Its ``encode`` makes all texts of a batch as long as the longest of them.
+    """
+
+    def text_lengths(
+        self,
+        prompts: Sequence[str],
+        settings: MethodSettings,
+        *,
+        prompts_2: Sequence[str] = (),
+        negatives: Sequence[str | None] = (),
+    ) -> list[int]:
+        """How many tokens each image's texts have, its own alone.
+
+        Raises:
+            PromptError: naming every text that cannot be read.
+        """
+        ...
+
+    def weighted_positions(
+        self, prompts: Sequence[str], concepts: Sequence[str], *, every: bool = False, exact_suffices: bool = False
+    ) -> list[list[list[int]]]:
+        """As ``concept_positions`` of a backbone, in such prompts."""
         ...
 
 

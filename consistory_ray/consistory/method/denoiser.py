@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -24,6 +24,10 @@ from consistory_ray.consistory.method.tap import Tap
 from consistory_ray.consistory.method.trace import Trace
 from consistory_ray.errors import AssetError
 from consistory_ray.guards.numerics import NOT_FINITE
+
+StepEnd: TypeAlias = Callable[[int, float, Tensor], Tensor]
+"""Sees a step, its timestep and the latents after it, [images, channels, height, width] float32; returns those that the
+next step goes on from."""
 
 
 @dataclass
@@ -90,6 +94,7 @@ class Denoiser:
         companions: whom the images share features with.
         tick: called after every step.
         trace: filled when given.
+        step_end: called after every step that leads to the pictures (``StepPlan.leads_on``).
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class Denoiser:
         companions: Companions,
         tick: Callable[[], None] = lambda: None,
         trace: Trace | None = None,
+        step_end: StepEnd | None = None,
     ) -> None:
         self.network = network
         self.schedule = schedule
@@ -108,6 +114,7 @@ class Denoiser:
         self.companions = companions
         self.tick = tick
         self.trace = trace
+        self.step_end = step_end
         self.text_keys: dict[int, TextKeys] = {1: {}, 2: {}}
         self._half: Conditioning | None = None
         self.every_step = companions.needs_masks or (trace is not None and trace.all_masks)
@@ -243,6 +250,8 @@ class Denoiser:
             maps: what has received the step's attention maps, if anything has.
         """
         latents = state.schedule.advance(prediction, state.latents, at.step, self.request.batch.noise)
+        if self.step_end is not None and self.plan.leads_on(at):
+            latents = self.step_end(at.step, state.schedule.timesteps[at.step], latents)
         masks = state.masks
         if maps is not None:
             maps.end_step()

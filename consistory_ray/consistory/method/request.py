@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from torch import Tensor
@@ -38,6 +38,7 @@ class Batch:
         prompts_2: what the second text encoder reads of each image; empty where it reads the prompts.
         negatives: the text of each image's unconditional half, None for the zero embedding; empty where all have that
             of the settings.
+        lengths: how many text tokens each image's texts need; empty where all have as many.
     """
 
     prompts: tuple[str, ...]
@@ -49,34 +50,47 @@ class Batch:
     fixed: bool = False
     prompts_2: tuple[str, ...] = ()
     negatives: tuple[str | None, ...] = ()
+    lengths: tuple[int, ...] = ()
 
-    def part(self, start: int, stop: int) -> Batch:
-        """Some of the images."""
-        columns = None if self.columns is None else self.columns[start:stop]
-        chosen = slice(start, stop)
-        of_each = self.prompts[chosen], self.seeds[chosen], self.latents[chosen]
-        words = {"prompts_2": self.prompts_2[chosen], "negatives": self.negatives[chosen]}
-        return Batch(*of_each, columns, self.positions[chosen], self.hints[chosen], **words)
+    def parts(self, size: int) -> list[list[int]]:
+        """Which images are rendered together, at most so many; only those with texts of one length.
+
+        Texts that were made longer would change their pictures, which then depended on those beside them.
+        """
+        groups: dict[int, list[int]] = {}
+        for image in range(len(self.prompts)):
+            groups.setdefault(self.lengths[image] if self.lengths else 0, []).append(image)
+        return [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
+
+    def part(self, images: Sequence[int]) -> Batch:
+        """Some of the images, at least one, with columns for the tokens that their texts have."""
+        columns = None if self.columns is None else self.columns[images]
+        lengths = tuple(self.lengths[image] for image in images) if self.lengths else ()
+        if columns is not None and lengths:
+            columns = columns[:, : max(lengths)]
+        return replace(self._rows(images), columns=columns, lengths=lengths)
 
     def padded(self, count: int) -> Batch:
         """So many images, the last one repeated: numbers are rounded alike in batches of the same shape only."""
         rows = [*range(len(self.prompts)), *[len(self.prompts) - 1] * (count - len(self.prompts))]
-        columns = None if self.columns is None else self.columns[rows]
+        return replace(self._rows(rows), fixed=True)
+
+    def _rows(self, rows: Sequence[int]) -> Batch:
+        """These images in this order."""
 
         def of_rows(some: tuple[Any, ...]) -> tuple[Any, ...]:
             return tuple(some[row] for row in rows) if some else ()
 
-        positions = [self.positions[row] for row in rows] if self.positions else []
         return Batch(
             of_rows(self.prompts),
             of_rows(self.seeds),
             self.latents[rows],
-            columns,
-            positions,
+            None if self.columns is None else self.columns[rows],
+            [self.positions[row] for row in rows] if self.positions else [],
             of_rows(self.hints),
-            fixed=True,
             prompts_2=of_rows(self.prompts_2),
             negatives=of_rows(self.negatives),
+            lengths=of_rows(self.lengths),
         )
 
     @property

@@ -152,6 +152,10 @@ class StepPlan:
             return Pass(2, fork or 0)
         return Pass(at.number, step) if step < self.steps else None
 
+    def leads_on(self, at: Pass) -> bool:
+        """Whether the picture comes out of a step's latents: before the fork out of those of either pass."""
+        return at.number == 2 or self.fork is None or at.step < self.fork
+
     @property
     def ticks(self) -> int:
         """Steps of both passes together."""

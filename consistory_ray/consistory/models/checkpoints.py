@@ -40,6 +40,9 @@ def load_checkpoint(
     dtype: torch.dtype,
     config: str | Path | None = None,
     tell: Callable[[str], object] = str,
+    *,
+    variant: str | None = None,
+    revision: str | None = None,
 ) -> tuple[Any, MethodSettings]:
     """Load a model of the SDXL architecture and its default settings.
 
@@ -56,11 +59,14 @@ def load_checkpoint(
         config: for a single file, the folder or hub id with the configurations and tokenizers that such a file lacks.
             Without it diffusers looks them up on the hub, so it must be a local folder when offline.
         tell: is told what somebody should know about the model, in whole sentences.
+        variant: which files of a folder or of the hub to take, such as ``"fp16"``, whatever the dtype; the UNet must
+            have such files, other parts without them are taken as ever.
+        revision: of a model on the hub: a branch, a tag or a commit.
 
     Raises:
         CheckpointError: the model cannot be found, loaded or used.
     """
-    name = model_location("model", model)
+    name = check_origin(model, variant, revision)
     single = name.lower().endswith(".safetensors")
     if config is not None and not single:
         fix = "leave it out: only a single .safetensors file needs one"
@@ -70,13 +76,13 @@ def load_checkpoint(
         settings = model_defaults(name)
         if name == BUNDLED_MODEL:
             with resources.as_file(resources.files("consistory_ray.miniature").joinpath("weights")) as folder:
-                pipe, notices = _from_folder(folder, dtype)
+                pipe, notices = _from_folder(folder, dtype, variant)
         elif single:
             pipe = _from_single_file(Path(name), dtype, config)
         elif Path(name).is_dir():
-            pipe, notices = _from_folder(Path(name), dtype)
+            pipe, notices = _from_folder(Path(name), dtype, variant)
         else:
-            pipe, notices = _from_folder(_fetched(name, dtype), dtype)
+            pipe, notices = _from_folder(_fetched(name, dtype, variant, revision), dtype, variant)
         refuse_unloaded(pipe, name)
         check_architecture(pipe)
     except InputError:
@@ -91,14 +97,39 @@ def load_checkpoint(
     return pipe, settings
 
 
+def check_origin(model: str | Path, variant: str | None, revision: str | None) -> str:
+    """Where a model is, as :func:`model_location` says, if ``variant`` and ``revision`` can be chosen there.
+
+    Raises:
+        CheckpointError: they cannot, or the model is nowhere.
+    """
+    name = model_location("model", model)
+    single = name.lower().endswith(".safetensors")
+    problems = []
+    if variant is not None and (single or not re.fullmatch(r"[A-Za-z]\w*", variant)):
+        fix = "leave it out: a single file has no variants" if single else 'give a word such as "fp16"'
+        problems.append(Problem("variant", repr(variant), fix))
+    if revision is not None and (name == BUNDLED_MODEL or os.path.exists(name)):
+        fix = "leave it out: only models on the hub have revisions, and this one is on this machine"
+        problems.append(Problem("revision", repr(revision), fix))
+    elif revision is not None and not revision.strip():
+        problems.append(Problem("revision", repr(revision), "give a branch, a tag or a commit"))
+    if problems:
+        raise CheckpointError("the model cannot be had this way", problems)
+    return name
+
+
 def published_configs(
-    model: str | Path, config: str | Path | None = None, parts: Sequence[str] = ("unet", "vae")
+    model: str | Path,
+    config: str | Path | None = None,
+    parts: Sequence[str] = ("unet", "vae"),
+    revision: str | None = None,
 ) -> tuple[Mapping[str, Any] | None, ...]:
     """The configurations of parts of a model that is not loaded; None where they cannot be told.
 
     Args:
-        model, config: as for :func:`load_checkpoint`. Of a single file nothing is known but what a local ``config``
-            says.
+        model, config, revision: as for :func:`load_checkpoint`. Of a single file nothing is known but what a local
+            ``config`` says.
         parts: by their names in a pipeline.
 
     Raises:
@@ -115,7 +146,9 @@ def published_configs(
     found: list[Mapping[str, Any] | None] = []
     for part in parts:
         try:
-            local = Path(name) if Path(name).is_dir() else Path(hf_hub_download(name, f"{part}/config.json")).parents[1]
+            local = Path(name)
+            if not local.is_dir():
+                local = Path(hf_hub_download(name, f"{part}/config.json", revision=revision)).parents[1]
         except Exception:  # not there, or not cached: told when it is loaded
             found.append(None)
             continue
@@ -164,14 +197,14 @@ def model_location(where: str, given: str | Path) -> str:
     raise CheckpointError("the model could not be loaded: there is no such folder", [Problem(where, name, fix)])
 
 
-def _from_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, list[str]]:
+def _from_folder(folder: Path, dtype: torch.dtype, variant: str | None = None) -> tuple[Any, list[str]]:
     index = read_config(folder / "model_index.json")
     if index is None:
         fix = "give a folder in diffusers' layout, with a model_index.json"
         raise CheckpointError("the folder is not a model", [Problem("model", str(folder), fix)])
     _refuse_code(index)
     check_folder(folder)
-    networks, notices = load_networks(folder, dict(index), dtype)
+    networks, notices = load_networks(folder, dict(index), dtype, variant)
     given: dict[str, Any] = {DTYPE_ARGUMENT: dtype, **networks}
     return _PIPELINE.from_pretrained(folder, use_safetensors=True, local_files_only=True, **given), notices
 
@@ -196,26 +229,29 @@ def _from_single_file(path: Path, dtype: torch.dtype, config: str | Path | None)
     return pipe
 
 
-def _fetched(name: str, dtype: torch.dtype) -> Path:
+def _fetched(name: str, dtype: torch.dtype, variant: str | None, revision: str | None) -> Path:
     """The folder that a hub model was downloaded to, or had been before; without files that the dtype does not need."""
-    _check_hub_model(name)
+    _check_hub_model(name, revision)
+    options = {"use_safetensors": True, "revision": revision}
+    if variant is not None:
+        return Path(_PIPELINE.download(name, variant=variant, **options))
     first, second = ("fp16", None) if dtype == torch.float16 else (None, "fp16")
     try:
-        return Path(_PIPELINE.download(name, variant=first, use_safetensors=True))
+        return Path(_PIPELINE.download(name, variant=first, **options))
     except Exception as error:
         try:
-            return Path(_PIPELINE.download(name, variant=second, use_safetensors=True))
+            return Path(_PIPELINE.download(name, variant=second, **options))
         except Exception:
             raise error from None
 
 
-def _check_hub_model(name: str) -> None:
+def _check_hub_model(name: str, revision: str | None = None) -> None:
     """Refuse a hub model by its configurations, which are fetched alone, before anything that is large."""
-    index = Path(hf_hub_download(name, "model_index.json"))
+    index = Path(hf_hub_download(name, "model_index.json", revision=revision))
     _refuse_code(read_config(index) or {})
     for file in _CONFIGURATIONS:
         try:
-            hf_hub_download(name, file)
+            hf_hub_download(name, file, revision=revision)
         except Exception:  # not there, or not cached: what is needed of it will be missed later
             continue
     check_folder(index.parent)

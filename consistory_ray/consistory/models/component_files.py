@@ -43,26 +43,31 @@ def chosen_variant(found: set[str | None], dtype: torch.dtype) -> str | None:
     return None
 
 
-def load_networks(folder: Path, index: dict[str, Any], dtype: torch.dtype) -> tuple[dict[str, Any], list[str]]:
+def load_networks(
+    folder: Path, index: dict[str, Any], dtype: torch.dtype, wanted: str | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """Load every network of a model.
 
     Args:
         folder: with a folder for each.
         index: the model_index.json.
         dtype: of the weights.
+        wanted: the variant to take where there is one; the UNet must have it. What suits the dtype when None.
 
     Returns:
         The networks by name, and what somebody should know about them.
 
     Raises:
-        CheckpointError: weights are missing.
+        CheckpointError: weights are missing, or the UNet has none of the variant.
     """
+    _refuse_variant(wanted, variants(folder / "unet"))
     networks, rounded = {}, []
     for name in NETWORKS:
         library, kind = index.get(name) or (None, None)
         if library is None or kind is None:
             continue
-        variant = chosen_variant(variants(folder / name), dtype)
+        found = variants(folder / name)
+        variant = wanted if wanted in found else chosen_variant(found, dtype)
         _log.info("%s: reading the %s files in %s", name, variant or "plain", folder / name)
         loader: Any = getattr(importlib.import_module(library), kind)
         argument = DTYPE_ARGUMENT if library == "diffusers" else "dtype"
@@ -80,6 +85,13 @@ def load_networks(folder: Path, index: dict[str, Any], dtype: torch.dtype) -> tu
             rounded.append(f"{name} ({variant})")
     told = [f"only weights in half precision are there: {', '.join(rounded)}"] if rounded else []
     return networks, told
+
+
+def _refuse_variant(wanted: str | None, found: set[str | None]) -> None:
+    if wanted is not None and wanted not in found:
+        there = ", ".join(sorted(name or "plain files, without a variant" for name in found)) or "no weights at all"
+        problem = Problem("variant", repr(wanted), f"the UNet has none of this variant, there are {there}")
+        raise CheckpointError("the model has no such files", [problem])
 
 
 def refuse_unloaded(pipe: Any, where: str) -> None:

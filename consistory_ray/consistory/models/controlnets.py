@@ -49,15 +49,20 @@ def listed(controlnets: Any) -> list[str | Path | ControlNet]:
     return given
 
 
-def check_before_loading(controlnets: Sequence[str | Path | ControlNet], model: str | Path) -> None:
+def check_before_loading(
+    controlnets: Sequence[str | Path | ControlNet], model: str | Path, revision: str | None = None
+) -> None:
     """Refuse what configurations tell, before a model's weights are read or fetched.
+
+    Args:
+        controlnets, model, revision: as for :meth:`ConsiStoryPipeline.from_pretrained`.
 
     Raises:
         CheckpointError: a ControlNet is not there, or does not fit the model.
     """
     if not controlnets:
         return
-    unet, vae = published_configs(model)
+    unet, vae = published_configs(model, revision=revision)
     problems = []
     for number, given in enumerate(controlnets):
         where = f"controlnets[{number}]"

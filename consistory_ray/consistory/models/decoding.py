@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from consistory_ray.consistory.method.backbone import OutputType
+from consistory_ray.consistory.method.backbone import Decoded
 from consistory_ray.consistory.models.hooks import evaluating
 from consistory_ray.guards.numerics import NOT_FINITE, picture_fault
 
 
-def decode_latents(pipe: Any, latents: Tensor, output_type: OutputType) -> tuple[Any, dict[int, str]]:
+def decode_latents(pipe: Any, latents: Tensor, output_type: Decoded) -> tuple[Any, dict[int, str]]:
     """Pictures of [images, channels, height, width] latents.
 
     A VAE in half precision decodes in float32 where its configuration or its dtype ask for it, and once more single
@@ -121,8 +121,8 @@ def _vae_in(vae: Any, dtype: torch.dtype) -> Iterator[None]:
     before = vae.dtype
     try:
         if dtype != before:
-            vae.to(dtype)
+            nn.Module.to(vae, dtype)  # as diffusers' own does it, which warns of it every time
         yield
     finally:
         if dtype != before:
-            vae.to(before)
+            nn.Module.to(vae, before)

@@ -14,6 +14,7 @@ from torch import Tensor
 from consistory_ray.consistory.method.conditioning import Conditioning, Rows
 from consistory_ray.consistory.models.hooks import evaluating
 from consistory_ray.consistory.models.prompts import bounded_tokenizers
+from consistory_ray.consistory.models.weighted import Weights
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.settings import MethodSettings
 
@@ -46,8 +47,9 @@ def encode_prompts(
     _check_clip_skip(pipe, settings.clip_skip)
     guided = settings.guidance_scale > 1
     against = list(negatives) or [settings.negative_prompt] * len(prompts)
+    embed = _plain if settings.prompt_syntax == "plain" else _weighted
     with evaluating(pipe.text_encoder, pipe.text_encoder_2), bounded_tokenizers(pipe):
-        text, negative_text, pooled, negative_pooled = _plain(pipe, prompts, prompts_2, against, settings, device)
+        text, negative_text, pooled, negative_pooled = embed(pipe, prompts, prompts_2, against, settings, device)
     if negative_text is not None and negative_pooled is not None:
         text, pooled = torch.cat([negative_text, text]), torch.cat([negative_pooled, pooled])
     dtype = pipe.unet.dtype
@@ -112,6 +114,55 @@ def _plain(
     if zero := zeroed(pipe, against, settings):
         negative_text[zero], negative_pooled[zero] = 0, 0
     return text, negative_text, pooled, negative_pooled
+
+
+def _weighted(
+    pipe: Any,
+    prompts: Sequence[str],
+    prompts_2: Sequence[str],
+    against: list[str | None],
+    settings: MethodSettings,
+    device: torch.device,
+) -> Embeddings:
+    """As compel encodes texts: all of each, with weights."""
+    zero = zeroed(pipe, against, settings)
+    unwanted = _unwanted(against, settings) if settings.guidance_scale > 1 else []
+    seconds = list(prompts_2) or list(prompts)
+    given = {index: pair for index, pair in enumerate(unwanted) if index not in zero}
+    weights = Weights(pipe)
+    text, pooled, others = weights.encoded(prompts, seconds, given, settings.clip_skip, device)
+    if not unwanted:
+        return text, None, pooled, None
+    negative_text, negative_pooled = torch.zeros_like(text), torch.zeros_like(pooled)
+    for index, (half, pool) in others.items():
+        negative_text[index], negative_pooled[index] = half[0], pool[0]
+    return text, negative_text, pooled, negative_pooled
+
+
+def weighted_lengths(
+    pipe: Any,
+    prompts: Sequence[str],
+    prompts_2: Sequence[str],
+    negatives: Sequence[str | None],
+    settings: MethodSettings,
+) -> list[int]:
+    """How many tokens each image's texts are with compel, its negative prompt's among them where there is guidance.
+
+    Args:
+        pipe, prompts, prompts_2, negatives, settings: as for :func:`encode_prompts`.
+
+    Raises:
+        PromptError: naming every text that cannot be read.
+    """
+    against = list(negatives) or [settings.negative_prompt] * len(prompts)
+    unwanted = _unwanted(against, settings) if settings.guidance_scale > 1 else []
+    return Weights(pipe).lengths(prompts, list(prompts_2) or list(prompts), unwanted)
+
+
+def _unwanted(against: Sequence[str | None], settings: MethodSettings) -> list[tuple[str, str]]:
+    """What both encoders read of each image's unconditional half."""
+    second = settings.negative_prompt_2
+    return [(text or "", (text or "") if second is None else second) for text in against]
 
 
 def zeroed(pipe: Any, against: Sequence[str | None], settings: MethodSettings) -> list[int]:

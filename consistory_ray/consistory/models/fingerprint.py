@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _SAMPLES = 256  # per weight tensor
 _NETWORKS = ("unet", "text_encoder", "text_encoder_2", "vae")
@@ -23,7 +24,9 @@ def model_fingerprint(pipe: Any) -> str:
     Rounding to another dtype changes values but no sign, so that float16 and float32 workers agree; a fine-tuned model
     flips many signs among the hundreds of thousands that are looked at. Reads about 1 MB of a full-size model. Where
     there are adapters (LoRA and the other kinds of PEFT), what their layers do with their weights is part of it too,
-    and how large these are: some adapters are all positive, and others differ in strength alone.
+    and how large these are: some adapters are all positive, and others differ in strength alone. What a pipeline's own
+    ``fuse_lora`` has added to weights shows in no sign where it is small: after it the values count, of this dtype.
+    Words that the text encoders were taught count with their vectors.
     """
     digest = hashlib.sha256()
     for name in ("unet", "vae", "scheduler"):
@@ -31,6 +34,7 @@ def model_fingerprint(pipe: Any) -> str:
     if not pipe.config.get("force_zeros_for_empty_prompt", True):
         digest.update(b"the empty prompt is encoded;")
     signs: list[Tensor] = []
+    fused = sorted(map(str, getattr(pipe, "fused_loras", ())))
     kinds = {kind for _, layer in _adapter_layers(pipe) for kind in layer.adapter_layer_names}
     sizes: dict[str, list[Tensor]] = {}
     for name in _NETWORKS:
@@ -42,12 +46,17 @@ def model_fingerprint(pipe: Any) -> str:
             digest.update(f"{name}.{key}:{tuple(tensor.shape)};".encode())
             samples = _sampled(tensor)
             signs.append(torch.signbit(samples))
+            if fused:
+                digest.update(samples.float().cpu().numpy().tobytes())
             for kind in kinds.intersection(key.split(".")):
                 sizes.setdefault(kind, []).append(samples)
     if signs:
         digest.update(torch.cat([sign.to(signs[0].device) for sign in signs]).cpu().numpy().tobytes())
     if adapters := adapter_state(pipe):
         digest.update(f"{adapters}{_adapter_size(sizes)}".encode())
+    for name, word, vector in _added_words(pipe):
+        digest.update(f"{name}:{word};".encode() + torch.signbit(vector).cpu().numpy().tobytes())
+        digest.update(f"{float(vector.float().abs().mean()):.2e};".encode())
     return digest.hexdigest()
 
 
@@ -70,6 +79,59 @@ def adapter_state(pipe: Any) -> str:
     """
     found = {name: _layer_state(layer) for name, layer in _adapter_layers(pipe)}
     return json.dumps(found, sort_keys=True) if found else ""
+
+
+class Moment:
+    """A pipeline at one moment, as far as adapters and added words go; equal while nothing of that has changed.
+
+    Looks at no weights: a few milliseconds. Adapters that were put in another's place are other tensors, even where
+    they have its name and its settings.
+
+    Args:
+        pipe: the pipeline.
+    """
+
+    def __init__(self, pipe: Any) -> None:
+        self._state = adapter_state(pipe), sorted(map(str, getattr(pipe, "fused_loras", ()))), added_words(pipe)
+        self._weights = [
+            weakref.ref(weight)
+            for _, layer in _adapter_layers(pipe)
+            for kind in layer.adapter_layer_names
+            if isinstance(held := getattr(layer, kind, None), nn.Module)
+            for weight in held.parameters()
+        ]
+
+    def is_like(self, other: Moment) -> bool:
+        """Whether nothing has changed between the two."""
+        mine, theirs = ([weight() for weight in moment._weights] for moment in (self, other))
+        same = len(mine) == len(theirs) and all(a is b is not None for a, b in zip(mine, theirs, strict=True))
+        return self._state == other._state and same
+
+
+def added_words(pipe: Any) -> dict[str, list[str]]:
+    """The words that the tokenizers were given beside their own, in the order of their tokens."""
+    found: dict[str, list[str]] = {}
+    for name in ("tokenizer", "tokenizer_2"):
+        tokenizer = getattr(pipe, name, None)
+        added = {} if tokenizer is None else tokenizer.get_added_vocab()
+        words = [word for word, _ in sorted(added.items(), key=lambda each: int(each[1]))]
+        special = set(tokenizer.all_special_tokens) if words else set()
+        if kept := [word for word in words if word not in special]:
+            found[name] = kept
+    return found
+
+
+def _added_words(pipe: Any) -> Iterator[tuple[str, str, Tensor]]:
+    """The same with the vectors that the text encoders read for them."""
+    for name, words in added_words(pipe).items():
+        encoder = getattr(pipe, name.replace("tokenizer", "text_encoder"), None)
+        if encoder is not None:
+            weights = dict(_weights(encoder))
+            table = next((each for key, each in weights.items() if key.endswith("token_embedding.weight")), None)
+            for word in words:
+                number = int(getattr(pipe, name).convert_tokens_to_ids(word))
+                if table is not None and number < len(table):
+                    yield name, word, table[number].detach()
 
 
 def _adapter_layers(pipe: Any) -> Iterator[tuple[str, Any]]:

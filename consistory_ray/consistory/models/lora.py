@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from diffusers.utils.peft_utils import recurse_remove_peft_layers
-from huggingface_hub import HfApi, hf_hub_download
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -25,20 +24,19 @@ from consistory_ray.adapters.files import (
     PREFERRED,
     Header,
     adapter_file,
-    chosen,
     digest_of,
     read_header,
     unusable,
 )
 from consistory_ray.adapters.lora_files import Pair, misfits, read_pairs, refuse_width
 from consistory_ray.adapters.names import LoRA
+from consistory_ray.consistory.models.adapter_hub import from_hub
 from consistory_ray.consistory.models.lora_targets import PARTS, Target, Targets
 from consistory_ray.consistory.models.model_checks import read_config
 from consistory_ray.errors import CheckpointError, InputError, Problem
 
 _METADATA = "lora_adapter_metadata"
 _ADAPTER = "fused"
-_HUB_ATTEMPTS = "give a LoRA that is reachable or cached, as owner/name or owner/name/file.safetensors"
 
 
 @dataclass(frozen=True)
@@ -214,7 +212,7 @@ def _fits(target: Target | None, header: Header, pair: Pair) -> bool:
 
 def _read(where: str, lora: LoRA) -> LoRAFile:
     field = f"{where}.path"
-    file = adapter_file(field, lora.path) or _from_hub(field, lora.path)
+    file = adapter_file(field, lora.path) or from_hub(field, lora.path)
     header = read_header(field, file)
     pairs = read_pairs(field, lora.path, header)
     settings = _settings(field, file, header)
@@ -243,26 +241,3 @@ def _settings(where: str, file: Path, header: Header) -> dict[str, Mapping[str, 
         found = {part: dict(beside) for part in PARTS} if beside is not None else {}
     kept = ("r", "lora_alpha", "alpha_pattern", "use_rslora", "use_dora")
     return {part: {name: each[name] for name in kept if each.get(name)} for part, each in sorted(found.items())}
-
-
-def _from_hub(where: str, path: str) -> Path:
-    owner, name, *rest = path.split("/")
-    repository = f"{owner}/{name}"
-    if rest:
-        return _downloaded(where, path, repository, "/".join(rest))
-    try:
-        names = [str(each) for each in HfApi().list_repo_files(repository)]
-    except Exception:  # out of reach: what was downloaded before may do
-        return _downloaded(where, path, repository, PREFERRED[0])
-    file = chosen(where, path, names)
-    if file == PREFERRED[1] and CONFIGURATION in names:
-        _downloaded(where, path, repository, CONFIGURATION)
-    return _downloaded(where, path, repository, file)
-
-
-def _downloaded(where: str, path: str, repository: str, file: str) -> Path:
-    try:
-        return Path(hf_hub_download(repository, file))
-    except Exception as error:  # the hub raises all kinds: none of them is a bug here
-        reason = f"the LoRA could not be loaded: {type(error).__name__}: {error}"
-        raise unusable(where, path, _HUB_ATTEMPTS, reason) from error

@@ -106,26 +106,26 @@ def concept_tokens(
                 fix = f"move {name!r} to the front: the text encoder reads only the first {visible} tokens"
                 problems.append(Problem(f"prompts[{index}]", repr(shown_prompts[index]), fix))
         if not any(tokens for occurrences in places for tokens in occurrences):
-            problems.append(Problem(f"prompts[{index}]", repr(shown_prompts[index]), _must_contain(shown_concepts)))
+            problems.append(Problem(f"prompts[{index}]", repr(shown_prompts[index]), must_contain(shown_concepts)))
         found.append([_visible(occurrences, visible) for occurrences in places])
     if problems:
         raise PromptError("the subject's concepts are not in every prompt", problems)
     return found
 
 
-def _must_contain(concepts: Sequence[str]) -> str:
+def must_contain(concepts: Sequence[str]) -> str:
     return f"must contain {' or '.join(repr(concept) for concept in concepts)} as a word of its own"
 
 
 def _occurrences(tokens: Sequence[Span], match: Match, visible: int) -> list[list[int]]:
     """The tokens of each place of a concept; of words that stand apart those count that are not cut off."""
-    places = [_overlapping(tokens, place) for place in match.places]
+    places = [overlapping(tokens, place) for place in match.places]
     if match.exact or any(max(place, default=visible) < visible for place in places):
         return places
-    return [_overlapping(tokens, [span]) for place in match.places for span in place]
+    return [overlapping(tokens, [span]) for place in match.places for span in place]
 
 
-def _overlapping(tokens: Sequence[Span], place: Sequence[Span]) -> list[int]:
+def overlapping(tokens: Sequence[Span], place: Sequence[Span]) -> list[int]:
     """The tokens that share a character with a concept."""
     return [
         index for index, (start, end) in enumerate(tokens) if any(start < last and first < end for first, last in place)

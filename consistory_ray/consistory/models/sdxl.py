@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from consistory_ray.consistory.method.backbone import Network, OutputType
+from consistory_ray.consistory.method.backbone import Decoded, Network
 from consistory_ray.consistory.method.conditioning import Conditioning
 from consistory_ray.consistory.method.hints import Hints
 from consistory_ray.consistory.method.latents import SchedulerSteps
@@ -19,14 +19,15 @@ from consistory_ray.consistory.models.control import Control, controlnets_in_use
 from consistory_ray.consistory.models.controlnet_checks import mode_names
 from consistory_ray.consistory.models.controlnets import check_controlnets
 from consistory_ray.consistory.models.decoding import decode_latents, encode_pictures
-from consistory_ray.consistory.models.encoding import encode_prompts, told_guidance
-from consistory_ray.consistory.models.fingerprint import adapter_state, network_fingerprint
+from consistory_ray.consistory.models.encoding import encode_prompts, told_guidance, weighted_lengths
+from consistory_ray.consistory.models.fingerprint import Moment, network_fingerprint
 from consistory_ray.consistory.models.hooks import UNetHooks, execution_device, offloaded_again
 from consistory_ray.consistory.models.identity import pipeline_fingerprint
 from consistory_ray.consistory.models.prompts import concept_positions, text_tokens
 from consistory_ray.consistory.models.schedules import model_schedule, scheduler_notice
 from consistory_ray.consistory.models.sdxl_layout import LEVELS, level_grids
 from consistory_ray.consistory.models.split_unet import method_installed
+from consistory_ray.consistory.models.weighted import Weights
 from consistory_ray.settings import FreeU, MethodSettings
 
 
@@ -46,7 +47,7 @@ class SDXL:
         self.pipe = pipe
         self.controlnets = list(controlnets)
         self.guess_mode = guess_mode
-        self._held: tuple[str, str] | None = None
+        self._held: tuple[Moment, str] | None = None
         self._held_controls: tuple[str, ...] | None = None
 
     @property
@@ -63,17 +64,15 @@ class SDXL:
     @property
     def fingerprint(self) -> str:
         """Of weights, configurations and what adapters do, whatever dtype and device."""
-        adapters = adapter_state(self.pipe)
-        if self._held is not None and self._held[0] == adapters:
-            return self._held[1]
-        found = pipeline_fingerprint(self.pipe)
-        if self._held is not None:
-            self._held = adapters, found
-        return found
+        if self._held is None:
+            return pipeline_fingerprint(self.pipe)
+        if not (now := Moment(self.pipe)).is_like(self._held[0]):
+            self._held = now, pipeline_fingerprint(self.pipe)
+        return self._held[1]
 
     def hold_fingerprint(self) -> None:
         """See :class:`~consistory_ray.consistory.method.backbone.Backbone`."""
-        self._held = adapter_state(self.pipe), pipeline_fingerprint(self.pipe)
+        self._held = Moment(self.pipe), pipeline_fingerprint(self.pipe)
         self._held_controls = self.control_fingerprints
 
     @property
@@ -145,6 +144,23 @@ class SDXL:
         conditioning = encode_prompts(self.pipe, prompts, prompts_2, negatives, alone, self.device)
         return told_guidance(conditioning, settings.guidance_scale, width)
 
+    def text_lengths(
+        self,
+        prompts: Sequence[str],
+        settings: MethodSettings,
+        *,
+        prompts_2: Sequence[str] = (),
+        negatives: Sequence[str | None] = (),
+    ) -> list[int]:
+        """See :class:`~consistory_ray.consistory.method.backbone.Weighing`."""
+        return weighted_lengths(self.pipe, prompts, prompts_2, negatives, settings)
+
+    def weighted_positions(
+        self, prompts: Sequence[str], concepts: Sequence[str], *, every: bool = False, exact_suffices: bool = False
+    ) -> list[list[list[int]]]:
+        """See :meth:`~consistory_ray.consistory.models.weighted.Weights.positions`."""
+        return Weights(self.pipe).positions(prompts, concepts, every=every, exact_suffices=exact_suffices)
+
     def schedule(self, settings: MethodSettings) -> SchedulerSteps:
         """See :func:`~consistory_ray.consistory.models.schedules.model_schedule`."""
         return model_schedule(self.pipe.scheduler, settings, self.device)
@@ -173,6 +189,6 @@ class SDXL:
         """See :func:`~consistory_ray.consistory.models.decoding.encode_pictures`."""
         return encode_pictures(self.pipe, pictures, self.device)
 
-    def decode(self, latents: Tensor, output_type: OutputType) -> tuple[Any, dict[int, str]]:
+    def decode(self, latents: Tensor, output_type: Decoded) -> tuple[Any, dict[int, str]]:
         """See :func:`~consistory_ray.consistory.models.decoding.decode_latents`."""
         return decode_latents(self.pipe, latents, output_type)

@@ -7,7 +7,7 @@ are: it is as many as its own texts need, whatever the others in a batch have.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from consistory_ray.consistory.models.token_spans import token_spans
 from consistory_ray.errors import InputError, Problem, PromptError
 
 
-class Weighing:
+class Weights:
     """The texts of a pipeline as compel encodes them.
 
     Args:
@@ -37,26 +37,28 @@ class Weighing:
         self.chunk = text_tokens(pipe)
         self._counting = [_counting(tokenizer, self.chunk) for tokenizer in (pipe.tokenizer, pipe.tokenizer_2)]
 
-    def lengths(self, prompts: Sequence[str], prompts_2: Sequence[str], against: Sequence[str | None]) -> list[int]:
+    def lengths(
+        self, prompts: Sequence[str], prompts_2: Sequence[str], unwanted: Sequence[tuple[str, str]]
+    ) -> list[int]:
         """How many tokens each image's texts are, in whole chunks.
 
         Args:
             prompts, prompts_2: for both encoders.
-            against: texts of the unconditional half; None counts for nothing.
+            unwanted: what both read of the unconditional half; empty where there is none.
 
         Raises:
             PromptError: naming every text that cannot be read.
         """
-        readings = self._read("prompts", prompts)
-        seconds = readings if prompts_2 is prompts else self._read("prompts_2", prompts_2)
-        others = self._read("negative_prompts", [text or "" for text in against])
-        found = []
+        texts = {"prompts": list(prompts), "prompts_2": list(prompts_2)}
+        if unwanted:
+            firsts, seconds = zip(*unwanted, strict=True)
+            texts |= {"negative_prompts": list(firsts), "negative_prompt_2": list(seconds)}
+        readings = [self._read(name, some) for name, some in texts.items()]
         with bounded_tokenizers(self._pipe):
-            for first, second, other in zip(readings, seconds, others, strict=True):
-                found.append(
-                    max(self._length(0, first), self._length(1, second), *map(self._length, (0, 1), (other,) * 2))
-                )
-        return found
+            return [
+                max(self._length(number % 2, one) for number, one in enumerate(of_image))
+                for of_image in zip(*readings, strict=True)
+            ]
 
     def _length(self, encoder: int, reading: Reading) -> int:
         return sum(max(len(self._chunked(encoder, one)) for one in part) for part in reading.parts) * self.chunk
@@ -142,30 +144,28 @@ class Weighing:
         self,
         prompts: Sequence[str],
         prompts_2: Sequence[str],
-        against: Sequence[str | None],
+        unwanted: Mapping[int, tuple[str, str]],
         clip_skip: int | None,
         device: torch.device,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Texts and unconditional texts [images, tokens, channels], and of both the pooled ones [images, channels].
+    ) -> tuple[Tensor, Tensor, dict[int, tuple[Tensor, Tensor]]]:
+        """Texts [images, tokens, channels], what is pooled of them [images, channels], both of unconditional halves.
 
         All are as long as the longest.
 
         Args:
-            prompts, prompts_2, against: as for :meth:`lengths`.
+            prompts, prompts_2: as for :meth:`lengths`.
+            unwanted: by image what both encoders read of its unconditional half.
             clip_skip: see :class:`~consistory_ray.settings.MethodSettings`.
             device: of the text encoders.
         """
         positive = _Side(self._pipe, self.chunk, device, clip_skip or 0)
         negative = _Side(self._pipe, self.chunk, device, 0) if clip_skip else positive
         shown = [positive(*both) for both in zip(prompts, prompts_2, strict=True)]
-        unwanted = [negative(text or "", text or "") for text in against]
-        return self._joined(positive, negative, shown, unwanted)
-
-    def _joined(self, positive: _Side, negative: _Side, shown: list[_Encoded], unwanted: list[_Encoded]) -> Any:
-        most = max(half.shape[1] for texts, _ in (*shown, *unwanted) for half in texts)
+        others = {image: negative(*both) for image, both in unwanted.items()}
+        most = max(half.shape[1] for texts, _ in (*shown, *others.values()) for half in texts)
         text = torch.cat([positive.filled(texts, most) for texts, _ in shown])
-        negative_text = torch.cat([negative.filled(texts, most) for texts, _ in unwanted])
-        return text, negative_text, *(torch.cat([pooled for _, pooled in some]) for some in (shown, unwanted))
+        halves = {image: (negative.filled(texts, most), pooled) for image, (texts, pooled) in others.items()}
+        return text, torch.cat([pooled for _, pooled in shown]), halves
 
 
 _Encoded = tuple[tuple[Tensor, Tensor], Tensor]

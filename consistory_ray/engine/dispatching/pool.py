@@ -20,6 +20,7 @@ from consistory_ray.engine.workers.renderer import consistory_renderer
 from consistory_ray.engine.workers.worker import CONCURRENT_CALLS, RenderWorker
 from consistory_ray.output.assets import PNG_LEVEL
 from consistory_ray.output.storage import OutputStore
+from consistory_ray.plan.loaded import ALONE, Loaded
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class WorkerPool:
         options: the run's options.
         sizes: picture sizes of the plan.
         clock: seconds that only go forward.
-        config, controlnets, guess_mode, pad_to: for the renderers.
+        config, controlnets, guess_mode, pad_to, loaded: for the renderers.
         png_level: of the pictures.
 
     Attributes:
@@ -67,6 +68,7 @@ class WorkerPool:
         guess_mode: bool = False,
         pad_to: int | None = None,
         png_level: int = PNG_LEVEL,
+        loaded: Loaded = ALONE,
     ) -> None:
         self.shape = shape
         share = min(1.0, shape.num_gpus) or 1.0
@@ -82,6 +84,7 @@ class WorkerPool:
             compile=options.compile,
             inputs=store.url,
             pad_to=pad_to,
+            loaded=loaded,
         )
         self._store = store
         self._png_level = png_level

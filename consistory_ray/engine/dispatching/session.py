@@ -143,6 +143,7 @@ class RaySession:
             guess_mode=plan.guess_mode,
             pad_to=batch_size if options.deterministic else None,
             png_level=plan.png_level,
+            loaded=plan.loaded,
         )
         adapts = wanted == "auto" and not options.deterministic
         workforce = Workforce(scheduler, pool, self._ledger, options, self._store.url, adapts, watch)

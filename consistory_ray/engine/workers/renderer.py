@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from consistory_ray.adapters import Embedding, LoRA, file_digest
 from consistory_ray.engine.inputs import InputReader, fitted
 from consistory_ray.engine.rendering import CacheBuffer, MadeSubject, Renderer, RendererSpec, UnclearPicturesError
 from consistory_ray.engine.workers.hints import HintReader
 from consistory_ray.engine.workers.residents import ResidentCaches
-from consistory_ray.errors import AssetError, PictureError
+from consistory_ray.errors import AssetError, CheckpointError, PictureError, Problem
+from consistory_ray.guards.redaction import redacted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from consistory_ray.consistory.cache.anchor_cache import AnchorCache
     from consistory_ray.consistory.cache.residence import PlacedCache
+    from consistory_ray.plan.loaded import Loaded
     from consistory_ray.plan.plan import Asset, SubjectPlan
     from consistory_ray.settings import MethodSettings
 
@@ -91,6 +94,29 @@ class PhaseClock:
         return {name: end - start for name, start, end in zip(names, marks[:-1], marks[1:], strict=True)}
 
 
+def adapters_of(loaded: Loaded) -> dict[str, Any]:
+    """What is loaded with a model, as the pipeline takes it; nothing where there is nothing.
+
+    Raises:
+        CheckpointError: a file here is another one than when the job was read.
+    """
+    for field, adapters in (("loras", loaded.loras), ("embeddings", loaded.embeddings)):
+        for index, one in enumerate(adapters):
+            found = file_digest(one.path)
+            if found not in (None, one.content):
+                fix = f"give every machine the file with SHA-256 {one.content}, or render again: it is read anew"
+                problem = Problem(f"{field}[{index}].path", redacted(one.path), fix)
+                raise CheckpointError("this machine has another file than the job was read with", [problem])
+    given: dict[str, Any] = {
+        "loras": [LoRA(lora.path, lora.weight, lora.name) for lora in loaded.loras],
+        "embeddings": [Embedding(one.path, one.token) for one in loaded.embeddings],
+        "vae": loaded.vae,
+        "variant": loaded.variant,
+        "revision": loaded.revision,
+    }
+    return {name: value for name, value in given.items() if value}
+
+
 class ConsiStoryRenderer:
     """The real renderer: :class:`consistory_ray.ConsiStoryPipeline` on one device."""
 
@@ -114,6 +140,7 @@ class ConsiStoryRenderer:
                 config=spec.config,
                 controlnets=spec.controlnets,
                 guess_mode=spec.guess_mode,
+                **adapters_of(spec.loaded),
             )
         self.notices = tuple(self._pipeline.notices)
         if spec.compile:

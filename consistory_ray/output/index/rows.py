@@ -19,7 +19,7 @@ from consistory_ray.output.assets import WrittenAsset
 SCHEMA_VERSION = 1
 VERSION_KEY = b"consistory_index_version"
 _MAX_ERROR = 2000
-_MAX_CONTROL = 1 << 16
+_MAX_LIST = 1 << 16
 _WIDEST = 1 << 16
 
 _Integers = np.ndarray[Any, np.dtype[np.int64]]
@@ -70,6 +70,8 @@ SCHEMA: pa.Schema = described(
             pa.field("cache_sha256", pa.string()),
             pa.field("control", pa.string()),
             pa.field("profile", pa.string()),
+            pa.field("scheduler", pa.string()),
+            pa.field("loras", pa.string()),
             pa.field("created_at", pa.timestamp("us", tz="UTC"), nullable=False),
         ]
     )
@@ -101,6 +103,9 @@ class IndexRow:
             for pictures that nothing has led.
         profile: what was saved on its subject's scenes; None where it is none of the profiles, and in rows of versions
             that had none, which are exact.
+        scheduler: what its latents were sampled with; None in rows of versions that had DDIM alone.
+        loras: what was fused into its model: JSON, a list with name, path, weight and content (SHA-256) of each; None
+            for none.
         created_at: when the row was made, UTC. Rows of one run are to be stamped by one clock, the coordinator's.
     """
 
@@ -128,6 +133,8 @@ class IndexRow:
     cache_sha256: str | None = None
     control: str | None = None
     profile: str | None = None
+    scheduler: str | None = None
+    loras: str | None = None
     created_at: datetime = field(default_factory=_now)
 
     def __post_init__(self) -> None:
@@ -205,11 +212,21 @@ _row_values = attrgetter(*COLUMNS)
 
 def _identity(parameters: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("asset_id", "kind", "subject", "scene", "prompt", "seed", "settings_hash", "model", "model_fingerprint")
-    control = parameters.get("control")
-    told = json.dumps(control, sort_keys=True) if control else None
-    told = None if told is not None and len(told) > _MAX_CONTROL else told  # of a picture that somebody made up
     given = {key: parameters[key] for key in keys} | {"anchor_seeds": tuple(parameters["anchor_seeds"])}
-    return given | {"control": told, "profile": parameters.get("profile", "exact")}
+    settings = parameters.get("settings")
+    scheduler = settings.get("scheduler", "ddim") if isinstance(settings, Mapping) else None
+    return given | {
+        "control": _listed(parameters.get("control")),
+        "profile": parameters.get("profile", "exact"),
+        "scheduler": scheduler if isinstance(scheduler, str) and len(scheduler) <= _LONG else None,
+        "loras": _listed(parameters.get("loras")),
+    }
+
+
+def _listed(given: Any) -> str | None:
+    """A list as the text of a column; None where it is empty, or longer than any that a run writes."""
+    told = json.dumps(given, sort_keys=True) if given else None
+    return None if told is not None and len(told) > _MAX_LIST else told  # of a picture that somebody made up
 
 
 def rows_to_table(rows: Iterable[IndexRow]) -> pa.Table:
@@ -226,7 +243,7 @@ def _utf8(text: str | None) -> str | None:
     return text if text is None or text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-_LONGEST = {"prompt": 1 << 20, "error": 1 << 16, "control": _MAX_CONTROL}
+_LONGEST = {"prompt": 1 << 20, "error": 1 << 16, "control": _MAX_LIST, "loras": _MAX_LIST}
 _LONG = 4096
 _EARLIEST, _LATEST = (datetime(year, 1, 1, tzinfo=timezone.utc) for year in (1970, 9999))
 _FACTS = ("path", "size", "sha256", "width", "height")

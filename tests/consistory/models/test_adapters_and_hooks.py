@@ -77,6 +77,42 @@ def test_caches_belong_to_what_adapters_do(model: StableDiffusionXLPipeline, cha
         pipe.render(PROMPTS[:1], subject, [3])
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_what_was_merged_and_let_go_still_counts(tmp_path: Path, held: bool) -> None:
+    """So small a change turns no sign among those that are looked at."""
+    found = set()
+    for scale in (1.0, 0.999):
+        model = make_diffusers_pipeline(tmp_path / str(scale))
+        pipe = ConsiStoryPipeline(model)
+        if held:
+            pipe.hold_fingerprint()
+        found.add(pipe.fingerprint)
+        add_lora(model)
+        with torch.no_grad():
+            for name, weight in model.unet.named_parameters():
+                if "lora_B" in name:
+                    weight.mul_(1e-6)
+        model.fuse_lora(lora_scale=scale)
+        model.unload_lora_weights()
+        found.add(pipe.fingerprint)
+    assert len(found) == 3
+
+
+def test_another_adapter_in_ones_place_is_seen_while_held(model: StableDiffusionXLPipeline) -> None:
+    add_lora(model, name="style")
+    pipe = ConsiStoryPipeline(model)
+    pipe.hold_fingerprint()
+    before = pipe.fingerprint
+    model.unload_lora_weights()
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        targets = ["to_q", "to_v", "to_out.0"]
+        config = LoraConfig(r=2, lora_alpha=4, target_modules=targets, init_lora_weights=False)
+        model.unet.add_adapter(config, adapter_name="style")
+    model.unet.eval()
+    assert pipe.fingerprint != before
+
+
 def test_what_is_put_back_has_its_old_fingerprint(model: StableDiffusionXLPipeline) -> None:
     plain = ConsiStoryPipeline(model).fingerprint
     add_lora(model)

@@ -19,12 +19,14 @@ from diffusers import StableDiffusionXLPipeline
 LOAD = """
 import sys, torch
 from consistory_ray import ConsiStoryPipeline
-print(ConsiStoryPipeline.from_pretrained("acme/tiny", dtype=getattr(torch, sys.argv[1]), device="cpu").fingerprint)
+options = dict(pair.split("=") for pair in sys.argv[2:])
+dtype = getattr(torch, sys.argv[1])
+print(ConsiStoryPipeline.from_pretrained("acme/tiny", dtype=dtype, device="cpu", **options).fingerprint)
 """
 
 
 @contextmanager
-def hub(files: dict[str, bytes]) -> Iterator[tuple[str, list[str]]]:
+def hub(files: dict[str, bytes], revisions: set[str] | None = None) -> Iterator[tuple[str, list[str]]]:
     """Serves a model as the hub does; gives the address, and the names of the files that were fetched."""
     fetched: list[str] = []
     about = {"_id": "1", "id": "acme/tiny", "sha": "a" * 40, "siblings": [{"rfilename": name} for name in files]}
@@ -39,7 +41,9 @@ def hub(files: dict[str, bytes]) -> Iterator[tuple[str, list[str]]]:
 
         def do_GET(self) -> None:
             path = self.path.split("?")[0]
-            name = path.partition("/resolve/")[2].partition("/")[2]
+            revision, _, name = path.partition("/resolve/")[2].partition("/")
+            if revisions is not None and name:
+                revisions.add(revision)
             headers = {"X-Repo-Commit": "a" * 40}
             if path.startswith("/api/models/acme/tiny"):
                 body = json.dumps(tree if "/tree/" in path else about).encode()
@@ -83,3 +87,21 @@ def test_one_kind_of_weights_is_fetched(
         subprocess.run(command, env={**os.environ, **given}, check=True, capture_output=True, timeout=300)
     weights = {name for name in fetched if name.endswith(".safetensors")}
     assert len(weights) == 4 and {".fp16." in name for name in weights} == {wanted == "fp16"}
+
+
+@pytest.mark.slow
+def test_a_variant_of_a_revision(diffusers_pipe: StableDiffusionXLPipeline, tmp_path: Path) -> None:
+    for variant in (None, "fp16"):
+        diffusers_pipe.save_pretrained(tmp_path / "model", variant=variant)
+    files = {path.relative_to(tmp_path / "model").as_posix(): path for path in (tmp_path / "model").rglob("*.*")}
+    revisions: set[str] = set()
+    with hub({name: path.read_bytes() for name, path in files.items()}, revisions) as (address, fetched):
+        given = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+        command = [sys.executable, "-c", LOAD, "float32", "variant=fp16", "revision=v2"]
+        subprocess.run(command, env={**os.environ, **given}, check=True, capture_output=True, timeout=300)
+        missing = [*command[:-2], "variant=int8", "revision=v2"]
+        failed = subprocess.run(missing, env={**os.environ, **given}, check=False, capture_output=True, timeout=300)
+    weights = {name for name in fetched if name.endswith(".safetensors")}
+    assert len(weights) == 4 and all(".fp16." in name for name in weights)
+    assert revisions <= {"v2", "a" * 40} and "v2" in revisions
+    assert failed.returncode and b"int8" in failed.stderr
