@@ -338,6 +338,15 @@ def test_both_passes_see_the_same_noise_and_remember_the_same(pipe: ConsiStoryPi
         torch.testing.assert_close(trace.latents[Pass(2, step)], trace.latents[Pass(1, step)], rtol=1e-4, atol=1e-4)
 
 
+def test_a_subject_that_no_step_injects_is_told(pipe: ConsiStoryPipeline) -> None:
+    settings = MethodSettings(scheduler="lcm", timesteps=(999, 499), freeu=None)
+    with pytest.warns(UserWarning, match="none of the 2 steps is as noisy"):
+        made = pipe.create_subject(["a cat"], "cat", [1], settings=settings, output_type="latent")
+    assert any("881 to 661" in notice for notice in pipe.notices)
+    pipe.notices.clear()
+    assert torch.isfinite(pipe.render(SCENE, made, [3], output_type="latent").images).all()
+
+
 @pytest.mark.parametrize("name", ["euler karras", "lcm given"])
 def test_given_pictures_have_the_samplers_noise(pipe: ConsiStoryPipeline, name: str) -> None:
     picture = np.full((32, 32, 3), 200, np.uint8)
