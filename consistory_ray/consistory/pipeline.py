@@ -58,9 +58,9 @@ class ConsiStoryPipeline(LoadedModel):
 
     Pictures are sampled by the scheduler that the settings name, by default DDIM, on the noise schedule and the
     prediction type that the configuration of ``pipe.scheduler`` names; ``scheduler="model"`` uses that one itself. A
-    ``UserWarning`` says so, once, where it would go other ways than DDIM. Adapters (``pipe.load_lora_weights``, ``set_adapters``) and
-    offloading (``pipe.enable_model_cpu_offload()`` and the other kinds) work as they do in diffusers, also when they
-    are changed between calls; VAE tiling and slicing too.
+    ``UserWarning`` says so, once, where it would go other ways than DDIM. Adapters (``pipe.load_lora_weights``,
+    ``set_adapters``) and offloading (``pipe.enable_model_cpu_offload()`` and the other kinds) work as they do in
+    diffusers, also when they are changed between calls; VAE tiling and slicing too.
 
     Args:
         pipe: a loaded pipeline, or another :class:`~consistory_ray.consistory.method.backbone.Backbone`. It is left as

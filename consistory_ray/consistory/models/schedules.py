@@ -200,7 +200,7 @@ def scheduler_notice(scheduler: Any) -> str:
     name, config = type(scheduler).__name__, scheduler.config
     if draws(scheduler, 0.0) or name in ("LCMScheduler", "TCDScheduler"):
         why = "draws new noise at every step" if name != "TCDScheduler" else "is for distilled models"
-    elif str(config.get("timestep_spacing", "leading")) == "trailing":
+    elif any(config.get(flag) for flag in _SPACED.values()):
         why = "goes through other noise levels"
     else:
         return ""

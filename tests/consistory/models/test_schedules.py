@@ -45,7 +45,8 @@ def test_the_same_noise_levels_need_no_word(model: StableDiffusionXLPipeline, na
 
 
 NOTICED = [
-    ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}, "goes through other noise levels"),
+    ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}, "goes through other noise levels"),
+    ("EulerDiscreteScheduler", {"use_exponential_sigmas": True}, "goes through other noise levels"),
     ("EulerAncestralDiscreteScheduler", {}, "draws new noise"),
     ("DDPMScheduler", {}, "draws new noise"),
     ("LCMScheduler", {}, "draws new noise"),
