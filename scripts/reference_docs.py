@@ -27,10 +27,14 @@ from typer.models import ArgumentInfo, CommandInfo, OptionInfo  # noqa: E402
 from consistory_ray.cli.app import app  # noqa: E402
 from consistory_ray.cli.common import EXIT_CODES  # noqa: E402
 from consistory_ray.jobs.checks import MAX_PICTURES, MAX_TEXT  # noqa: E402
+from consistory_ray.jobs.dynamic_checks import MAX_EXPANDED  # noqa: E402
 from consistory_ray.jobs.job import MAX_ANCHORS, MAX_CONCEPTS, MAX_COUNT, MAX_GIVEN, RenderJob  # noqa: E402
 from consistory_ray.jobs.readers import MAX_BYTES  # noqa: E402
 from consistory_ray.jobs.render_settings import RenderSettings  # noqa: E402
 from consistory_ray.jobs.tables import COLUMNS  # noqa: E402
+from consistory_ray.jobs.template_draws import MAX_CHAIN  # noqa: E402
+from consistory_ray.jobs.templates import MAX_CHOSEN, MAX_DEPTH  # noqa: E402
+from consistory_ray.jobs.wildcards import MAX_BYTES as LIST_BYTES  # noqa: E402
 from consistory_ray.settings import BUNDLED_MODEL, MethodSettings, model_defaults  # noqa: E402
 
 JOB_FILE = (ROOT / "scripts" / "job_file_page.md").read_text()
@@ -123,6 +127,11 @@ def job_page() -> str:
         given=MAX_GIVEN,
         concepts=MAX_CONCEPTS,
         count=f"{MAX_COUNT:,}",
+        depth=MAX_DEPTH,
+        chosen=MAX_CHOSEN,
+        chain=MAX_CHAIN,
+        lists=LIST_BYTES >> 20,
+        expanded=f"{MAX_EXPANDED:,}",
     )
 
 

@@ -15,6 +15,8 @@ from consistory_ray.jobs.templates import TemplateError, name_problem, parse, pa
 
 MAX_EXPANDED = 100_000
 """How many pictures one scene may become by ``expand: all``."""
+MAX_DRAWN = 1 << 30
+"""How many characters all prompts of a job that are drawn may have together."""
 LOOKS = ("style", "subject", "details")
 """The texts that are drawn once for a subject, so that it stays one individual."""
 
@@ -56,7 +58,7 @@ def dynamic_findings(job: Any) -> Iterator[Finding]:
             told[text] = _text_problem(text, lists)
         if (problem := told[text]) is not None:
             yield Finding(loc, *problem)
-    yield from _expanded_findings(job, lists)
+    yield from _size_findings(job, lists)
 
 
 def _good_lines(wildcards: Any, found: list[Finding]) -> dict[str, Sequence[str]]:
@@ -89,37 +91,52 @@ def _text_problem(text: str, lists: Lists) -> tuple[str, str] | None:
     return None
 
 
-def _expanded_findings(job: Any, lists: Lists) -> Iterator[Finding]:
-    pictures = 0
+def _size_findings(job: Any, lists: Lists) -> Iterator[Finding]:
+    """Scenes that become too many pictures, or pictures with too many words of their own."""
+    pictures = characters = 0
+    known: dict[str, tuple[int, int]] = {}
     for number, subject in _items(job, "subjects"):
+        dynamic = is_dynamic(job, subject)
         poses = max(1, sum(1 for _ in _items(subject, "poses")))
         for index, scene in _items(subject, "scenes"):
-            if _get(scene, "expand") != "all":
-                continue
             loc = ("subjects", number, "scenes", index, "expand")
-            if not is_dynamic(job, subject):
+            every = _get(scene, "expand") == "all"
+            if every and not dynamic:
                 fix = "write dynamic_prompts: true at the top of the job: without it nothing is chosen"
                 yield Finding(loc, "all", fix)
+            if not dynamic:
                 continue
-            made = _variants(_get(scene, "prompt"), lists) * (_whole(_get(scene, "count")) or 1)
-            told = f"{made} pictures" if made < UNCOUNTED else f"more than {UNCOUNTED} pictures"
-            pictures += made * poses
-            if made > MAX_EXPANDED:
+            text = scene if isinstance(scene, str) else _get(scene, "prompt")
+            if not isinstance(text, str) or len(text) > MAX_TEXT:
+                continue
+            if text not in known:
+                known[text] = _size(text, lists)
+            variants, longest = known[text]
+            count = _whole(_get(scene, "count")) or 1
+            made = count * variants if every else count
+            pictures += made * poses if every else 0
+            characters += made * longest if variants > 1 else 0
+            if made > MAX_EXPANDED and every:
+                told = f"{made} pictures" if made < UNCOUNTED else f"more than {UNCOUNTED} pictures"
                 fix = f"leave it out to have count of them drawn, a scene may become {MAX_EXPANDED} pictures at most"
                 yield Finding(loc, told, fix)
-            elif pictures > MAX_PICTURES:
-                yield Finding(loc, told, f"split the job, it may have {MAX_PICTURES} pictures at most")
                 return
+    if pictures > MAX_PICTURES:
+        fix = f"split the job, it may have {MAX_PICTURES} pictures at most"
+        yield Finding(("subjects",), f"{pictures} pictures", fix)
+    elif characters > MAX_DRAWN:
+        fix = f"split the job, what it draws may have {MAX_DRAWN >> 20} million characters at most"
+        yield Finding(("subjects",), f"up to {characters} characters in prompts that are drawn", fix)
 
 
-def _variants(text: Any, lists: Lists) -> int:
-    """How many texts a prompt can become; 1 of what cannot be read, which is told elsewhere."""
+def _size(text: str, lists: Lists) -> tuple[int, int]:
+    """How many texts a prompt can become and how long they are; of what cannot be read, which is told elsewhere, 1."""
     try:
-        parts = parse(text if isinstance(text, str) else "")
+        parts = parse(text)
         lists.check(parts)
     except TemplateError:
-        return 1
-    return lists.variants(parts)
+        return 1, 1
+    return lists.variants(parts), lists.longest(parts)
 
 
 def _get(item: Any, name: str) -> Any:

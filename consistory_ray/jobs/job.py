@@ -288,8 +288,8 @@ class Subject(BaseModel):
     on_missing_concept: OnMissingConcept = "fail"
     """What becomes of the job if nothing of a concept stands in a prompt: it is refused, or those pictures fail."""
     dynamic_prompts: Switch | None = None
-    """Whether {a|b} and __names__ are drawn in its prompts; left out, what the job says. Style, subject and details are
-    drawn once for all of its pictures."""
+    """Whether ``{a|b}`` and ``__names__`` are drawn in its prompts; left out, what the job says. Style, subject and
+    details are drawn once for all of its pictures."""
 
     @property
     def shown_by(self) -> tuple[Anchor | GivenPicture, ...]:
@@ -359,14 +359,14 @@ class RenderJob(BaseModel):
     on_missing_concept: OnMissingConcept = "fail"
     """That of all subjects that have none of their own."""
     dynamic_prompts: Switch = False
-    """Whether prompts are dynamic: one of {red|green} is drawn for each picture, and a line of a list for __animals__.
-    Left out, braces are text."""
+    """Whether prompts are dynamic: one of ``{red|green}`` is drawn for each picture, and a line of a list for
+    ``__animals__``. Left out, braces are text."""
     wildcards: Annotated[
         dict[Text, tuple[Text, ...]],
         BeforeValidator(_as_lists, json_schema_input_type=str | dict[str, list[str]] | None),
     ] = {}
-    """Folder or URL of the lists that are drawn from, where __animals/birds__ is animals/birds.txt; left out, the
-    folder wildcards beside the job file. Or the lists themselves: {animals: [cat, dog]}."""
+    """Folder or URL of the lists that are drawn from, where ``__animals/birds__`` is animals/birds.txt; left out, the
+    folder wildcards beside the job file. Or the lists themselves: ``{animals: [cat, dog]}``."""
     subjects: Annotated[tuple[Annotated[Subject, WrapValidator(bounded_subject)], ...], Field(min_length=1)]
     """Who to render, and where."""
 

@@ -15,23 +15,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from consistory_ray.concepts.compel_syntax import plain_text
-from consistory_ray.concepts.matching import Match, find_concepts, mentions
+from consistory_ray.concepts.matching import find_concepts, mentions
 from consistory_ray.guards.numerics import half_on_cpu
 from consistory_ray.guards.problems import shown
+from consistory_ray.plan.cut_prompts import cut_prompts
 from consistory_ray.plan.drawing import Drawer
 from consistory_ray.plan.model_files import native_size
-from consistory_ray.plan.prompt_lengths import PromptReader
 from consistory_ray.plan.prompt_syntax import find_syntax
+from consistory_ray.plan.said import Said
 from consistory_ray.plan.sampling import is_for_few_steps, sampling_advice
 from consistory_ray.settings import BUNDLED_MODEL
 
 if TYPE_CHECKING:
-    from consistory_ray.jobs.job import RenderJob, Subject
+    from consistory_ray.jobs.job import RenderJob
     from consistory_ray.plan.controls import PlannedControl
-    from consistory_ray.plan.plan import Plan, SubjectPlan
+    from consistory_ray.plan.plan import Plan
 
 _FEW_STEPS = re.compile(r"turbo|lightning|hyper|lcm|dmd|flash|pcm|distill", re.IGNORECASE)
-_LONG_PROMPTS = 5_000
+_EACH_TOLD = {"cut-prompt": 10}
+"""Of these kinds the first ones are told one by one."""
 _LOOSE_PROMPTS = 10_000
 _SHOWN_CONCEPTS = 20
 
@@ -46,6 +48,7 @@ class JobWarning:
         count: how many prompts, texts or settings it was found in.
         where: the first of them.
         example: what was found there.
+        others: place and example of the next ones, where each is worth knowing.
     """
 
     kind: str
@@ -53,6 +56,13 @@ class JobWarning:
     count: int
     where: str
     example: str
+    others: tuple[tuple[str, str], ...] = ()
+
+    def lines(self) -> list[str]:
+        """The warning in words, and a line for each of the others."""
+        told = [f"  {where}: {example}" for where, example in self.others]
+        left = self.count - 1 - len(told)
+        return [str(self), *told, *([f"  and {left} more"] if told and left else [])]
 
     def __str__(self) -> str:
         times = f" (and {self.count - 1} more)" if self.count > 1 else ""
@@ -100,6 +110,7 @@ class Notes:
         return {
             "warnings": [
                 {name: getattr(item, name) for name in ("kind", "count", "where", "example", "message")}
+                | ({"others": [list(other) for other in item.others]} if item.others else {})
                 for item in self.warnings
             ],
             "matched": [
@@ -110,7 +121,11 @@ class Notes:
 
     def lines(self) -> list[str]:
         """All of it in words."""
-        return [*(f"warning: {warning}" for warning in self.warnings), *self.concept_lines()]
+        return [*self.warning_lines(), *self.concept_lines()]
+
+    def warning_lines(self) -> list[str]:
+        """The warnings in words."""
+        return [text for warning in self.warnings for text in (f"warning: {warning}", *warning.lines()[1:])]
 
     def concept_lines(self) -> list[str]:
         """The concepts in words, a line for each; the first ones if there are very many."""
@@ -126,14 +141,17 @@ class _Found:
 
     first: dict[str, tuple[str, str, str]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
+    others: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
 
     def add(self, kind: str, message: str, where: str, example: str) -> None:
+        if kind in self.first and kind in _EACH_TOLD and self.counts[kind] < _EACH_TOLD[kind]:
+            self.others.setdefault(kind, []).append((where, example))
         self.first.setdefault(kind, (message, where, example))
         self.counts[kind] += 1
 
     def warnings(self) -> tuple[JobWarning, ...]:
         return tuple(
-            JobWarning(kind, message, self.counts[kind], where, example)
+            JobWarning(kind, message, self.counts[kind], where, example, tuple(self.others.get(kind, ())))
             for kind, (message, where, example) in self.first.items()
         )
 
@@ -149,12 +167,7 @@ def job_notes(job: RenderJob, plan: Plan, device: str = "auto") -> Notes:
     drawer = Drawer(job)
     job = drawer.job
     subjects = [
-        _Said(
-            subject,
-            planned.subject_id,
-            planned if drawer.is_dynamic(subject) else None,
-            planned.settings.prompt_syntax,
-        )
+        Said(subject, planned, drawer.is_dynamic(subject))
         for subject, planned in zip(job.subjects, plan.subjects, strict=True)
     ]
     _impossible(plan, found)
@@ -163,8 +176,7 @@ def job_notes(job: RenderJob, plan: Plan, device: str = "auto") -> Notes:
     negative = job.settings.negative_prompt or ""
     syntax = subjects[0].syntax
     _look_for_syntax(negative, "settings.negative_prompt", found, syntax=syntax)
-    if syntax == "plain":
-        _lengths(job, subjects, found)
+    _lengths(job, subjects, found)
     _settings(job, found)
     _controls(job, plan, found)
     _loading(job, plan, found)
@@ -191,49 +203,9 @@ def _impossible(plan: Plan, found: _Found) -> None:
             found.add("missing-concept", message, subject.subject_id, reason)
 
 
-@dataclass(frozen=True, slots=True)
-class _Said:
-    """The words of a subject.
-
-    Attributes:
-        subject: as the job has it, its own words drawn.
-        name: its id.
-        drawn: what was planned of it, where its prompts are dynamic.
-        syntax: how its prompts are written.
-    """
-
-    subject: Subject
-    name: str
-    drawn: SubjectPlan | None
-    syntax: str = "plain"
-
-    def entries(self) -> Iterator[tuple[str, str, int]]:
-        """Place, words and number of pictures of every anchor and scene."""
-        shown_by = "pictures" if self.subject.pictures else "anchors"
-        anchors = (anchor.prompt for anchor in self.subject.shown_by)
-        if self.drawn is not None:
-            anchors = (text for text, _ in self.drawn.anchor_prompts)
-        for index, text in enumerate(anchors):
-            yield f"{shown_by}[{index}]", text, 1
-        if self.drawn is None:
-            for index, scene in enumerate(self.subject.scenes):
-                yield f"scenes[{index}]", scene.prompt, scene.count
-            return
-        head = len(self.subject.prompt(""))
-        for asset in self.drawn.scenes:
-            yield asset.scene_id, asset.prompt[head:].strip(), 1
-
-    def prompts(self) -> Iterator[tuple[str, str, int, bool]]:
-        """The same with whole prompts, what of them is text, and whether it is an anchor's."""
-        anchors = len(self.subject.shown_by)
-        for number, (place, text, count) in enumerate(self.entries()):
-            whole = self.subject.caption if number < anchors else self.subject.prompt
-            yield place, plain_text(whole(text), self.syntax), count, number < anchors
-
-
-def _syntax_of(said: _Said, found: _Found) -> None:
+def _syntax_of(said: Said, found: _Found) -> None:
     subject = said.subject
-    ignored = "prompt-choice" if said.drawn is not None else ""
+    ignored = "prompt-choice" if said.is_drawn else ""
     for part, text in (("style", subject.style), ("subject", subject.subject), ("details", subject.details)):
         if text:
             _look_for_syntax(text, f"{said.name} {part}", found, ignored, said.syntax)
@@ -250,52 +222,14 @@ def _look_for_syntax(text: str, where: str, found: _Found, ignored: str = "", sy
         found.add(kind.kind, message, where, shown(example))
 
 
-def _lengths(job: RenderJob, subjects: list[_Said], found: _Found) -> None:
-    """Of very many long prompts the first ones are looked at: it is about what is probably wrong with all of them."""
-    reader = PromptReader(job.model)
-    looked_at = 0
-    for where, prompt, concepts in _prompts(job, subjects):
-        if len(prompt) * 4 <= reader.visible:  # a token is a byte at least
-            continue
-        looked_at += 1
-        if looked_at > _LONG_PROMPTS:
-            return
-        _length(reader, where, prompt, concepts, found)
-
-
-def _prompts(job: RenderJob, subjects: list[_Said]) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    if job.settings.negative_prompt:
-        yield "settings.negative_prompt", job.settings.negative_prompt, ()
-    for said in subjects:
-        for place, prompt, _, _ in said.prompts():
-            yield f"{said.name} {place}", prompt, said.subject.concept
-
-
-def _length(reader: PromptReader, where: str, prompt: str, concepts: tuple[str, ...], found: _Found) -> None:
-    end = reader.end(prompt)
-    if end is None:
-        return
-    basis = "the model reads" if reader.measured else "by an estimate of CLIP's tokens the model reads"
-    message = f"{basis} only the first {reader.visible} tokens of a prompt, the rest is lost: shorten it"
-    lost = shown(prompt[_word_start(prompt, end) :].strip())
-    found.add("cut-prompt", message, where, f"lost is {lost}")
-    matches = [match for match in find_concepts(prompt, concepts) if match is not None]
-    if reader.measured and any(_is_cut(match, end) for match in matches):
-        message = "the concept is cut off with the end of the prompt, these pictures will fail: move it to the front"
-        found.add("cut-concept", message, where, f"lost is {lost}")
-
-
-def _word_start(prompt: str, end: int) -> int:
-    """Where the word begins in whose middle a prompt is cut off."""
-    if end < len(prompt) and prompt[end - 1].isalnum() and prompt[end].isalnum():
-        return max(prompt.rfind(" ", 0, end), 0)
-    return end
-
-
-def _is_cut(match: Match, end: int) -> bool:
-    """Whether nothing of a concept is left; of words that stand apart one is enough."""
-    places = match.places if match.exact else [(span,) for place in match.places for span in place]
-    return all(place[-1][1] > end for place in places)
+def _lengths(job: RenderJob, subjects: list[Said], found: _Found) -> None:
+    for cut in cut_prompts(job, subjects):
+        found.add("cut-prompt", cut.message, cut.where, cut.quoted)
+        if cut.has_no_concept:
+            message = (
+                "the concept is cut off with the end of the prompt, these pictures will fail: move it to the front"
+            )
+            found.add("cut-concept", message, cut.where, cut.quoted)
 
 
 def _controls(job: RenderJob, plan: Plan, found: _Found) -> None:
@@ -421,7 +355,7 @@ def _unusual_size(job: RenderJob) -> Iterator[tuple[str, Any, str]]:
         yield "size", f"{width} x {height}", f"pictures of such a shape repeat their subject, {own}"
 
 
-def _loose_concepts(subjects: list[_Said]) -> Iterator[LooseConcept]:
+def _loose_concepts(subjects: list[Said]) -> Iterator[LooseConcept]:
     left = _LOOSE_PROMPTS
     for said in subjects:
         subject = said.subject

@@ -13,11 +13,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+from consistory_ray.concepts.compel_syntax import plain_text
 from consistory_ray.errors import JobError, Problem
 from consistory_ray.guards.problems import path, shown
-from consistory_ray.jobs.checks import lacking_in_anchor, lacks_all, must_contain
+from consistory_ray.jobs.checks import Prompted, lacking_in_anchor, lacks_all, must_contain
 from consistory_ray.jobs.dynamic_checks import LOOKS, is_dynamic
 from consistory_ray.jobs.ids import Wanted, distinct_names, numbered, seed_scope, slug
 from consistory_ray.jobs.template_draws import Lists
@@ -27,10 +28,30 @@ from consistory_ray.plan.words import canonical, scene_words
 if TYPE_CHECKING:
     from consistory_ray.jobs.controls import Control
     from consistory_ray.jobs.job import RenderJob, Scene, Subject
-    from consistory_ray.plan.plan import SubjectPlan
+    from consistory_ray.settings import MethodSettings
 
 _TOLD = 20
 _EXAMPLES = 3
+
+
+class DrawnAsset(Prompted, Protocol):
+    """A picture to make; :class:`~consistory_ray.plan.plan.Asset` is one."""
+
+    @property
+    def scene_id(self) -> str: ...
+
+
+class PlannedSubject(Protocol):
+    """What was planned of a subject; :class:`~consistory_ray.plan.plan.SubjectPlan` is one."""
+
+    @property
+    def subject_id(self) -> str: ...
+    @property
+    def anchor_prompts(self) -> Sequence[tuple[str, int]]: ...
+    @property
+    def scenes(self) -> Sequence[DrawnAsset]: ...
+    @property
+    def settings(self) -> MethodSettings: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +158,7 @@ class Drawer:
         """The words of each picture of a scene; None where all have those that were written."""
         return [self.text(take.prompt, seed) for seed in seeds] if take.is_drawn else None
 
-    def check(self, subjects: Iterable[SubjectPlan]) -> None:
+    def check(self, subjects: Iterable[PlannedSubject]) -> None:
         """Makes sure that what was drawn can be rendered.
 
         Args:
@@ -155,7 +176,7 @@ class Drawer:
         if problems := list(islice(found, _TOLD)):
             raise JobError("the job cannot be planned: some prompts that were drawn cannot be rendered", problems)
 
-    def drawn(self, plan: Iterable[SubjectPlan]) -> Iterator[DrawnPrompt]:
+    def drawn(self, plan: Iterable[PlannedSubject]) -> Iterator[DrawnPrompt]:
         """What becomes of every dynamic prompt of a scene.
 
         Args:
@@ -194,7 +215,7 @@ class Drawer:
         """Whether a prompt is more than its own words."""
         return self._template(written) not in ((), (written,))
 
-    def _problems(self, number: int, subject: Subject, planned: SubjectPlan) -> Iterator[Problem]:
+    def _problems(self, number: int, subject: Subject, planned: PlannedSubject) -> Iterator[Problem]:
         if subject.on_missing_concept != "skip":
             yield from _without_concepts(number, subject, planned, self.takes(subject))
         ids: dict[str, int] = {}
@@ -209,24 +230,24 @@ class Drawer:
                 yield Problem(where, asset.scene_id, f"choose another id, scenes[{other}] makes a picture of this name")
 
 
-def _placed(planned: SubjectPlan, takes: list[Take], subject: Subject) -> Iterator[tuple[int, Any]]:
+def _placed(planned: PlannedSubject, takes: list[Take], subject: Subject) -> Iterator[tuple[int, DrawnAsset]]:
     """A subject's planned scenes, each with the place of the scene that it is made of."""
     poses = max(1, len(subject.poses))
     places = (take.place for take in takes for _ in range(take.count * poses))
     return zip(places, planned.scenes, strict=True)
 
 
-def _without_concepts(number: int, subject: Subject, planned: SubjectPlan, takes: list[Take]) -> Iterator[Problem]:
+def _without_concepts(number: int, subject: Subject, planned: PlannedSubject, takes: list[Take]) -> Iterator[Problem]:
     """Words that lack concepts: anchors show all of them, a scene one at least."""
-    name = "pictures" if subject.pictures else "anchors"
+    name, syntax = "pictures" if subject.pictures else "anchors", planned.settings.prompt_syntax
     for index, (text, _) in enumerate(() if subject.sources else planned.anchor_prompts):
-        absent = lacking_in_anchor(subject.caption(text), subject.concept)
+        absent = lacking_in_anchor(plain_text(subject.caption(text), syntax), subject.concept)
         if absent and (text or name == "anchors"):
             who = "an anchor" if name == "anchors" else "a picture"
             where = path(("subjects", number, name, index, "prompt"))
             yield Problem(where, shown(text), must_contain(who, absent, " and "))
     for place, asset in _placed(planned, takes, subject):
-        if lacks_all(asset.prompt, subject.concept):
+        if lacks_all(plain_text(asset.prompt, syntax), subject.concept):
             where = path(("subjects", number, "scenes", place, "prompt"))
             yield Problem(where, shown(asset.prompt), must_contain("a scene", subject.concept, " or "))
 

@@ -209,9 +209,8 @@ def make_plan(job: RenderJob) -> Plan:
     refuse_unreadable(job.model, subjects)
     _refuse_twins(subjects)
     nets = tuple(net.model for net in job.controlnets)
-    settings_of_runs = job.settings.batch_size, job.settings.torch_dtype, job.config
-    others = nets, job.guess_mode, job.settings.png_level, loaded
-    return Plan(job.name, job.model, subjects, *settings_of_runs, *others)
+    batch_size, dtype, level = job.settings.batch_size, job.settings.torch_dtype, job.settings.png_level
+    return Plan(job.name, job.model, subjects, batch_size, dtype, job.config, nets, job.guess_mode, level, loaded)
 
 
 def _with(subject: SubjectPlan, loaded: Loaded) -> SubjectPlan:

@@ -18,6 +18,7 @@ from consistory_ray.concepts.matching import Span
 from consistory_ray.settings import BUNDLED_MODEL
 
 CLIP_TOKENS = 77
+_SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 _SPECIAL = 2
 _MAX_BYTES = 64 << 20
 _PIECES = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d|[^\W\d_]+|\d|(?:[^\s\w]|_)+", re.IGNORECASE)
@@ -29,15 +30,18 @@ class PromptReader:
     """What the text encoders of a model read; its tokenizer is built once a prompt is long enough to need it.
 
     Args:
-        model: the bundled one, a folder, or a hub id whose tokenizer may be in the local cache.
+        model: the bundled one, a folder, a hub id whose tokenizer may be in the local cache, or a single file, which
+            has none and is read with that of ``config``, or of the first SDXL where that is in the cache.
+        config: the folder or hub id with the tokenizers of a single file.
 
     Attributes:
         visible: how many tokens are read, without the special ones.
     """
 
-    def __init__(self, model: str) -> None:
-        self._find = _finder(model)
-        self.visible = (_limit(self._find) if _is_here(model) else CLIP_TOKENS) - _SPECIAL
+    def __init__(self, model: str, config: str | None = None) -> None:
+        source = (config or _SDXL) if model.lower().endswith(".safetensors") else model
+        self._find = _finder(source)
+        self.visible = (_limit(self._find) if _is_here(source) else CLIP_TOKENS) - _SPECIAL
 
     @property
     def measured(self) -> bool:

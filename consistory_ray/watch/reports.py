@@ -48,8 +48,8 @@ def print_problems(console: Console, error: InputError) -> None:
 
 def print_notes(console: Console, notes: Notes) -> None:
     """What is allowed in a job and probably not meant, and what was matched otherwise than it is written."""
-    for text in map(str, notes.warnings):
-        line(console, redacted(f"warning: {text}"), "yellow")
+    for text in notes.warning_lines():
+        line(console, redacted(text), "yellow")
     for text in notes.concept_lines():
         line(console, redacted(text))
 

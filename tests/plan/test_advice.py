@@ -124,6 +124,48 @@ def test_the_tokenizer_of_a_model_that_is_here_is_asked() -> None:
     assert kinds(found) == {"cut-prompt": 2, "cut-concept": 1}
 
 
+def test_the_words_that_are_lost_are_quoted_prompt_by_prompt() -> None:
+    scenes = [*("in the snow, " * 9 + f"dragon {number}" for number in range(14)), "a dragon in space"]
+    found = notes(model="miniature", subject="", concept="dragon", scenes=scenes, anchors=["a dragon", "the dragon"])
+    cut = next(warning for warning in found.warnings if warning.kind == "cut-prompt")
+    assert cut.count == 14 and "by an estimate" not in cut.message and "prompt_syntax: compel" in cut.message
+    assert cut.example == 'lost is "snow, in the snow, in the snow, in the snow, dragon 0"'
+    assert len(cut.others) == 9 and cut.others[3][0] == "dragon scenes[4]" and cut.others[3][1].endswith('dragon 4"')
+    lines = found.lines()
+    assert lines[1].startswith("  dragon scenes[1]: lost is") and "  and 4 more" in lines
+    assert found.to_dict()["warnings"][0]["others"][3] == list(cut.others[3])
+
+
+def test_only_an_estimate_is_called_one_and_a_quotation_has_an_end() -> None:
+    found = notes(scenes=["moon " * 700 + "end"]).warnings[0]
+    assert found.example.startswith('lost is about "moon') and "more characters" in found.example
+    assert len(found.example) < 400
+
+
+def test_all_that_is_read_as_plain_text_is_looked_at_and_compel_cuts_nothing() -> None:
+    long = "in a very large forest " * 20
+    scene = {"prompt": "in space", "prompt_2": long, "negative_prompt": long}
+    settings = {"negative_prompt": long, "negative_prompt_2": long}
+    (warning,) = notes(scenes=[scene], settings=settings).warnings
+    places = [warning.where, *(where for where, _ in warning.others)]
+    assert places == [
+        *("settings.negative_prompt", "settings.negative_prompt_2"),
+        *("cat scenes[0].prompt_2", "cat scenes[0].negative_prompt"),
+    ]
+    assert "cut-prompt" not in kinds(notes(scenes=[scene, long], settings={**settings, "prompt_syntax": "compel"}))
+
+
+def test_a_single_file_is_read_with_the_tokenizer_of_its_configurations(tmp_path: Path) -> None:
+    (folder := tmp_path / "tokenizer").mkdir()
+    pieces = ["a", "b", "a</w>", "b</w>", "ab</w>", "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({piece: index for index, piece in enumerate(pieces)}))
+    (folder / "merges.txt").write_text("#version: 0.2\na b</w>\n")
+    (folder / "tokenizer_config.json").write_text('{"model_max_length": 5}')
+    reader = PromptReader("acme.safetensors", str(tmp_path))
+    assert reader.end("ab a b ab") == 6 and reader.measured
+    assert PromptReader("acme.safetensors").visible == 75
+
+
 def test_a_tokenizer_of_two_files_is_read_and_a_broken_one_is_not_in_the_way(tmp_path: Path) -> None:
     (folder := tmp_path / "tokenizer").mkdir()
     pieces = ["a", "b", "a</w>", "b</w>", "ab</w>", "<|startoftext|>", "<|endoftext|>"]

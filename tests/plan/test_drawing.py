@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from consistory_ray.cli.app import app
+from consistory_ray.concepts.compel_syntax import compel_is_here
 from consistory_ray.errors import JobError
 from consistory_ray.jobs.job import RenderJob, Subject, load_job, parse_job
 from consistory_ray.plan.advice import job_notes
@@ -159,6 +161,15 @@ def test_what_cannot_be_drawn_is_told_with_its_place(scene: Any, place: str, tol
     assert list(found) == [place] and told in found[place]
 
 
+def test_what_becomes_too_much_is_told_before_it_is_made() -> None:
+    long = {"prompt": "{a|b} " + "word " * 700, "count": 100_000}
+    assert "million characters" in problems(long, long, long, long)["subjects"]
+    every = {"prompt": "{2-3$$__n__}", "expand": "all", "count": 9}
+    wildcards = {"n": [str(number) for number in range(40)]}
+    assert make_plan(job(every, wildcards=wildcards)).scene_count == 9 * (40 * 39 // 2 + 40 * 39 * 38 // 6)
+    assert "2398500 pictures" in problems(*[every] * 25, wildcards=wildcards)["subjects"]
+
+
 def test_lists_are_checked_too() -> None:
     found = problems("__a__", wildcards={"a": ["fine", "{b", "{2$$x}"], "../b": ["x"], "c": ["__c__"]})
     assert "never closed" in found["wildcards.a[1]"]
@@ -294,3 +305,12 @@ def test_advice_is_about_what_is_drawn() -> None:
     assert found["prompt-choice"].example == '"[c|d]"' and found["cut-prompt"].where == "moss long"
     loose = job("{a dragon|dragons} at sea", subject="", anchors=["a dragon"])
     assert all("{" not in text for one in job_notes(loose, make_plan(loose)).concepts for text in one.matched)
+
+
+@pytest.mark.skipif(not compel_is_here(), reason="compel is an extra")
+def test_draws_come_before_weights() -> None:
+    scenes = ["{(red)1.3|(blue)0.5} sky \\(night\\)", "in the snow"]
+    plan = make_plan(job(*scenes, subject="a {(dragon)1.2|(dragon)0.9}", settings={"prompt_syntax": "compel"}))
+    assert re.fullmatch(
+        r"a drawing of a \(dragon\)\S+ \((red|blue)\)\S+ sky \\\(night\\\)", plan.subjects[0].scenes[0].prompt
+    )

@@ -128,7 +128,9 @@ def _built(own: Any, settings: MethodSettings) -> Any:
     if settings.scheduler == "model":
         return type(own).from_config(own.config, **_accepted(type(own), changes)) if changes else copy.deepcopy(own)
     kind, fixed = _SAMPLERS[settings.scheduler]
-    return kind.from_config(own.config, **_accepted(kind, changes), **fixed)
+    known = inspect.signature(kind.__init__).parameters
+    config = {name: value for name, value in own.config.items() if name in known or name.startswith("_")}
+    return kind.from_config(config, **_accepted(kind, changes), **fixed)
 
 
 def _accepted(kind: Any, changes: Mapping[str, object]) -> dict[str, object]:

@@ -77,6 +77,9 @@ def load_vae(vae: str | Path, pipe: Any, dtype: torch.dtype) -> Any:
             _refuse_incomplete(name, sorted(info.get("missing_keys") or ()))
     except InputError:
         raise
+    except NotImplementedError as error:  # torch cannot copy what was never read
+        fix = "download it again, or take another one: some of its weights are missing"
+        raise _unfit(name, fix, "the VAE is incomplete") from error
     except Exception as error:  # diffusers and the hub raise all kinds: none of them is a bug here
         raise _unfit(name, _FIX, f"the VAE could not be loaded: {type(error).__name__}: {error}") from error
     _refuse_incomplete(name, [key for key, weight in loaded.state_dict().items() if weight.is_meta])

@@ -125,7 +125,7 @@ def test_beside_a_lora(
     loaded = load(base, Embedding(str(path), TOKEN), loras=[LoRA(str(tmp_path / "style.safetensors"), 0.5)])
     assert torch.equal(rows(loaded, TOKEN)[0], vectors()[0])
     subject = loaded.create_subject([f"a {TOKEN} cat"], "cat", [1], num_inference_steps=2, output_type="latent")
-    assert subject.latents.isfinite().all()
+    assert subject.images.isfinite().all()
 
 
 def test_refusals_before_the_model_is_loaded(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +135,7 @@ def test_refusals_before_the_model_is_loaded(base: Path, tmp_path: Path, monkeyp
     text = refused(base, Embedding(str(wrong), TOKEN))
     assert "width 768" in text and "16" in text and "24" in text
     swapped = write(tmp_path / "swapped.safetensors", clip_l=second, clip_g=first)
-    assert "clip_l has vectors of width 24" in refused(base, Embedding(str(swapped), TOKEN))
+    assert "clip_g has vectors of width 16" in refused(base, Embedding(str(swapped), TOKEN))
     uneven = write(tmp_path / "uneven.safetensors", clip_l=first[:2], clip_g=second)
     assert "clip_g 3, clip_l 2" in refused(base, Embedding(str(uneven), TOKEN))
     long = write(tmp_path / "long.safetensors", clip_l=torch.ones(76, 16), clip_g=torch.ones(76, 24))
