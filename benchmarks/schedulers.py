@@ -111,7 +111,8 @@ SCHEDULES: Mapping[str, Schedule] = {
     "euler_a_25": Schedule("Euler ancestral, 25", {"num_inference_steps": 25, "scheduler": "euler_a"}),
     "distilled_8": _distilled(*EIGHT, injection_window=(0.1, 0.4)),
     "distilled_8_default": _distilled(*EIGHT),
-    "distilled_4": _distilled(*FOUR),
+    "distilled_4": _distilled(*FOUR, injection_window=(0.1, 0.5)),
+    "distilled_4_default": _distilled(*FOUR),
 }
 """By name; one that ends in ``_default`` has no setting of its own besides the sampler's."""
 
