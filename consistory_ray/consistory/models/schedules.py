@@ -38,7 +38,7 @@ _NO_PICTURES = (EulerDiscreteScheduler, EulerAncestralDiscreteScheduler)
 _NEAR = 2.0  # timesteps: how far rounding and offsets put them apart
 
 
-class TimestepDDIM(DDIMScheduler):  # type: ignore[misc]
+class TimestepDDIM(DDIMScheduler):  # type: ignore[misc,unused-ignore]
     """DDIM through timesteps that need not be evenly spaced: each step goes to the next of them."""
 
     def set_timesteps(

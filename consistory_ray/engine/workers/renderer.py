@@ -311,7 +311,7 @@ class ConsiStoryRenderer:
             torch.cuda.synchronize(self._pipeline.device)
 
 
-def _words_of(assets: Sequence[Asset]) -> dict[str, list[str | None]]:
+def _words_of(assets: Sequence[Asset]) -> dict[str, Any]:
     """What pictures are told besides their prompts, as the pipeline takes it."""
     return {
         "prompts_2": [asset.words.prompt_2 for asset in assets],
