@@ -63,7 +63,8 @@ class TimestepDDIM(DDIMScheduler):  # type: ignore[misc,unused-ignore]
     ) -> Any:
         """See ``DDIMScheduler``, which takes the next timestep to be ``num_train // num_inference_steps`` below."""
         following = next(each for each in self._following if each < int(timestep))
-        self.num_inference_steps = Fraction(self.config.num_train_timesteps, int(timestep) - following)
+        trained: int = self.config["num_train_timesteps"]
+        self.num_inference_steps: Any = Fraction(trained, int(timestep) - following)
         drawn = generator, variance_noise, return_dict
         return super().step(model_output, int(timestep), sample, eta, use_clipped_model_output, *drawn)
 
