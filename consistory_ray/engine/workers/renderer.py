@@ -100,7 +100,8 @@ def adapters_of(loaded: Loaded) -> dict[str, Any]:
     Raises:
         CheckpointError: a file here is another one than when the job was read.
     """
-    for field, adapters in (("loras", loaded.loras), ("embeddings", loaded.embeddings)):
+    named: dict[str, tuple[Any, ...]] = {"loras": loaded.loras, "embeddings": loaded.embeddings}
+    for field, adapters in named.items():
         for index, one in enumerate(adapters):
             found = file_digest(one.path)
             if found not in (None, one.content):
