@@ -18,8 +18,8 @@ Generators: TypeAlias = torch.Generator | Sequence[torch.Generator]
 
 def generator_problems(generator: Generators, count: int, device: torch.device) -> list[Problem]:
     """What is wrong with generators for so many pictures that are computed on a device."""
-    given: list[Any] = list(generator) if isinstance(generator, (list, tuple)) else [generator]
     several = isinstance(generator, (list, tuple))
+    given: list[Any] = list(generator) if isinstance(generator, (list, tuple)) else [generator]
     problems = []
     if several and len(given) != count:
         problems.append(Problem("generator", str(len(given)), f"give one, or one per prompt: {count}"))

@@ -174,10 +174,11 @@ def _merge(network: nn.Module, file: LoRAFile, pairs: Sequence[tuple[Pair, Targe
     inject_adapter_in_model(config, network, adapter_name=_ADAPTER, low_cpu_mem_usage=True)
     set_peft_model_state_dict(network, weights, adapter_name=_ADAPTER, low_cpu_mem_usage=True)
     for path, layer in network.named_modules():
-        if isinstance(layer, BaseTunerLayer) and _ADAPTER in getattr(layer, "scaling", {}):
-            layer.scaling[_ADAPTER] = scales[path]
-            layer.merge(adapter_names=[_ADAPTER])
-    recurse_remove_peft_layers(network)
+        tuner: Any = layer if isinstance(layer, BaseTunerLayer) else None
+        if tuner is not None and _ADAPTER in getattr(tuner, "scaling", {}):
+            tuner.scaling[_ADAPTER] = scales[path]
+            tuner.merge(adapter_names=[_ADAPTER])
+    recurse_remove_peft_layers(network)  # type: ignore[no-untyped-call]
     if hasattr(network, "peft_config"):
         del network.peft_config
     for name, each in network.named_parameters():

@@ -94,7 +94,7 @@ def _empty(part: Part, config: str) -> nn.Module:
     values = json.loads(config)
     with torch.device("meta"):
         if part == "unet":
-            unet: nn.Module = UNet2DConditionModel.from_config(values)  # type: ignore[no-untyped-call]
+            unet: nn.Module = UNet2DConditionModel.from_config(values)
             return unet
         kind = CLIPTextModel if part == "text_encoder" else CLIPTextModelWithProjection
         return kind(CLIPTextConfig(**values))
