@@ -95,7 +95,7 @@ def test_the_table_has_intervals_where_they_are_known() -> None:
 
 def test_a_small_run_reports_every_schedule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = [REFERENCE, "dpmpp_2m_karras_20", "euler_a_25", "distilled_4"]
-    command = f"--subjects 1 --scenes 2 --steps 3 --device cpu --cache {tmp_path}/kept --out {tmp_path} --schedules"
+    command = f"--subjects 1 --scenes 2 --steps 4 --device cpu --cache {tmp_path}/kept --out {tmp_path} --schedules"
     result = main([*command.split(), *names])
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
 
