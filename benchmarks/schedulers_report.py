@@ -76,14 +76,15 @@ def plot(numbers: Numbers, titles: Mapping[str, str], path: Path) -> None:
     panels[1].set_xlabel("gain that is kept (DDIM, 50 steps = 1)")
     panels[2].set_xlim(0, max(1.15, panels[2].get_xlim()[1]))
     panels[2].set_xlabel("how much layouts vary (vanilla = 1)")
-    panels[0].set_yticks(range(len(numbers)), [titles[name] for name in numbers])
+    most = max(own["subjects"] for own in numbers.values())
+    counts = {name: "" if own["subjects"] == most else f" (of {own['subjects']})" for name, own in numbers.items()}
+    panels[0].set_yticks(range(len(numbers)), [titles[name] + counts[name] for name in numbers])
     panels[0].set_ylim(len(numbers) - 0.5, -0.5)
     for axes in panels:
         axes.grid(alpha=0.3)
     for axes in panels[1:]:
         axes.axvline(1, color="#999999", linewidth=1, zorder=1)
-    subjects = max(own["subjects"] for own in numbers.values())
-    figure.suptitle(f"{subjects} subjects, 95 % bootstrap intervals over subjects", fontsize=10)
+    figure.suptitle(f"{most} subjects, 95 % bootstrap intervals over subjects", fontsize=10)
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)
