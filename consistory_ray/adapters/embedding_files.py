@@ -65,4 +65,4 @@ def read_vectors(where: str, path: str, header: Header) -> dict[str, tuple[Encod
         counts = ", ".join(f"{key} {shape[0]}" for key, shape in sorted(found.items()))
         fix = f"both text encoders must get as many vectors, here they get {counts}"
         raise unusable(where, path, fix, "the embedding's two halves do not go together")
-    return {key: (_NAMES.get(key), *shape) for key, shape in found.items()}
+    return {key: (_NAMES.get(key), shape[0], shape[1]) for key, shape in found.items()}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusers.utils.peft_utils import recurse_remove_peft_layers
+from diffusers.utils import peft_utils
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -37,6 +37,7 @@ from consistory_ray.errors import CheckpointError, InputError, Problem
 
 _METADATA = "lora_adapter_metadata"
 _ADAPTER = "fused"
+_remove_layers: Any = peft_utils.recurse_remove_peft_layers  # untyped itself
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def fuse_loras(files: Sequence[LoRAFile], pipe: Any) -> None:
                     _merge(network, file, pairs)
 
 
-def _merge(network: nn.Module, file: LoRAFile, pairs: Sequence[tuple[Pair, Target]]) -> None:
+def _merge(network: Any, file: LoRAFile, pairs: Sequence[tuple[Pair, Target]]) -> None:
     from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -177,7 +178,7 @@ def _merge(network: nn.Module, file: LoRAFile, pairs: Sequence[tuple[Pair, Targe
         if isinstance(layer, BaseTunerLayer) and _ADAPTER in getattr(layer, "scaling", {}):
             layer.scaling[_ADAPTER] = scales[path]
             layer.merge(adapter_names=[_ADAPTER])
-    recurse_remove_peft_layers(network)
+    _remove_layers(network)
     if hasattr(network, "peft_config"):
         del network.peft_config
     for name, each in network.named_parameters():
