@@ -90,10 +90,15 @@ class Schedule:
         return base.exact.replace(**changes)
 
 
-def _distilled(*timesteps: int) -> Schedule:
+EIGHT, FOUR = (999, 874, 749, 624, 499, 374, 249, 124), (999, 749, 499, 249)
+"""Timesteps that the bundled model was distilled for."""
+
+
+def _distilled(*timesteps: int, **more: Any) -> Schedule:
     steps = len(timesteps)
-    changes = {"num_inference_steps": steps, "timesteps": timesteps, "guidance_scale": 1.0}
-    return Schedule(f"distilled, {steps}", changes, (f"miniature/distilled-{steps}",))
+    changes = {"num_inference_steps": steps, "timesteps": timesteps, "guidance_scale": 1.0, **more}
+    title = f"distilled, {steps}" if more else f"distilled, {steps}, default"
+    return Schedule(title, changes, (f"miniature/distilled-{steps}",))
 
 
 SCHEDULES: Mapping[str, Schedule] = {
@@ -104,9 +109,12 @@ SCHEDULES: Mapping[str, Schedule] = {
     ),
     "euler_25": Schedule("Euler, 25", {"num_inference_steps": 25, "scheduler": "euler"}),
     "euler_a_25": Schedule("Euler ancestral, 25", {"num_inference_steps": 25, "scheduler": "euler_a"}),
-    "distilled_8": _distilled(999, 874, 749, 624, 499, 374, 249, 124),
-    "distilled_4": _distilled(999, 749, 499, 249),
+    "distilled_8": _distilled(*EIGHT, injection_window=(0.1, 0.4)),
+    "distilled_8_default": _distilled(*EIGHT),
+    "distilled_4": _distilled(*FOUR, injection_window=(0.1, 0.5)),
+    "distilled_4_default": _distilled(*FOUR),
 }
+"""By name; one that ends in ``_default`` has no setting of its own besides the sampler's."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -81,9 +81,9 @@ EXTRAS = ["s3", "gcs", "azure", "nvml", "compel"]
 HEADER = """\
 # Licences of dependencies
 
-What the images install, `consistory-ray[s3,gcs,azure,nvml,compel]`, in the versions of `constraints.txt`, with torch's CPU
-build: its CUDA build adds NVIDIA's libraries, under NVIDIA's own terms. The bundled model's weights are part of this
-project and under its licence. A bill of materials in CycloneDX form is made by `python scripts/sbom.py --output
+What the images install, `consistory-ray[s3,gcs,azure,nvml,compel]`, in the versions of `constraints.txt`, with torch's
+CPU build: its CUDA build adds NVIDIA's libraries, under NVIDIA's own terms. The bundled model's weights are part of
+this project and under its licence. A bill of materials in CycloneDX form is made by `python scripts/sbom.py --output
 sbom.json`.
 
 This page is written by `python scripts/sbom.py --licences`, with Python 3.11.

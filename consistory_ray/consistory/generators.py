@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -19,7 +19,7 @@ Generators: TypeAlias = torch.Generator | Sequence[torch.Generator]
 def generator_problems(generator: Generators, count: int, device: torch.device) -> list[Problem]:
     """What is wrong with generators for so many pictures that are computed on a device."""
     several = isinstance(generator, (list, tuple))
-    given = list(generator) if several else [generator]
+    given: list[Any] = list(generator) if isinstance(generator, (list, tuple)) else [generator]
     problems = []
     if several and len(given) != count:
         problems.append(Problem("generator", str(len(given)), f"give one, or one per prompt: {count}"))

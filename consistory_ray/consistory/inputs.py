@@ -125,7 +125,8 @@ def make_batch(
     _check_lengths(prompts, whole, latents, shape, generator, backbone.device)
     seconds = second_prompts(prompts, prompts_2)
     against = unlike_settings(negative_prompts, len(prompts), settings)
-    find, lengths = backbone.concept_positions, ()
+    find = backbone.concept_positions
+    lengths: tuple[int, ...] = ()
     if settings.prompt_syntax != "plain":
         weighs = _weighing(backbone, settings)
         find = weighs.weighted_positions
@@ -138,8 +139,8 @@ def make_batch(
     else:
         numbers = tuple(range(len(prompts))) if whole is None else whole
         noise = initial_latents(numbers, shape) if latents is None else latents
-    words = {"prompts_2": seconds, "negatives": against, "lengths": lengths}
-    return Batch(tuple(prompts), numbers, noise, columns, positions, **words)
+    batch = Batch(tuple(prompts), numbers, noise, columns, positions)
+    return dataclasses.replace(batch, prompts_2=seconds, negatives=against, lengths=lengths)
 
 
 def _weighing(backbone: Backbone, settings: MethodSettings) -> Weighing:

@@ -108,7 +108,10 @@ class LoadedModel:
 
     def _check(self, stacklevel: int = 4) -> None:
         """Refuse a model that cannot be used as it is at the moment, and tell what is not used of it."""
-        notice = self.backbone.check()
+        self._tell(self.backbone.check(), stacklevel + 1)
+
+    def _tell(self, notice: str, stacklevel: int = 4) -> None:
+        """Say once what somebody should know; empty is nothing."""
         if notice and notice not in self.notices:
             self.notices.append(notice)
             warnings.warn(notice, UserWarning, stacklevel=stacklevel)

@@ -31,6 +31,7 @@ from consistory_ray.consistory.method.attention_kernel import check_choices
 from consistory_ray.consistory.method.backbone import Backbone
 from consistory_ray.consistory.method.companions import CachedAnchors, Companions
 from consistory_ray.consistory.method.request import Request
+from consistory_ray.consistory.method.steps import StepPlan
 from consistory_ray.consistory.method.trace import Trace
 from consistory_ray.consistory.models.checkpoints import check_architecture
 from consistory_ray.consistory.models.controlnets import (
@@ -55,11 +56,11 @@ from consistory_ray.settings import MethodSettings
 class ConsiStoryPipeline(LoadedModel):
     """Consistent subjects with a model of the SDXL architecture, without training (arXiv 2402.03286).
 
-    Pictures are always sampled by DDIM, on the noise schedule and the prediction type that the configuration of
-    ``pipe.scheduler`` names; the scheduler itself is not used, and other samplers do not work yet. A ``UserWarning``
-    says so, once, where that one would go other ways. Adapters (``pipe.load_lora_weights``, ``set_adapters``) and
-    offloading (``pipe.enable_model_cpu_offload()`` and the other kinds) work as they do in diffusers, also when they
-    are changed between calls; VAE tiling and slicing too.
+    Pictures are sampled by the scheduler that the settings name, by default DDIM, on the noise schedule and the
+    prediction type that the configuration of ``pipe.scheduler`` names; ``scheduler="model"`` uses that one itself. A
+    ``UserWarning`` says so, once, where it would go other ways than DDIM. Adapters (``pipe.load_lora_weights``,
+    ``set_adapters``) and offloading (``pipe.enable_model_cpu_offload()`` and the other kinds) work as they do in
+    diffusers, also when they are changed between calls; VAE tiling and slicing too.
 
     Args:
         pipe: a loaded pipeline, or another :class:`~consistory_ray.consistory.method.backbone.Backbone`. It is left as
@@ -228,6 +229,8 @@ class ConsiStoryPipeline(LoadedModel):
             changes = {"height": None, "width": None} | changes
         changed = changed_settings(settings or self.default_settings, changes)
         resolved = resolve_settings(self.backbone, changed, latents)
+        plan = StepPlan.from_settings(resolved, self.backbone.schedule(resolved).levels)
+        self._tell(plan.without_injection(resolved))
         concepts = (concepts,) if isinstance(concepts, str) else tuple(concepts)
         callback = step_callback(self.pipe, callback_on_step_end, callback_on_step_end_tensor_inputs)
         watch = Watch(output_type, progress, trace, callback)

@@ -108,9 +108,10 @@ def step_callback(pipe: Any, callback: OnStepEnd | None, inputs: Sequence[str] =
         return None
     if not callable(callback):
         raise _unusable(_ARGUMENT, repr(callback)[:100], "give a function of (pipe, step, timestep, callback_kwargs)")
-    of_diffusers = isinstance(callback, (PipelineCallback, MultiPipelineCallbacks))
+    given: Any = callback
+    of_diffusers = isinstance(given, (PipelineCallback, MultiPipelineCallbacks))
     if of_diffusers:
-        inputs = callback.tensor_inputs
+        inputs = given.tensor_inputs
     if isinstance(inputs, str):
         raise _unusable(_INPUTS, repr(inputs), f"give a list: [{inputs!r}]")
     if others := [str(name) for name in inputs if name != LATENTS]:

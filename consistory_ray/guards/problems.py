@@ -268,6 +268,7 @@ _OF_SETTINGS = (
     *("batch_size", "png_level", "sdsa", "injection", "query_blending", "freeu", "query_blend", "query_blend_until"),
     *("injection_window", "injection_alpha", "map_steps", "dift_timestep"),
     *("scheduler", "sigma_schedule", "timestep_spacing", "timesteps", "eta", "guidance_rescale", "clip_skip"),
+    *("prompt_syntax", "negative_prompt_2", "original_size", "crops_coords_top_left", "target_size"),
 )
 _ELSEWHERE = (
     (_OF_SETTINGS, "write this key under settings, at the top of the file"),

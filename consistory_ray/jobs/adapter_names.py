@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 from consistory_ray.errors import InputError
 from consistory_ray.guards.places import place_of
 from consistory_ray.jobs.model_names import BUNDLED_PREFIX, is_hub_id, model_name, pickled
+from consistory_ray.settings import BUNDLED_MODEL
 
 _FILE = ".safetensors"
 _HUB_PAGE = re.compile(
@@ -53,6 +54,8 @@ def adapter_name(text: str) -> tuple[str, str | None]:
 
 def vae_name(text: str) -> tuple[str, str | None]:
     """The same of a VAE, which is named like a model."""
+    if text == BUNDLED_MODEL:
+        return text, f"leave it out, the bundled model has its own; or {_VAE_WAYS}"
     return model_name(text, _VAE_WAYS)
 
 

@@ -18,6 +18,7 @@ from consistory_ray.guards.choices import (
 )
 from consistory_ray.guards.numerics import whole_number
 from consistory_ray.guards.problems import FIXES, fault
+from consistory_ray.guards.sampling import sampling_problems
 from consistory_ray.guards.setting_ranges import (
     ClipSkip,
     Corner,
@@ -167,6 +168,10 @@ class RenderSettings(BaseModel):
         if self.timesteps is not None and steps not in (None, len(self.timesteps)):
             fix = f"leave it out: timesteps has {len(self.timesteps)} steps"
             raise invalid(type(self), [Finding(("num_inference_steps",), steps, fix)])
+        # the model's own settings may name the sampler: then the plan sees what does not go together
+        values = {"scheduler": "model"} | {name: getattr(self, name) for name in self.model_fields_set}
+        if found := sampling_problems(values):
+            raise invalid(type(self), [Finding((item.path,), values[item.path], item.fix) for item in found])
         return self
 
     def for_model(self, model: str) -> MethodSettings:

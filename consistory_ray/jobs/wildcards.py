@@ -92,7 +92,8 @@ class _Reader:
             self._missing[name] = (f"__{name}__", str(error))
             self.problems.append(Problem(where, *self._missing[name]))
             return []
-        lines, needed = self.lists.setdefault(name, []), []
+        lines = self.lists.setdefault(name, [])
+        needed: list[str] = []
         for number, written in enumerate(content.splitlines(), 1):
             line = written.strip()
             if not line or line.startswith("#"):

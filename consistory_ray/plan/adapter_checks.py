@@ -13,7 +13,7 @@ from consistory_ray.guards.problems import shown
 from consistory_ray.jobs.adapter_files import check_adapter_allowed
 from consistory_ray.jobs.model_names import is_hub_id
 from consistory_ray.plan.model_files import model_config
-from consistory_ray.settings import BUNDLED_MODEL, model_path
+from consistory_ray.settings import model_path
 
 if TYPE_CHECKING:
     from consistory_ray.jobs.job import RenderJob
@@ -74,9 +74,7 @@ def _changed(where: str, path: str, sha256: str | None) -> list[Problem]:
 
 def _vae_problems(vae: str) -> list[Problem]:
     place = model_path(vae)
-    if vae == BUNDLED_MODEL or (is_hub_id(vae) and not os.path.exists(place)):
-        return []
-    if not os.path.exists(place):
+    if not os.path.exists(place) and not is_hub_id(vae):
         fix = "there is no such file or folder here, check the path (it is relative to the job file); or give a hub id"
         return [Problem("vae", shown(vae).strip('"'), fix)]
     return []

@@ -23,7 +23,8 @@ from consistory_ray.plan.drawing import Drawer
 from consistory_ray.plan.model_files import native_size
 from consistory_ray.plan.prompt_syntax import find_syntax
 from consistory_ray.plan.said import Said
-from consistory_ray.settings import BUNDLED_MODEL, share_of
+from consistory_ray.plan.sampling import is_for_few_steps, sampling_advice
+from consistory_ray.settings import BUNDLED_MODEL
 
 if TYPE_CHECKING:
     from consistory_ray.jobs.job import RenderJob
@@ -284,7 +285,7 @@ def _unusual(job: RenderJob) -> Iterator[tuple[str, Any, str]]:
     """Settings that were written down, are allowed, and seldom make good pictures: name, value, why."""
     settings, given = job.settings, job.settings.model_fields_set
     names = (job.model, *(name for lora in job.loras for name in (lora.path, lora.called)))
-    few = settings.timesteps is not None or any(_FEW_STEPS.search(name) for name in names)
+    few = is_for_few_steps(settings.for_model(job.model)) or any(_FEW_STEPS.search(name) for name in names)
     steps, guidance = settings.num_inference_steps, settings.guidance_scale
     if steps is not None and steps < 10 and not few:
         yield "num_inference_steps", steps, "fewer than ten steps make rough pictures, 30 to 50 are usual"
@@ -314,8 +315,7 @@ def _unusual(job: RenderJob) -> Iterator[tuple[str, Any, str]]:
 def _without_effect(job: RenderJob) -> Iterator[tuple[str, Any, str]]:
     """What is saved on scenes, where the rest of the settings leaves nothing to it, or it takes from them."""
     settings, given = job.settings.for_model(job.model), job.settings.model_fields_set
-    window, reuse, guided = settings.injection_window, settings.reuse_deep, settings.guidance_interval
-    steps = settings.num_inference_steps
+    reuse, guided = settings.reuse_deep, settings.guidance_interval
     for name in ("lookahead", "lookahead_maps"):
         if name in given and settings.first_pass != "lookahead":
             value = getattr(job.settings, name)
@@ -328,9 +328,7 @@ def _without_effect(job: RenderJob) -> Iterator[tuple[str, Any, str]]:
         )
     if reuse is not None and reuse[1] == 1 and "reuse_deep" in given:
         yield "reuse_deep", reuse, "with a period of 1 every call is made in full"
-    elif reuse is not None and settings.injection and share_of(steps, reuse[0]) < settings.injection_steps[1]:
-        why = f"calls that reuse deep features inject nothing: begin where injection ends, at {window[1]:.2f}, or later"
-        yield "reuse_deep", reuse, why
+    yield from sampling_advice(settings)
     if "shared_every" in given and not settings.sdsa:
         yield "shared_every", settings.shared_every, "it has no effect with sdsa off"
     if "guidance_interval" in given and settings.guidance_scale <= 1:

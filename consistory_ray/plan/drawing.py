@@ -148,7 +148,7 @@ class Drawer:
         for place, scene in enumerate(subject.scenes):
             if dynamic and scene.expand == "all":
                 texts = self._lists.every(self._template(scene.prompt))
-                ids = numbered(scene.id, len(texts)) if scene.id else [None] * len(texts)
+                ids: Sequence[str | None] = numbered(scene.id, len(texts)) if scene.id else [None] * len(texts)
                 found += [Take(scene, place, text, name) for text, name in zip(texts, ids, strict=True)]
             else:
                 found.append(Take(scene, place, scene.prompt, scene.id, dynamic and self._has_choice(scene.prompt)))

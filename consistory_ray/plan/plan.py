@@ -25,6 +25,7 @@ from consistory_ray.plan.controls import identity as identity_of
 from consistory_ray.plan.drawing import Drawer, Take, scene_names
 from consistory_ray.plan.inputs import PlannedFile, PlannedPicture, planned_picture
 from consistory_ray.plan.loaded import ALONE, Loaded, planned_loading
+from consistory_ray.plan.sampling import refuse_sampling
 from consistory_ray.plan.stored_settings import refuse_other_settings
 from consistory_ray.plan.text_encoders import refuse_unreadable
 from consistory_ray.plan.words import NO_WORDS, Words, canonical, own_words, told, whole
@@ -179,7 +180,8 @@ def make_plan(job: RenderJob) -> Plan:
 
     Raises:
         JobError: two subjects would be the same individual, a stored one was made with other settings, words that were
-            drawn cannot be rendered, or the text encoders cannot read some of them.
+            drawn cannot be rendered, the text encoders cannot read some of them, or settings of the sampler do not go
+            together.
         CheckpointError: the model's own settings file cannot be used.
     """
     loaded = planned_loading(job)
@@ -187,6 +189,7 @@ def make_plan(job: RenderJob) -> Plan:
     drawer = Drawer(job)
     job = drawer.job
     settings = job.settings.for_model(job.model)
+    refuse_sampling(settings)
     identity = {"format": PLAN_FORMAT, "model": job.model, "settings": settings.to_dict()}
     if (revision := model_revision(job.model)) is not None:
         identity["revision"] = revision
@@ -206,9 +209,8 @@ def make_plan(job: RenderJob) -> Plan:
     refuse_unreadable(job.model, subjects)
     _refuse_twins(subjects)
     nets = tuple(net.model for net in job.controlnets)
-    settings_of_runs = job.settings.batch_size, job.settings.torch_dtype, job.config
-    others = nets, job.guess_mode, job.settings.png_level, loaded
-    return Plan(job.name, job.model, subjects, *settings_of_runs, *others)
+    batch_size, dtype, level = job.settings.batch_size, job.settings.torch_dtype, job.settings.png_level
+    return Plan(job.name, job.model, subjects, batch_size, dtype, job.config, nets, job.guess_mode, level, loaded)
 
 
 def _with(subject: SubjectPlan, loaded: Loaded) -> SubjectPlan:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from consistory_ray.concepts.compel_syntax import plain_text
 from consistory_ray.plan.words import own_words, whole
 
 if TYPE_CHECKING:
-    from consistory_ray.jobs.job import Subject
+    from consistory_ray.jobs.job import Anchor, GivenPicture, Scene, Subject
     from consistory_ray.plan.plan import SubjectPlan
 
 
@@ -66,7 +67,7 @@ class Said:
         shown_by = "pictures" if self.subject.pictures else "anchors"
         anchors = ((f"{shown_by}[{n}]", one, self.subject.caption) for n, one in enumerate(self.subject.shown_by))
         scenes = ((f"scenes[{n}]", one, self.subject.prompt) for n, one in enumerate(self.subject.scenes))
-        for entries in (anchors, scenes):
-            for place, entry, head in entries:
-                for name, text in whole(own_words(entry), head).to_dict().items():
-                    yield f"{place}.{name}", text
+        entries: Iterator[tuple[str, Anchor | GivenPicture | Scene, Callable[[str], str]]] = chain(anchors, scenes)
+        for place, entry, head in entries:
+            for name, text in whole(own_words(entry), head).to_dict().items():
+                yield f"{place}.{name}", text

@@ -4,18 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from consistory_ray.concepts.compel_syntax import INSTALL, SyntaxFault, compel_is_here, read_prompt
 from consistory_ray.errors import JobError, Problem
 from consistory_ray.guards.problems import MAX_PROBLEMS, shown
 from consistory_ray.plan.model_files import model_config
+from consistory_ray.plan.words import Words
+from consistory_ray.settings import MethodSettings
 
-if TYPE_CHECKING:
-    from consistory_ray.plan.plan import SubjectPlan
+
+class Picture(Protocol):
+    """A picture to make; :class:`~consistory_ray.plan.plan.Asset` is one."""
+
+    @property
+    def subject_id(self) -> str: ...
+    @property
+    def scene_id(self) -> str: ...
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def words(self) -> Words: ...
 
 
-def refuse_unreadable(model: str, subjects: Iterable[SubjectPlan]) -> None:
+class Planned(Protocol):
+    """A subject with its pictures; :class:`~consistory_ray.plan.plan.SubjectPlan` is one."""
+
+    @property
+    def settings(self) -> MethodSettings: ...
+    def assets(self) -> Iterator[Picture]: ...
+
+
+def refuse_unreadable(model: str, subjects: Iterable[Planned]) -> None:
     """Refuses prompts that compel cannot read where it is to read them, and layers that the text encoders do not have.
 
     Args:
@@ -31,7 +51,7 @@ def refuse_unreadable(model: str, subjects: Iterable[SubjectPlan]) -> None:
         raise JobError("the job cannot be planned: the text encoders cannot read it", problems)
 
 
-def _layers(model: str, subjects: Iterable[SubjectPlan]) -> Iterator[Problem]:
+def _layers(model: str, subjects: Iterable[Planned]) -> Iterator[Problem]:
     skipped = max((subject.settings.clip_skip or 0 for subject in subjects), default=0)
     if not skipped:
         return
@@ -44,7 +64,7 @@ def _layers(model: str, subjects: Iterable[SubjectPlan]) -> Iterator[Problem]:
         yield Problem("settings.clip_skip", str(skipped), fix)
 
 
-def _unreadable(subjects: Iterable[SubjectPlan]) -> Iterator[Problem]:
+def _unreadable(subjects: Iterable[Planned]) -> Iterator[Problem]:
     weighted = [subject for subject in subjects if subject.settings.prompt_syntax == "compel"]
     if weighted and not compel_is_here():
         yield Problem("settings.prompt_syntax", "compel", INSTALL)
@@ -60,7 +80,7 @@ def _unreadable(subjects: Iterable[SubjectPlan]) -> Iterator[Problem]:
             yield Problem(f"{where} {name}".strip(), shown(text), str(fault))
 
 
-def _texts(subjects: Iterable[SubjectPlan]) -> Iterator[tuple[str, str, str]]:
+def _texts(subjects: Iterable[Planned]) -> Iterator[tuple[str, str, str]]:
     """Where a text stands, what it is, and the text."""
     for subject in subjects:
         for name in ("negative_prompt", "negative_prompt_2"):

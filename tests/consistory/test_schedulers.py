@@ -6,16 +6,20 @@ import copy
 import inspect
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import rescale_noise_cfg
 from torch import Tensor
 
-from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline
+from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, Trace
+from consistory_ray.consistory.method.denoiser import rescaled
 from consistory_ray.consistory.method.latents import SchedulerSteps, SeededNoise, seeded_noise
 from consistory_ray.consistory.method.noise_levels import expected_levels, level_of, position_of, reference_kept
-from consistory_ray.consistory.method.steps import StepPlan
+from consistory_ray.consistory.method.steps import Pass, StepPlan
 from consistory_ray.consistory.models.schedules import model_schedule
+from consistory_ray.consistory.models.single_file import SingleFile, own_scheduler
 from consistory_ray.errors import InputError
 from consistory_ray.settings import MethodSettings, share_of
 from tests.consistory.conftest import make_diffusers_pipeline
@@ -159,6 +163,26 @@ def test_a_jump_along_the_right_prediction_is_the_noised_picture(name: str) -> N
     torch.testing.assert_close(shown, kept**0.5 * clean + (1 - kept) ** 0.5 * noise, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if "karras" not in name and "exponential" not in name])
+def test_models_without_signal_at_the_last_timestep_work_under_every_sampler(name: str) -> None:
+    """As the marker keys of single files say it."""
+    marked = own_scheduler(own(), SingleFile(v_prediction=True, zero_snr=True))
+    schedule, noise = model_schedule(marked, settings_of(name), CPU), noise_of(1, 2)
+    assert schedule.scheduler.config.prediction_type == "v_prediction"
+    assert schedule.scheduler.config.rescale_betas_zero_snr
+    assert schedule.timesteps[0] == 999 and schedule.kept[0] < 1e-6
+    assert schedule.levels is not None and schedule.levels[0] == 999
+    assert torch.isfinite(walked(schedule, noise)).all()
+
+
+def test_guidance_is_rescaled_as_in_diffusers_and_picture_by_picture() -> None:
+    guided, text = 3 * noise_of(1, 2, 3)(None), noise_of(4, 5, 6)(None)
+    found = rescaled(guided, text, 0.7)
+    torch.testing.assert_close(found, rescale_noise_cfg(guided, text, guidance_rescale=0.7))
+    torch.testing.assert_close(rescaled(guided[1:2], text[1:2], 0.7), found[1:2])
+    assert rescaled(guided, text, 0.0) is guided and float(found.std()) < 0.6 * float(guided.std())
+
+
 # Windows --------------------------------------------------------------------------------------------------------------
 
 
@@ -237,6 +261,39 @@ def test_vanilla_pictures_are_those_of_diffusers(tmp_path: Any, name: str) -> No
     assert float((found - expected).abs().max()) < 1e-4 * max(1.0, float(expected.abs().max()))
 
 
+def test_a_model_without_signal_at_the_last_timestep_as_in_diffusers(tmp_path: Any) -> None:
+    trailing = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"}
+    theirs = make_diffusers_pipeline(tmp_path, **trailing)
+    settings = MethodSettings(num_inference_steps=4, freeu=None, guidance_rescale=0.7)
+    found = ConsiStoryPipeline(theirs).render_vanilla(SCENE, [3], settings=settings, output_type="latent").images
+    latents, told = seeded_noise(3, (4, 16, 16))[None], {"guidance_scale": 5.0, "guidance_rescale": 0.7}
+    expected = theirs(SCENE, latents=latents, num_inference_steps=4, output_type="latent", **told).images
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_networks_that_take_the_guidance_as_an_input(tmp_path: Any) -> None:
+    theirs = make_diffusers_pipeline(tmp_path)
+    public = {name: value for name, value in theirs.unet.config.items() if not name.startswith("_")}
+    changed = UNet2DConditionModel.from_config({**public, "time_cond_proj_dim": 8})
+    with torch.no_grad():
+        changed.load_state_dict(theirs.unet.state_dict(), strict=False)
+        changed.time_embedding.cond_proj.weight.normal_(generator=torch.Generator().manual_seed(0))
+    theirs.register_modules(unet=changed.eval().requires_grad_(False))
+    pipe, found = ConsiStoryPipeline(theirs), []
+    for guidance in (8.0, 2.0):
+        settings = settings_of("euler", num_inference_steps=4, guidance_scale=guidance)
+        found.append(pipe.render_vanilla(SCENE, [3], settings=settings, output_type="latent").images)
+        theirs.scheduler = model_schedule(theirs.scheduler, settings, CPU).scheduler
+        latents = seeded_noise(3, (4, 16, 16))[None]
+        expected = theirs(
+            SCENE, latents=latents, num_inference_steps=4, guidance_scale=guidance, output_type="latent"
+        ).images
+        torch.testing.assert_close(found[-1], expected, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(found[0], found[1], atol=1e-2)
+    made = pipe.create_subject(["a cat"], "cat", [1], settings=settings_of("lcm given"), output_type="latent")
+    assert torch.isfinite(pipe.render(SCENE, made, [3], output_type="latent").images).all()
+
+
 @pytest.mark.parametrize("name", NOISY)
 def test_noise_is_the_pictures_own(pipe: ConsiStoryPipeline, name: str) -> None:
     settings = settings_of(name, num_inference_steps=4)
@@ -247,8 +304,16 @@ def test_noise_is_the_pictures_own(pipe: ConsiStoryPipeline, name: str) -> None:
         torch.testing.assert_close(alone[0], expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("profile", ["exact", "fast", "turbo"])
-@pytest.mark.parametrize("name", ["euler_a", "dpmpp_2m karras", "lcm given", "ddim trailing"])
+UNDER = [
+    ("euler_a", "exact"),
+    ("euler karras", "fast"),
+    ("dpmpp_2m karras", "fast"),
+    ("lcm given", "turbo"),
+    ("ddim trailing", "turbo"),
+]
+
+
+@pytest.mark.parametrize(("name", "profile"), UNDER)
 def test_the_method_under_a_sampler(pipe: ConsiStoryPipeline, tmp_path: Any, name: str, profile: str) -> None:
     settings = settings_of(name).with_profile(profile)
     made = pipe.create_subject(
@@ -261,6 +326,40 @@ def test_the_method_under_a_sampler(pipe: ConsiStoryPipeline, tmp_path: Any, nam
     taken = AnchorCache.load(tmp_path / "cache.safetensors")
     assert taken.levels == made.cache.levels is not None
     assert torch.equal(pipe.render(SCENE, taken, [3], output_type="latent").images, scene)
+
+
+@pytest.mark.parametrize("name", ["euler_a", "dpmpp_2m_sde", "dpmpp_2m karras"])
+def test_both_passes_see_the_same_noise_and_remember_the_same(pipe: ConsiStoryPipeline, name: str) -> None:
+    """Where injection changes nothing, and nothing is dropped, pass 2 goes where pass 1 went."""
+    quiet = {"injection_alpha": 0.0, "mask_dropout": 0.0, "num_inference_steps": 10}
+    trace, settings = Trace(), settings_of(name, **quiet)
+    pipe.create_subject(["a cat"], "cat", [1], settings=settings, output_type="latent", trace=trace)
+    fork = min(at.step for at in trace.latents if at.number == 2)
+    assert 0 < fork < 5
+    for step in range(fork, 10):
+        torch.testing.assert_close(trace.latents[Pass(2, step)], trace.latents[Pass(1, step)], rtol=1e-4, atol=1e-4)
+
+
+def test_a_subject_that_no_step_injects_is_told(pipe: ConsiStoryPipeline) -> None:
+    settings = MethodSettings(scheduler="lcm", timesteps=(999, 499), freeu=None)
+    with pytest.warns(UserWarning, match="none of the 2 steps is as noisy"):
+        made = pipe.create_subject(["a cat"], "cat", [1], settings=settings, output_type="latent")
+    assert any("881 to 661" in notice for notice in pipe.notices)
+    pipe.notices.clear()
+    assert torch.isfinite(pipe.render(SCENE, made, [3], output_type="latent").images).all()
+
+
+@pytest.mark.parametrize("name", ["euler karras", "lcm given"])
+def test_given_pictures_have_the_samplers_noise(pipe: ConsiStoryPipeline, name: str) -> None:
+    picture = np.full((32, 32, 3), 200, np.uint8)
+    picture[8:24, 8:24] = [200, 30, 30]
+    mask = np.zeros((32, 32), bool)
+    mask[8:24, 8:24] = True
+    settings = settings_of(name)
+    made = pipe.create_subject(["a cat"], "cat", [1], images=[picture], masks=[mask], settings=settings)
+    assert torch.isfinite(pipe.render(SCENE, made, [3], output_type="latent").images).all()
+    reads = StepPlan.from_settings(settings, made.cache.levels).reads
+    assert reads and all(made.cache.has(at, "shared") for at in reads)
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

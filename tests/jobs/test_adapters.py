@@ -116,6 +116,7 @@ def test_a_record_can_be_read_where_its_files_are_gone(folder: Path) -> None:
         ({"embeddings": [{"path": "mood.safetensors", "token": "a b"}]}, "embeddings[0].token", "one word"),
         ({"vae": "vae.pt"}, "vae", "pickled weights can run code"),
         ({"vae": "https://x.org/vae.safetensors"}, "vae", "models are not read from URLs"),
+        ({"vae": "miniature"}, "vae", "leave it out"),
         ({"revision": "v1"}, "revision", "only a model from the Hugging Face hub"),
         ({"model": "/models/xl", "revision": "v1"}, "revision", "only a model from the Hugging Face hub"),
         ({"model": "xl.safetensors", "variant": "fp16"}, "variant", "only a folder or a model from"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from consistory_ray.cli.app import app
+from consistory_ray.concepts.compel_syntax import compel_is_here
 from consistory_ray.errors import JobError
 from consistory_ray.jobs.job import RenderJob, Subject, load_job, parse_job
 from consistory_ray.plan.advice import job_notes
@@ -303,3 +305,12 @@ def test_advice_is_about_what_is_drawn() -> None:
     assert found["prompt-choice"].example == '"[c|d]"' and found["cut-prompt"].where == "moss long"
     loose = job("{a dragon|dragons} at sea", subject="", anchors=["a dragon"])
     assert all("{" not in text for one in job_notes(loose, make_plan(loose)).concepts for text in one.matched)
+
+
+@pytest.mark.skipif(not compel_is_here(), reason="compel is an extra")
+def test_draws_come_before_weights() -> None:
+    scenes = ["{(red)1.3|(blue)0.5} sky \\(night\\)", "in the snow"]
+    plan = make_plan(job(*scenes, subject="a {(dragon)1.2|(dragon)0.9}", settings={"prompt_syntax": "compel"}))
+    assert re.fullmatch(
+        r"a drawing of a \(dragon\)\S+ \((red|blue)\)\S+ sky \\\(night\\\)", plan.subjects[0].scenes[0].prompt
+    )

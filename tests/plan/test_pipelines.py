@@ -20,6 +20,7 @@ COUNTS = {  # subjects, anchors, scenes
     "own_character.yaml": (2, 4, 12),
     "prompts.csv": (2, 4, 5),
     "poses.yaml": (2, 4, 15),
+    "few_steps.yaml": (2, 4, 6),
     "dynamic.yaml": (1, 2, 16),
     "weighted_prompts.yaml": (2, 4, 6),
     "sdxl_gpus.yaml": (3, 6, 19),

@@ -175,7 +175,8 @@ def kept_signal(scheduler: Any) -> list[float]:
     sigmas = getattr(scheduler, "sigmas", None)
     if sigmas is not None:
         return [1 / (1 + float(sigma) ** 2) for sigma in sigmas[: len(scheduler.timesteps)].tolist()]
-    return [float(scheduler.alphas_cumprod[int(timestep)]) for timestep in scheduler.timesteps.tolist()]
+    table = scheduler.alphas_cumprod.tolist()  # an offset may lead beyond its end where there are as many steps
+    return [table[min(int(timestep), len(table) - 1)] for timestep in scheduler.timesteps.tolist()]
 
 
 def shrinks(scheduler: Any) -> bool:

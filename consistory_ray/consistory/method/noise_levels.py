@@ -69,6 +69,11 @@ def position_of(level: float) -> int:
     return min(max(math.floor(position + 0.5), 0), REFERENCE_STEPS - 1)
 
 
+def timestep_at(position: int) -> int:
+    """The timestep of a step of the reference schedule."""
+    return _FIRST - _SPACING * position
+
+
 def leading_timesteps(steps: int) -> list[int]:
     """Those of the reference schedule with so many steps."""
     return [step * (TIMESTEPS // steps) + 1 for step in reversed(range(steps))]

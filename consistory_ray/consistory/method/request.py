@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -62,7 +62,7 @@ class Batch:
             groups.setdefault(self.lengths[image] if self.lengths else 0, []).append(image)
         return [group[start : start + size] for group in groups.values() for start in range(0, len(group), size)]
 
-    def part(self, images: Sequence[int]) -> Batch:
+    def part(self, images: list[int]) -> Batch:
         """Some of the images, at least one, with columns for the tokens that their texts have."""
         columns = None if self.columns is None else self.columns[images]
         lengths = tuple(self.lengths[image] for image in images) if self.lengths else ()
@@ -75,7 +75,7 @@ class Batch:
         rows = [*range(len(self.prompts)), *[len(self.prompts) - 1] * (count - len(self.prompts))]
         return replace(self._rows(rows), fixed=True)
 
-    def _rows(self, rows: Sequence[int]) -> Batch:
+    def _rows(self, rows: list[int]) -> Batch:
         """These images in this order."""
 
         def of_rows(some: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, get_args
 
-from consistory_ray.consistory.method.noise_levels import REFERENCE_STEPS, expected_levels, position_of
+from consistory_ray.consistory.method.noise_levels import REFERENCE_STEPS, expected_levels, position_of, timestep_at
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.choices import CacheCodec, FirstPass, Scheduler, SigmaSchedule, TimestepSpacing
 from consistory_ray.guards.sampling import sampling_problems
@@ -160,6 +160,16 @@ class StepPlan:
     def ticks(self) -> int:
         """Steps of both passes together."""
         return self.steps + (0 if self.fork is None or self.first_pass != "full" else self.steps - self.fork)
+
+    def without_injection(self, settings: MethodSettings) -> str:
+        """What to say where injection is asked for and no step is as noisy as the reference steps of its window."""
+        if not settings.injection or self.injected or self.positions is None:
+            return ""
+        first, last = (share_of(REFERENCE_STEPS, share) for share in settings.injection_window)
+        return (
+            f"none of the {self.steps} steps is as noisy as those in which features are injected (timesteps "
+            f"{timestep_at(first)} to {timestep_at(last)} of SDXL): subjects are kept by shared attention alone"
+        )
 
     def blend_weight(self, step: int) -> float:
         """v of section 3.3: the share of the vanilla query at a step, 0 where nothing is blended."""

@@ -34,7 +34,7 @@ class Trace:
     """
 
     all_masks: bool = True
-    timesteps: list[int] = field(default_factory=list)
+    timesteps: list[float] = field(default_factory=list)
     token_positions: list[list[list[int]]] = field(default_factory=list)
     prompt_embeds: Tensor | None = None
     pooled: Tensor | None = None
@@ -47,7 +47,7 @@ class Trace:
     source_distance: Tensor | None = None
     injected: Tensor | None = None
 
-    def begin(self, request: Request, timesteps: Sequence[int]) -> None:
+    def begin(self, request: Request, timesteps: Sequence[float]) -> None:
         """A batch is about to be rendered."""
         conditioning = request.conditioning
         self.timesteps = list(timesteps)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from consistory_ray.consistory.method.conditioning import Conditioning, Rows
@@ -53,6 +56,28 @@ def encode_prompts(
     rows = Rows(2 if guided else 1, len(prompts))
     time_ids = torch.tensor([size_conditioning(settings)], dtype=dtype, device=device).expand(text.shape[0], -1)
     return Conditioning(rows, text.to(device, dtype), pooled.to(device, dtype), {"time_ids": time_ids})
+
+
+GUIDANCE = "guidance"
+"""What is told a network that takes the guidance as an input, in what else it is told: [rows, channels]."""
+
+
+def told_guidance(conditioning: Conditioning, guidance_scale: float, width: int) -> Conditioning:
+    """For networks that were distilled to take the guidance as an input (arXiv 2310.04378): one half does for them.
+
+    The embedding is that of diffusers: sines and cosines of a thousand times the guidance above 1.
+
+    Args:
+        conditioning: of the conditional half alone.
+        guidance_scale: the guidance.
+        width: of the embedding, ``time_cond_proj_dim`` of the UNet.
+    """
+    text, half = conditioning.text, width // 2
+    rates = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000.0) / (half - 1)))
+    angles = (guidance_scale - 1) * 1000.0 * rates
+    embedding = F.pad(torch.cat([angles.sin(), angles.cos()]), (0, width % 2))
+    rows = embedding.to(text.device, text.dtype).expand(text.shape[0], -1)
+    return replace(conditioning, extra={**conditioning.extra, GUIDANCE: rows})
 
 
 def size_conditioning(settings: MethodSettings) -> list[int]:

@@ -112,8 +112,8 @@ def added_words(pipe: Any) -> dict[str, list[str]]:
     """The words that the tokenizers were given beside their own, in the order of their tokens."""
     found: dict[str, list[str]] = {}
     for name in ("tokenizer", "tokenizer_2"):
-        tokenizer = getattr(pipe, name, None)
-        added = {} if tokenizer is None else tokenizer.get_added_vocab()
+        tokenizer: Any = getattr(pipe, name, None)
+        added: dict[str, int] = {} if tokenizer is None else tokenizer.get_added_vocab()
         words = [word for word, _ in sorted(added.items(), key=lambda each: int(each[1]))]
         special = set(tokenizer.all_special_tokens) if words else set()
         if kept := [word for word in words if word not in special]:

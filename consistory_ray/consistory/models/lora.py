@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffusers.utils import peft_utils
+from diffusers.utils.peft_utils import recurse_remove_peft_layers
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -37,7 +37,6 @@ from consistory_ray.errors import CheckpointError, InputError, Problem
 
 _METADATA = "lora_adapter_metadata"
 _ADAPTER = "fused"
-_remove_layers: Any = peft_utils.recurse_remove_peft_layers  # untyped itself
 
 
 @dataclass(frozen=True)
@@ -146,7 +145,7 @@ def fuse_loras(files: Sequence[LoRAFile], pipe: Any) -> None:
                     _merge(network, file, pairs)
 
 
-def _merge(network: Any, file: LoRAFile, pairs: Sequence[tuple[Pair, Target]]) -> None:
+def _merge(network: nn.Module, file: LoRAFile, pairs: Sequence[tuple[Pair, Target]]) -> None:
     from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -175,10 +174,11 @@ def _merge(network: Any, file: LoRAFile, pairs: Sequence[tuple[Pair, Target]]) -
     inject_adapter_in_model(config, network, adapter_name=_ADAPTER, low_cpu_mem_usage=True)
     set_peft_model_state_dict(network, weights, adapter_name=_ADAPTER, low_cpu_mem_usage=True)
     for path, layer in network.named_modules():
-        if isinstance(layer, BaseTunerLayer) and _ADAPTER in getattr(layer, "scaling", {}):
-            layer.scaling[_ADAPTER] = scales[path]
-            layer.merge(adapter_names=[_ADAPTER])
-    _remove_layers(network)
+        tuner: Any = layer if isinstance(layer, BaseTunerLayer) else None
+        if tuner is not None and _ADAPTER in getattr(tuner, "scaling", {}):
+            tuner.scaling[_ADAPTER] = scales[path]
+            tuner.merge(adapter_names=[_ADAPTER])
+    recurse_remove_peft_layers(network)  # type: ignore[no-untyped-call]
     if hasattr(network, "peft_config"):
         del network.peft_config
     for name, each in network.named_parameters():

@@ -16,8 +16,6 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from consistory_ray.adapters.lora_files import Pair, Part
 
-_UNET: Any = UNet2DConditionModel  # untyped itself
-
 PARTS: tuple[Part, ...] = ("unet", "text_encoder", "text_encoder_2")
 
 _RESNET = {
@@ -96,11 +94,10 @@ def _empty(part: Part, config: str) -> nn.Module:
     values = json.loads(config)
     with torch.device("meta"):
         if part == "unet":
-            network: nn.Module = _UNET.from_config(values)
-        else:
-            kind: Any = CLIPTextModel if part == "text_encoder" else CLIPTextModelWithProjection
-            network = kind(CLIPTextConfig(**values))
-    return network
+            unet: nn.Module = UNet2DConditionModel.from_config(values)
+            return unet
+        kind = CLIPTextModel if part == "text_encoder" else CLIPTextModelWithProjection
+        return kind(CLIPTextConfig(**values))
 
 
 def _plain_names(part: Part, path: str) -> tuple[str, str]:
@@ -108,7 +105,7 @@ def _plain_names(part: Part, path: str) -> tuple[str, str]:
     return name, name.replace(".", "_")
 
 
-def _original_names(found: Mapping[str, Target], unet: Any) -> dict[str, Target]:
+def _original_names(found: Mapping[str, Target], unet: nn.Module) -> dict[str, Target]:
     """The same modules as the original SDXL code calls them: blocks are numbered through from the first to the last."""
     per_block = {name: len(block.resnets) for name, block in unet.named_modules() if hasattr(block, "resnets")}
     names: dict[str, Target] = {}
@@ -119,7 +116,7 @@ def _original_names(found: Mapping[str, Target], unet: Any) -> dict[str, Target]
     return names
 
 
-def _original_name(path: str, per_block: Mapping[str, int], unet: Any) -> str | None:
+def _original_name(path: str, per_block: Mapping[str, int], unet: nn.Module) -> str | None:
     match = _BLOCK.match(path)
     if match is None:
         return None

@@ -64,15 +64,11 @@ def unet_problems(unet: Config, first_encoder: Config | None, second_encoder: Co
     """What a UNet's configuration says against a model, beside those of its text encoders where they are known."""
     kind = _CHANNELS.get(unet.get("in_channels", 4))
     note = f": this is a model for {kind}" if kind else ""
-    guided = (
-        "must be None: models that were distilled to take the guidance as an input, such as LCM-SDXL, do not work yet"
-    )
     checks: list[tuple[str, Any, str]] = [
         ("addition_embed_type", "text_time", ""),
         ("class_embed_type", None, ""),
         ("num_class_embeds", None, ""),
         ("encoder_hid_dim_type", None, "must be None: IP-Adapters and other encoders do not work yet, unload them"),
-        ("time_cond_proj_dim", None, guided),
         ("center_input_sample", False, ""),
         ("dual_cross_attention", False, ""),
         ("in_channels", unet.get("out_channels", 4), f"must be {unet.get('out_channels', 4)!r}{note}"),

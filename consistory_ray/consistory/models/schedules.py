@@ -18,7 +18,7 @@ from diffusers.schedulers.scheduling_lcm import LCMScheduler
 from diffusers.schedulers.scheduling_tcd import TCDScheduler
 from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
-from consistory_ray.consistory.method.latents import SchedulerSteps, draws, kept_signal
+from consistory_ray.consistory.method.latents import RANDOM, SchedulerSteps, draws, kept_signal
 from consistory_ray.consistory.method.noise_levels import is_reference, leading_timesteps, level_of
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.settings import MethodSettings
@@ -38,7 +38,7 @@ _NO_PICTURES = (EulerDiscreteScheduler, EulerAncestralDiscreteScheduler)
 _NEAR = 2.0  # timesteps: how far rounding and offsets put them apart
 
 
-class TimestepDDIM(DDIMScheduler):  # type: ignore[misc]
+class TimestepDDIM(DDIMScheduler):  # type: ignore[misc,unused-ignore]
     """DDIM through timesteps that need not be evenly spaced: each step goes to the next of them."""
 
     def set_timesteps(
@@ -63,7 +63,8 @@ class TimestepDDIM(DDIMScheduler):  # type: ignore[misc]
     ) -> Any:
         """See ``DDIMScheduler``, which takes the next timestep to be ``num_train // num_inference_steps`` below."""
         following = next(each for each in self._following if each < int(timestep))
-        self.num_inference_steps = Fraction(self.config.num_train_timesteps, int(timestep) - following)
+        trained: int = self.config["num_train_timesteps"]
+        self.num_inference_steps: Any = Fraction(trained, int(timestep) - following)
         drawn = generator, variance_noise, return_dict
         return super().step(model_output, int(timestep), sample, eta, use_clipped_model_output, *drawn)
 
@@ -100,9 +101,18 @@ def _scheduler(own: Any, settings: MethodSettings, device: torch.device) -> Any:
         fix = f"it calls the network {len(scheduler.timesteps)} times in {expected} steps: use another sampler"
         problem = Problem("scheduler", f"{settings.scheduler} ({type(scheduler).__name__})", fix)
         raise InputError("this sampler makes more than one call a step", [problem])
+    if any(part in type(scheduler).__name__ for part in RANDOM) and not _lets_noise_be_given(scheduler):
+        fix = (
+            "use dpmpp_2m_sde: this one draws one noise for the whole batch, pictures would depend on their neighbours"
+        )
+        raise InputError("this sampler cannot be used", [Problem("scheduler", type(scheduler).__name__, fix)])
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)
     return scheduler
+
+
+def _lets_noise_be_given(scheduler: Any) -> bool:
+    return bool({"generator", "variance_noise"} & inspect.signature(scheduler.step).parameters.keys())
 
 
 def _built(own: Any, settings: MethodSettings) -> Any:
@@ -119,7 +129,9 @@ def _built(own: Any, settings: MethodSettings) -> Any:
     if settings.scheduler == "model":
         return type(own).from_config(own.config, **_accepted(type(own), changes)) if changes else copy.deepcopy(own)
     kind, fixed = _SAMPLERS[settings.scheduler]
-    return kind.from_config(own.config, **_accepted(kind, changes), **fixed)
+    known = inspect.signature(kind.__init__).parameters
+    config = {name: value for name, value in own.config.items() if name in known or name.startswith("_")}
+    return kind.from_config(config, **_accepted(kind, changes), **fixed)
 
 
 def _accepted(kind: Any, changes: Mapping[str, object]) -> dict[str, object]:
@@ -131,9 +143,9 @@ def _accepted(kind: Any, changes: Mapping[str, object]) -> dict[str, object]:
     known = inspect.signature(kind.__init__).parameters
     lacking = {name for name, value in changes.items() if name not in known and value is not False}
     if lacking:
-        fixes = {True: "leave it out: the model's own scheduler, {}, has no such thing"}
-        names = ["timestep_spacing" if name == "timestep_spacing" else "sigma_schedule" for name in sorted(lacking)]
-        problems = [Problem(name, "", fixes[True].format(kind.__name__)) for name in names]
+        fix = f"leave it out: {kind.__name__} has no such thing"
+        named = {"timestep_spacing" if name == "timestep_spacing" else "sigma_schedule" for name in lacking}
+        problems = [Problem(name, str(changes.get(name, "")), fix) for name in sorted(named)]
         raise InputError("the sampler cannot make these steps", problems)
     return {name: value for name, value in changes.items() if name in known}
 
@@ -162,7 +174,7 @@ def _set_timesteps(scheduler: Any, settings: MethodSettings, device: torch.devic
 
 def _levels(scheduler: Any, settings: MethodSettings) -> tuple[float, ...] | None:
     """See :class:`~consistory_ray.consistory.method.latents.Schedule`: DDIM as it was is the reference."""
-    levels = tuple(level_of(kept) for kept in kept_signal(scheduler))
+    levels = tuple(round(level_of(kept), 2) for kept in kept_signal(scheduler))  # what is equally near stays so
     reference = leading_timesteps(len(levels))
     near = all(abs(level - timestep) <= _NEAR for level, timestep in zip(levels, reference, strict=True))
     return None if near and is_reference(settings) and type(scheduler) is DDIMScheduler else levels
@@ -191,11 +203,11 @@ def scheduler_notice(scheduler: Any) -> str:
     name, config = type(scheduler).__name__, scheduler.config
     if draws(scheduler, 0.0) or name in ("LCMScheduler", "TCDScheduler"):
         why = "draws new noise at every step" if name != "TCDScheduler" else "is for distilled models"
-    elif str(config.get("timestep_spacing", "leading")) == "trailing":
+    elif any(config.get(flag) for flag in _SPACED.values()):
         why = "goes through other noise levels"
     else:
         return ""
     return (
-        f"pictures are sampled by DDIM on the noise schedule of the model, whose own scheduler, {name}, {why}: "
-        "scheduler: model takes it"
+        "unless the settings name another scheduler, pictures are sampled by DDIM on the noise schedule of the model, "
+        f"whose own, {name}, {why}: scheduler: model takes it"
     )

@@ -19,7 +19,7 @@ from consistory_ray.consistory.models.control import Control, controlnets_in_use
 from consistory_ray.consistory.models.controlnet_checks import mode_names
 from consistory_ray.consistory.models.controlnets import check_controlnets
 from consistory_ray.consistory.models.decoding import decode_latents, encode_pictures
-from consistory_ray.consistory.models.encoding import encode_prompts, weighted_lengths
+from consistory_ray.consistory.models.encoding import encode_prompts, told_guidance, weighted_lengths
 from consistory_ray.consistory.models.fingerprint import Moment, network_fingerprint
 from consistory_ray.consistory.models.hooks import UNetHooks, execution_device, offloaded_again
 from consistory_ray.consistory.models.identity import pipeline_fingerprint
@@ -137,7 +137,12 @@ class SDXL:
         negatives: Sequence[str | None] = (),
     ) -> Conditioning:
         """See :func:`~consistory_ray.consistory.models.encoding.encode_prompts`."""
-        return encode_prompts(self.pipe, prompts, prompts_2, negatives, settings, self.device)
+        width = getattr(self.pipe.unet.config, "time_cond_proj_dim", None)
+        if width is None:
+            return encode_prompts(self.pipe, prompts, prompts_2, negatives, settings, self.device)
+        alone = settings.replace(guidance_scale=1.0)
+        conditioning = encode_prompts(self.pipe, prompts, prompts_2, negatives, alone, self.device)
+        return told_guidance(conditioning, settings.guidance_scale, width)
 
     def text_lengths(
         self,

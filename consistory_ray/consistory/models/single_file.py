@@ -105,7 +105,7 @@ def _problems(path: Path, keys: set[str], shapes: Mapping[str, Any], metadata: M
         problems.append(Problem(f"{where}: {_FIRST}", f"{channels} channels", f"this is {kind}: {_FIX}"))
     if _GUIDANCE in keys:
         problems.append(
-            Problem(f"{where}: {_GUIDANCE}", "", f"models that take the guidance as an input do not work yet: {_FIX}")
+            Problem(f"{where}: {_GUIDANCE}", "", "this model takes the guidance as an input: give its folder or hub id")
         )
     for part, prefix in _PARTS.items():
         if not any(key.startswith(prefix) for key in keys):

@@ -27,6 +27,7 @@ from consistory_ray.consistory.method.compiling import many_graphs
 from consistory_ray.consistory.method.conditioning import Conditioning
 from consistory_ray.consistory.method.layout import Layer
 from consistory_ray.consistory.method.tap import Tap
+from consistory_ray.consistory.models.encoding import GUIDANCE
 from consistory_ray.consistory.models.hooks import UNetHooks
 from consistory_ray.consistory.models.sdxl_layout import read_layers
 from consistory_ray.settings import FreeU
@@ -94,7 +95,8 @@ class SplitUNet:
         unet = self.unet
         sample = self._hooks.before(sample)
         added = {"text_embeds": conditioning.pooled, **conditioning.extra}
-        embedding = unet.time_embedding(unet.get_time_embed(sample=sample, timestep=timestep))
+        told = conditioning.extra.get(GUIDANCE)
+        embedding = unet.time_embedding(unet.get_time_embed(sample=sample, timestep=timestep), told)
         embedding = embedding + unet.get_aug_embed(
             emb=embedding, encoder_hidden_states=conditioning.text, added_cond_kwargs=added
         )

@@ -100,7 +100,8 @@ def adapters_of(loaded: Loaded) -> dict[str, Any]:
     Raises:
         CheckpointError: a file here is another one than when the job was read.
     """
-    for field, adapters in (("loras", loaded.loras), ("embeddings", loaded.embeddings)):
+    named: dict[str, tuple[Any, ...]] = {"loras": loaded.loras, "embeddings": loaded.embeddings}
+    for field, adapters in named.items():
         for index, one in enumerate(adapters):
             found = file_digest(one.path)
             if found not in (None, one.content):
@@ -311,7 +312,7 @@ class ConsiStoryRenderer:
             torch.cuda.synchronize(self._pipeline.device)
 
 
-def _words_of(assets: Sequence[Asset]) -> dict[str, list[str | None]]:
+def _words_of(assets: Sequence[Asset]) -> dict[str, Any]:
     """What pictures are told besides their prompts, as the pipeline takes it."""
     return {
         "prompts_2": [asset.words.prompt_2 for asset in assets],

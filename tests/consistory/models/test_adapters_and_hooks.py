@@ -297,7 +297,6 @@ BYPASSED: dict[str, tuple[Callable[[Any], object], str]] = {
     ),
     "IP-Adapter": (lambda unet: unet.register_to_config(encoder_hid_dim_type="ip_image_proj"), "IP-Adapter"),
     "inpainting": (lambda unet: unet.register_to_config(in_channels=9), "inpainting"),
-    "guidance embedding": (lambda unet: unet.register_to_config(time_cond_proj_dim=256), "LCM-SDXL"),
 }
 
 

@@ -86,7 +86,6 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "inpainting UNet": (edit("unet/config.json", in_channels=9), "inpainting"),
     "instruct-pix2pix": (edit("unet/config.json", in_channels=8), "instruct-pix2pix"),
     "ControlNet": (edit("model_index.json", controlnet=["diffusers", "ControlNetModel"]), "this network is not used"),
-    "LCM": (edit("unet/config.json", time_cond_proj_dim=256), "LCM-SDXL"),
     "Playground v2.5": (scheduler("EDMDPMSolverMultistepScheduler", sigma_data=0.5), "EDM"),
     "Playground v2.5 with Euler": (scheduler("EDMEulerScheduler"), "EDM"),
     "flow matching": (scheduler("FlowMatchEulerDiscreteScheduler", shift=3.0), "flow-matching"),
@@ -114,7 +113,7 @@ def test_folders_are_refused_before_their_weights_are_read(folder: Path, tmp_pat
     assert caught.value.problems, "field, value and fix are named"
 
 
-@pytest.mark.parametrize("kind", ["refiner", "refiner's UNet", "LCM", "Playground v2.5"])
+@pytest.mark.parametrize("kind", ["refiner", "refiner's UNet", "Playground v2.5"])
 def test_hub_models_are_refused_before_their_weights_are_fetched(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
