@@ -49,7 +49,8 @@ def render_scenes(
     parts = batch.parts(size)
     grids, levels = backbone.grids(*batch.latents.shape[-2:]), backbone.schedule(settings).levels
     tick = ticker(watch.progress, StepPlan.from_settings(settings, levels).ticks * len(parts))
-    results, stopped = [], dict[int, str]()
+    results: list[PassResult] = []
+    stopped: dict[int, str] = {}
     with backbone.in_use(), watch.following(settings) as after_step:
         with backbone.installed(settings.freeu) as network:
             for number, images_of_part in enumerate(parts):

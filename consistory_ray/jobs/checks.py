@@ -291,7 +291,8 @@ def _scene_id_findings(scenes: list[Entry]) -> Iterator[Finding]:
     """Explicit ids must differ, also from the ids ``x-0``, ``x-1``, … that a scene ``x`` with a count expands to."""
     single: dict[str, int] = {}
     counted: dict[str, tuple[int, int]] = {}
-    named = [(index, name, _count(scene)) for index, scene in scenes if (name := _string(scene, "id"))]
+    mappings = [(index, scene) for index, scene in scenes if not isinstance(scene, (str, int))]
+    named = [(index, name, _count(scene)) for index, scene in mappings if (name := _string(scene, "id"))]
     for index, name, count in named:
         key = name.lower()
         other = single.get(key) if count == 1 else counted.get(key, (None, 0))[0]
@@ -316,9 +317,10 @@ def _seed_findings(scenes: list[Entry]) -> Iterator[Finding]:
     """Two scenes with the same words and one control need different seeds, or they would be the same picture twice."""
     ranges: dict[tuple[str, ...], list[tuple[int, int, int]]] = {}
     for index, scene in scenes:
-        seed, count = _get(scene, "seed"), _count(scene)
+        seed = _get(scene, "seed")
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             continue
+        count = _count(scene)
         if seed <= MAX_SEED < seed + count - 1:
             fix = f"seeds count up from here and must stay below {MAX_SEED + 1}"
             yield Finding(("scenes", index, "seed"), seed, fix)
@@ -344,7 +346,9 @@ def _seed_findings(scenes: list[Entry]) -> Iterator[Finding]:
 
 
 def _get(item: Any, name: str) -> Any:
-    return item.get(name) if isinstance(item, dict) else None if isinstance(item, str) else getattr(item, name, None)
+    if isinstance(item, dict):
+        return item.get(name)
+    return None if isinstance(item, (str, int)) else getattr(item, name, None)
 
 
 def _has(item: Any, name: str) -> bool:
@@ -369,6 +373,8 @@ def _prompt(item: Any) -> str:
 
 
 def _count(scene: Any) -> int:
+    if isinstance(scene, (str, int)):
+        return 1
     count = _get(scene, "count")
     return count if isinstance(count, int) and count > 0 else 1
 

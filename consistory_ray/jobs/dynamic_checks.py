@@ -99,6 +99,8 @@ def _size_findings(job: Any, lists: Lists) -> Iterator[Finding]:
         dynamic = is_dynamic(job, subject)
         poses = max(1, sum(1 for _ in _items(subject, "poses")))
         for index, scene in _items(subject, "scenes"):
+            if not dynamic and isinstance(scene, (str, int)):
+                continue
             loc = ("subjects", number, "scenes", index, "expand")
             every = _get(scene, "expand") == "all"
             if every and not dynamic:
