@@ -122,14 +122,10 @@ def digest_of(file: Path) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _digest(path: str, *_state: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _hashed(file)
-
-
-def _hashed(file: Any) -> str:
     digest = hashlib.sha256()
-    while block := file.read(_BLOCK):
-        digest.update(block)
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
     return digest.hexdigest()
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from jsonschema import Draft202012Validator
 from PIL import Image
+from safetensors.torch import save_file
 
 from consistory_ray.jobs.job import RenderJob, load_job
 from consistory_ray.jobs.stored_subjects import describe_subject, subject_file
@@ -21,6 +24,7 @@ from consistory_ray.plan.plan import make_plan
 from tests.pictures.making import disc, encoded, gradient
 
 ROOT = Path(__file__).parents[2]
+BUNDLED_LORA = ROOT / "consistory_ray" / "miniature" / "loras" / "blueprint.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +66,13 @@ def test_examples_are_jobs_and_keep_to_the_schema(
         (tmp_path / name).write_bytes(
             encoded(Image.fromarray(disc()) if "mask" in name or "sitting" in name else gradient(), kind)
         )
+    (tmp_path / "wildcards").mkdir()
+    (tmp_path / "wildcards" / "places.txt").write_text("in space\nat sunset\n")
+    (tmp_path / "loras").mkdir()
+    for name in ("watercolour", "moss"):
+        shutil.copy(BUNDLED_LORA, tmp_path / "loras" / f"{name}.safetensors")
+    vectors = {"clip_l": torch.zeros(1, 768), "clip_g": torch.zeros(1, 1280)}
+    save_file(vectors, tmp_path / "loras" / "mood.safetensors")
     schema = Draft202012Validator(RenderJob.model_json_schema())
     found = []
     for number, (language, text) in enumerate(script.examples((ROOT / "docs" / "job-file.md").read_text())):
@@ -82,6 +93,8 @@ def test_examples_are_jobs_and_keep_to_the_schema(
         ("json", 2, 1),
         ("yaml", 2, 2),  # of given pictures
         ("yaml", 4, 7),  # of poses and hints
+        ("yaml", 2, 1),  # of LoRAs and an embedding
+        ("yaml", 2, 24),  # drawn
         ("yaml", 0, 2),  # its anchors are there already
         ("yaml", 0, 5),  # and those of another run's
         ("csv", 4, 3),

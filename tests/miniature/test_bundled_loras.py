@@ -35,9 +35,9 @@ def sampled(*names: str) -> np.ndarray:
     """Pictures of the captions in 4 steps without guidance."""
     pipe: Any = open_pipeline(WEIGHTS)
     for name in names:
-        pipe.load_lora_weights(str(LORAS / f"{name}.safetensors"), adapter_name=name)
-    if names:
-        pipe.set_adapters(list(names))
+        pipe.load_lora_weights(str(LORAS / f"{name}.safetensors"))
+        pipe.fuse_lora()
+        pipe.unload_lora_weights()
     latents = Sampler(pipe).path(path_noise([1, 2]), CAPTIONS, trailing(4))[:, -1]
     with torch.no_grad():
         pictures = pipe.vae.decode(latents / pipe.vae.config.scaling_factor).sample

@@ -67,7 +67,7 @@ def load_networks(
         if library is None or kind is None:
             continue
         found = variants(folder / name)
-        variant = wanted if wanted in found else chosen_variant(found, dtype)
+        variant = wanted if wanted is not None and wanted in found else chosen_variant(found, dtype)
         _log.info("%s: reading the %s files in %s", name, variant or "plain", folder / name)
         loader: Any = getattr(importlib.import_module(library), kind)
         argument = DTYPE_ARGUMENT if library == "diffusers" else "dtype"

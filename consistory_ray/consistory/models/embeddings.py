@@ -88,8 +88,8 @@ def refuse_wrong_widths(files: Sequence[EmbeddingFile], widths: Mapping[Encoder,
     for file in files:
         where, path = f"{file.where}.path", file.embedding.path
         for key, (encoder, _, width) in file.tensors.items():
-            fitting = there if encoder is None else {encoder: widths[encoder]}
-            if width not in fitting.values():
+            fitting: list[int | None] = [*there.values()] if encoder is None else [widths[encoder]]
+            if width not in fitting:
                 wanted = " and ".join(f"{_WORDS[name]} {number}" for name, number in there.items())
                 fix = f"{key} has vectors of width {width}; this model reads others: {wanted}"
                 raise unusable(where, path, fix, "the embedding does not fit the model")
@@ -107,8 +107,10 @@ def add_embeddings(files: Sequence[EmbeddingFile], pipe: Any) -> None:
             that the model knows.
     """
     encoders = [name for name in _TOKENIZERS if getattr(pipe, name, None) is not None]
-    widths: dict[Encoder, int | None] = dict.fromkeys(_TOKENIZERS, 0)
-    widths |= {name: int(getattr(pipe, name).get_input_embeddings().weight.shape[1]) for name in encoders}
+    widths: dict[Encoder, int | None] = {
+        name: int(getattr(pipe, name).get_input_embeddings().weight.shape[1]) if name in encoders else 0
+        for name in _TOKENIZERS
+    }
     refuse_wrong_widths(files, widths)
     vectors: dict[str, dict[Encoder, Tensor]] = {}
     first: dict[str, EmbeddingFile] = {}

@@ -275,11 +275,11 @@ def test_only_the_files_that_are_read_are_fetched(
     hub_cache(folder, tmp_path, monkeypatch)
     variants: list[str | None] = []
 
-    def download(name: str, *, variant: str | None, use_safetensors: bool) -> Path:
+    def download(name: str, *, variant: str | None, use_safetensors: bool, revision: str | None) -> Path:
         variants.append(variant)
         if variant not in there:
             raise OSError(f"no files of the variant {variant}")
-        assert use_safetensors
+        assert use_safetensors and revision is None
         return folder
 
     monkeypatch.setattr(checkpoints._PIPELINE, "download", download)

@@ -106,7 +106,7 @@ def test_nothing_is_loaded_for_a_net_that_cannot_be_used(tmp_path: Path, monkeyp
     def fail(*_: Any, **__: Any) -> Any:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("consistory_ray.consistory.pipeline.load_checkpoint", fail)
+    monkeypatch.setattr("consistory_ray.consistory.pipeline.load_model", fail)
     given = {
         with_config(tmp_path / "sd15", SD15): "made for Stable Diffusion 1",
         with_config(tmp_path / "adapter", {"_class_name": "T2IAdapter"}): "adapters act inside",

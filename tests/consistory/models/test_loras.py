@@ -13,7 +13,7 @@ from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from consistory_ray.adapters import LoRA
+from consistory_ray.adapters import LoRA, adapter_file, bundled_loras
 from consistory_ray.consistory import ConsiStoryPipeline
 from consistory_ray.consistory.models import loading
 from consistory_ray.errors import InputError
@@ -321,3 +321,13 @@ def test_a_lora_in_half_precision(base: Path, tmp_path: Path, diffusers_pipe: St
     down, up = (halves[f"{PROJ}.lora_{name}.weight"].float() for name in ("down", "up"))
     wanted = diffusers_pipe.unet.up_blocks[0].attentions[0].proj_in.weight + ALPHA / RANK * up @ down
     assert weight.dtype == torch.float32 and torch.allclose(weight, wanted, atol=1e-5)
+
+
+def test_a_bundled_lora_is_of_the_bundled_model() -> None:
+    name = "miniature/distilled-8"
+    assert name in bundled_loras()
+    plain, loaded = (ConsiStoryPipeline.from_pretrained(loras=given, device="cpu") for given in ((), (name,)))
+    before = plain.pipe.unet.state_dict()
+    changed = [key for key, each in loaded.pipe.unet.state_dict().items() if not torch.equal(each, before[key])]
+    assert len(changed) == len(load_file(adapter_file("loras", name) or "")) // 2
+    assert loaded.fingerprint != plain.fingerprint

@@ -14,7 +14,7 @@ from PIL import Image
 
 from consistory_ray.consistory.cache.anchor_cache import AnchorCache
 from consistory_ray.consistory.cache.residence import PlacedCache
-from consistory_ray.consistory.models import sdxl
+from consistory_ray.consistory.models import identity
 from consistory_ray.consistory.models.fingerprint import model_fingerprint
 from consistory_ray.engine.inputs import copy_inputs
 from consistory_ray.engine.rendering import MadeSubject, RendererSpec
@@ -197,7 +197,7 @@ def test_a_worker_computes_its_models_fingerprint_once(monkeypatch: pytest.Monke
         computed.append(pipe)
         return model_fingerprint(pipe)
 
-    monkeypatch.setattr(sdxl, "model_fingerprint", counted)
+    monkeypatch.setattr(identity, "model_fingerprint", counted)
     renderer, plan = ConsiStoryRenderer(RendererSpec("miniature", "cpu", "auto", 1)), dragon({"num_inference_steps": 2})
     cache = renderer.load_cache(renderer.make_subject(plan).cache_buffer)
     for scene in plan.scenes:
