@@ -109,6 +109,11 @@ SCHEDULES: Mapping[str, Schedule] = {
     ),
     "euler_25": Schedule("Euler, 25", {"num_inference_steps": 25, "scheduler": "euler"}),
     "euler_a_25": Schedule("Euler ancestral, 25", {"num_inference_steps": 25, "scheduler": "euler_a"}),
+    "blueprint_20": Schedule(
+        "blueprint, 20",
+        {"num_inference_steps": 20, "scheduler": "dpmpp_2m", "sigma_schedule": "karras"},
+        ("miniature/blueprint",),
+    ),
     "distilled_8": _distilled(*EIGHT, injection_window=(0.1, 0.4)),
     "distilled_8_default": _distilled(*EIGHT),
     "distilled_4": _distilled(*FOUR, injection_window=(0.1, 0.5)),
