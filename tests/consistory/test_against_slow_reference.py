@@ -62,8 +62,8 @@ CASES = [
     Case("two_concepts", anchors=("a cat with a red hat", "a cat in bed"), concepts=("cat", "red hat"), settings=STEPS),
     # no step to blend at but step 0
     Case("concept_twice_six_steps", anchors=("a cat and a cat", "the cat in bed"), settings={"num_inference_steps": 6}),
-    # blends at steps 0 to 2, and drops the maps of the first step; noise 1 has two equally near tokens, which processors
-    # without AVX-512 choose between otherwise in either implementation
+    # blends at steps 0 to 2, and drops the maps of the first step; of noise 1 two tokens are equally near, and which is
+    # taken depends on how a processor rounds
     Case("twenty_one_steps", size=(24, 24), settings={"num_inference_steps": 21}, noise=2),
 ]
 
