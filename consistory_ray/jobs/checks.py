@@ -277,7 +277,8 @@ def _pose_findings(subject: Any) -> Iterator[Finding]:
 
 def _content_of_words(entry: Any) -> str:
     """All that a picture is told besides its prompt, as text."""
-    return repr([_get(entry, name) for name in ("prompt_2", "negative_prompt")])
+    given = [_get(entry, name) for name in ("prompt_2", "negative_prompt")]
+    return "" if given == [None, None] else repr(given)
 
 
 def _content(control: Any) -> str:

@@ -262,13 +262,15 @@ def scene_names(takes: Sequence[Take], words: Sequence[Sequence[str] | None]) ->
     given = [numbered(take.id, take.count) if take.id else None for take in takes]
     wanted: list[Wanted] = []
     for take, texts in zip(takes, words, strict=True):
+        if take.id:
+            continue
         own = scene_words(take.scene, take.prompt)
-        if not take.id and texts is not None:
+        if texts is not None:
             marks = [f"-{number}" for number in range(take.count)] if take.count > 1 else [""]
             wanted += [
                 Wanted(f"{_scene_slug(text)}{mark}", f"{own}{mark}") for text, mark in zip(texts, marks, strict=True)
             ]
-        elif not take.id:
+        else:
             wanted.append(Wanted(_scene_slug(take.prompt), own, take.count))
     names = iter(distinct_names(wanted, [name for names in given if names for name in names]))
     return [

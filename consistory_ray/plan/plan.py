@@ -386,7 +386,7 @@ def _plan_scenes(
         numbers, words = iter(known), list(map(drawer.words, takes, known))
     for take, ids, its_seeds, drawn in zip(takes, scene_names(takes, words), numbers, words, strict=True):
         others = whole(own_words(take.scene), subject.prompt)
-        texts = [subject.prompt(text) for text in ((take.prompt,) if drawn is None else drawn)]
+        texts = [subject.prompt(take.prompt)] if drawn is None else [subject.prompt(text) for text in drawn]
         for scene_id, number, controls in in_poses(ids, take.control, subject.poses):
             seed, control, text = its_seeds[number], led(controls), texts[0 if drawn is None else number]
             asset_id, path = scene_asset_id(key, text, seed, control, others), f"images/{name}/{scene_id}.png"

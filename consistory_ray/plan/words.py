@@ -35,7 +35,9 @@ NO_WORDS = Words()
 
 def own_words(entry: Anchor | GivenPicture | Scene) -> Words:
     """What a picture is told besides its prompt, as it stands in the job."""
-    return NO_WORDS if isinstance(entry, GivenPicture) else Words(entry.prompt_2, entry.negative_prompt)
+    if isinstance(entry, GivenPicture) or (entry.prompt_2 is None and entry.negative_prompt is None):
+        return NO_WORDS
+    return Words(entry.prompt_2, entry.negative_prompt)
 
 
 def whole(words: Words, head: Callable[[str], str]) -> Words:
@@ -45,7 +47,7 @@ def whole(words: Words, head: Callable[[str], str]) -> Words:
 
 def told(words: Words) -> list[dict[str, str]]:
     """Words as they enter ids: nothing where there are none, so that what had none keeps its id."""
-    return [found] if (found := words.to_dict()) else []
+    return [] if words is NO_WORDS or not (found := words.to_dict()) else [found]
 
 
 def scene_words(scene: Scene, prompt: str | None = None) -> str:
@@ -56,5 +58,7 @@ def scene_words(scene: Scene, prompt: str | None = None) -> str:
         prompt: in place of its own.
     """
     text = scene.prompt if prompt is None else prompt
+    if scene.prompt_2 is None and scene.negative_prompt is None:
+        return text
     others = told(own_words(scene))
     return canonical([text, *others]) if others else text
