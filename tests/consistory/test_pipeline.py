@@ -358,7 +358,7 @@ def test_the_pipeline_is_left_as_found(
     ("arguments", "named"),
     [
         ({"seeds": [1]}, "seeds: give one per prompt"),
-        ({"seeds": None}, "seeds: give 2 seeds, or latents"),
+        ({"seeds": None}, "seeds: give 2 seeds, a generator, or latents"),
         ({"seeds": [1, -1]}, "seeds[1]"),
         ({"prompts": "a cat"}, "prompts: give a list"),
         ({"prompts": []}, "prompts: give a list"),
@@ -370,7 +370,7 @@ def test_the_pipeline_is_left_as_found(
         ({"freeu": (1.0, 2.0)}, "freeu"),
         ({"settings": MethodSettings(injection_window=(0.5, 0.1))}, "injection_window"),
         ({"num_inference_step": 5}, "num_inference_step: did you mean num_inference_steps?"),
-        ({"zebra": 5}, "zebra: there are num_inference_steps"),
+        ({"kkkkk": 5}, "kkkkk: there are num_inference_steps"),
     ],
 )
 def test_bad_arguments_are_named(pipe: ConsiStoryPipeline, arguments: dict[str, Any], named: str) -> None:
