@@ -16,9 +16,9 @@ from consistory_ray.concepts.compel_syntax import plain_text
 from consistory_ray.concepts.matching import find_concepts, mentions, stands
 from consistory_ray.errors import Problem
 from consistory_ray.guards.problems import FIXES, Loc, shown
+from consistory_ray.jobs.fields import MAX_TEXT, Entry, entries, field, text_field
 
 MAX_SEED = 2**63 - 1
-MAX_TEXT = 4_000
 MAX_PICTURES = 2_000_000
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -27,9 +27,6 @@ _MOST = {"concept": 16, "anchors": 64, "pictures": 8}
 _TOLD = 20
 _COUNTED = re.compile(r"(.+)-(0|[1-9][0-9]{0,6})")
 _ANCHOR_ID = re.compile(r"anchor-[0-9]+", re.IGNORECASE)
-
-Entry = tuple[int, Any]
-
 
 MISSING: Any = object()
 """The value of a finding about a key that has to be there."""
@@ -113,10 +110,10 @@ def scene_head(style: str, subject: str, details: str, concepts: Sequence[str]) 
 
 def subject_findings(subject: Any) -> Iterator[Finding]:
     """Problems of one subject: what shows it, its prompts, its scene ids, its seeds."""
-    scenes = list(_items(subject, "scenes"))
+    scenes = list(entries(subject, "scenes"))
     if _has(subject, "anchors") and _has(subject, "pictures"):
         fix = "leave out anchors or pictures: a subject is made of words, or of pictures that are given"
-        yield Finding(("pictures",), _get(subject, "pictures"), fix)
+        yield Finding(("pictures",), field(subject, "pictures"), fix)
     is_subject = isinstance(subject, Mapping) or hasattr(subject, "scenes")
     if is_subject and not _has(subject, "anchors") and not _has(subject, "pictures"):
         yield Finding(("anchors",), MISSING, "")
@@ -128,17 +125,17 @@ def subject_findings(subject: Any) -> Iterator[Finding]:
 
 def _concept_findings(subject: Any, scenes: list[Entry]) -> Iterator[Finding]:
     """Anchors show all concepts, a scene at least one: without that there is nothing to keep the same."""
-    style, text, concepts = _text_field(subject, "style"), _text_field(subject, "subject"), _concepts(subject)
-    details = _text_field(subject, "details")
-    if style is None or text is None or details is None or _get(subject, "on_missing_concept") == "skip":
+    style, text, concepts = _written_text(subject, "style"), _written_text(subject, "subject"), _concepts(subject)
+    details = _written_text(subject, "details")
+    if style is None or text is None or details is None or field(subject, "on_missing_concept") == "skip":
         return
-    if _get(subject, "dynamic_prompts") is True:  # what is drawn is looked at when it is planned
+    if field(subject, "dynamic_prompts") is True:  # what is drawn is looked at when it is planned
         return
     head = join_prompt(style, text, "")
     missing = [concept for concept in concepts if not mentions(head, concept)]
-    made = _get(subject, "sources") or _get(subject, "from")  # of subjects that meet, each anchor shows its own
+    made = field(subject, "sources") or field(subject, "from")  # of subjects that meet, each anchor shows its own
     for name, who in (("anchors", "an anchor"), ("pictures", "a picture")) if missing and not made else ():
-        for index, shown_by in _items(subject, name):
+        for index, shown_by in entries(subject, name):
             prompt = "" if name == "pictures" and isinstance(shown_by, str) else _prompt(shown_by)
             absent = lacking_in_anchor(join_prompt(style, text, prompt), concepts)
             if absent and (prompt or name == "pictures"):
@@ -205,18 +202,18 @@ def _listed(concepts: Sequence[str], conjunction: str) -> str:
 
 def job_findings(job: Any) -> Iterator[Finding]:
     """Problems between subjects: equal ids, too many pictures."""
-    config = _string(job, "config")
-    if config and not _string(job, "model").lower().endswith(".safetensors"):
+    config = text_field(job, "config")
+    if config and not text_field(job, "model").lower().endswith(".safetensors"):
         yield Finding(("config",), config, "leave it out, only a model that is a single .safetensors file needs one")
     first: dict[str, int] = {}
     pictures = 0
-    for index, subject in _items(job, "subjects"):
-        name = _string(subject, "id")
+    for index, subject in entries(job, "subjects"):
+        name = text_field(subject, "id")
         if name and first.setdefault(name.lower(), index) != index:
             fix = f"choose another id, subjects[{first[name.lower()]}] has this one (capitals make no difference)"
             yield Finding(("subjects", index, "id"), name, fix)
-        poses = max(1, sum(1 for _ in _items(subject, "poses")))
-        pictures += poses * sum(_count(scene) for _, scene in _items(subject, "scenes"))
+        poses = max(1, sum(1 for _ in entries(subject, "poses")))
+        pictures += poses * sum(_count(scene) for _, scene in entries(subject, "scenes"))
     if pictures > MAX_PICTURES:
         fix = f"split the job, it may have {MAX_PICTURES} pictures at most"
         yield Finding(("subjects",), f"{pictures} pictures", fix)
@@ -224,8 +221,8 @@ def job_findings(job: Any) -> Iterator[Finding]:
 
 def control_findings(job: Any) -> Iterator[Finding]:
     """Hints without a ControlNet, the first one of each kind; ControlNets and poses that cannot be told apart."""
-    nets = [net for _, net in _items(job, "controlnets")]
-    names = [net if isinstance(net, str) else _string(net, "name") or _string(net, "model") for net in nets]
+    nets = [net for _, net in entries(job, "controlnets")]
+    names = [net if isinstance(net, str) else text_field(net, "name") or text_field(net, "model") for net in nets]
     for index, name in enumerate(names):
         if name and name in names[:index]:
             yield Finding(
@@ -235,7 +232,7 @@ def control_findings(job: Any) -> Iterator[Finding]:
             )
     told = set()
     for loc, control in _controls(job):
-        net = _get(control, "net") or 0
+        net = field(control, "net") or 0
         if not isinstance(net, int | str) or net in told or (net in names if isinstance(net, str) else net < len(nets)):
             continue
         told.add(net)
@@ -249,14 +246,14 @@ def control_findings(job: Any) -> Iterator[Finding]:
 
 def _controls(job: Any) -> Iterator[tuple[Loc, Any]]:
     """Every hint of a job and where it stands."""
-    for number, subject in _items(job, "subjects"):
+    for number, subject in entries(job, "subjects"):
         for name in ("anchors", "pictures", "scenes"):
-            for index, entry in _items(subject, name):
-                if (control := _get(entry, "control")) is not None:
+            for index, entry in entries(subject, name):
+                if (control := field(entry, "control")) is not None:
                     several = control if isinstance(control, (list, tuple)) else [control]
                     for place, one in enumerate(several):
                         yield ("subjects", number, name, index, "control", place), one
-        for index, pose in _items(subject, "poses"):
+        for index, pose in entries(subject, "poses"):
             yield ("subjects", number, "poses", index), pose
 
 
@@ -264,28 +261,28 @@ def _pose_findings(subject: Any) -> Iterator[Finding]:
     """Poses whose names are equal, or that are the same picture."""
     names: dict[str, int] = {}
     contents: dict[str, int] = {}
-    for index, pose in _items(subject, "poses"):
-        name = _string(pose, "name").lower()
+    for index, pose in entries(subject, "poses"):
+        name = text_field(pose, "name").lower()
         if name and names.setdefault(name, index) != index:
             fix = f"choose another name, poses[{names[name]}] has this one (capitals make no difference)"
             yield Finding(("poses", index, "name"), name, fix)
         content = _content(pose)
         if content and contents.setdefault(content, index) != index:
             fix = f"leave it out, poses[{contents[content]}] is the same picture"
-            yield Finding(("poses", index, "image"), _string(_get(pose, "image"), "url"), fix)
+            yield Finding(("poses", index, "image"), text_field(field(pose, "image"), "url"), fix)
 
 
 def _content_of_words(entry: Any) -> str:
     """All that a picture is told besides its prompt, as text."""
-    given = [_get(entry, name) for name in ("prompt_2", "negative_prompt")]
+    given = [field(entry, name) for name in ("prompt_2", "negative_prompt")]
     return "" if given == [None, None] else repr(given)
 
 
 def _content(control: Any) -> str:
     """All that a hint does, as text: its picture by its content."""
-    sha256 = _string(_get(control, "image"), "sha256")
+    sha256 = text_field(field(control, "image"), "sha256")
     names = ("scale", "start", "end", "preprocess", "net", "mode")
-    return f"{sha256} {[_get(control, name) for name in names]}" if sha256 else ""
+    return f"{sha256} {[field(control, name) for name in names]}" if sha256 else ""
 
 
 def _scene_id_findings(scenes: list[Entry]) -> Iterator[Finding]:
@@ -293,7 +290,7 @@ def _scene_id_findings(scenes: list[Entry]) -> Iterator[Finding]:
     single: dict[str, int] = {}
     counted: dict[str, tuple[int, int]] = {}
     mappings = [(index, scene) for index, scene in scenes if not isinstance(scene, (str, int))]
-    named = [(index, name, _count(scene)) for index, scene in mappings if (name := _string(scene, "id"))]
+    named = [(index, name, _count(scene)) for index, scene in mappings if (name := text_field(scene, "id"))]
     for index, name, count in named:
         key = name.lower()
         other = single.get(key) if count == 1 else counted.get(key, (None, 0))[0]
@@ -318,14 +315,14 @@ def _seed_findings(scenes: list[Entry]) -> Iterator[Finding]:
     """Two scenes with the same words and one control need different seeds, or they would be the same picture twice."""
     ranges: dict[tuple[str, ...], list[tuple[int, int, int]]] = {}
     for index, scene in scenes:
-        seed = _get(scene, "seed")
+        seed = field(scene, "seed")
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             continue
         count = _count(scene)
         if seed <= MAX_SEED < seed + count - 1:
             fix = f"seeds count up from here and must stay below {MAX_SEED + 1}"
             yield Finding(("scenes", index, "seed"), seed, fix)
-        control = _get(scene, "control")
+        control = field(scene, "control")
         led = (
             [_content(one) for one in control]
             if isinstance(control, (list, tuple))
@@ -346,46 +343,29 @@ def _seed_findings(scenes: list[Entry]) -> Iterator[Finding]:
                 last, owner = end, index
 
 
-def _get(item: Any, name: str) -> Any:
-    if isinstance(item, dict):
-        return item.get(name)
-    return None if isinstance(item, (str, int)) else getattr(item, name, None)
-
-
 def _has(item: Any, name: str) -> bool:
     """Whether a key was written down, whatever its value."""
     return name in item if isinstance(item, Mapping) else bool(getattr(item, name, ()))
 
 
-def _string(item: Any, name: str) -> str:
-    """A text field, or "" where it is absent, has another type or is too long to be used."""
-    value = _get(item, name)
-    return value if isinstance(value, str) and len(value) <= MAX_TEXT else ""
-
-
-def _text_field(item: Any, name: str) -> str | None:
+def _written_text(item: Any, name: str) -> str | None:
     """A text field, "" where it is absent, None where it cannot be used."""
-    return "" if _get(item, name) is None else _string(item, name) or (None if _get(item, name) != "" else "")
+    return "" if field(item, name) is None else text_field(item, name) or (None if field(item, name) != "" else "")
 
 
 def _prompt(item: Any) -> str:
     """The prompt of an anchor or scene, which may be a bare string."""
-    return (item if len(item) <= MAX_TEXT else "") if isinstance(item, str) else _string(item, "prompt")
+    return (item if len(item) <= MAX_TEXT else "") if isinstance(item, str) else text_field(item, "prompt")
 
 
 def _count(scene: Any) -> int:
     if isinstance(scene, (str, int)):
         return 1
-    count = _get(scene, "count")
+    count = field(scene, "count")
     return count if isinstance(count, int) and count > 0 else 1
 
 
 def _concepts(subject: Any) -> list[str]:
-    value = _get(subject, "concept")
+    value = field(subject, "concept")
     values = [value] if isinstance(value, str) else value if isinstance(value, Sequence) else []
     return [concept for concept in values if isinstance(concept, str) and concept.strip() and len(concept) <= MAX_TEXT]
-
-
-def _items(owner: Any, name: str) -> Iterator[Entry]:
-    value = _get(owner, name)
-    return enumerate(value) if isinstance(value, Sequence) and not isinstance(value, str) else enumerate(())

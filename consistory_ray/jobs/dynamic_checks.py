@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from consistory_ray.guards.problems import Loc
-from consistory_ray.jobs.checks import MAX_PICTURES, MAX_TEXT, Finding
+from consistory_ray.jobs.checks import MAX_PICTURES, Finding
+from consistory_ray.jobs.fields import MAX_TEXT, entries, field
 from consistory_ray.jobs.template_draws import UNCOUNTED, Lists
 from consistory_ray.jobs.templates import TemplateError, name_problem, parse, parse_option
 
@@ -23,32 +24,32 @@ LOOKS = ("style", "subject", "details")
 
 def is_dynamic(job: Any, subject: Any) -> bool:
     """Whether a subject's prompts are dynamic: as it says itself, or as the job says of all."""
-    own = _get(subject, "dynamic_prompts")
-    return (_get(job, "dynamic_prompts") if own is None else own) is True
+    own = field(subject, "dynamic_prompts")
+    return (field(job, "dynamic_prompts") if own is None else own) is True
 
 
 def dynamic_texts(job: Any) -> Iterator[tuple[Loc, str]]:
     """Every text of a job that is a dynamic prompt, and where it stands."""
-    for number, subject in _items(job, "subjects"):
+    for number, subject in entries(job, "subjects"):
         if not is_dynamic(job, subject):
             continue
         for name in LOOKS:
-            if isinstance(text := _get(subject, name), str):
+            if isinstance(text := field(subject, name), str):
                 yield ("subjects", number, name), text
-        stored = _get(subject, "sources") or _get(
+        stored = field(subject, "sources") or field(
             subject, "from"
         )  # the words of its anchors were drawn when it was made
         for name in ("scenes",) if stored else ("anchors", "pictures", "scenes"):
-            for index, entry in _items(subject, name):
+            for index, entry in entries(subject, name):
                 bare = isinstance(entry, str) and name != "pictures"
-                if isinstance(text := entry if bare else _get(entry, "prompt"), str):
+                if isinstance(text := entry if bare else field(entry, "prompt"), str):
                     yield ("subjects", number, name, index, *(() if bare else ("prompt",))), text
 
 
 def dynamic_findings(job: Any) -> Iterator[Finding]:
     """Dynamic prompts that cannot be drawn from, lists that cannot be read, and scenes that become too many."""
     found: list[Finding] = []
-    lists = Lists(_good_lines(_get(job, "wildcards"), found))
+    lists = Lists(_good_lines(field(job, "wildcards"), found))
     yield from found
     told: dict[str, tuple[str, str] | None] = {}
     for loc, text in dynamic_texts(job):
@@ -95,26 +96,26 @@ def _size_findings(job: Any, lists: Lists) -> Iterator[Finding]:
     """Scenes that become too many pictures, or pictures with too many words of their own."""
     pictures = characters = 0
     known: dict[str, tuple[int, int]] = {}
-    for number, subject in _items(job, "subjects"):
+    for number, subject in entries(job, "subjects"):
         dynamic = is_dynamic(job, subject)
-        poses = max(1, sum(1 for _ in _items(subject, "poses")))
-        for index, scene in _items(subject, "scenes"):
+        poses = max(1, sum(1 for _ in entries(subject, "poses")))
+        for index, scene in entries(subject, "scenes"):
             if not dynamic and isinstance(scene, (str, int)):
                 continue
             loc = ("subjects", number, "scenes", index, "expand")
-            every = _get(scene, "expand") == "all"
+            every = field(scene, "expand") == "all"
             if every and not dynamic:
                 fix = "write dynamic_prompts: true at the top of the job: without it nothing is chosen"
                 yield Finding(loc, "all", fix)
             if not dynamic:
                 continue
-            text = scene if isinstance(scene, str) else _get(scene, "prompt")
+            text = scene if isinstance(scene, str) else field(scene, "prompt")
             if not isinstance(text, str) or len(text) > MAX_TEXT:
                 continue
             if text not in known:
                 known[text] = _size(text, lists)
             variants, longest = known[text]
-            count = _whole(_get(scene, "count")) or 1
+            count = _whole(field(scene, "count")) or 1
             made = count * variants if every else count
             pictures += made * poses if every else 0
             characters += made * longest if variants > 1 else 0
@@ -141,14 +142,5 @@ def _size(text: str, lists: Lists) -> tuple[int, int]:
     return lists.variants(parts), lists.longest(parts)
 
 
-def _get(item: Any, name: str) -> Any:
-    return item.get(name) if isinstance(item, Mapping) else None if isinstance(item, str) else getattr(item, name, None)
-
-
 def _whole(value: Any) -> int:
     return value if isinstance(value, int) and value > 0 else 0
-
-
-def _items(owner: Any, name: str) -> Iterator[tuple[int, Any]]:
-    value = _get(owner, name)
-    return enumerate(value) if isinstance(value, Sequence) and not isinstance(value, str) else enumerate(())

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from itertools import chain
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Len
 from pydantic import (
@@ -20,8 +20,6 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
-    Strict,
-    TypeAdapter,
     ValidationError,
     ValidationInfo,
     WrapValidator,
@@ -32,7 +30,7 @@ from typing_extensions import Self
 
 from consistory_ray.errors import JobError, Problem
 from consistory_ray.guards.choices import Profile
-from consistory_ray.guards.problems import FIXES, explain, fault
+from consistory_ray.guards.problems import explain, fault
 from consistory_ray.guards.setting_ranges import (
     Switch,
     Whole,
@@ -68,6 +66,7 @@ from consistory_ray.jobs.joined_subjects import MOST_JOINED
 from consistory_ray.jobs.model_names import model_name
 from consistory_ray.jobs.readers import Document, read_document
 from consistory_ray.jobs.render_settings import FROZEN, STRICT, RenderSettings, Seed, TextOrNothing
+from consistory_ray.jobs.stored_caches import StoredCache, as_sources, as_written
 from consistory_ray.jobs.stored_subjects import resolve_stored
 from consistory_ray.jobs.validation import (
     Budget,
@@ -80,7 +79,7 @@ from consistory_ray.jobs.validation import (
     handed_down,
 )
 from consistory_ray.jobs.wildcards import look_up_wildcards
-from consistory_ray.settings import BUNDLED_MODEL, MethodSettings
+from consistory_ray.settings import BUNDLED_MODEL
 
 MAX_COUNT = 100_000
 MAX_ANCHORS = 64
@@ -173,51 +172,6 @@ class Scene:
     ``count`` pictures for every text that the prompt can become."""
 
 
-def _of_the_method(settings: RenderSettings) -> dict[str, Any]:
-    """Stored settings as plain values: in the ranges of a job's, and without what only a job has."""
-    others = sorted(settings.model_fields_set - MethodSettings.__dataclass_fields__.keys())
-    if others:
-        raise fault(f"remove {', '.join(others)}: no stored subject has that")
-    return settings.model_dump(exclude_unset=True)
-
-
-if TYPE_CHECKING:
-    StoredSettings = dict[str, Any]
-else:
-    StoredSettings = Annotated[RenderSettings, AfterValidator(_of_the_method), PlainSerializer(dict)]
-
-
-@dataclass(frozen=True, slots=True, config=STRICT)
-class StoredCache:
-    """An anchor cache that another run has left: what ``from`` becomes once it was looked up."""
-
-    url: Text
-    """Address of the cache file."""
-    sha256: Annotated[str, Strict(), Field(pattern="^[0-9a-f]{64}$")]
-    """Its content; the subject's pictures depend on this, not on the address."""
-    bytes: Annotated[Whole, Field(ge=0, lt=2**63)]
-    """Its size."""
-    settings: StoredSettings
-    """The method's settings that it was made with, and with which its scenes are rendered."""
-    loaded: dict[str, Any] | None = None
-    """What was loaded with the model that made it: LoRAs, embeddings, another VAE."""
-
-
-def _as_sources(value: Any) -> Any:
-    """One or several; addresses were looked up before (:mod:`consistory_ray.jobs.stored_subjects`)."""
-    if isinstance(value, (list, tuple)):
-        if not value:
-            raise fault(FIXES["from"])
-        return value
-    return () if value is None else (value,)
-
-
-def _as_written(sources: tuple[StoredCache, ...]) -> Any:
-    """One is written without a list."""
-    written = TypeAdapter(tuple[StoredCache, ...]).dump_python(sources, mode="json")
-    return written[0] if len(written) == 1 else written or None
-
-
 class Subject(BaseModel):
     """One individual: the same in all of its anchors and scenes. A prompt is style + subject + scene."""
 
@@ -237,8 +191,8 @@ class Subject(BaseModel):
     sources: Annotated[
         tuple[StoredCache, ...],
         Field(max_length=MOST_JOINED),
-        BeforeValidator(_as_sources, json_schema_input_type=str | list[str] | StoredCache | list[StoredCache] | None),
-        PlainSerializer(_as_written),
+        BeforeValidator(as_sources, json_schema_input_type=str | list[str] | StoredCache | list[StoredCache] | None),
+        PlainSerializer(as_written),
     ] = Field(default=(), alias="from")
     """Folder or URL of a subject that an earlier run has stored, such as s3://bucket/run/anchors/moss-dragon. It brings
     concept, anchors, settings and, unless given, style, subject and id. A list of 2 to 8 of them lets subjects of

@@ -14,8 +14,9 @@ from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.places import Place, without_credentials
 from consistory_ray.guards.problems import MAX_PROBLEMS, path, shown
 from consistory_ray.jobs.allowlist import check_allowed
-from consistory_ray.jobs.checks import MAX_TEXT, check_text
+from consistory_ray.jobs.checks import check_text
 from consistory_ray.jobs.dynamic_checks import dynamic_texts
+from consistory_ray.jobs.fields import MAX_TEXT
 from consistory_ray.jobs.input_files import InputFiles
 from consistory_ray.jobs.sources import TooLargeError, read_all, reading_problem
 from consistory_ray.jobs.templates import TemplateError, parse, parse_option, wildcards_in

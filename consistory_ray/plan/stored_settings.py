@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from consistory_ray.consistory.method.steps import StepPlan, suffices
 from consistory_ray.errors import JobError, Problem
 from consistory_ray.guards.problems import shown
-from consistory_ray.jobs.job import RenderJob, StoredCache
+from consistory_ray.jobs.job import RenderJob
+from consistory_ray.jobs.stored_caches import StoredCache
 from consistory_ray.plan.loaded import Loaded, loading_differences
 from consistory_ray.settings import PROFILES, SCENE_SETTINGS, MethodSettings
 

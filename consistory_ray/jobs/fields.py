@@ -1,0 +1,30 @@
+"""Fields of a job that may be models, dataclasses or plain dicts, with whatever somebody wrote in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+MAX_TEXT = 4_000
+"""Characters of a text that can be used."""
+
+Entry = tuple[int, Any]
+
+
+def field(item: Any, name: str) -> Any:
+    """A field's value; None where it is absent."""
+    if isinstance(item, dict):
+        return item.get(name)
+    return None if isinstance(item, (str, int)) else getattr(item, name, None)
+
+
+def text_field(item: Any, name: str) -> str:
+    """A text, or "" where it is absent, has another type or is too long to be used."""
+    value = field(item, name)
+    return value if isinstance(value, str) and len(value) <= MAX_TEXT else ""
+
+
+def entries(owner: Any, name: str) -> Iterator[Entry]:
+    """A list's entries with their places; none of what is no list."""
+    value = field(owner, name)
+    return enumerate(value) if isinstance(value, Sequence) and not isinstance(value, str) else enumerate(())
