@@ -381,3 +381,12 @@ def test_settings_that_do_not_go_together_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=field):
         pipe.render_vanilla(SCENE, [3], settings=MethodSettings(**changes))
+
+
+def test_every_step_and_every_seed_has_noise_of_its_own() -> None:
+    noise = SeededNoise((1, 2), torch.zeros(2, 4, 8, 8))
+    drawn = torch.cat([noise(3), noise(4)])
+    correlations = torch.corrcoef(drawn.flatten(1)) - torch.eye(4)
+    assert correlations.abs().max() < 0.3 and torch.equal(noise(3), drawn[:2])
+    again = [torch.randn(4, 8, 8, generator=one) for one in noise.generators(4)]
+    assert torch.equal(torch.stack(again), drawn[2:])
