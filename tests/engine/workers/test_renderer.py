@@ -63,6 +63,24 @@ def test_a_subject_is_made_and_rendered_and_its_time_is_split(renderer: ConsiSto
         renderer.load_cache(damaged)
 
 
+def test_other_words_of_single_pictures_reach_the_model(renderer: ConsiStoryRenderer) -> None:
+    words: list[dict[str, str]] = [{}, {"negative_prompt": "a drawing at night"}, {"prompt_2": "in the desert"}]
+    scenes = [{"prompt": "in space", "id": f"s{number}", "seed": 3, **own} for number, own in enumerate(words)]
+    anchors = [{"prompt": "in the forest", "seed": 1}]
+    subject = {"id": "x", "concept": "dragon", "subject": "a drawing of a dragon", "anchors": anchors, "scenes": scenes}
+    settings = {"num_inference_steps": 4, "height": 64, "width": 64}
+    plan = make_plan(parse_job({"settings": settings, "subjects": [subject]})).subjects[0]
+    made = renderer.make_subject(plan)
+    first, *others = (
+        np.asarray(one, float) for one in renderer.render(plan.scenes, renderer.load_cache(made.cache_buffer))
+    )
+    assert all(np.abs(other - first).mean() > 1 for other in others)
+
+    subject["anchors"] = [{**anchors[0], "negative_prompt": "a drawing at night"}]
+    other = make_plan(parse_job({"settings": settings, "subjects": [subject]})).subjects[0]
+    assert np.abs(np.asarray(renderer.make_subject(other).images[0], float) - np.asarray(made.images[0])).mean() > 1
+
+
 def test_hints_lead_the_pictures_that_have_them_and_no_others(tmp_path: Path, renderer: ConsiStoryRenderer) -> None:
     hint = Image.new("L", (64, 64))
     hint.paste(255, (32, 24, 60, 60))
