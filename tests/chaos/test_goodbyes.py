@@ -18,11 +18,12 @@ from consistory_ray.testing import read_trace
 from tests.chaos.conftest import NODES, PLACES, MakeRun
 from tests.chaos.harness import Coordinator, Run, moments
 from tests.chaos.invariants import Digests, Marks, check_complete, check_kept, check_rows, check_told, keepsakes
-from tests.chaos.test_kills import PATIENCE, let_it_begin
+from tests.chaos.test_kills import let_it_begin
+from tests.patience import PATIENCE
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
-GRACE = 60.0
+GRACE = 200.0
 AWAY = 10.0
 
 

@@ -17,10 +17,10 @@ from consistory_ray.testing import read_trace
 from tests.chaos.conftest import NODES, PLACES, MakeRun, write_job
 from tests.chaos.harness import FACTS, KILLS, Coordinator, Run, moments
 from tests.chaos.invariants import Digests, Marks, check_accounted, check_complete, check_kept, check_rows, keepsakes
+from tests.patience import PATIENCE
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
-PATIENCE = 120.0
 STAGES = {0: "anchors", 4: "starting", 7: "joining"}
 """At which stage the coordinators die of every ten that begin an output; the others after a few calls."""
 

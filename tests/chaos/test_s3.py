@@ -16,7 +16,8 @@ from tests.chaos.conftest import MakeRun, write_job
 from tests.chaos.harness import FACTS, KILLS, Run, moments
 from tests.chaos.hosts import Host
 from tests.chaos.invariants import Digests, check_complete, check_rows
-from tests.chaos.test_kills import PATIENCE, let_it_begin
+from tests.chaos.test_kills import let_it_begin
+from tests.patience import PATIENCE
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
