@@ -60,8 +60,8 @@ def let_one_be_at(run: Run, coordinator: Coordinator, word: str) -> int | None:
 
 
 def test_coordinators_die(make_run: MakeRun, undisturbed: Digests, full: bool) -> None:
-    """30 coordinators die, 10 without ``--full``: some while they start or resume, most while pictures come in; rows hold
-    after each death.
+    """30 coordinators die, 10 without ``--full``: some while they start or resume, most while pictures come in; rows
+    hold after each death.
 
     After every other death the next coordinator starts while workers of the dead one may still be there; else they are
     seen to go, and what lies on storage then is not rendered by any coordinator after that.
@@ -99,8 +99,8 @@ def test_coordinators_die(make_run: MakeRun, undisturbed: Digests, full: bool) -
 
 
 def test_workers_die(make_run: MakeRun, undisturbed: Digests, full: bool) -> None:
-    """140 workers die, 40 without ``--full``: one after every few calls that all of them together have finished, whatever
-    they are at.
+    """140 workers die, 40 without ``--full``: one after every few calls that all of them together have finished,
+    whatever they are at.
 
     An asset that was alone on two workers that died is taken for a killer and fails with that reason, and where too
     many die in one place it is left empty: such runs end with 1 or 3, and what they lack is rendered without killing.
