@@ -63,8 +63,8 @@ def test_coordinators_die(make_run: MakeRun, undisturbed: Digests, full: bool) -
     """30 coordinators die, 10 without ``--full``: some while they start or resume, most while pictures come in; rows
     hold after each death.
 
-    After every other death the next coordinator starts while workers of the dead one may still be there; else, and after
-    the last, they are seen to go, and what lies on storage then is not rendered by any coordinator after that.
+    After every other death the next coordinator starts while workers of the dead one may still be there; else, and
+    after the last, they are seen to go, and what lies on storage then is not rendered by any coordinator after that.
     """
     chance, before, deaths = random.Random(1), KILLS["coordinators"], 30 if full else 10
     run = make_run(seconds=0.15, anchor_seconds=0.3, jitter=0.5)
