@@ -143,7 +143,7 @@ def test_a_start_that_fails_leaves_nothing_behind(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+@pytest.mark.parametrize("name", ["raylet", pytest.param("gcs_server", marks=pytest.mark.full)])
 def test_a_run_starts_its_ray_again_once(start: StartRender, reap: list[psutil.Process], name: str) -> None:
     render = start("--address", "local", seconds=0.4)
     render.wait_until(lambda: render.batches() >= 1)
