@@ -170,6 +170,14 @@ class MethodSettings:
         """
         return self.replace(**PROFILES[profile])
 
+    def with_strength(self, strength: str) -> MethodSettings:
+        """A copy with all settings of a strength.
+
+        Raises:
+            KeyError: there is no such strength.
+        """
+        return self.replace(**STRENGTHS[strength])
+
     @property
     def exact(self) -> MethodSettings:
         """A copy as anchors are rendered, whatever is saved on their scenes."""
@@ -253,6 +261,12 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 """The settings of each profile, all of those that save something on scenes: what a profile does not name it resets."""
+
+_STRONG: Mapping[str, Any] = MappingProxyType({"mask_dropout": 0.0, "injection_window": (0.05, 0.6), "injection_alpha": 1.0})
+STRENGTHS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {"paper": MappingProxyType({name: _DEFAULTS[name] for name in _STRONG}), "strong": _STRONG}
+)
+"""The settings of each strength: how much of an individual is held on to, in anchors and scenes alike."""
 
 
 def share_of(steps: int, fraction: float) -> int:
@@ -364,7 +378,7 @@ def _parse(text: str, where: str) -> MethodSettings:
     """Settings from JSON, in the ranges that a job's settings have."""
     from consistory_ray.guards.setting_ranges import setting_problems  # pydantic, for settings from files only
 
-    names = ["profile", *(field.name for field in dataclasses.fields(MethodSettings))]
+    names = ["profile", "strength", *(field.name for field in dataclasses.fields(MethodSettings))]
     fix = f"write a JSON object whose keys are among {', '.join(names)}"
     try:
         values = json.loads(text)
@@ -377,8 +391,8 @@ def _parse(text: str, where: str) -> MethodSettings:
         raise _unusable([Problem(f"{where}: {ascii(name)[1:-1][:60]}", "", fix) for name in unknown[:_SHOWN]])
     if found := setting_problems(values):
         raise _unusable([Problem(f"{where}: {item.path}", item.value, item.fix) for item in found])
-    profile = PROFILES[values.pop("profile", "exact")]
-    return MethodSettings.from_dict({**profile, **values})
+    profile, strength = PROFILES[values.pop("profile", "exact")], STRENGTHS[values.pop("strength", "paper")]
+    return MethodSettings.from_dict({**strength, **profile, **values})
 
 
 def _unusable(problems: list[Problem]) -> CheckpointError:

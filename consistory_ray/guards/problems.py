@@ -81,6 +81,7 @@ FIXES: Mapping[str, str] = {
     "map_steps": "write a whole number from 1 to 1000",
     "dift_timestep": "write a whole number from 0 to 999",
     "profile": 'write "exact", "fast" or "turbo"',
+    "strength": 'write "paper" or "strong"',
     "first_pass": 'write "full", "lookahead" or "live"',
     "lookahead": "write 1 to 16 timesteps from 999 to 0, each below the one before it, such as [651, 451, 251]",
     "lookahead_maps": "write a whole number from 1 to 16",
