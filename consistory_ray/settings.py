@@ -87,6 +87,12 @@ class MethodSettings:
         eta: how much new noise DDIM adds at every step, 0 to 1; TCD's gamma.
         guidance_rescale: share of the rescaled guidance (arXiv 2305.08891, section 3.4), 0 is off.
 
+    Of the anchors alone:
+
+    Attributes:
+        led_anchors: whether each anchor looks only at those before it, so that the first one, which is then a plain
+            picture, decides the individual; otherwise they look at each other, and meet in the middle.
+
     What the text encoders are told besides the prompts:
 
     Attributes:
@@ -133,6 +139,7 @@ class MethodSettings:
     original_size: tuple[int, int] | None = None
     crops_coords_top_left: tuple[int, int] = (0, 0)
     target_size: tuple[int, int] | None = None
+    led_anchors: bool = False
 
     def __post_init__(self) -> None:
         """As many steps as timesteps, where these are given."""
@@ -262,7 +269,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 """The settings of each profile, all of those that save something on scenes: what a profile does not name it resets."""
 
-_STRONG: Mapping[str, Any] = MappingProxyType({"mask_dropout": 0.0, "injection_window": (0.05, 0.6), "injection_alpha": 1.0})
+_STRONG: Mapping[str, Any] = MappingProxyType({"injection_window": (1 / 10, 3 / 5)})
 STRENGTHS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {"paper": MappingProxyType({name: _DEFAULTS[name] for name in _STRONG}), "strong": _STRONG}
 )

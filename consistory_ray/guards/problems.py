@@ -70,6 +70,7 @@ FIXES: Mapping[str, str] = {
     "width": _PIXELS,
     "negative_prompt": 'write text, "" for the empty text, or null for none',
     "mask_dropout": _SHARE,
+    "led_anchors": _SWITCH,
     "sdsa": _SWITCH,
     "query_blending": _SWITCH,
     "injection": _SWITCH,

@@ -104,6 +104,7 @@ class _Ranges(BaseModel):
     original_size: Size | None = None
     crops_coords_top_left: Corner = (0, 0)
     target_size: Size | None = None
+    led_anchors: Switch = False
 
 
 def setting_problems(values: Mapping[str, Any]) -> list[Problem]:

@@ -115,12 +115,15 @@ class RenderSettings(BaseModel):
     target_size: Size | None = None
     """Height and width that the model is told a picture has; null is the picture's own."""
     strength: Strength | None = None
-    """How alike a subject's pictures are: "paper" is the method as published; "strong" holds on to more of the
-    individual, and layouts vary a little less. A strength sets {FIELDS}; each one that is written down, too, wins over it.
-    Left out, it is the model's own, "paper" with nearly all."""
+    """How alike a subject's pictures are: "paper" is the method as published; "strong" injects features for
+    longer, up to 0.6 of the steps, so that more of the individual is kept. A strength sets injection_window, which wins
+    over it where it is written down, too. Left out, it is the model's own, "paper" with nearly all."""
     mask_dropout: Share | None = None
     """Probability that a subject token of an anchor is not shared at a step (section 3.2): lower is more alike, higher
     more varied."""
+    led_anchors: Switch | None = None
+    """Whether each anchor looks only at those before it, so that the first one decides the individual; otherwise all
+    look at each other, and meet in the middle."""
     sdsa: Switch | None = None
     """Subject-driven self-attention on or off (section 3.2)."""
     query_blending: Switch | None = None

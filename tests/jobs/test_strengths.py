@@ -31,12 +31,13 @@ def ids(**settings: Any) -> list[str]:
 def test_a_strength_is_all_of_its_settings_beneath_single_ones() -> None:
     assert method(strength="paper") == method() == MethodSettings() != STRONG
     assert method(strength="strong") == STRONG
-    assert method(mask_dropout=0.4, strength="strong") == STRONG.replace(mask_dropout=0.4)
+    window = (0.2, 0.4)
+    assert method(injection_window=window, strength="strong") == MethodSettings(injection_window=window)
     assert method(strength="strong", profile="fast") == STRONG.with_profile("fast")
     assert STRONG.with_strength("paper") == MethodSettings()
 
 
-def test_strengths_change_the_same_settings_and_none_that_scenes_have_alone() -> None:
+def test_strengths_set_the_same_settings_and_none_that_scenes_have_alone() -> None:
     assert STRENGTHS["paper"].keys() == STRENGTHS["strong"].keys()
     assert not STRENGTHS["strong"].keys() & set(SCENE_SETTINGS)
 
