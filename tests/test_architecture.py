@@ -28,7 +28,19 @@ def rooms(*names: str) -> tuple[str, ...]:
 
 
 # what comes after a job, in the order in which it flows
-LATER = ("plan", "consistory", "miniature", "output", "engine", "watch", "cli", "evaluation", "testing", "doctor")
+LATER = (
+    "plan",
+    "consistory",
+    "miniature",
+    "output",
+    "engine",
+    "watch",
+    "cli",
+    "evaluation",
+    "testing",
+    "doctor",
+    "study",
+)
 # part of the output -> the other parts of it that stand above it
 BOOKS = ("assets", "index", "gallery", "resume", "moving", "comparison", "shards", "verify", "run_record")
 ABOVE = {
@@ -84,6 +96,10 @@ FORBIDDEN = {
     "watch": (*MODELS, "ray", *rooms("consistory", "cli", "evaluation", "testing", "doctor")),
     "evaluation": ("ray", *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing", "doctor")),
     "doctor": ("ray", *rooms("cli", "evaluation", "testing")),
+    "study": (
+        *(*MODELS, "ray", *rooms("consistory", "miniature", "engine", "watch", "cli", "testing", "doctor")),
+        *rooms("evaluation.consistency", "evaluation.rendering"),
+    ),
     "cli": ("ray", *rooms("testing")),
 }
 # what is allowed nevertheless: arithmetic that needs no model; of the engine its table of faults
@@ -98,7 +114,7 @@ PURE = {
     "engine/scheduling": ("engine.faults", "engine.scheduling"),
 }
 LAZY = ("torch", "diffusers", "transformers", "ray")
-SHALLOW = ("cli", "guards", "adapters", "pictures", "concepts", "jobs", "plan", "testing", "watch")
+SHALLOW = ("cli", "study", "guards", "adapters", "pictures", "concepts", "jobs", "plan", "testing", "watch")
 
 
 def modules(part: str) -> list[Path]:
