@@ -183,7 +183,7 @@ class RenderSettings(BaseModel):
         return self
 
     def for_model(self, model: str) -> MethodSettings:
-        """The model's defaults with everything that was set here on top: the strength, the profile, and what is set singly.
+        """The model's defaults with everything that was set here on top: strength, profile, and single ones.
 
         Raises:
             CheckpointError: the model's own settings file cannot be used.

@@ -61,7 +61,7 @@ def test_a_bad_one_is_named_with_what_to_write(value: object) -> None:
         ("settings.strength", FIXES["strength"])
     ]
     if value is not None:
-        with pytest.raises(InputError, match="strength.*use one of paper, strong"):
+        with pytest.raises(InputError, match=r"strength.*use one of paper, strong"):
             changed_settings(MethodSettings(), {"strength": value})
 
 
@@ -69,5 +69,5 @@ def test_calls_take_one_for_subjects_and_scenes_have_their_subjects() -> None:
     assert changed_settings(MethodSettings(), {"strength": "strong", "mask_dropout": 0.1}) == STRONG.replace(
         mask_dropout=0.1
     )
-    with pytest.raises(InputError, match="strength.*make the subject with it"):
+    with pytest.raises(InputError, match=r"strength.*make the subject with it"):
         scene_settings(MethodSettings(), None, {"strength": "strong"})
