@@ -10,17 +10,8 @@ from consistory_ray.errors import Problem
 
 ARGUMENTS = (
     *("prompts", "concepts", "subject", "seeds", "generator", "latents", "images", "masks", "controls", "settings"),
-    *(
-        "prompts_2",
-        "negative_prompts",
-        "batch_size",
-        "pad_to",
-        "output_type",
-        "progress",
-        "trace",
-        "strength",
-        "profile",
-    ),
+    *("prompts_2", "negative_prompts", "batch_size", "pad_to", "output_type", "progress", "trace"),
+    *("strength", "profile"),
     *("callback_on_step_end", "callback_on_step_end_tensor_inputs"),
 )
 """Of the pipeline's calls, besides settings."""
