@@ -50,7 +50,7 @@ def test_another_strength_is_other_pictures_and_paper_is_what_there_was() -> Non
 def test_a_model_may_bring_a_strength(tmp_path: Path) -> None:
     (tmp_path / "consistory.json").write_text('{"strength": "strong", "mask_dropout": 0.3}')
     assert RenderSettings().for_model(str(tmp_path)) == STRONG.replace(mask_dropout=0.3)
-    assert RenderSettings(strength="paper").for_model(str(tmp_path)) == MethodSettings()
+    assert RenderSettings(strength="paper").for_model(str(tmp_path)) == MethodSettings(mask_dropout=0.3)
 
 
 @pytest.mark.parametrize("value", ["stronger", None, 1, ["strong"]])
