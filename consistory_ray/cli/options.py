@@ -91,11 +91,11 @@ Urls = Annotated[list[str], typer.Argument(metavar="URL...", help="Two or more o
 PageFolder = Annotated[str, typer.Option("--to", metavar="FOLDER", help="A new folder for the page and its key.")]
 RunNames = Annotated[
     Optional[list[str]],
-    typer.Option("--name", metavar="NAME", help="What a run is called in the results, once for each; else its URL."),
+    typer.Option("--name", metavar="NAME", help="What each run is called; without it, as where it lies."),
 ]
 Asks = Annotated[
     Optional[list[str]],
-    typer.Option("--ask", metavar="KIND", help="consistency (of sets) or prompt (of single pictures); else both."),
+    typer.Option("--ask", metavar="KIND", help="consistency (of sets) or prompt (of pictures); without it, both."),
 ]
 Questions = Annotated[int, typer.Option("--questions", min=1, help="So many questions, at most.")]
 StudySeed = Annotated[int, typer.Option("--seed", min=0, help="Of what is asked, in which order, on which side.")]
