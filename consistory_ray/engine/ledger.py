@@ -102,6 +102,7 @@ class Ledger:
             worker=worker,
             attempt=attempt,
             cache_sha256=cache_sha256,
+            mask=item.mask,
         )
         self.last_delivery = time.monotonic()
         self.given_up.discard(asset.asset_id)

@@ -89,12 +89,13 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """A picture on storage."""
+    """A picture on storage, and where its subject is, as the index takes it."""
 
     asset_id: str
     written: WrittenAsset
     size: tuple[int, int]
     seconds: float
+    mask: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +321,7 @@ class RenderWorker:
             raise AssetError(f"the renderer made {len(images)} pictures of {len(assets)}")
         share = spent.seconds / max(1, len(assets))
         clock = {"encode": 0.0, "write": 0.0}
+        masks = packed_masks(spent, assets)
 
         def deliver(asset: Asset, image: Image | AssetError) -> Delivered | Failure:
             try:
@@ -327,7 +329,8 @@ class RenderWorker:
                     raise image
                 if fault := picture_fault(image):
                     raise AssetError(fault)
-                return self._write(subject, asset, image, share, clock, cache_sha256)
+                delivered = self._write(subject, asset, image, share, clock, cache_sha256)
+                return replace(delivered, mask=masks[asset.asset_id])
             except Exception as error:
                 return Failure.of(error)
 
@@ -340,7 +343,7 @@ class RenderWorker:
         }
         delivered = tuple(item for item in outcomes if isinstance(item, Delivered))
         machine = self._machine.reading()
-        return Report(delivered, failures, spent, clock["encode"], clock["write"], machine=machine)
+        return Report(delivered, failures, replace(spent, masks=()), clock["encode"], clock["write"], machine=machine)
 
     def _write(
         self,
@@ -365,6 +368,16 @@ class RenderWorker:
         clock["encode"] += encoded - started
         clock["write"] += time.perf_counter() - encoded
         return Delivered(asset.asset_id, written, image.size, seconds)
+
+
+def packed_masks(spent: DeviceTime, assets: Sequence[Asset]) -> dict[str, bytes | None]:
+    """Of each asset the mask that the renderer has told, as the index takes it; None where it has told none."""
+    from consistory_ray.pictures import encode_mask  # imports Pillow
+
+    if len(spent.masks) != len(assets):
+        return dict.fromkeys(asset.asset_id for asset in assets)
+    told = zip(assets, spent.masks, strict=True)
+    return {asset.asset_id: None if mask is None else encode_mask(mask) for asset, mask in told}
 
 
 def drain_on_sigterm(drain: Callable[[], None]) -> None:

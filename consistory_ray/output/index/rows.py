@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from consistory_ray.guards.redaction import redacted
 from consistory_ray.output.assets import WrittenAsset
+from consistory_ray.pictures.masks import MAX_MASK_BYTES
 
 SCHEMA_VERSION = 1
 VERSION_KEY = b"consistory_index_version"
@@ -72,6 +73,7 @@ SCHEMA: pa.Schema = described(
             pa.field("profile", pa.string()),
             pa.field("scheduler", pa.string()),
             pa.field("loras", pa.string()),
+            pa.field("mask", pa.binary()),
             pa.field("created_at", pa.timestamp("us", tz="UTC"), nullable=False),
         ]
     )
@@ -106,6 +108,8 @@ class IndexRow:
         scheduler: what its latents were sampled with; None in rows of versions that had DDIM alone.
         loras: what was fused into its model: JSON, a list with name, path, weight and content (SHA-256) of each; None
             for none.
+        mask: where its subjects are: a PNG of one bit per token of the method's finest grid; None where nobody knows,
+            as in rows of versions that did not tell and of recovered pictures.
         created_at: when the row was made, UTC. Rows of one run are to be stamped by one clock, the coordinator's.
     """
 
@@ -135,6 +139,7 @@ class IndexRow:
     profile: str | None = None
     scheduler: str | None = None
     loras: str | None = None
+    mask: bytes | None = None
     created_at: datetime = field(default_factory=_now)
 
     def __post_init__(self) -> None:
@@ -164,6 +169,7 @@ class IndexRow:
         worker: str | None = None,
         attempt: int = 1,
         cache_sha256: str | None = None,
+        mask: bytes | None = None,
     ) -> IndexRow:
         """The row of a picture that is on storage.
 
@@ -171,7 +177,7 @@ class IndexRow:
             parameters: as :func:`consistory_ray.output.assets.asset_parameters` makes them.
             written: what :func:`consistory_ray.output.assets.write_asset` returned.
             size: width and height in pixels.
-            seconds, worker, attempt, cache_sha256: see the class.
+            seconds, worker, attempt, cache_sha256, mask: see the class.
         """
         return cls(
             **_identity(parameters),
@@ -184,6 +190,7 @@ class IndexRow:
             worker=worker,
             attempt=attempt,
             cache_sha256=cache_sha256,
+            mask=mask,
         )
 
     @classmethod
@@ -261,6 +268,7 @@ def unsound_rows(table: pa.Table) -> tuple[_Booleans, str]:
         if pa.types.is_string(item.type):
             long = pc.greater(pc.binary_length(table[item.name]), _LONGEST.get(item.name, _LONG))
             checks.append((f"{item.name} is too long", long))
+    checks.append(("mask is too long", pc.greater(pc.binary_length(table["mask"]), MAX_MASK_BYTES)))
     for name in _FACTS:
         checks.append((f"status is ok and {name} is null", pc.and_(ok, pc.is_null(table[name]))))
     for name in ("size", "width", "height", "attempt", "seconds"):
