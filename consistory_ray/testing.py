@@ -383,6 +383,11 @@ class FakeMetric:
         return np.array([_share(text, digest) for text, digest in zip(texts, digests, strict=True)], np.float32)
 
 
+def dark(image: Image.Image) -> str | None:
+    """A check, ``consistory_ray.testing:dark``: finds pictures whose mean is below 110 of 255."""
+    return "too dark" if float(np.asarray(image.convert("RGB")).mean()) < 110 else None
+
+
 def read_trace(folder: str | os.PathLike[str]) -> list[Span]:
     """What fake renderers with this ``trace`` folder have done so far, by process, oldest first.
 

@@ -36,7 +36,7 @@ from consistory_ray.engine.workers.anchor_store import (
 )
 from consistory_ray.engine.workers.device import Device, DeviceTime
 from consistory_ray.engine.workers.writing import Writers
-from consistory_ray.errors import AssetError, InputError, RunInterrupted
+from consistory_ray.errors import AssetError, InputError, RejectedError, RunInterrupted
 from consistory_ray.guards.numerics import picture_fault
 from consistory_ray.jobs.stored_subjects import describe_subject, subject_file
 from consistory_ray.output.assets import (
@@ -49,6 +49,7 @@ from consistory_ray.output.assets import (
 )
 from consistory_ray.output.run_record import RUN_RECORD
 from consistory_ray.output.storage import OutputStore
+from consistory_ray.quality.checks import finding, load_checks
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -146,10 +147,16 @@ class RenderWorker:
         spec: for the factory.
         store: the output.
         png_level: of pictures, see :func:`~consistory_ray.output.assets.encode_png`.
+        checks: names of functions that look at every picture before it is written.
     """
 
     def __init__(
-        self, factory: RendererFactory, spec: RendererSpec, store: OutputStore, png_level: int = PNG_LEVEL
+        self,
+        factory: RendererFactory,
+        spec: RendererSpec,
+        store: OutputStore,
+        png_level: int = PNG_LEVEL,
+        checks: Sequence[str] = (),
     ) -> None:
         if "torch" not in sys.modules:  # which reads them once
             for name, value in PASSIVE.items():
@@ -157,6 +164,7 @@ class RenderWorker:
         self._spec = spec
         self._store = store
         self._png_level = png_level
+        self._check_names, self._checks = tuple(checks), functools.cache(lambda: load_checks(checks))
         self._writers = Writers()
         self._started = time.perf_counter()
         self._device = Device(factory, spec)
@@ -172,6 +180,7 @@ class RenderWorker:
         try:
             from consistory_ray.engine.cluster.cluster_watch import own_node  # imports Ray
 
+            self._checks()  # what cannot be loaded is told before anything is rendered
             renderer = self._device.renderer
             place = f"{socket.gethostname()}/{os.getpid()}"
             fitting = getattr(renderer, "fitting_batch", None)
@@ -329,6 +338,8 @@ class RenderWorker:
                     raise image
                 if fault := picture_fault(image):
                     raise AssetError(fault)
+                if reason := finding(self._checks(), self._check_names, image):
+                    raise RejectedError(reason)
                 delivered = self._write(subject, asset, image, share, clock, cache_sha256)
                 return replace(delivered, mask=masks[asset.asset_id])
             except Exception as error:

@@ -72,6 +72,7 @@ class Card:
     hints: tuple[str, ...] = ()
     profile: str | None = None
     score: float | None = None
+    rejected: bool = False
 
     @property
     def words(self) -> str:
@@ -251,8 +252,9 @@ class _Previews:
             f"../{quote(self._inputs[sha256])}" for sha256 in hints_of(row["control"]) if sha256 in self._inputs
         )
         own = {key: row[key] for key in facts}
-        score = None if error is not None else self.scores.get(row["asset_id"])
-        return Card(**own, picture=picture, thumbnail=thumbnail, error=error, mask=shown, hints=hints, score=score)
+        own["score"] = None if error is not None else self.scores.get(row["asset_id"])
+        own["rejected"] = row["status"] == "rejected"
+        return Card(**own, picture=picture, thumbnail=thumbnail, error=error, mask=shown, hints=hints)
 
 
 def identity_scores(store: OutputStore, rows: pa.Table) -> tuple[str, dict[str, float]]:

@@ -21,8 +21,7 @@ MakeOutput = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def make_output() -> MakeOutput:
-    """``make_output(folder, subjects=3, more=1, masks=True)``: two anchors and three scenes of each subject, ``more`` of
-    the first; those that are there already stay."""
+    """``make_output(folder, subjects=3, more=1)``: two anchors and three scenes each, ``more`` of the first."""
 
     def make(folder: Path, subjects: int = 3, more: int = 0, *, masks: bool = True) -> Path:
         store, renderer = open_output(str(folder)), FakeRenderer(size=(32, 32))
