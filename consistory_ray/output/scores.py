@@ -111,7 +111,7 @@ def scores_of(table: pa.Table, rows: pa.Table, metrics: Sequence[str]) -> dict[s
         asset id -> metric -> value.
     """
     wanted = table.filter(pc.is_in(table["metric"], value_set=pa.array(list(metrics), pa.string())))
-    wanted = wanted.take(pc.sort_indices(wanted, sort_keys=[("scored_at", "ascending")], null_placement="at_start"))
+    wanted = wanted.take(pc.sort_indices(wanted, sort_keys=[("scored_at", "ascending")]))
     current = dict(zip(rows["asset_id"].to_pylist(), rows["sha256"].to_pylist(), strict=True))
     found: dict[str, dict[str, float]] = {}
     for row in wanted.select(["asset_id", "sha256", "metric", "value"]).to_pylist():

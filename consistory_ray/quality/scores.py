@@ -82,7 +82,7 @@ def table_to_scores(table: pa.Table) -> list[Score]:
 def newest_scores(table: pa.Table) -> pa.Table:
     """Of each :data:`KEY` the newest row, in the order of the keys; of two of one time, the larger value."""
     order = [*((name, "ascending") for name in KEY), ("scored_at", "ascending"), ("value", "ascending")]
-    table = table.take(pc.sort_indices(table, sort_keys=order, null_placement="at_start"))
+    table = table.take(pc.sort_indices(table, sort_keys=order))
     if len(table) < 2:
         return table
     is_last = np.ones(len(table), bool)
