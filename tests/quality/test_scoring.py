@@ -110,7 +110,8 @@ def test_layouts_differ_by_the_way_of_their_centres() -> None:
     moved = patch_displacements(
         [eye, eye[:, ::-1], None], [np.array([[True, False], [False, False]]), None, None], [0, 1]
     )
-    assert moved == [pytest.approx(way), pytest.approx(way), None]
+    to_one_point = (0 + 0.5 + 0.5 + np.sqrt(0.5)) / 4 / np.sqrt(2)  # the other's subject is a single patch
+    assert moved == [pytest.approx(way), pytest.approx(to_one_point), None]
     assert patch_displacements([eye, eye], [None, None], [0, 1]) == [0.0, 0.0]
 
 
