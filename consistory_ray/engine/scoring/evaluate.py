@@ -28,7 +28,7 @@ from consistory_ray.output.index.index import read_index
 from consistory_ray.output.lease.lease import Lease
 from consistory_ray.output.lease.record import LEASE_FOLDER
 from consistory_ray.output.storage import OutputStore, open_output
-from consistory_ray.quality.metrics import MetricOptions, check_metric
+from consistory_ray.quality.metrics import WEIGHED, MetricOptions, check_metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +127,9 @@ def _metrics(options: EvaluationOptions, rows: pa.Table) -> tuple[str, ...]:
         names = ("judge",)
     for name in names:
         check_metric("--metrics", name)
+        if name in WEIGHED and name not in options.weights:
+            fix = f"give a folder or a Hugging Face id: --weights {name}=PLACE"
+            raise InputError(f"{name} needs weights", [Problem("--weights", "", fix)])
     if not names or len(set(names)) < len(names):
         raise InputError("metrics are not clear", [Problem("--metrics", ",".join(names), "name each one once")])
     unknown = sorted(set(options.weights) - set(names))

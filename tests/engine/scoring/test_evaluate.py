@@ -104,11 +104,12 @@ def test_what_cannot_be_scored_is_said_before_ray_starts(out: Path, tmp_path: Pa
         (out, EvaluationOptions(("clipp",), {}, RUN), "not known"),
         (out, EvaluationOptions((FAKE, FAKE), {}, RUN), "not clear"),
         (out, EvaluationOptions(("judge",), {"clip": "x"}, RUN), "weights of no metric"),
+        (out, EvaluationOptions(("dinov2",), {}, RUN), "dinov2 needs weights"),
     ):
         with pytest.raises(InputError, match=told):
             evaluate_output(str(where), options)
-    with pytest.raises(InputError, match="clip needs weights"):  # in the worker, which loads it
-        evaluate_output(str(out), EvaluationOptions(("clip",), {}, RUN))
+    with pytest.raises(InputError, match="clip cannot be loaded"):  # in the worker, which loads it
+        evaluate_output(str(out), EvaluationOptions(("clip",), {"clip": str(tmp_path)}, RUN))
 
 
 def test_a_killed_evaluation_goes_on(out: Path) -> None:
