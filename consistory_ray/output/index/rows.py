@@ -149,7 +149,7 @@ class IndexRow:
         if self.status == "ok" and any(fact is None for fact in facts):
             raise ValueError(f"asset {self.asset_id}: ok needs path, size, sha256, width and height, got {facts}")
         if self.status in NOT_KEPT and (not self.error or self.path is not None):
-            raise ValueError(f"asset {self.asset_id}: a {self.status} row needs its error and no path, got {self.path}")
+            raise ValueError(f"asset {self.asset_id}: a {self.status} row needs an error, has no path: {self.path}")
         if self.status not in ("ok", *NOT_KEPT):
             raise ValueError(f"asset {self.asset_id}: status must be ok, failed or rejected, got {self.status!r}")
         if not all(-(2**63) <= seed < 2**63 for seed in (self.seed, *self.anchor_seeds)):
