@@ -3,9 +3,9 @@
     python benchmarks/labels.py
     python benchmarks/labels.py --sample /tmp/pictures --to /tmp/labels    # 48 others, to be labelled
 
-``results/labels`` holds the pictures and what a reader saw in them: ``a|b`` where either would do, null where it cannot be
-told. The last line of stdout is JSON, also in ``results/judge.json``: for each attribute the share of the pictures on which
-the judge agrees, with its 95 % bootstrap interval over pictures, how many could be told, and of how many either of two values
+``results/labels`` holds the pictures and what a reader saw in them: ``a|b`` where either would do, null where it cannot
+be told. The last line of stdout is JSON, also in ``results/judge.json``: for each attribute the share of pictures on
+which the judge agrees, with its 95 % interval (Wilson's), how many could be told, and of how many either of two values
 counts as right. Pictures of one subject are alike, so that the intervals are rather too narrow than too wide.
 """
 
@@ -28,7 +28,7 @@ from PIL import Image
 from benchmarks.consistency import rounded
 from benchmarks.model_options import say
 from benchmarks.result_stamp import stamped
-from consistory_ray.evaluation.bootstrap import mean_interval
+from consistory_ray.evaluation.bootstrap import share_interval
 from consistory_ray.evaluation.hard_attributes import look
 from consistory_ray.evaluation.sheets import grid_sheet
 from consistory_ray.miniature.judge import Judge
@@ -76,11 +76,11 @@ def accuracy(labels: Sequence[Label], seen: Sequence[Label]) -> dict[str, dict[s
     found = {}
     for name in LABELLED:
         pairs = [(label[name].split("|"), row[name]) for label, row in zip(labels, seen, strict=True) if label[name]]
-        right = np.array([value in known for known, value in pairs], dtype=float)
+        right = sum(value in known for known, value in pairs)
         found[name] = {
-            "accuracy": float(right.mean()) if len(right) else float("nan"),
-            "interval": list(mean_interval(right)) if len(right) else [float("nan")] * 2,
-            "told": len(right),
+            "accuracy": right / len(pairs) if pairs else float("nan"),
+            "interval": list(share_interval(right, len(pairs))) if pairs else [float("nan")] * 2,
+            "told": len(pairs),
             "either": sum(len(known) > 1 for known, _ in pairs),
         }
     return found
