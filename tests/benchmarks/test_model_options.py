@@ -32,6 +32,7 @@ RUN_A_MODEL = (
     "fast",
     "miniature_quality",
     "multi_subject",
+    "paper",
     "personalization",
     "personalization_choices",
     "schedulers",
