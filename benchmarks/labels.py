@@ -86,6 +86,16 @@ def accuracy(labels: Sequence[Label], seen: Sequence[Label]) -> dict[str, dict[s
     return found
 
 
+def differences(labels: Sequence[Label], seen: Sequence[Label]) -> list[str]:
+    """Where the judge does not agree, picture by picture: "3 body: purple|gray, not blue"."""
+    return [
+        f"{index} {name}: {told}, not {row[name]}"
+        for index, (label, row) in enumerate(zip(labels, seen, strict=True))
+        for name, told in label.items()
+        if told and row[name] not in told.split("|")
+    ]
+
+
 def sample(cache: Path, seed: int, folder: Path) -> None:
     """Draw pictures from a cache of one model, and write what is to be labelled."""
     models = [path for path in cache.iterdir() if path.is_dir()]
@@ -122,7 +132,7 @@ def main() -> None:
     images, labels, fingerprint = labelled()
     seen = read(Judge.load(), images)
     found = rounded({"pictures": len(labels), "attributes": accuracy(labels, seen)})
-    report = {**found, "rows": [{"label": a, "judge": b} for a, b in zip(labels, seen, strict=True)]}
+    report = {**found, "differs": differences(labels, seen)}
     options.out.mkdir(parents=True, exist_ok=True)
     told = stamped(report, fingerprint=fingerprint, dtype="float32")
     (options.out / "judge.json").write_text(json.dumps(told, indent=1) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,9 +19,11 @@ TINY = Topology((16, 32, 64), (1, 1, 2), 1, (1, 1, 1), (32, 32), 8, 8, 16)
 
 
 @pytest.mark.slow
-def test_quick_run_prints_every_key_and_holds_the_bars(capsys: pytest.CaptureFixture[str]) -> None:
-    result = main(["--quick"])
+def test_quick_run_prints_every_key_and_holds_the_bars(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = main(["--quick", "--out", str(tmp_path)])
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    stored = json.loads((tmp_path / "cost.json").read_text())
+    assert stored.pop("stamp")["model_fingerprint"] and stored == printed
 
     profiles = result.pop("profiles")
     assert printed.pop("profiles").keys() == profiles.keys()
