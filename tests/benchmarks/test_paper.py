@@ -6,10 +6,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.paper.baselines import _first_as_good
+from benchmarks.paper.components import everything_is_subject
 from benchmarks.paper.consistory_plus import run_through
 from benchmarks.paper.plus_file import (
     FEWEST,
@@ -21,7 +24,11 @@ from benchmarks.paper.plus_file import (
     plus_document,
     with_found_tokens,
 )
+from benchmarks.paper.seeds import reseeded
+from consistory_ray.consistory.method.layout import Grid
+from consistory_ray.consistory.method.masks import AttentionMaps
 from consistory_ray.errors import InputError
+from consistory_ray.evaluation.prompts import consistency_subjects
 from consistory_ray.jobs.job import load_job
 from consistory_ray.miniature.vocabulary import words
 from consistory_ray.plan.plan import make_plan
@@ -69,3 +76,41 @@ def test_every_prompt_of_the_file_is_rendered(tmp_path: Path) -> None:
     mended, _ = with_found_tokens(plus_document())
     found = run_through(mended, tmp_path)
     assert found == {"subjects": SUBJECTS, "prompts": PROMPTS, "pictures": PROMPTS, "files": PROMPTS}
+
+
+def test_masks_that_cover_everything_are_gone_afterwards() -> None:
+    maps = AttentionMaps(torch.ones(2, 3, 1), 1, "coarse")
+    maps.add(torch.rand(2, 16, 1, generator=torch.Generator().manual_seed(0)))
+    maps.end_step()
+    grids = {"coarse": Grid(4, 4), "fine": Grid(8, 8)}
+    before = maps.masks(grids)
+    with everything_is_subject():
+        covered = maps.masks(grids)
+    assert {level: (mask.shape, bool(mask.all())) for level, mask in covered.items()} == {
+        "coarse": ((2, 16), True),
+        "fine": ((2, 64), True),
+    }
+    assert not before["fine"].all() and torch.equal(maps.masks(grids)["fine"], before["fine"])
+
+
+def test_other_seeds_change_the_anchors_alone() -> None:
+    (subject,) = consistency_subjects(1)
+    others = [reseeded(subject, number) for number in range(4)]
+    assert others[0] == subject and len({one.anchor_seeds for one in others}) == 4
+    assert {(one.prompts, one.seeds, one.anchors) for one in others} == {
+        (subject.prompts, subject.seeds, subject.anchors)
+    }
+
+
+def test_the_time_to_a_consistent_subject_is_that_of_the_smallest_budget_that_gets_there() -> None:
+    found = _first_as_good(
+        {
+            "vanilla": {"to_anchors": 0.2},
+            "consistory": {"to_anchors": 0.8, "seconds": 9.0},
+            "word, 50 steps": {"to_anchors": 0.5, "seconds": 50.0},
+            "lora, 50 steps": {"to_anchors": 0.7, "seconds": 60.0},
+            "word, 200 steps": {"to_anchors": 0.6, "seconds": 200.0},
+            "lora, 200 steps": {"to_anchors": 0.85, "seconds": 240.0},
+        }
+    )
+    assert found == {"consistory": 9.0, "word": None, "lora": 240.0}
