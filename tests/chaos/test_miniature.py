@@ -10,6 +10,7 @@ import yaml
 
 from tests.chaos.harness import KILLS, Cluster, Run, moments
 from tests.chaos.invariants import alike, check_complete, check_rows, digests
+from tests.patience import PATIENCE
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
@@ -40,7 +41,7 @@ def test_pictures_of_the_bundled_model_survive(cluster: Cluster, tmp_path: Path)
     settings = {"num_inference_steps": STEPS, "batch_size": 2, "torch_dtype": "float32"}
     job.write_text(yaml.safe_dump({"name": "miniature", "settings": settings, "subjects": subjects}))
     calm = Run(cluster, tmp_path / "calm", job, str(tmp_path / "calm" / "out"), None, workers=1)
-    calm.finish(patience=600)
+    calm.finish()
     undisturbed = digests(calm.store, calm.plan)
 
     run = Run(cluster, tmp_path / "wild", job, str(tmp_path / "wild" / "out"), None, workers=2)
@@ -49,7 +50,7 @@ def test_pictures_of_the_bundled_model_survive(cluster: Cluster, tmp_path: Path)
     for _ in range(2):
         coordinator = run.start()
         there = len(run.store.list_files("images"))
-        for _ in moments(600):
+        for _ in moments(PATIENCE):
             if coordinator.wait(0.02) is not None or len(run.store.list_files("images")) > there:
                 break
         assert run.kill_worker(chance), coordinator.text()
@@ -57,5 +58,5 @@ def test_pictures_of_the_bundled_model_survive(cluster: Cluster, tmp_path: Path)
         coordinator.kill()
         check_rows(run.store, plan, undisturbed, is_alike)
     assert (KILLS - before).keys() == {"coordinators", "workers"}
-    run.finish(patience=600)
+    run.finish()
     check_complete(run.store, plan, undisturbed, is_alike)

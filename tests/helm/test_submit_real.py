@@ -21,13 +21,13 @@ import pytest
 
 from consistory_ray.jobs.job import RenderJob
 from tests.helm.rendering import CHART
+from tests.patience import PATIENCE
 
 pytest.importorskip("ray.job_submission")
 pytestmark = pytest.mark.slow
 
 SUBMIT = CHART / "files" / "submit.py"
 HOOK = CHART / "files" / "stop-run.sh"
-PATIENCE = 120.0
 
 
 def free_ports(count: int) -> list[int]:
@@ -110,7 +110,7 @@ def submit(head: dict[str, str]) -> Iterator[Submitter]:
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Exit code and output, once it has ended."""
-    output, _ = process.communicate(timeout=2 * PATIENCE)
+    output, _ = process.communicate(timeout=PATIENCE)
     return process.returncode, output
 
 
@@ -202,7 +202,7 @@ class Run:
     def hook(self) -> None:
         """What the head's pod does before it stops; of all processes it sees only this run's."""
         command = ["/bin/bash", "-c", HOOK.read_text(), "stop-run", "60"]
-        subprocess.run(command, env={"PATH": "/usr/bin:/bin", "PROC": str(self.proc)}, check=True, timeout=90)
+        subprocess.run(command, env={"PATH": "/usr/bin:/bin", "PROC": str(self.proc)}, check=True, timeout=PATIENCE)
         for path in self.proc.glob("*/cmdline"):
             with suppress(OSError):  # gone between two looks
                 assert not path.read_text(), "the coordinator is still there"  # unless Ray has yet to reap it

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from tests.operations.prometheus import free_port
+from tests.patience import PATIENCE, SOON
 
 START_TRIES = 3
 
@@ -71,13 +72,13 @@ def end(process: subprocess.Popen[bytes]) -> None:
     for child in below:
         with suppress(psutil.Error):
             child.kill()
-    psutil.wait_procs(below, 10)
-    process.wait(timeout=60)
+    psutil.wait_procs(below, SOON)
+    process.wait(timeout=SOON)
 
 
 def _has_started(process: subprocess.Popen[bytes], log: Path) -> bool:
     """Wait for the head; False if it gave up, as it does on a busy machine."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < deadline:
         if "Ray runtime started" in log.read_text():
             return True

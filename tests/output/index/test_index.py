@@ -316,7 +316,7 @@ def test_merged_parts_are_deleted_side_by_side(local: OutputStore, monkeypatch: 
     writer = IndexWriter(local, rows_per_part=1, parts_before_compaction=1000)
     for number in range(40):
         writer.add(row(number))
-    together = threading.Barrier(8, timeout=20)
+    together = threading.Barrier(8, timeout=200)
     delete = OutputStore.delete
 
     def slow(self: OutputStore, path: str) -> None:
