@@ -65,7 +65,14 @@ def baselines(bench: Bench) -> dict[str, Any]:
     report = {"variants": variants, "batch": BATCH, "rank": RANK, "learning_rates": RATES}
     report["time_to_a_consistent_subject"] = consistent = _first_as_good(variants)
     bench.write("baselines", report, variants_sheet(bench, {name: way.pictures for name, way in ways.items()}))
-    keys = ("identity_gap_ratio", "to_anchors", "seconds", "layout_diversity_ratio", "scene_accuracy")
+    keys = (
+        "identity_gap_ratio",
+        "hard_attribute_ratio",
+        "to_anchors",
+        "seconds",
+        "layout_diversity_ratio",
+        "scene_accuracy",
+    )
     told = {name: {key: numbers[key] for key in keys if key in numbers} for name, numbers in variants.items()}
     return {**told, "time_to_a_consistent_subject": consistent}
 
