@@ -21,8 +21,8 @@ from benchmarks.paper.plus_file import (
     SLICE,
     SUBJECTS,
     known_slice,
+    mended,
     plus_document,
-    with_found_tokens,
 )
 from benchmarks.paper.seeds import reseeded
 from consistory_ray.consistory.method.layout import Grid
@@ -48,20 +48,18 @@ def test_our_file_has_the_size_and_the_oddities_of_the_published_one(seed: int) 
     assert any(" " in one["concept_token"] for one in items)
 
 
-def test_concepts_that_the_words_lack_are_told_and_can_be_taken_apart(tmp_path: Path) -> None:
+def test_a_subject_that_occurs_twice_is_refused_or_gets_an_id(tmp_path: Path) -> None:
     path = tmp_path / "plus.yaml"
     path.write_text(yaml.safe_dump(plus_document()))
     with pytest.raises(InputError) as caught:
-        make_plan(load_job(str(path)))
-    assert {"pot of soup", "harbour fog"} == {
-        name for name in ("pot of soup", "harbour fog", "dumpling") if name in str(caught.value.problems)
-    }
-    mended, changed = with_found_tokens(plus_document())
-    assert changed == ["pot of soup", "harbour fog"]
-    path.write_text(yaml.safe_dump(mended))
+        load_job(str(path))
+    assert len(caught.value.problems) == 1 and "the same individual" in str(caught.value.problems[0])
+    document, repeated = mended(plus_document())
+    assert repeated == [plus_document()["tales"][-1]["subject"]] and mended(document) == (document, [])
+    path.write_text(yaml.safe_dump(document))
     plan = make_plan(load_job(str(path)))
     assert (len(plan.subjects), plan.anchor_count + plan.scene_count) == (SUBJECTS, PROMPTS)
-    assert len({asset.path for asset in plan.assets()}) == PROMPTS
+    assert len({asset.path for asset in plan.assets()}) == len({asset.asset_id for asset in plan.assets()}) == PROMPTS
 
 
 def test_the_slice_is_what_the_bundled_model_knows() -> None:
@@ -73,8 +71,8 @@ def test_the_slice_is_what_the_bundled_model_knows() -> None:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_every_prompt_of_the_file_is_rendered(tmp_path: Path) -> None:
-    mended, _ = with_found_tokens(plus_document())
-    found = run_through(mended, tmp_path)
+    document, _ = mended(plus_document())
+    found = run_through(document, tmp_path)
     assert found == {"subjects": SUBJECTS, "prompts": PROMPTS, "pictures": PROMPTS, "files": PROMPTS}
 
 
