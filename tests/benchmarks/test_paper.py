@@ -52,7 +52,7 @@ def test_a_subject_that_occurs_twice_is_refused_or_gets_an_id(tmp_path: Path) ->
     path = tmp_path / "plus.yaml"
     path.write_text(yaml.safe_dump(plus_document()))
     with pytest.raises(InputError) as caught:
-        load_job(str(path))
+        make_plan(load_job(str(path)))
     assert len(caught.value.problems) == 1 and "the same individual" in str(caught.value.problems[0])
     document, repeated = mended(plus_document())
     assert repeated == [plus_document()["tales"][-1]["subject"]] and mended(document) == (document, [])
