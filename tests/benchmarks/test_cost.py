@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,11 +23,13 @@ SHALLOW = dataclasses.replace(QUICK, layers_per_block=1, transformer_layers=(1, 
 @pytest.mark.slow
 @pytest.mark.parametrize("topology", [SHALLOW, pytest.param(QUICK, marks=pytest.mark.full)], ids=["shallow", "quick"])
 def test_quick_run_prints_every_key_and_holds_the_bars(
-    topology: Topology, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    topology: Topology, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("benchmarks.cost.QUICK", topology)
-    result = main(["--quick"])
+    result = main(["--quick", "--out", str(tmp_path)])
     printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    stored = json.loads((tmp_path / "cost.json").read_text())
+    assert stored.pop("stamp")["model_fingerprint"] and stored == printed
 
     profiles = result.pop("profiles")
     assert printed.pop("profiles").keys() == profiles.keys()
