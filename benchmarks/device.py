@@ -42,6 +42,7 @@ from benchmarks import device_checks as checks
 from benchmarks.engine_model.apart import apart
 from benchmarks.model_options import add_device_options, chosen_device, chosen_dtype, described, say
 from benchmarks.random_sdxl import SDXL, TINY, random_model
+from benchmarks.result_stamp import stamped
 from consistory_ray.consistory import ConsiStoryPipeline
 from consistory_ray.consistory.method.attention_kernel import AttentionKernel, shared_lengths
 from consistory_ray.doctor.meters import seconds_for
@@ -235,7 +236,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     result = {**described(device, dtype), "tiny": options.tiny, "steps": options.steps}
     result |= measured(bench, options.parts.split(","))
     options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "device.json").write_text(json.dumps(result, indent=1) + "\n")
+    (options.output / "device.json").write_text(
+        json.dumps(stamped(result, device=device, dtype=dtype), indent=1) + "\n"
+    )
     print(json.dumps(result))
     return result
 

@@ -52,6 +52,7 @@ FIXES: Mapping[str, str] = {
     "mask": "write the path or URL of a picture of the same size: the subject white, all else black",
     "fit": 'write "crop" or "letterbox"',
     "scenes": 'write a list with at least one scene such as ["in space"]',
+    "checks": "write a list of up to 16 functions such as [house.rules:no_text]",
     "on_missing_concept": 'write "fail" (the job is refused) or "skip" (those pictures fail, the others are made)',
     "dynamic_prompts": _SWITCH,
     "wildcards": "write the path or URL of a folder of lists, or the lists: {animals: [cat, dog]}",
@@ -284,7 +285,7 @@ _ELSEWHERE = (
     (
         (
             *("model", "config", "variant", "revision", "vae", "loras", "embeddings"),
-            *("name", "subjects", "settings", "controlnets", "guess_mode"),
+            *("name", "subjects", "settings", "controlnets", "guess_mode", "checks"),
         ),
         "write this key at the top of the file",
     ),

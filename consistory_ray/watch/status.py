@@ -153,8 +153,10 @@ class StatusReader:
         """
         import pyarrow.compute as pc
 
+        from consistory_ray.output.index.rows import is_not_kept
+
         rows = self._of_plan(self._index.read())
-        done, failed = self._done(rows), rows.filter(_equal(rows, "status", "failed"))
+        done, failed = self._done(rows), rows.filter(is_not_kept(rows))
         done_by, failed_by = (_counts(table["planned_subject"]) for table in (done, failed))
         failures = [
             {"path": row["planned_path"], "attempt": row["attempt"], "fault": row["fault"], "error": row["error"]}

@@ -35,6 +35,7 @@ from ray._raylet import GcsClient  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 from ray.core.generated import autoscaler_pb2  # noqa: E402
 
+from consistory_ray.engine.cluster.local_ray import patience_with_nodes  # noqa: E402
 from tests.chaos.hosts import serve  # noqa: E402
 
 T = TypeVar("T")
@@ -103,7 +104,8 @@ def main() -> None:
     """Start the cluster, obey, stop it."""
     adopt_orphans()
     try:
-        run(int(sys.argv[1]), float(sys.argv[2]))
+        with patience_with_nodes():
+            run(int(sys.argv[1]), float(sys.argv[2]))
     finally:
         end_all()
         shutil.rmtree(TEMPORARY, ignore_errors=True)

@@ -21,6 +21,7 @@ import pytest
 
 from consistory_ray.jobs.job import RenderJob
 from tests.helm.rendering import CHART
+from tests.operations.heads import RAY, ROOT
 from tests.patience import PATIENCE
 
 pytest.importorskip("ray.job_submission")
@@ -55,7 +56,7 @@ def head() -> Iterator[dict[str, str]]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
-        "RAY_raylet_start_wait_time_s": "120",
+        "PYTHONPATH": ROOT,
         "RAY_JOB_STOP_WAIT_TIME_S": "60",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "RELEASE": "book",
@@ -66,7 +67,7 @@ def head() -> Iterator[dict[str, str]]:
     options += [f"--ray-client-server-port={client}", f"--temp-dir={scratch}", "--object-store-memory=80000000"]
     with Path(scratch, "head.log").open("w") as log:
         process = subprocess.Popen(
-            ["ray", "start", "--head", "--block", "--num-cpus=1", "--disable-usage-stats", *options],
+            [*RAY, "start", "--head", "--block", "--num-cpus=1", "--disable-usage-stats", *options],
             env=environment,
             stdout=log,
             stderr=log,

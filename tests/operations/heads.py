@@ -19,6 +19,9 @@ from tests.operations.prometheus import free_port
 from tests.patience import PATIENCE, SOON
 
 START_TRIES = 3
+ROOT = str(Path(__file__).parents[2])
+RAY = (sys.executable, "-m", "tests.operations.ray_command")
+"""With ``ROOT`` for a PYTHONPATH."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,14 @@ def ray_head(*arguments: str) -> Iterator[Head]:
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as home:
         for _ in range(START_TRIES):
             port = free_port()
-            environment = {**without_ray(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "HOME": home}
-            command = [Path(sys.executable).with_name("ray"), "start", "--head", f"--port={port}", "--num-cpus=1"]
+            environment = {
+                **without_ray(),
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN": token,
+                "HOME": home,
+                "PYTHONPATH": ROOT,
+            }
+            command = [*RAY, "start", "--head", f"--port={port}", "--num-cpus=1"]
             command += ["--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={home}/r", "--block"]
             command += ["--object-store-memory=80000000", *arguments]
             log = Path(home, "log")

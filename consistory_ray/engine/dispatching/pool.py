@@ -48,6 +48,7 @@ class WorkerPool:
         clock: seconds that only go forward.
         config, controlnets, guess_mode, pad_to, loaded: for the renderers.
         png_level: of the pictures.
+        checks: names of what looks at every picture.
 
     Attributes:
         last_failure: of the worker that was lost last.
@@ -69,6 +70,7 @@ class WorkerPool:
         pad_to: int | None = None,
         png_level: int = PNG_LEVEL,
         loaded: Loaded = ALONE,
+        checks: tuple[str, ...] = (),
     ) -> None:
         self.shape = shape
         share = min(1.0, shape.num_gpus) or 1.0
@@ -88,6 +90,7 @@ class WorkerPool:
         )
         self._store = store
         self._png_level = png_level
+        self._checks = checks
         self._options = options
         self._sizes = tuple(sizes)
         self._numbers = itertools.count()
@@ -245,7 +248,9 @@ class WorkerPool:
                 max_concurrency=CONCURRENT_CALLS,
                 **placement,
             )
-            .remote(self._options.renderer or consistory_renderer, self._spec, self._store, self._png_level)
+            .remote(
+                self._options.renderer or consistory_renderer, self._spec, self._store, self._png_level, self._checks
+            )
         )
         return _Slot(actor, actor.placed.remote(), actor.hello.remote(self._sizes))
 

@@ -144,6 +144,7 @@ class RaySession:
             pad_to=batch_size if options.deterministic else None,
             png_level=plan.png_level,
             loaded=plan.loaded,
+            checks=plan.checks,
         )
         adapts = wanted == "auto" and not options.deterministic
         workforce = Workforce(scheduler, pool, self._ledger, options, self._store.url, adapts, watch)

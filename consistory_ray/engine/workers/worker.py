@@ -36,7 +36,7 @@ from consistory_ray.engine.workers.anchor_store import (
 )
 from consistory_ray.engine.workers.device import Device, DeviceTime
 from consistory_ray.engine.workers.writing import Writers
-from consistory_ray.errors import AssetError, InputError, RunInterrupted
+from consistory_ray.errors import AssetError, InputError, RejectedError, RunInterrupted
 from consistory_ray.guards.numerics import picture_fault
 from consistory_ray.jobs.stored_subjects import describe_subject, subject_file
 from consistory_ray.output.assets import (
@@ -49,6 +49,7 @@ from consistory_ray.output.assets import (
 )
 from consistory_ray.output.run_record import RUN_RECORD
 from consistory_ray.output.storage import OutputStore
+from consistory_ray.quality.checks import finding, load_checks
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -89,12 +90,13 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """A picture on storage."""
+    """A picture on storage, and where its subject is, as the index takes it."""
 
     asset_id: str
     written: WrittenAsset
     size: tuple[int, int]
     seconds: float
+    mask: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +147,16 @@ class RenderWorker:
         spec: for the factory.
         store: the output.
         png_level: of pictures, see :func:`~consistory_ray.output.assets.encode_png`.
+        checks: names of functions that look at every picture before it is written.
     """
 
     def __init__(
-        self, factory: RendererFactory, spec: RendererSpec, store: OutputStore, png_level: int = PNG_LEVEL
+        self,
+        factory: RendererFactory,
+        spec: RendererSpec,
+        store: OutputStore,
+        png_level: int = PNG_LEVEL,
+        checks: Sequence[str] = (),
     ) -> None:
         if "torch" not in sys.modules:  # which reads them once
             for name, value in PASSIVE.items():
@@ -156,6 +164,7 @@ class RenderWorker:
         self._spec = spec
         self._store = store
         self._png_level = png_level
+        self._check_names, self._checks = tuple(checks), functools.cache(lambda: load_checks(checks))
         self._writers = Writers()
         self._started = time.perf_counter()
         self._device = Device(factory, spec)
@@ -171,6 +180,7 @@ class RenderWorker:
         try:
             from consistory_ray.engine.cluster.cluster_watch import own_node  # imports Ray
 
+            self._checks()  # what cannot be loaded is told before anything is rendered
             renderer = self._device.renderer
             place = f"{socket.gethostname()}/{os.getpid()}"
             fitting = getattr(renderer, "fitting_batch", None)
@@ -320,6 +330,7 @@ class RenderWorker:
             raise AssetError(f"the renderer made {len(images)} pictures of {len(assets)}")
         share = spent.seconds / max(1, len(assets))
         clock = {"encode": 0.0, "write": 0.0}
+        masks = packed_masks(spent, assets)
 
         def deliver(asset: Asset, image: Image | AssetError) -> Delivered | Failure:
             try:
@@ -327,7 +338,10 @@ class RenderWorker:
                     raise image
                 if fault := picture_fault(image):
                     raise AssetError(fault)
-                return self._write(subject, asset, image, share, clock, cache_sha256)
+                if reason := finding(self._checks(), self._check_names, image):
+                    raise RejectedError(reason)
+                delivered = self._write(subject, asset, image, share, clock, cache_sha256)
+                return replace(delivered, mask=masks[asset.asset_id])
             except Exception as error:
                 return Failure.of(error)
 
@@ -340,7 +354,7 @@ class RenderWorker:
         }
         delivered = tuple(item for item in outcomes if isinstance(item, Delivered))
         machine = self._machine.reading()
-        return Report(delivered, failures, spent, clock["encode"], clock["write"], machine=machine)
+        return Report(delivered, failures, replace(spent, masks=()), clock["encode"], clock["write"], machine=machine)
 
     def _write(
         self,
@@ -365,6 +379,16 @@ class RenderWorker:
         clock["encode"] += encoded - started
         clock["write"] += time.perf_counter() - encoded
         return Delivered(asset.asset_id, written, image.size, seconds)
+
+
+def packed_masks(spent: DeviceTime, assets: Sequence[Asset]) -> dict[str, bytes | None]:
+    """Of each asset the mask that the renderer has told, as the index takes it; None where it has told none."""
+    from consistory_ray.pictures import encode_mask  # imports Pillow
+
+    if len(spent.masks) != len(assets):
+        return dict.fromkeys(asset.asset_id for asset in assets)
+    told = zip(assets, spent.masks, strict=True)
+    return {asset.asset_id: None if mask is None else encode_mask(mask) for asset, mask in told}
 
 
 def drain_on_sigterm(drain: Callable[[], None]) -> None:

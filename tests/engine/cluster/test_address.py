@@ -49,8 +49,9 @@ def test_nobody_there(
     assert not list(tmp_path.rglob("*.json")), "neither lease nor record"
 
 
-def test_something_else_is_there() -> None:
+def test_something_else_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """A port that is open and does not speak as Ray does."""
+    monkeypatch.setattr(address, "ANSWER_SECONDS", 3.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         began = time.monotonic()
         with pytest.raises(InputError, match="it is not Ray"):

@@ -113,6 +113,33 @@ def _started_with() -> str:
     return os.environ["RAY_AUTH_TOKEN"]
 
 
+def test_a_node_that_is_slow_is_waited_for_and_a_dead_one_is_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (program := tmp_path / "raylet").symlink_to("/bin/sleep")
+    looks, below = list[str](), list[psutil.Process]()
+
+    def find(gcs_address: str, node_id: str) -> str:
+        looks.append(node_id)
+        if len(looks) < 4:
+            raise RuntimeError("not there yet")
+        return "there"
+
+    services = pytest.importorskip("ray._private.services")
+    monkeypatch.setattr(services, "get_node", find)
+    monkeypatch.setattr(local_ray, "_processes_below", lambda: below)
+    before = dict(os.environ)
+    with local_ray.patience_with_nodes():
+        with pytest.raises(RuntimeError, match="not there yet"):
+            services.get_node("127.0.0.1:1", "one")
+        below.append(psutil.Popen([str(program), "600"]))
+        assert services.get_node("127.0.0.1:1", "two") == "there" and looks == ["one", "two", "two", "two"]
+        assert int(dict(os.environ)["RAY_gcs_server_port_wait_time_s"]) > 30
+    assert services.get_node is find and dict(os.environ) == before
+    below[0].kill()
+    below[0].wait()
+
+
 def test_a_start_that_fails_leaves_nothing_behind(
     settings_read_again: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -143,7 +170,7 @@ def test_a_start_that_fails_leaves_nothing_behind(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["raylet", "gcs_server"])
+@pytest.mark.parametrize("name", ["raylet", pytest.param("gcs_server", marks=pytest.mark.full)])
 def test_a_run_starts_its_ray_again_once(start: StartRender, reap: list[psutil.Process], name: str) -> None:
     render = start("--address", "local", seconds=0.4)
     render.wait_until(lambda: render.batches() >= 1)

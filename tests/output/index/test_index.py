@@ -124,9 +124,10 @@ def test_rows_refuse_what_they_cannot_mean() -> None:
     for change, message in [
         ({"path": None}, "an? ok|ok needs"),
         ({"sha256": None}, "ok needs"),
-        ({"status": "failed"}, "needs its error"),
+        ({"status": "failed"}, "needs an error"),
         ({"status": "failed", "error": "it broke"}, "has no path"),
-        ({"status": "maybe"}, "must be ok or failed"),
+        ({"status": "rejected"}, "needs an error"),
+        ({"status": "maybe"}, "must be ok, failed or rejected"),
         ({"seed": 2**63}, "64 bits"),
         ({"created_at": datetime(2026, 1, 1)}, "time zone"),
     ]:
