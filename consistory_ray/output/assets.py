@@ -64,6 +64,10 @@ class _Parameters(BaseModel):
     control: list[dict[str, Any]] = []
     loras: list[dict[str, Any]] = []
     profile: Annotated[str, Field(max_length=40)] | None = None
+    take: Annotated[int, Field(ge=1, lt=2**31)] = 1
+    take_of: str | None = None
+    score: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    scored_by: Annotated[str, Field(max_length=1000)] | None = None
     cache_sha256: Any = None  # whoever needs it looks at it: a picture can do without
 
 
@@ -76,8 +80,22 @@ class WrittenAsset:
     sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A picture's score, and the metric, measure and version that it is of."""
+
+    value: float
+    scored_by: str
+
+
 def asset_parameters(
-    asset: Asset, subject: SubjectPlan, *, model: str, model_fingerprint: str, cache_sha256: str | None = None
+    asset: Asset,
+    subject: SubjectPlan,
+    *,
+    model: str,
+    model_fingerprint: str,
+    cache_sha256: str | None = None,
+    score: Scored | None = None,
 ) -> dict[str, Any]:
     """Everything that identifies an asset, in the form that :func:`encode_png` and the index rows take.
 
@@ -88,6 +106,7 @@ def asset_parameters(
         model_fingerprint: the loaded weights' fingerprint.
         cache_sha256: of the anchor cache that a scene is rendered from. Without it the key is absent, as it is in
             anchors and in older pictures.
+        score: what was found in it, if somebody has looked.
     """
     origin: dict[str, Any] = {} if cache_sha256 is None else {"cache_sha256": cache_sha256}
     if asset.kind == "anchor" and subject.pictures:
@@ -112,6 +131,8 @@ def asset_parameters(
         **({} if subject.settings.profile == "exact" else {"profile": subject.settings.profile}),
         **origin,
         **({"control": [control.to_dict() for control in asset.control]} if asset.control else {}),
+        **({"take": asset.take, "take_of": asset.take_of} if asset.take_of else {}),
+        **({} if score is None else {"score": score.value, "scored_by": score.scored_by}),
         **subject.loaded.told(),
     }
 

@@ -18,6 +18,7 @@ from consistory_ray.engine.rendering import RendererSpec
 from consistory_ray.engine.scheduling.state import PictureSize
 from consistory_ray.engine.workers.renderer import consistory_renderer
 from consistory_ray.engine.workers.worker import CONCURRENT_CALLS, RenderWorker
+from consistory_ray.jobs.quality import Quality
 from consistory_ray.output.assets import PNG_LEVEL
 from consistory_ray.output.storage import OutputStore
 from consistory_ray.plan.loaded import ALONE, Loaded
@@ -48,6 +49,7 @@ class WorkerPool:
         clock: seconds that only go forward.
         config, controlnets, guess_mode, pad_to, loaded: for the renderers.
         png_level: of the pictures.
+        quality: what the job demands of them.
 
     Attributes:
         last_failure: of the worker that was lost last.
@@ -69,6 +71,7 @@ class WorkerPool:
         pad_to: int | None = None,
         png_level: int = PNG_LEVEL,
         loaded: Loaded = ALONE,
+        quality: Quality | None = None,
     ) -> None:
         self.shape = shape
         share = min(1.0, shape.num_gpus) or 1.0
@@ -88,6 +91,7 @@ class WorkerPool:
         )
         self._store = store
         self._png_level = png_level
+        self._quality = quality
         self._options = options
         self._sizes = tuple(sizes)
         self._numbers = itertools.count()
@@ -245,7 +249,7 @@ class WorkerPool:
                 max_concurrency=CONCURRENT_CALLS,
                 **placement,
             )
-            .remote(self._options.renderer or consistory_renderer, self._spec, self._store, self._png_level)
+            .remote(self._options.renderer or consistory_renderer, self._spec, self._store, self._png_level, self._quality)
         )
         return _Slot(actor, actor.placed.remote(), actor.hello.remote(self._sizes))
 
