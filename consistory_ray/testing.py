@@ -1,4 +1,4 @@
-"""For tests and benchmarks of whatever runs jobs: a renderer without a model.
+"""For tests and benchmarks of whatever runs jobs: a renderer without a model, and a metric without one.
 
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.testing import FakeRenderer
@@ -32,6 +32,7 @@ from consistory_ray.engine.rendering import CacheBuffer, MadeSubject, RendererFa
 from consistory_ray.errors import AssetError, CacheMismatchError, CheckpointError, InputError, Problem
 from consistory_ray.pictures import open_picture
 from consistory_ray.plan.plan import scene_asset_id
+from consistory_ray.quality.metrics import Embeddings, MetricOptions
 
 if TYPE_CHECKING:
     from consistory_ray.plan.plan import Asset, SubjectPlan
@@ -332,6 +333,35 @@ class FakeRenderer:
         except FileExistsError:
             return False
         return True
+
+
+class FakeMetric:
+    """A metric without a model: pictures of the same colours in the same places are alike.
+
+    Used as ``consistory_ray.testing:FakeMetric``.
+    """
+
+    name = "fake"
+    version = "1"
+    finds_subject = False
+
+    def __init__(self, options: MetricOptions | None = None) -> None:
+        self.options = options or MetricOptions()
+
+    def embed(self, images: Sequence[Image.Image]) -> Embeddings:
+        """The colours of a grid of blocks, around grey: ``[N, 48]``."""
+        grids = [
+            np.asarray(image.convert("RGB").resize((_BLOCKS, _BLOCKS), Image.Resampling.BOX), np.float32).ravel()
+            - 127.5
+            for image in images
+        ]
+        rows = np.stack(grids) if grids else np.zeros((0, _BLOCKS * _BLOCKS * 3), np.float32)
+        return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-6), np.float32)
+
+    def align(self, images: Sequence[Image.Image], texts: Sequence[str]) -> NDArray[np.float32]:
+        """Numbers from 0 to 1 that depend on picture and text alone: ``[N]``."""
+        digests = [hashlib.sha256(image.convert("RGB").tobytes()).hexdigest() for image in images]
+        return np.array([_share(text, digest) for text, digest in zip(texts, digests, strict=True)], np.float32)
 
 
 def read_trace(folder: str | os.PathLike[str]) -> list[Span]:

@@ -28,7 +28,19 @@ def rooms(*names: str) -> tuple[str, ...]:
 
 
 # what comes after a job, in the order in which it flows
-LATER = ("plan", "consistory", "miniature", "output", "engine", "watch", "cli", "evaluation", "testing", "doctor")
+LATER = (
+    "plan",
+    "consistory",
+    "miniature",
+    "output",
+    "engine",
+    "watch",
+    "cli",
+    "evaluation",
+    "testing",
+    "doctor",
+    "quality",
+)
 # part of the output -> the other parts of it that stand above it
 BOOKS = ("assets", "index", "gallery", "resume", "moving", "comparison", "shards", "verify", "run_record")
 ABOVE = {
@@ -64,7 +76,10 @@ FORBIDDEN = {
     "jobs": (*MODELS, "ray", *rooms(*LATER)),
     "plan": (*MODELS, "ray", *rooms(*LATER[1:])),
     "consistory": (
-        *("ray", *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing", "evaluation", "doctor")),
+        *(
+            "ray",
+            *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing", "evaluation", "doctor", "quality"),
+        ),
     ),
     "consistory/method": (
         *("ray", "transformers", "diffusers", "accelerate"),
@@ -74,16 +89,18 @@ FORBIDDEN = {
     "miniature": (
         "ray",
         *rooms("jobs", "plan", "consistory", "engine", "output", "watch", "cli", "testing", "evaluation", "doctor"),
+        "consistory_ray.quality",
     ),
-    "output": (*MODELS, "ray", *rooms("concepts", "jobs", "settings", *LATER[1:3], *LATER[4:])),
+    "output": (*MODELS, "ray", *rooms("concepts", "jobs", "settings", *LATER[1:3], *LATER[4:-1])),
     **{f"output/{part}": rooms(*(f"output.{other}" for other in ABOVE[part])) for part in ABOVE},
     "engine": rooms("watch", "cli", "evaluation", "testing", "doctor"),
     **{f"engine/{part}": rooms(*(f"engine.{other}" for other in ENGINE[n + 1 :])) for n, part in enumerate(ENGINE)},
     "engine/scheduling": (*PURELY, "consistory_ray"),
     "testing": (*MODELS, "ray", *rooms("watch", "cli", "doctor")),
     "watch": (*MODELS, "ray", *rooms("consistory", "cli", "evaluation", "testing", "doctor")),
-    "evaluation": ("ray", *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing", "doctor")),
-    "doctor": ("ray", *rooms("cli", "evaluation", "testing")),
+    "evaluation": ("ray", *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing", "doctor", "quality")),
+    "quality": ("ray", *rooms("jobs", "plan", "consistory", "engine", "output", "watch", "cli", "testing", "doctor")),
+    "doctor": ("ray", *rooms("cli", "evaluation", "testing", "quality")),
     "cli": ("ray", *rooms("testing")),
 }
 # what is allowed nevertheless: arithmetic that needs no model; of the engine its table of faults
@@ -98,7 +115,7 @@ PURE = {
     "engine/scheduling": ("engine.faults", "engine.scheduling"),
 }
 LAZY = ("torch", "diffusers", "transformers", "ray")
-SHALLOW = ("cli", "guards", "adapters", "pictures", "concepts", "jobs", "plan", "testing", "watch")
+SHALLOW = ("quality", "cli", "guards", "adapters", "pictures", "concepts", "jobs", "plan", "testing", "watch")
 
 
 def modules(part: str) -> list[Path]:
