@@ -86,6 +86,7 @@ ENVIRONMENT = {
 TITLES = {
     "RenderJob": "The job",
     "RenderSettings": "Settings",
+    "Quality": "The gate",
     "Subject": "A subject",
     "Anchor": "An anchor",
     "GivenPicture": "A given picture",

@@ -13,6 +13,7 @@ from consistory_ray.errors import RunFailed, RunInterrupted
 
 if TYPE_CHECKING:
     from consistory_ray.engine.machine import MachineReading
+    from consistory_ray.output.standing import Shortfall
     from consistory_ray.plan.plan import Asset
 
 MAX_LISTED_FAILURES = 1000
@@ -232,18 +233,6 @@ class AssetFailure:
 
 
 @dataclass(frozen=True, slots=True)
-class Shortfall:
-    """A picture of which no take passes the job's gate: its best take, that one's score, what would pass, how many
-    takes there are."""
-
-    asset_id: str
-    path: str
-    score: float
-    bar: float
-    takes: int
-
-
-@dataclass(frozen=True, slots=True)
 class RunSummary:
     """How a run ended.
 
@@ -296,7 +285,7 @@ class RunSummary:
             raise RunInterrupted(f"the run was stopped with {left} pictures left; the same command resumes it")
         if self.state == "failed":
             lines = [f"  - {failure.path}: {failure.error}" for failure in self.failures]
-            lines += [f"  - {told}" for told in map(shortfall_told, self.shortfalls)]
+            lines += [f"  - {told}" for told in map(str, self.shortfalls)]
             why = [self.stopped] if self.stopped else []
             short = f", {self.short} fall short of the gate" if self.short else ""
             raise RunFailed("\n".join([f"{self.failed} of {self.planned} pictures failed{short}", *why, *lines]))
@@ -329,11 +318,6 @@ Event: TypeAlias = (
     | Paused
     | RunFinished
 )
-
-
-def shortfall_told(one: Shortfall) -> str:
-    """A shortfall in a line."""
-    return f"{one.path}: {one.score:.3f} is the best of {plural(one.takes, 'take')}, {one.bar:.3f} would pass"
 
 
 def plural(count: int, noun: str) -> str:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from consistory_ray.engine.events import MAX_LISTED_FAILURES, Shortfall
+from consistory_ray.engine.events import MAX_LISTED_FAILURES
 from consistory_ray.output.index.index import read_index
 from consistory_ray.output.index.rows import IndexRow, table_to_rows
 from consistory_ray.output.index.takes import picture_ids
-from consistory_ray.output.standing import gate_of, take_in
+from consistory_ray.output.standing import Shortfall, gate_of, shortfalls, take_in
 from consistory_ray.plan.takes import further_takes, gated_scenes, take_of
 from consistory_ray.quality.gate import Gate, Wanted
 
@@ -103,9 +103,7 @@ class TakeKeeper:
             wanted
             for asset_id, score in found.items()
             if self._gate is not None and assets[asset_id].picture_id in self._gate
-            for wanted in self._assets(
-                self._gate.came(assets[asset_id].picture_id, assets[asset_id].take, score.value)
-            )
+            for wanted in self._assets(self._gate.came(assets[asset_id].picture_id, assets[asset_id].take, score.value))
         ]
 
     def failed(self, asset: Asset) -> list[Asset]:
@@ -119,17 +117,11 @@ class TakeKeeper:
         self.expected.update({take.asset_id: take.path for take in takes})
 
     def shortfalls(self) -> tuple[int, tuple[Shortfall, ...]]:
-        """Of how many pictures no take passes, and the first of them."""
+        """Of how many scenes no take passes, and the first of them."""
         if self._gate is None:
             return 0, ()
-        short = sorted(self._gate.short(), key=lambda picture: self._scenes[picture].path)
-        return len(short), tuple(self._shortfall(self._gate, picture) for picture in short[:MAX_LISTED_FAILURES])
-
-    def _shortfall(self, gate: Gate, picture: str) -> Shortfall:
-        best, bar = gate.best(picture), gate.bar_of(picture)
-        assert best is not None and bar is not None, "it was judged"
-        asset = self.asset(picture, best[0])
-        return Shortfall(asset.asset_id, asset.path, best[1], bar, gate.takes(picture))
+        found = list(shortfalls(self._gate, self._plan))
+        return len(found), tuple(found[:MAX_LISTED_FAILURES])
 
     def _assets(self, wanted: Iterable[Wanted]) -> Iterator[Asset]:
         return (self.asset(one.picture, one.take) for one in wanted)

@@ -31,7 +31,7 @@ class Quality:
     best take is the scene's picture. Anchors are not looked at."""
 
     metric: Annotated[Text, Field(max_length=200), AfterValidator(_metric)]
-    """What looks at the pictures: "judge" or "second-judge" (bundled, for the bundled model), "clip", "dinov2",
+    """What looks at the pictures: "colours" (needs no weights), "judge" (of the bundled model's pictures), "clip", "dinov2",
     "dreamsim", or package.module:Class, which whoever runs the service must have allowed."""
     measure: Measure = "identity"
     """What counts as the score: "identity" is the mean cosine with the subject's anchors, without the background,

@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from consistory_ray.output.index.takes import picture_ids
-from consistory_ray.plan.takes import gated_scenes
-from consistory_ray.quality.gate import Bar, Gate
+from consistory_ray.plan.takes import gated_scenes, take_of
+from consistory_ray.quality.gate import Bar, Gate, Verdict
 
 if TYPE_CHECKING:
     from consistory_ray.plan.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """A scene of which no take passes.
+
+    Attributes:
+        asset_id, path: of its best take, which is its picture.
+        score: of that one.
+        bar: what would pass.
+        takes: how many there are.
+    """
+
+    asset_id: str
+    path: str
+    score: float
+    bar: float
+    takes: int
+
+    def __str__(self) -> str:
+        takes = "take" if self.takes == 1 else f"best of {self.takes} takes"
+        return f"{self.path}: {self.score:.3f} ({takes}), {self.bar:.3f} would pass"
+
 
 COLUMNS = ("asset_id", "status", "take", "take_of", "score", "scored_by")
 _BATCH_ROWS = 10_000
@@ -61,6 +85,18 @@ def take_in(gate: Gate, plan: Plan, rows: pa.Table) -> set[str]:
         else:
             gate.known(picture, take, score)
     return unscored
+
+
+def shortfalls(gate: Gate, plan: Plan) -> Iterator[Shortfall]:
+    """The scenes that fall short for good, in the plan's order."""
+    scenes = (scene for subject in plan.subjects for scene in gated_scenes(subject))
+    for scene in scenes:
+        if gate.verdict(scene.asset_id) is not Verdict.SHORT:
+            continue
+        best, bar = gate.best(scene.asset_id), gate.bar_of(scene.asset_id)
+        assert best is not None and bar is not None, "it was judged"
+        take = take_of(scene, best[0])
+        yield Shortfall(take.asset_id, take.path, best[1], bar, gate.takes(scene.asset_id))
 
 
 def _ok_takes(rows: pa.Table, prefix: str) -> Iterator[tuple[str, str, int, float | None]]:

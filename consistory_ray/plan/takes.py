@@ -32,8 +32,13 @@ def take_of(first: Asset, number: int) -> Asset:
     asset_id = digest(["take", first.asset_id, number])
     folder, _, name = first.path.rpartition("/")
     path = f"{folder}/{TAKES_FOLDER}/{name.removesuffix('.png')}.{number}-{asset_id[:_NAME_DIGITS]}.png"
-    seed = int(digest(["take", first.seed, number])[:_SEED_DIGITS], 16)
+    seed = take_seed(first.seed, number)
     return replace(first, asset_id=asset_id, seed=seed, path=path, take=number, take_of=first.asset_id)
+
+
+def take_seed(seed: int, number: int) -> int:
+    """The seed of take ``number``, from 1, of a picture with that seed."""
+    return seed if number == 1 else int(digest(["take", seed, number])[:_SEED_DIGITS], 16)
 
 
 def gated_scenes(subject: SubjectPlan) -> Sequence[Asset]:

@@ -135,7 +135,8 @@ def test_edits_go_on_from_the_takes_that_are_there(make_job: MakeJob, tmp_path: 
     check(more, out)
     rendered = made(out)
     for lower in ({"threshold": 0.1, "max_takes": 4}, {"threshold": 0.5, "max_takes": 1}):
-        assert run(plan := gated(job, **lower), out).rendered == 0 and made(out) == rendered
+        plan = gated(job, **lower)
+        assert run(plan, out).rendered == 0 and made(out) == rendered
         check(plan, out)
 
 

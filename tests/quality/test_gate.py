@@ -106,8 +106,10 @@ bars = st.builds(
 
 
 @given(bars, st.integers(0, 500), st.data())
-def test_every_take_is_made_once_whatever_comes_when_and_the_best_is_kept(bar: Bar, seed: int, data: st.DataObject) -> None:
-    """Completions in any order, runs that end anywhere with calls in flight, edits of the bar: what is stored counts."""
+def test_every_take_is_made_once_whatever_comes_when_and_the_best_is_kept(
+    bar: Bar, seed: int, data: st.DataObject
+) -> None:
+    """Completions in any order, runs that end anywhere, edits of the bar in between: what is stored counts."""
     stored: dict[tuple[str, int], float] = {}
     made: list[tuple[str, int]] = []
     plans = [*data.draw(st.lists(bars, max_size=2)), bar]

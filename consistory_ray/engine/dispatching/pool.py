@@ -249,7 +249,9 @@ class WorkerPool:
                 max_concurrency=CONCURRENT_CALLS,
                 **placement,
             )
-            .remote(self._options.renderer or consistory_renderer, self._spec, self._store, self._png_level, self._quality)
+            .remote(
+                self._options.renderer or consistory_renderer, self._spec, self._store, self._png_level, self._quality
+            )
         )
         return _Slot(actor, actor.placed.remote(), actor.hello.remote(self._sizes))
 
