@@ -11,9 +11,9 @@ average is known exactly, it is the mean over all takes.
 
 What gates does not measure: the gate compares colours inside the method's own subject masks, with nothing learned
 (``colours``, :mod:`consistory_ray.quality.colours`). What measures is the judge: a picture's *gap* is one less the mean
-cosine of its identity embedding and its anchors', by the judge's own masks. A gate by the judge itself would be measured by what it
-has chosen by, and look better than it is; ``--metric judge`` shows by how much. An *outlier* is a picture whose gap is
-more than twice the median gap of all takes.
+cosine of its identity embedding and its anchors', by the judge's own masks. A gate by the judge itself would be
+measured by what it has chosen by, and look better than it is; ``--metric judge`` shows by how much. An *outlier* is a
+picture whose gap is more than twice the median gap of all takes.
 
 The last line of stdout is JSON:
 
@@ -55,7 +55,7 @@ from consistory_ray.quality.gate import Bar, Gate, Verdict
 from consistory_ray.quality.identity import likeness, subject_embeddings
 from consistory_ray.quality.judged import JudgeMetric
 from consistory_ray.quality.metrics import Metric, load_metric
-from consistory_ray.quality.scoring import Looked, Scorer
+from consistory_ray.quality.scorer import Looked, Scorer
 
 LORA = "miniature/distilled-8"
 STEPS = {

@@ -110,7 +110,7 @@ def subject_works(
 ) -> list[SubjectWork]:
     """What is left of a plan, subject by subject; those whose anchors are there come first.
 
-    ``done`` holds all of a subject's anchors or none, see :func:`without_broken_sets`; ``takes`` are to be made besides.
+    ``done`` holds all of a subject's anchors or none, see :func:`without_broken_sets`; ``takes`` come on top.
     """
     works = []
     further: dict[str, list[str]] = {}

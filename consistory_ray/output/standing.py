@@ -1,4 +1,4 @@
-"""Where the pictures of a gated job stand, from the index alone: takes that are there, their scores, which fall short."""
+"""Where the pictures of a gated job stand, from the index alone: takes, their scores, and which fall short."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Further takes of a scene: more pictures of the same words, each with a seed and an id of its own.
 
 The first take is the scene's asset as every plan has it. A further one is derived from it and from its number alone, so
-it is the same picture whoever asks for it, when, and after how many others. Its file is named after its id, too: a scene
-that was edited never takes the place of one of its former takes.
+it is the same picture whoever asks for it, when, and after how many others. Its file is named after its id, too: an
+edited scene never takes the place of its former takes.
 """
 
 from __future__ import annotations

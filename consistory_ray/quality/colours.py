@@ -1,7 +1,7 @@
 """A metric without a network: are the subject's colours those of its anchors, in the same shares?
 
-Nothing in it was learned, it needs no weights, and it works for every model. It sees what most often goes wrong (another
-colour of fur, a hat of another colour) and is blind to shapes.
+Nothing in it was learned, it needs no weights, and it works for every model. It sees what most often goes wrong
+(another colour of fur, a hat of another colour) and is blind to shapes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which takes are to be made, from their scores alone: a state machine without clocks, files or pictures.
 
 A *picture* is what a scene of the plan stands for, called by the id of its first take. It passes once one of its takes
-has a score that reaches the *bar*: a number, or the median of its subject's first takes less a number. While it does not,
-it is asked for one further take at a time, the lowest number that is not there, up to a budget.
+has a score that reaches the *bar*: a number, or the median of its subject's first takes less a number. While it does
+not, it is asked for one further take at a time, the lowest number that is not there, up to a budget.
 
 What is promised, whatever the order in which takes come, and however often a run is begun again:
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from consistory_ray.jobs.quality import Quality
     from consistory_ray.output.storage import OutputStore
     from consistory_ray.plan.plan import Asset, SubjectPlan
-    from consistory_ray.quality.scoring import Looked, Scorer
+    from consistory_ray.quality.scorer import Looked, Scorer
 
 
 class Judging:
@@ -40,7 +40,7 @@ class Judging:
         Raises:
             InputError, CheckpointError: it cannot be used.
         """
-        from consistory_ray.quality.scoring import load_scorer  # may import torch
+        from consistory_ray.quality.scorer import load_scorer  # may import torch
 
         if self._scorer is None:
             asked = self._quality
@@ -54,7 +54,7 @@ class Judging:
             AssetError: it has no number for it, or an anchor's picture is gone or damaged.
             StorageError: the output failed.
         """
-        from consistory_ray.quality.scoring import Looked
+        from consistory_ray.quality.scorer import Looked
 
         scorer = self.load()
         looked = Looked(image, None, asset.asset_id, asset.prompt)
@@ -62,7 +62,7 @@ class Judging:
         return Scored(value, scorer.scored_by)
 
     def _anchors(self, subject: SubjectPlan) -> list[Looked]:
-        from consistory_ray.quality.scoring import Looked
+        from consistory_ray.quality.scorer import Looked
 
         found = []
         for anchor in subject.anchors:

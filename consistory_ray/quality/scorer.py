@@ -1,7 +1,7 @@
 """One picture's score, as a worker finds it while the picture is in memory.
 
-A score depends on the picture, on its own prompt and on its subject's anchors, and on nothing that is rendered beside it:
-every picture is looked at alone.
+A score depends on the picture, on its own prompt and on its subject's anchors, and on nothing that is rendered beside
+it: every picture is looked at alone.
 """
 
 from __future__ import annotations
