@@ -285,8 +285,9 @@ def _option_row(option: Parameter) -> tuple[str, str, str, str]:
         default = names[0 if value else 1] if any("/" in each for each in given or usual) else ""
     else:
         default = "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+    default = "must be given" if value is inspect.Parameter.empty else default
     variable = f" Environment: `{info.envvar}`." if info.envvar else ""
-    shown = f"`{default}`" if default else ""
+    shown = default if value is inspect.Parameter.empty else f"`{default}`" if default else ""
     return ", ".join(f"`{each}`" for each in names), _taken(option), shown, f"{info.help}{variable}"
 
 

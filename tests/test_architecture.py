@@ -40,6 +40,7 @@ LATER = (
     "testing",
     "doctor",
     "quality",
+    "study",
 )
 # part of the output -> the other parts of it that stand above it
 BOOKS = ("assets", "index", "gallery", "resume", "moving", "comparison", "shards", "verify", "run_record")
@@ -101,6 +102,10 @@ FORBIDDEN = {
     "evaluation": ("ray", *rooms("jobs", "plan", "engine", "output", "watch", "cli", "testing", "doctor", "quality")),
     "quality": ("ray", *rooms("jobs", "plan", "consistory", "engine", "output", "watch", "cli", "testing", "doctor")),
     "doctor": ("ray", *rooms("cli", "evaluation", "testing", "quality")),
+    "study": (
+        *(*MODELS, "ray", *rooms("consistory", "miniature", "engine", "watch", "cli", "testing", "doctor")),
+        *rooms("evaluation.consistency", "evaluation.rendering"),
+    ),
     "cli": ("ray", *rooms("testing")),
 }
 # what is allowed nevertheless: arithmetic that needs no model; of the engine its table of faults
@@ -115,7 +120,7 @@ PURE = {
     "engine/scheduling": ("engine.faults", "engine.scheduling"),
 }
 LAZY = ("torch", "diffusers", "transformers", "ray")
-SHALLOW = ("quality", "cli", "guards", "adapters", "pictures", "concepts", "jobs", "plan", "testing", "watch")
+SHALLOW = ("quality", "study", "cli", "guards", "adapters", "pictures", "concepts", "jobs", "plan", "testing", "watch")
 
 
 def modules(part: str) -> list[Path]:

@@ -87,6 +87,21 @@ InPlace = Annotated[
         "--in-place", help="Replace the old cache. A run that goes on there makes the subject's anchors again."
     ),
 ]
+Urls = Annotated[list[str], typer.Argument(metavar="URL...", help="Two or more outputs of the same scenes.")]
+PageFolder = Annotated[str, typer.Option("--to", metavar="FOLDER", help="A new folder for the page and its key.")]
+RunNames = Annotated[
+    Optional[list[str]],
+    typer.Option("--name", metavar="NAME", help="What each run is called; without it, as where it lies."),
+]
+Asks = Annotated[
+    Optional[list[str]],
+    typer.Option("--ask", metavar="KIND", help="consistency (of sets) or prompt (of pictures); without it, both."),
+]
+Questions = Annotated[int, typer.Option("--questions", min=1, help="So many questions, at most.")]
+StudySeed = Annotated[int, typer.Option("--seed", min=0, help="Of what is asked, in which order, on which side.")]
+StudyTitle = Annotated[str, typer.Option("--title", help="Of the page.")]
+StudyFolder = Annotated[str, typer.Argument(metavar="FOLDER", help="What `study` wrote: page and key.")]
+AnswerFiles = Annotated[list[str], typer.Argument(metavar="FILE...", help="What people downloaded from the page.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 Output = Annotated[

@@ -35,6 +35,27 @@ def interval(
     return float(low), float(high)
 
 
+def crossed_weights(people: np.ndarray, questions: np.ndarray, resamples: int, seed: int = 0) -> np.ndarray:
+    """How often each answer counts when people and questions are both drawn again with replacement (Owen 2007).
+
+    Args:
+        people, questions: whose answer to which question each is, numbers from 0, int ``[answers]``. A single person
+            is not drawn again, nor is a single question.
+        resamples: how often to draw.
+        seed: of the draws.
+
+    Returns:
+        int ``[resamples, answers]``.
+    """
+    rng = np.random.default_rng(seed)
+    weights = np.ones((resamples, len(people)), dtype=np.int64)
+    for units in (people, questions):
+        count = int(units.max()) + 1
+        if count > 1:
+            weights *= rng.multinomial(count, np.full(count, 1 / count), resamples)[:, units]
+    return weights
+
+
 def mean_interval(values: np.ndarray) -> tuple[float, float]:
     """The 95 % interval of a mean."""
     return interval(lambda rows: values[rows].mean(1), len(values))

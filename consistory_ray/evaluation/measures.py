@@ -24,6 +24,16 @@ def srgb_to_lab(pixels: np.ndarray) -> np.ndarray:
     )
 
 
+def lab_to_srgb(colours: np.ndarray) -> np.ndarray:
+    """The inverse of :func:`srgb_to_lab`; colours that sRGB lacks come out below 0 or above 255."""
+    light = (np.asarray(colours, dtype=np.float64)[..., 0] + 16) / 116
+    roots = np.stack([light + colours[..., 1] / 500, light, light - colours[..., 2] / 200], axis=-1)
+    scaled = np.where(roots > 6 / 29, roots**3, (roots * 116 - 16) * 27 / 24389)
+    linear = scaled * _WHITE @ np.linalg.inv(_TO_XYZ).T
+    bright = 1.055 * np.clip(linear, 0.0031308, None) ** (1 / 2.4) - 0.055
+    return np.asarray(255 * np.where(linear <= 0.0031308, 12.92 * linear, bright))
+
+
 def overlap(first: np.ndarray, second: np.ndarray) -> float:
     """Intersection over union of two bool masks; 1 when both are empty."""
     union = np.logical_or(first, second).sum()

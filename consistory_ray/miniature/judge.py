@@ -11,8 +11,8 @@ pictures.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +70,10 @@ def _convolution(channels_in: int, channels_out: int, stride: int = 1) -> nn.Seq
     )
 
 
+def _pooled(features: Tensor) -> Tensor:
+    return torch.cat([features.mean((2, 3)), features.amax((2, 3))], 1)
+
+
 class Residual(nn.Module):
     """Two convolutions around which the input is carried."""
 
@@ -106,13 +110,24 @@ class Segmenter(nn.Module):
         Returns:
             Scene logits ``[B, scenes]`` and region logits ``[B, 1 + kinds, H / 2, W / 2]``.
         """
-        fine = self.stem(pictures)
-        middle = self.down_1(fine)
-        coarse = self.down_2(middle)
-        scene = self.scene(torch.cat([coarse.mean((2, 3)), coarse.amax((2, 3))], 1))
+        fine, middle, coarse = self._encoded(pictures)
+        scene = self.scene(_pooled(coarse))
         middle = self.join_1(torch.cat([middle, F.interpolate(self.up_1(coarse), scale_factor=2.0)], 1))
         fine = self.join_2(torch.cat([fine, F.interpolate(self.up_2(middle), scale_factor=2.0)], 1))
         return scene, self.regions(fine)
+
+    def textures(self, pictures: Tensor) -> Tensor:
+        """``[B, 144]``: means and deviations over the picture of its two finer layers.
+
+        The deepest layer, which says what is shown, has learned to overlook blur and blemishes; these have not.
+        """
+        layers = self._encoded(pictures)[:2]
+        return torch.cat([part for layer in layers for part in (layer.mean((2, 3)), layer.std((2, 3)))], 1)
+
+    def _encoded(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        fine = self.stem(pictures)
+        middle = self.down_1(fine)
+        return fine, middle, self.down_2(middle)
 
 
 class Identifier(nn.Module):
@@ -135,7 +150,7 @@ class Identifier(nn.Module):
         """Crops ``[B, 3, 64, 64]`` in [-1, 1] to attribute logits and unit embeddings ``[B, 64]``."""
         texture = self.texture(crops)
         # Patterns are seen anywhere on the subject, accessories at their place.
-        features = torch.cat([self.shape(texture), texture.mean((2, 3)), texture.amax((2, 3))], 1)
+        features = torch.cat([self.shape(texture), _pooled(texture)], 1)
         return {name: head(features) for name, head in self.heads.items()}, F.normalize(
             self.embedding(features).float(), dim=1
         )
@@ -193,11 +208,15 @@ class Reading:
         scene: the most probable scene.
         scene_probability: how probable.
         labels: uint8 ``[H, W]``; 0 is background, 1 + i the i-th kind.
+        scenes: the probability of each scene.
+        kind_probabilities: of each kind, mean over the subjects' pixels; all 0 where there are none.
     """
 
     scene: str
     scene_probability: float
     labels: np.ndarray
+    scenes: Mapping[str, float] = field(repr=False)
+    kind_probabilities: Mapping[str, float] = field(repr=False)
 
     @property
     def foreground(self) -> np.ndarray:
@@ -276,13 +295,27 @@ class Judge:
         for block in _blocks(pictures, batch):
             scenes, regions = self.segmenter(block)
             regions = F.interpolate(regions, size=block.shape[2:], mode="bilinear").softmax(1)
-            labels = (1 + regions[:, 1:].argmax(1)) * (regions[:, 0] < 0.5)
-            best = scenes.softmax(1).max(1)
-            for probability, scene, label in zip(
-                best.values.tolist(), best.indices.tolist(), labels.numpy(), strict=True
-            ):
-                readings.append(Reading(SCENES[scene], probability, label.astype(np.uint8)))
+            foreground = regions[:, 0] < 0.5
+            labels = (1 + regions[:, 1:].argmax(1)) * foreground
+            weights = (foreground / foreground.sum((1, 2), keepdim=True).clamp(min=1))[:, None]
+            kinds = (weights * regions[:, 1:] / regions[:, 1:].sum(1, keepdim=True)).sum((2, 3))
+            for row, kind, label in zip(scenes.softmax(1).tolist(), kinds.tolist(), labels.numpy(), strict=True):
+                best = max(range(len(SCENES)), key=row.__getitem__)
+                readings.append(
+                    Reading(
+                        scene=SCENES[best],
+                        scene_probability=row[best],
+                        labels=label.astype(np.uint8),
+                        scenes=dict(zip(SCENES, row, strict=True)),
+                        kind_probabilities=dict(zip(KINDS, kind, strict=True)),
+                    )
+                )
         return readings
+
+    @torch.no_grad()
+    def features(self, pictures: Sequence[Image.Image] | np.ndarray, batch: int = 32) -> np.ndarray:
+        """How whole pictures are drawn, whatever they show, float32 ``[N, 144]``: :meth:`Segmenter.textures`."""
+        return np.concatenate([self.segmenter.textures(block).numpy() for block in _blocks(pictures, batch)])
 
     @torch.no_grad()
     def portray(

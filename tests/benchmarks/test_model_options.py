@@ -32,6 +32,7 @@ RUN_A_MODEL = (
     "fast",
     "miniature_quality",
     "multi_subject",
+    "paper",
     "personalization",
     "personalization_choices",
     "schedulers",
@@ -95,7 +96,7 @@ def test_results_say_where_they_come_from() -> None:
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        ("consistency", ["--subjects", "2", "--scenes", "2", "--steps", "2", "--sheet-subjects", "1"]),
+        ("consistency", ["--subjects", "2", "--scenes", "2", "--steps", "2", "--sheet-subjects", "1", "--baselines"]),
         ("control", ["--subjects", "1", "--steps", "2", "--timed", "1"]),
         ("miniature_quality", ["--n", "2", "--steps", "2", "--calibration", "0", "--timed", "1"]),
         ("personalization", ["--subjects", "1", "--scenes", "2", "--steps", "2", "--sheet-subjects", "1"]),

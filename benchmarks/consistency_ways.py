@@ -1,0 +1,142 @@
+"""What benchmarks/consistency.py compares: vanilla, the method at several strengths, and baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks import drawn_subjects
+from consistory_ray.evaluation.baselines import colours_transferred, naming_colours, one_seed
+from consistory_ray.evaluation.evidence import Judged, Way, judged, way_of
+from consistory_ray.evaluation.hard_attributes import look
+from consistory_ray.evaluation.picture_quality import blurred
+from consistory_ray.evaluation.prompts import SubjectPrompts
+from consistory_ray.evaluation.rendering import Rendered, Renderer, stacked
+from consistory_ray.miniature.judge import Judge
+
+VANILLA = "vanilla"
+ONE_SEED, NAMED_COLOURS, COLOUR_TRANSFER = "one_seed", "named_colours", "colour_transfer"
+BLURRED, SAME_INDIVIDUAL, STRANGERS = "vanilla_blurred", "same_individual", "strangers"
+LABELS = {
+    VANILLA: "vanilla",
+    ONE_SEED: "vanilla, one seed for all scenes",
+    NAMED_COLOURS: "vanilla, two colours named",
+    COLOUR_TRANSFER: "vanilla, colours of the first scene painted over",
+    BLURRED: "vanilla, blurred",
+    SAME_INDIVIDUAL: "the same individual, drawn",
+    STRANGERS: "other individuals, drawn",
+}
+"""What tables and plots call the ways that are no strength of the method."""
+BLOCK = 8
+"""Subjects that are rendered in all ways before the next ones: one of each kind."""
+
+
+def label(way: str) -> str:
+    """What tables and plots call a way."""
+    return LABELS.get(way, f"ConsiStory, {way}")
+
+
+@dataclass
+class Ways:
+    """Renders, keeps and judges; every picture once.
+
+    Attributes:
+        renderers: by strength; the first one renders what is without the method.
+        baselines: whether these are rendered, too.
+        judge: who reads the pictures.
+        subjects: by number.
+        vae: the model's autoencoder, through which drawings go.
+    """
+
+    renderers: Mapping[str, Renderer]
+    baselines: bool
+    judge: Judge
+    subjects: Sequence[SubjectPrompts]
+    vae: Any
+
+    def __post_init__(self) -> None:
+        self.plain = next(iter(self.renderers.values()))
+        self.pictures: dict[str, dict[int, np.ndarray]] = {}
+        self.found: dict[str, dict[int, Judged]] = {}
+
+    def render(self, numbers: Sequence[int]) -> Iterator[int]:
+        """Render these subjects in all ways, in blocks; tells after each how many there are."""
+        for first in range(0, len(numbers), BLOCK):
+            block = numbers[first : first + BLOCK]
+            self._vanilla(VANILLA, block, [self.subjects[number] for number in block])
+            for strength, renderer in self.renderers.items():
+                asked = [self.subjects[number] for number in block]
+                self._keep(strength, block, [scenes for _, scenes in renderer.subjects(asked)])
+            if self.baselines:
+                self._vanilla(ONE_SEED, block, [one_seed(self.subjects[number]) for number in block])
+                self._vanilla(NAMED_COLOURS, block, [self.named(number) for number in block])
+            yield first + len(block)
+
+    def read(self, numbers: Sequence[int]) -> None:
+        """Take up what the store has of these subjects, and render nothing."""
+        for number in numbers:
+            subject = self.subjects[number]
+            self._stored(VANILLA, number, subject)
+            for strength, renderer in self.renderers.items():
+                self._keep_stored(strength, number, renderer, renderer.subject_keys(subject)[1])
+            if self.baselines:
+                self._stored(ONE_SEED, number, one_seed(subject))
+                if number in self.pictures.get(VANILLA, {}):
+                    self._stored(NAMED_COLOURS, number, self.named(number))
+
+    def named(self, number: int) -> SubjectPrompts:
+        """A subject whose prompts name the colours that the judge reads in its first vanilla scene."""
+        first = self.pictures[VANILLA][number][:1]
+        (portrait,) = self.judge.portray(first, [self.judge.read(first)[0].foreground])
+        return naming_colours(self.subjects[number], look(portrait))
+
+    def summary(self) -> dict[str, Way]:
+        """All ways as far as they have been rendered, and those that need no model; empty ones are left out."""
+        vanilla = self.pictures.get(VANILLA, {})
+        self._derive(BLURRED, vanilla, lambda number: np.stack([blurred(image) for image in vanilla[number]]))
+        if self.baselines:
+            self._derive(COLOUR_TRANSFER, vanilla, self._transferred)
+            for name, drawn in (
+                (SAME_INDIVIDUAL, drawn_subjects.same_individual),
+                (STRANGERS, drawn_subjects.strangers),
+            ):
+                self._derive(name, vanilla, lambda number, drawn=drawn: drawn(self.subjects[number], number, self.vae))
+        drawings = {
+            number: self.judge.features(drawn_subjects.drawings_of(self.subjects[number], number))
+            for number in sorted({number for found in self.pictures.values() for number in found})
+        }
+        found = {}
+        for name, pictures in self.pictures.items():
+            known = self.found.setdefault(name, {})
+            for number, images in pictures.items():
+                if number not in known:
+                    known[number] = judged(self.judge, number, self.subjects[number], images)
+            if known:
+                found[name] = way_of(known, drawings)
+        return found
+
+    def _transferred(self, number: int) -> np.ndarray:
+        images = self.pictures[VANILLA][number]
+        return colours_transferred(images, [reading.foreground for reading in self.judge.read(images)])
+
+    def _derive(self, way: str, of: Mapping[int, np.ndarray], made: Callable[[int], np.ndarray]) -> None:
+        known = self.pictures.setdefault(way, {})
+        known.update({number: made(number) for number in of if number not in known})
+
+    def _vanilla(self, way: str, numbers: Sequence[int], asked: Sequence[SubjectPrompts]) -> None:
+        self._keep(way, numbers, self.plain.vanilla_subjects(asked))
+
+    def _stored(self, way: str, number: int, asked: SubjectPrompts) -> None:
+        self._keep_stored(way, number, self.plain, self.plain.vanilla_keys(asked.prompts, asked.seeds))
+
+    def _keep_stored(self, way: str, number: int, renderer: Renderer, keys: Sequence[Mapping[str, object]]) -> None:
+        pictures = renderer.store.get_all(keys)
+        if pictures is not None:
+            self._keep(way, [number], [pictures])
+
+    def _keep(self, way: str, numbers: Sequence[int], scenes: Sequence[Sequence[Rendered]]) -> None:
+        known = self.pictures.setdefault(way, {})
+        known.update({number: stacked(pictures) for number, pictures in zip(numbers, scenes, strict=True)})

@@ -1,0 +1,1 @@
+"""The figures of benchmarks/paper.py, one module each."""

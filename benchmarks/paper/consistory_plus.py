@@ -1,0 +1,95 @@
+"""The ConsiStory+ file from end to end: planned, rendered by the fake renderer, and for real where words are known."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from benchmarks.model_options import say
+from benchmarks.paper.bench import Bench
+from benchmarks.paper.plus_file import known_slice, plus_document, with_found_tokens
+from consistory_ray.engine.options import RunOptions
+from consistory_ray.engine.running import run_job
+from consistory_ray.evaluation.sheets import grid_sheet
+from consistory_ray.jobs.job import load_job
+from consistory_ray.output.index.index import read_index
+from consistory_ray.output.storage import open_output
+from consistory_ray.plan.plan import make_plan
+from consistory_ray.testing import FakeRenderer
+
+
+def plus(bench: Bench) -> dict[str, Any]:
+    """All of the file through the engine with the fake renderer; then the slice with the bundled model."""
+    file = bench.options.file
+    document, changed = with_found_tokens(yaml.safe_load(file.read_text()) if file else plus_document())
+    if changed:
+        say(f"concepts that their subjects' words lack, taken word by word: {', '.join(changed)}")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(bench.options.cache or temporary) / "plus"
+        folder.mkdir(parents=True, exist_ok=True)
+        numbers = {"file": "given" if file else "our own words in its layout", "concepts_taken_apart": len(changed)}
+        numbers |= run_through(document, folder)
+        slice_ = known_slice(document)
+        kept = {key: items[: bench.options.subjects] for key, items in slice_.items()}
+        numbers["known_subjects"] = sum(map(len, slice_.values()))
+        sheet = None
+        if kept:
+            found, sheet = _for_real(bench, kept, folder)
+            numbers |= found
+    bench.write("plus", {"numbers": numbers}, sheet)
+    return numbers
+
+
+def run_through(document: Mapping[str, Any], folder: Path) -> dict[str, int]:
+    """Render a whole file with the fake renderer; counts of what was planned, and of what is there afterwards."""
+    path = folder / "all.yaml"
+    path.write_text(yaml.safe_dump(dict(document), allow_unicode=True))
+    plan = make_plan(load_job(str(path)))
+    options = RunOptions(workers=1, cpus_per_worker=1, batch_size=8, renderer=FakeRenderer.factory(size=(8, 8)))
+    summary = run_job(str(path), folder / "all", options, gallery=False)
+    summary.raise_for_state()
+    rows = read_index(folder / "all")
+    counts = {"subjects": len(plan.subjects), "prompts": plan.anchor_count + plan.scene_count}
+    return counts | {"pictures": len(set(rows["asset_id"].to_pylist())), "files": len(set(rows["path"].to_pylist()))}
+
+
+def _for_real(
+    bench: Bench, document: Mapping[str, list[dict[str, Any]]], folder: Path
+) -> tuple[dict[str, Any], Image.Image]:
+    """The slice with the bundled model, and what the judge sees in it."""
+    path = folder / "known.yaml"
+    settings = {"num_inference_steps": bench.options.steps, "seed": 5}
+    path.write_text(yaml.safe_dump({**document, "model": "miniature", "settings": settings}))
+    options = RunOptions(workers=1, device=bench.pipeline.device.type, batch_size=bench.options.batch_size)
+    run_job(str(path), folder / "known", options, gallery=False).raise_for_state()
+    store = open_output(folder / "known")
+    rows = sorted(read_index(store).to_pylist(), key=lambda row: (row["subject"], row["kind"], row["scene"]))
+    images = [Image.open(store.join(row["path"])).convert("RGB") for row in rows]
+    readings = bench.judge.read(images)
+    portraits = bench.judge.portray(images, [reading.foreground for reading in readings])
+    likeness = []
+    for subject in dict.fromkeys(row["subject"] for row in rows):
+        own = [
+            (row["kind"], one.embedding) for row, one in zip(rows, portraits, strict=True) if row["subject"] == subject
+        ]
+        anchors, scenes = (np.stack([one for kind, one in own if kind == name]) for name in ("anchor", "scene"))
+        likeness.append(float((scenes @ anchors.T).mean()))
+    seen = [reading.scene in row["prompt"] for row, reading in zip(rows, readings, strict=True)]
+    kinds = [
+        any(kind in row["prompt"].split() for kind in reading.kinds(1))
+        for row, reading in zip(rows, readings, strict=True)
+    ]
+    numbers = {
+        "rendered_subjects": len(likeness),
+        "rendered_pictures": len(rows),
+        "identity_to_anchors": round(float(np.mean(likeness)), 4),
+        "scene_accuracy": round(float(np.mean(seen)), 4),
+        "subject_accuracy": round(float(np.mean(kinds)), 4),
+    }
+    return numbers, grid_sheet(images[:32], [row["prompt"] for row in rows[:32]])
