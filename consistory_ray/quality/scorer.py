@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from consistory_ray.errors import AssetError, InputError, Problem
+from consistory_ray.errors import AssetError, ConsistoryError, InputError, Problem
 from consistory_ray.quality.identity import likeness, subject_embeddings
 from consistory_ray.quality.metrics import Metric, MetricOptions, TextMetric, load_metric
 
@@ -119,4 +119,13 @@ def load_scorer(metric: str, measure: Measure, weights: str | None, device: str)
         CheckpointError: its weights are absent or cannot be used.
     """
     options = MetricOptions({} if weights is None else {metric: weights}, device)
-    return Scorer(load_metric(metric, options, field_name="quality.metric"), measure, metric)
+    try:
+        found = load_metric(metric, options, field_name="quality.metric")
+    except ConsistoryError:
+        raise
+    except Exception as error:  # a metric of somebody's own may raise anything
+        problem = Problem(
+            "quality.metric", f"{metric} ({type(error).__name__}: {error})", "mend it, or take another one"
+        )
+        raise InputError("this metric cannot be loaded", [problem]) from error
+    return Scorer(found, measure, metric)
