@@ -177,7 +177,7 @@ def files(folder: Path) -> dict[Path, int]:
 @settings(max_examples=8)
 @given(st.data())
 def test_whatever_dies_and_is_edited_each_take_is_made_once(data: st.DataObject) -> None:
-    """Runs that die after some calls, with rows committed or lost; the gate is edited; some takes fail and are retried."""
+    """Runs die after some calls, with rows committed or lost; the gate is edited; some takes fail and are retried."""
     with TemporaryDirectory() as name:
         folder = Path(name) / "out"
         for gate in data.draw(st.lists(st.sampled_from(sorted(GATES)), max_size=3)):
