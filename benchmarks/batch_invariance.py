@@ -47,6 +47,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.model_options import DTYPES, add_model_options, described, load_pipeline, say
+from benchmarks.result_stamp import stamped
 from consistory_ray.consistory import ConsiStoryPipeline, RenderResult, SubjectResult, Trace
 from consistory_ray.evaluation.prompts import SubjectPrompts, consistency_subjects
 
@@ -190,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "batch_invariance.json").write_text(json.dumps(found, indent=1) + "\n")
+    (options.out / "batch_invariance.json").write_text(json.dumps(stamped(found, pipeline), indent=1) + "\n")
     print(json.dumps(found))
     return found
 

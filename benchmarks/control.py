@@ -28,13 +28,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import hashlib
 import json
 import statistics
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +52,7 @@ from benchmarks.model_options import (
     load_pipeline,
     say,
 )
+from benchmarks.result_stamp import stamped
 from consistory_ray.consistory import ConsiStoryPipeline, ControlHint, SubjectResult
 from consistory_ray.evaluation.control import ControlScores, control_numbers, score_scenes
 from consistory_ray.evaluation.prompts import SubjectPrompts, consistency_subjects
@@ -202,13 +201,11 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     sheet(found[:8], hints[:8], subjects[:8]).save(options.out / "control.png", optimize=True)
     report: dict[str, Any] = {"numbers": numbers, **described_pipeline(pipeline), "settings": settings.to_dict()}
     report |= {"scale": options.scale, "end": options.end, "tuning": options.tuning}
-    report |= {"model_fingerprint": pipeline.fingerprint, "control_fingerprints": list(pipeline.control_fingerprints)}
-    report["versions"] = {name: metadata.version(name) for name in ("torch", "diffusers")}
-    report["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
+    report["control_fingerprints"] = list(pipeline.control_fingerprints)
     report["subjects"] = [
         {"kind": subject.kind, **dataclasses.asdict(score)} for subject, score in zip(subjects, scores, strict=True)
     ]
-    (options.out / "control.json").write_text(json.dumps(report, indent=1) + "\n")
+    (options.out / "control.json").write_text(json.dumps(stamped(report, pipeline), indent=1) + "\n")
     say(f"report and contact sheet: {options.out}")
     print(json.dumps(numbers | described_pipeline(pipeline)))
     return numbers

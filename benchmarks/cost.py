@@ -45,6 +45,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, get_args
 from unittest import mock
 
@@ -56,11 +57,12 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 if not __package__:  # run as a script
-    sys.path.insert(0, str(__import__("pathlib").Path(__file__).resolve().parents[1]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.hollow_tensors import HollowExecution, count_flops, hollow_out
 from benchmarks.model_options import add_device_options, chosen_device, chosen_dtype, described, say, synchronise
 from benchmarks.random_sdxl import QUICK, SDXL, Topology, build_pipeline, build_unet
+from benchmarks.result_stamp import stamped
 from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, ControlHint, estimate_cache_bytes
 from consistory_ray.consistory.cache.contents import packed_for
 from consistory_ray.consistory.method.layout import Grid, Level
@@ -83,6 +85,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="denoising steps that are counted (50; 10 with --quick)")
     parser.add_argument("--full-steps", type=int, default=2, help="denoising steps of --full")
     parser.add_argument("--repeats", type=int, help="pairs of pictures that are timed (3; 1 with --quick)")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--wall-model", help="a pipeline folder to time, in place of the miniature")
     add_device_options(parser)
     return parser.parse_args(arguments)
@@ -411,7 +414,10 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     result |= wall_clock(name, pipe, settings.num_inference_steps, options.repeats or (1 if options.quick else 3))
     if options.full:
         result |= measured_cache(topology, settings, options.full_steps, device)
-    print(json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in result.items()}))
+    told = {key: round(value, 4) if isinstance(value, float) else value for key, value in result.items()}
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "cost.json").write_text(json.dumps(stamped(told, pipe), indent=1) + "\n")
+    print(json.dumps(told))
     return result
 
 

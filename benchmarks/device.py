@@ -42,6 +42,7 @@ from benchmarks import device_checks as checks
 from benchmarks.engine_model.apart import apart
 from benchmarks.model_options import add_device_options, chosen_device, chosen_dtype, described, say
 from benchmarks.random_sdxl import SDXL, TINY, random_model
+from benchmarks.result_stamp import stamped
 from consistory_ray.consistory import ConsiStoryPipeline
 from consistory_ray.consistory.method.attention_kernel import AttentionKernel, shared_lengths
 from consistory_ray.doctor.meters import seconds_for
@@ -65,6 +66,7 @@ class Bench:
         tiny: a tiny model in place of one of SDXL's size.
         settings: of what is rendered.
         many: scenes of a batch.
+        backend: torch.compile's.
         folder: for traces; None writes none.
     """
 
@@ -73,6 +75,7 @@ class Bench:
     tiny: bool
     settings: MethodSettings
     many: int = MANY
+    backend: str = "inductor"
     folder: Path | None = None
 
     def model(self, dtype: torch.dtype | None = None) -> ConsiStoryPipeline:
@@ -177,7 +180,7 @@ def compile(bench: Bench) -> dict[str, Any]:
 
     render()
     eager = render()
-    pipe.pipe.unet.compile_repeated_blocks()
+    pipe.pipe.unet.compile_repeated_blocks(backend=bench.backend)
     first = render()
     return {"eager": eager, "compiled_first": first, "compiled": render()}
 
@@ -214,6 +217,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--parts", default=",".join(PARTS), help="names, separated by commas")
     parser.add_argument("--steps", type=int, default=5, help="denoising steps")
     parser.add_argument("--batch", type=int, default=MANY, help="scenes of a batch")
+    parser.add_argument("--backend", default="inductor", help="torch.compile's, for the part compile")
     parser.add_argument("--tiny", action="store_true", help="a tiny model in place of SDXL's size")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of device.json and of traces")
     add_device_options(parser)
@@ -228,11 +232,13 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = parse_arguments(arguments)
     device, dtype = chosen_device(options), chosen_dtype(options)
     settings = MethodSettings(num_inference_steps=options.steps)
-    bench = Bench(device, dtype, options.tiny, settings, options.batch, options.output)
+    bench = Bench(device, dtype, options.tiny, settings, options.batch, options.backend, options.output)
     result = {**described(device, dtype), "tiny": options.tiny, "steps": options.steps}
     result |= measured(bench, options.parts.split(","))
     options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "device.json").write_text(json.dumps(result, indent=1) + "\n")
+    (options.output / "device.json").write_text(
+        json.dumps(stamped(result, device=device, dtype=dtype), indent=1) + "\n"
+    )
     print(json.dumps(result))
     return result
 

@@ -37,6 +37,8 @@ if not __package__:  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.model_options import add_device_options, chosen_device, chosen_dtype, described, say
+from benchmarks.result_stamp import stamped
+from consistory_ray.consistory.models.fingerprint import model_fingerprint
 from consistory_ray.miniature.judge import Judge
 from consistory_ray.settings import BUNDLED_MODEL, model_revision
 from training.controlnet import open_pipeline
@@ -148,7 +150,8 @@ def main() -> None:
     rms = round(float(ends["teacher"].square().mean().sqrt()), 4)
     about = {"n": options.n, "latent_rms": rms, "base_revision": model_revision(BUNDLED_MODEL)}
     line = json.dumps(about | told | described(device, dtype))
-    (options.out / "distillation.json").write_text(line + "\n")
+    told_of = stamped(json.loads(line), fingerprint=model_fingerprint(pipe), device=device, dtype=dtype)
+    (options.out / "distillation.json").write_text(json.dumps(told_of) + "\n")
     print(line)
 
 

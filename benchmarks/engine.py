@@ -51,6 +51,7 @@ from benchmarks import throughput
 from benchmarks.engine_model import books, real, simulation, sweeps
 from benchmarks.engine_model.apart import apart
 from benchmarks.model_options import say
+from benchmarks.result_stamp import stamped
 
 RESULTS = Path(__file__).parent / "results"
 SECONDS = 0.2
@@ -126,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     result |= miniature(options)
     line = json.dumps(result)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "engine.json").write_text(line + "\n")
+    (options.out / "engine.json").write_text(json.dumps(stamped(result)) + "\n")
     print(line)
     return result
 

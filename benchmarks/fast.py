@@ -28,12 +28,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import json
 import sys
 import time
 from collections.abc import Collection, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +52,7 @@ from benchmarks.model_options import (
     synchronise,
 )
 from benchmarks.random_sdxl import QUICK, SDXL
+from benchmarks.result_stamp import stamped
 from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, RenderResult
 from consistory_ray.consistory.cache.contents import packed_for
 from consistory_ray.evaluation.bootstrap import ratio_interval
@@ -253,9 +252,6 @@ def report_of(options: argparse.Namespace, bench: Bench) -> dict[str, Any]:
         **described_pipeline(bench.pipeline),
         "seconds": "process" if bench.pipeline.device.type == "cpu" else "clock",
         "threads": options.threads,
-        "model_fingerprint": bench.pipeline.fingerprint,
-        "versions": {name: metadata.version(name) for name in ("torch", "diffusers")},
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "settings": {name: settings.to_dict() for name, settings in bench.ways.items()},
     }
 
@@ -298,7 +294,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         for subject, own, made in zip(every, scores, samples, strict=True)
     ]
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "fast.json").write_text(json.dumps(report, indent=1) + "\n")
+    (options.out / "fast.json").write_text(json.dumps(stamped(report, pipeline), indent=1) + "\n")
     (options.out / "fast.md").write_text(table(report["numbers"]))
     plot_pareto(report["numbers"], names, options.out / "fast.png")
     shown = slice(0, options.sheet_subjects)

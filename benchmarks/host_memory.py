@@ -31,6 +31,7 @@ if not __package__:  # run as a script
 import torch
 
 from benchmarks.engine_model.apart import Meter, apart
+from benchmarks.result_stamp import stamped
 from consistory_ray.consistory import AnchorCache
 from consistory_ray.consistory.cache.codec_sizes import packed_bytes
 from consistory_ray.consistory.cache.codecs import CODECS
@@ -125,12 +126,23 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=float, default=500.0, help="of the cache")
     parser.add_argument("--codec", choices=get_args(CacheCodec), default="none", help="how it is packed")
+    parser.add_argument("--out", type=Path, help="folder whose host_memory.json gets this run (default: none)")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         found = apart(measure, options.megabytes, folder, options.codec)
         found["checked"] = same_bytes(60.0, folder, options.codec)
     print(json.dumps(found))
+    if options.out is not None:
+        keep(found, options.out / "host_memory.json")
     return found
+
+
+def keep(run: dict[str, Any], path: Path) -> None:
+    """Add a run to those of a file, in the place of an earlier one of the same codec and size."""
+    told = json.loads(path.read_text()) if path.exists() else {"runs": []}
+    others = [one for one in told["runs"] if (one["codec"], one["cache_mb"]) != (run["codec"], run["cache_mb"])]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(stamped({"runs": [*others, run]}), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from benchmarks.model_options import (
     say,
     synchronise,
 )
+from benchmarks.result_stamp import stamped
 from consistory_ray.consistory import ConsiStoryPipeline
 from consistory_ray.evaluation.rendering import stacked
 from consistory_ray.evaluation.sheets import grid_sheet
@@ -103,7 +104,8 @@ def main() -> None:
     sheet.save(options.out / "miniature_quality.png", optimize=True)
     known = {key: round(value, 4) for key, value in numbers.items() if not math.isnan(value)}
     line = json.dumps(known | described_pipeline(pipeline) | {"settings": settings.to_dict()})
-    (options.out / "miniature_quality.json").write_text(line + "\n")
+    told = stamped(json.loads(line), pipeline)
+    (options.out / "miniature_quality.json").write_text(json.dumps(told) + "\n")
     say(f"contact sheet: {options.out / 'miniature_quality.png'}")
     print(line)
 

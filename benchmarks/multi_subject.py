@@ -31,7 +31,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import json
 import sys
 from pathlib import Path
@@ -40,10 +39,8 @@ from typing import Any
 if not __package__:  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import diffusers
 import numpy as np
 
-import consistory_ray
 from benchmarks.model_options import (
     add_model_options,
     add_rendering_options,
@@ -52,6 +49,7 @@ from benchmarks.model_options import (
     renderer_of,
     say,
 )
+from benchmarks.result_stamp import stamped
 from consistory_ray.evaluation.bootstrap import mean_interval
 from consistory_ray.evaluation.pairs import PairScores, compare_pairs, measure_alike, measure_meeting, measure_pair
 from consistory_ray.evaluation.prompts import PairPrompts, alike_prompts, alone, pair_prompts
@@ -184,8 +182,6 @@ def main() -> None:
     )
     sheet.save(options.out / "multi_subject.png", optimize=True)
     report: dict[str, Any] = {"numbers": numbers, **described_pipeline(pipeline), "settings": settings.to_dict()}
-    report |= {"diffusers": diffusers.__version__, "version": consistory_ray.__version__}
-    report |= {"model_fingerprint": pipeline.fingerprint, "date": datetime.date.today().isoformat()}
     report["jobs"] = told([job.kinds for job in jobs], [ours for ours, *_ in found], [one[1] for one in found])
     others: dict[str, Any] = {}
     if options.meetings:
@@ -195,7 +191,7 @@ def main() -> None:
         several, report["alikes"] = measure_alikes(renderer, judge, alike_prompts(options.alike), options.out)
         others["alike"] = {key: rounded(value) for key, value in several.items()}
     report |= others
-    (options.out / "multi_subject.json").write_text(json.dumps(report, indent=1) + "\n")
+    (options.out / "multi_subject.json").write_text(json.dumps(stamped(report, pipeline), indent=1) + "\n")
     say(f"contact sheet: {options.out}")
     print(json.dumps(numbers | others | described_pipeline(pipeline)))
 

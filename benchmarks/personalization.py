@@ -38,11 +38,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import json
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +58,7 @@ from benchmarks.model_options import (
     renderer_of,
     say,
 )
+from benchmarks.result_stamp import stamped
 from consistory_ray.evaluation.likeness import Model, Ways, ceiling, score_likeness
 from consistory_ray.evaluation.rendering import Rendered, Renderer
 from consistory_ray.evaluation.sheets import blocks_sheet
@@ -174,10 +173,9 @@ def main() -> None:
         options.out / "personalization.png", optimize=True
     )
     about = described_pipeline(pipeline) | {"steps": settings.num_inference_steps}
-    report: dict[str, Any] = {"numbers": numbers, **about, "diffusers": version("diffusers")}
-    report |= {"date": datetime.date.today().isoformat(), "settings": settings.to_dict()}
-    report |= {"model_fingerprint": pipeline.fingerprint, "subjects": of_each_subject(characters, ways)}
-    (options.out / "personalization.json").write_text(json.dumps(report, indent=1) + "\n")
+    report: dict[str, Any] = {"numbers": numbers, **about, "settings": settings.to_dict()}
+    report["subjects"] = of_each_subject(characters, ways)
+    (options.out / "personalization.json").write_text(json.dumps(stamped(report, pipeline), indent=1) + "\n")
     say(f"contact sheet: {options.out}")
     print(json.dumps(numbers | about))
 

@@ -13,11 +13,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from consistory_ray.consistory import ConsiStoryPipeline
+    from consistory_ray.consistory import ConsiStoryPipeline
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("torch", "diffusers", "transformers", "consistory-ray")
@@ -46,17 +47,24 @@ def stamped(
     if pipeline is not None:
         unet: Any = pipeline.pipe.unet
         fingerprint, device, dtype = pipeline.fingerprint, pipeline.device, unet.dtype
-    device = torch.device(device)
     stamp = {
         "model_fingerprint": fingerprint,
         "versions": {name: metadata.version(name) for name in PACKAGES},
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "device": _device_name(str(device)),
         "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
         "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
         "command": command(sys.argv),
         "commit": commit(),
     }
     return {**report, "stamp": stamp}
+
+
+def _device_name(device: str) -> str:
+    if not device.startswith("cuda"):
+        return device
+    import torch  # only here: benchmarks of processes and memory run without it
+
+    return torch.cuda.get_device_name(device)
 
 
 def command(argv: Sequence[str]) -> str:

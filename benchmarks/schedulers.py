@@ -26,13 +26,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +47,7 @@ from benchmarks.model_options import (
     load_pipeline,
     say,
 )
+from benchmarks.result_stamp import stamped
 from benchmarks.schedulers_report import plot, sheet, table
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.evaluation.bootstrap import mean_interval, ratio_interval
@@ -266,8 +265,6 @@ def report_of(options: argparse.Namespace, bench: Mapping[str, Bench]) -> dict[s
         **described_pipeline(pipeline),
         "seconds": "process" if pipeline.device.type == "cpu" else "clock",
         "threads": options.threads,
-        "versions": {name: metadata.version(name) for name in ("torch", "diffusers")},
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "schedules": {
             name: {
                 "loras": list(SCHEDULES[name].loras),
@@ -303,7 +300,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         for row, subject in enumerate(subjects)
     ]
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "schedulers.json").write_text(json.dumps(report, indent=1) + "\n")
+    (options.out / "schedulers.json").write_text(
+        json.dumps(stamped(report, bench[REFERENCE].pipeline), indent=1) + "\n"
+    )
     titles = {name: SCHEDULES[name].title for name in numbers}
     (options.out / "schedulers.md").write_text(table(numbers, titles))
     plot(numbers, titles, options.out / "schedulers.png")

@@ -45,6 +45,7 @@ if not __package__:  # run as a script
 
 from benchmarks.engine_model.apart import apart
 from benchmarks.model_options import DTYPES, say
+from benchmarks.result_stamp import stamped
 from consistory_ray.engine.cluster.local_ray import start_local_ray
 from consistory_ray.engine.coordinator import run_plan
 from consistory_ray.engine.events import BatchDone, Event, WorkerReady
@@ -264,7 +265,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     found = {**chosen, "gpu": gpu_name() if settings.device != "cpu" else None, "runs": runs}
     line = json.dumps(found)
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "throughput.json").write_text(line + "\n")
+    on_gpu = found["gpu"] is not None
+    told = stamped(found, device="cuda" if on_gpu else "cpu", dtype=settings.dtype)
+    (options.out / "throughput.json").write_text(json.dumps(told) + "\n")
     print(line)
     return found
 

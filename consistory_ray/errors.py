@@ -10,7 +10,8 @@
     │   └── StorageError       a read or write of the output URL failed
     │       └── DiskFullError  no space left there: the same command resumes once there is some
     ├── AssetError             give up on this asset, go on with the rest
-    │   └── PictureError       some pictures of a call; the others are there
+    │   ├── PictureError       some pictures of a call; the others are there
+    │   └── RejectedError      a check of the job found something in a picture
     └── RunError               stop the run
         ├── OutputBusyError    another run holds the output
         ├── OutageError        the output was out of reach for too long; the same command resumes once it is back
@@ -101,6 +102,10 @@ class DiskFullError(StorageError):
 
 class AssetError(ConsistoryError):
     """This asset cannot be rendered; the rest of the run goes on."""
+
+
+class RejectedError(AssetError):
+    """A check that the job names found something in a picture: it is not kept."""
 
 
 class PictureError(AssetError):

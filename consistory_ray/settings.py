@@ -87,6 +87,12 @@ class MethodSettings:
         eta: how much new noise DDIM adds at every step, 0 to 1; TCD's gamma.
         guidance_rescale: share of the rescaled guidance (arXiv 2305.08891, section 3.4), 0 is off.
 
+    Of the anchors alone:
+
+    Attributes:
+        led_anchors: whether each anchor looks only at those before it, so that the first one, which is then a plain
+            picture, decides the individual; otherwise they look at each other, and meet in the middle.
+
     What the text encoders are told besides the prompts:
 
     Attributes:
@@ -133,6 +139,7 @@ class MethodSettings:
     original_size: tuple[int, int] | None = None
     crops_coords_top_left: tuple[int, int] = (0, 0)
     target_size: tuple[int, int] | None = None
+    led_anchors: bool = False
 
     def __post_init__(self) -> None:
         """As many steps as timesteps, where these are given."""
@@ -169,6 +176,14 @@ class MethodSettings:
             KeyError: there is no such profile.
         """
         return self.replace(**PROFILES[profile])
+
+    def with_strength(self, strength: str) -> MethodSettings:
+        """A copy with all settings of a strength.
+
+        Raises:
+            KeyError: there is no such strength.
+        """
+        return self.replace(**STRENGTHS[strength])
 
     @property
     def exact(self) -> MethodSettings:
@@ -253,6 +268,12 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 """The settings of each profile, all of those that save something on scenes: what a profile does not name it resets."""
+
+_STRONG: Mapping[str, Any] = MappingProxyType({"injection_window": (1 / 10, 3 / 5)})
+STRENGTHS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {"paper": MappingProxyType({name: _DEFAULTS[name] for name in _STRONG}), "strong": _STRONG}
+)
+"""The settings of each strength: how much of an individual is held on to, in anchors and scenes alike."""
 
 
 def share_of(steps: int, fraction: float) -> int:
@@ -364,7 +385,7 @@ def _parse(text: str, where: str) -> MethodSettings:
     """Settings from JSON, in the ranges that a job's settings have."""
     from consistory_ray.guards.setting_ranges import setting_problems  # pydantic, for settings from files only
 
-    names = ["profile", *(field.name for field in dataclasses.fields(MethodSettings))]
+    names = ["profile", "strength", *(field.name for field in dataclasses.fields(MethodSettings))]
     fix = f"write a JSON object whose keys are among {', '.join(names)}"
     try:
         values = json.loads(text)
@@ -377,8 +398,8 @@ def _parse(text: str, where: str) -> MethodSettings:
         raise _unusable([Problem(f"{where}: {ascii(name)[1:-1][:60]}", "", fix) for name in unknown[:_SHOWN]])
     if found := setting_problems(values):
         raise _unusable([Problem(f"{where}: {item.path}", item.value, item.fix) for item in found])
-    profile = PROFILES[values.pop("profile", "exact")]
-    return MethodSettings.from_dict({**profile, **values})
+    profile, strength = PROFILES[values.pop("profile", "exact")], STRENGTHS[values.pop("strength", "paper")]
+    return MethodSettings.from_dict({**strength, **profile, **values})
 
 
 def _unusable(problems: list[Problem]) -> CheckpointError:

@@ -18,7 +18,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
@@ -47,6 +47,7 @@ nothing works any more in that worker's process. With ``-once`` it goes wrong on
 worker it meets."""
 
 _BLOCKS = 4
+_MIDDLE = np.pad(np.ones((_BLOCKS // 2, _BLOCKS // 2), bool), _BLOCKS // 4)
 _CACHE_HEAD = 4096  # what a cache says is in its first bytes, the rest only takes room
 
 
@@ -97,7 +98,7 @@ class FakeRenderer:
         version: another version has another fingerprint and refuses the caches of others.
 
     Attributes:
-        phases, peak_memory: see :class:`~consistory_ray.engine.rendering.Renderer`.
+        phases, peak_memory, masks: see :class:`~consistory_ray.engine.rendering.Renderer`.
 
     Raises:
         InputError: an option is unknown or out of range.
@@ -140,6 +141,7 @@ class FakeRenderer:
         self._scratch = scratch
         self._trace = trace
         self.phases: dict[str, float] = {}
+        self.masks: list[NDArray[np.bool_]] = []
         self.peak_memory: int | None = None
         loaded = spec.loaded.identity() if spec is not None else {}
         told = json.dumps(loaded, sort_keys=True) if loaded else ""
@@ -194,6 +196,7 @@ class FakeRenderer:
             content = {"subject": subject.subject_id, "key": subject.subject_key, "fingerprint": self._fingerprint}
             data = json.dumps(content).encode()
             buffer = np.frombuffer(data.ljust(self._cache_bytes), dtype=np.uint8)
+            self.masks = [_MIDDLE] * len(images)
             return MadeSubject(images, buffer, seconds, masks=masks)
 
     def load_cache(self, buffer: CacheBuffer) -> dict[str, str]:
@@ -236,6 +239,7 @@ class FakeRenderer:
             self._take_memory(len(scenes))
             self._go_wrong(scenes)
             self._spend(self._seconds, scenes)
+            self.masks = [_MIDDLE] * len(scenes)
             return [self._led(self.picture(scene.asset_id), scene) for scene in scenes]
 
     def fitting_batch(self, height: int | None, width: int | None) -> int | None:
@@ -339,7 +343,9 @@ class FakeRenderer:
 class FakeMetric:
     """A metric without a model: pictures of the same colours in the same places are alike.
 
-    Used as ``consistory_ray.testing:FakeMetric``.
+    Used as ``consistory_ray.testing:FakeMetric``. Its weights (``fake=FILE``) are a JSON object: ``seconds`` that a
+    picture takes; ``exit_once``, a file that is made as the process ends without a word, unless it is there; ``trace``,
+    a file that gets a line for each picture.
     """
 
     name = "fake"
@@ -348,9 +354,12 @@ class FakeMetric:
 
     def __init__(self, options: MetricOptions | None = None) -> None:
         self.options = options or MetricOptions()
+        place = self.options.weights.get(self.name)
+        self._habits: dict[str, Any] = json.loads(Path(place).read_text()) if place is not None else {}
 
     def embed(self, images: Sequence[Image.Image]) -> Embeddings:
         """The colours of a grid of blocks, around grey: ``[N, 48]``."""
+        self._behave(len(images))
         grids = [
             np.asarray(image.convert("RGB").resize((_BLOCKS, _BLOCKS), Image.Resampling.BOX), np.float32).ravel()
             - 127.5
@@ -359,10 +368,25 @@ class FakeMetric:
         rows = np.stack(grids) if grids else np.zeros((0, _BLOCKS * _BLOCKS * 3), np.float32)
         return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-6), np.float32)
 
+    def _behave(self, pictures: int) -> None:
+        time.sleep(self._habits.get("seconds", 0.0) * pictures)
+        if trace := self._habits.get("trace"):
+            with open(trace, "a") as file:
+                file.write("picture\n" * pictures)
+        if marker := self._habits.get("exit_once"):
+            with suppress(FileExistsError):
+                os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+                os._exit(1)
+
     def align(self, images: Sequence[Image.Image], texts: Sequence[str]) -> NDArray[np.float32]:
         """Numbers from 0 to 1 that depend on picture and text alone: ``[N]``."""
         digests = [hashlib.sha256(image.convert("RGB").tobytes()).hexdigest() for image in images]
         return np.array([_share(text, digest) for text, digest in zip(texts, digests, strict=True)], np.float32)
+
+
+def dark(image: Image.Image) -> str | None:
+    """A check, ``consistory_ray.testing:dark``: finds pictures whose mean is below 110 of 255."""
+    return "too dark" if float(np.asarray(image.convert("RGB")).mean()) < 110 else None
 
 
 def read_trace(folder: str | os.PathLike[str]) -> list[Span]:

@@ -77,6 +77,8 @@ Variables that stand in for an option are named with it below.
 {sections}"""
 
 ENVIRONMENT = {
+    "`CONSISTORY_ALLOWED_CODE`": "Comma-separated `package.module:function` or modules that jobs may name as `checks`; "
+    "unset allows none ([evaluation.md](evaluation.md)).",
     "`CONSISTORY_ALLOWED_URLS`": "Comma-separated prefixes: jobs, models, outputs and stored subjects anywhere else "
     "are refused ([security.md](security.md)).",
     "`CONSISTORY_SUBJECTS`": "Folder or URL in which `from: NAME` is looked up.",

@@ -30,9 +30,27 @@ def _uses_cluster(file: str) -> bool:
     return bool(re.search(r'usefixtures\("ray_cluster"\)|\(.*\bray_cluster: ', Path(ROOT, file).read_text()))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--full``."""
+    parser.addoption("--full", action="store_true", help="tests marked full too, and every death of the chaos suite")
+
+
+@pytest.fixture(scope="session")
+def full(pytestconfig: pytest.Config) -> bool:
+    """Whether tests that repeat something do it as often as they can."""
+    return bool(pytestconfig.getoption("full"))
+
+
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests on the cluster come first: theirs is the longest way where tests run in several processes."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests on the cluster come first: theirs is the longest way where tests run in several processes.
+
+    Tests marked ``full`` are left out without ``--full``.
+    """
+    if not config.getoption("full"):
+        left_out = [item for item in items if item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     items.sort(key=lambda item: _uses_cluster(item.nodeid.split("::")[0]), reverse=True)
 
 

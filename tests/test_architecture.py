@@ -56,7 +56,7 @@ ABOVE = {
 ENGINE = (
     *("faults", "machine", "stopping", "rendering", "events", "options", "outages", "inputs"),
     *("scheduling", "cluster", "workers", "packing"),
-    *("ledger", "workload", "anchor_files", "history", "dispatching", "coordinator", "running"),
+    *("scoring", "ledger", "workload", "anchor_files", "history", "dispatching", "coordinator", "running"),
 )
 # what stands before the method and calls it
 FACE = (

@@ -11,13 +11,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from benchmarks.consistency import rounded
 from benchmarks.model_options import changed, renderer_of, say
 from benchmarks.result_stamp import stamped
 from consistory_ray.consistory import ConsiStoryPipeline
-from consistory_ray.evaluation.consistency import SubjectScores, compare, score_subject
+from consistory_ray.evaluation.evidence import Way, judged
+from consistory_ray.evaluation.evidence_numbers import numbers
 from consistory_ray.evaluation.prompts import SubjectPrompts, consistency_subjects
 from consistory_ray.evaluation.rendering import Rendered, Renderer, stacked
 from consistory_ray.miniature.judge import Judge
@@ -30,11 +32,13 @@ COLUMNS = (
     "identity_gap_interval",
     "identity_similarity",
     "identity_similarity_interval",
-    "attribute_disagreement_ratio",
+    "hard_attribute_ratio",
+    "hard_attribute_interval",
     "colour_distance_ratio",
     "layout_diversity_ratio",
     "layout_diversity_interval",
     "scene_accuracy",
+    "scene_probability_drop",
     "subject_accuracy",
 )
 
@@ -72,12 +76,13 @@ class Bench:
         """Renders with other settings, or with another model."""
         return renderer_of(pipeline or self.pipeline, self.settings.replace(**changes), self.options)
 
-    def scores(self, pictures: Sequence[Sequence[Rendered]]) -> list[SubjectScores]:
-        """Each subject's scenes, measured."""
-        return [
-            score_subject(self.judge, stacked(scenes), subject)
-            for scenes, subject in zip(pictures, self.subjects, strict=True)
-        ]
+    def measured(self, pictures: Sequence[Sequence[Rendered]]) -> Way:
+        """Each subject's scenes, judged; distances to drawings are left out."""
+        rows = tuple(
+            judged(self.judge, self.options.first + number, subject, stacked(scenes)).row
+            for number, (scenes, subject) in enumerate(zip(pictures, self.subjects, strict=True))
+        )
+        return Way(rows, np.zeros((len(rows), len(rows))))
 
     @cached_property
     def vanilla(self) -> list[list[Rendered]]:
@@ -85,15 +90,13 @@ class Bench:
         return self.renderer().vanilla_subjects(self.subjects)
 
     @cached_property
-    def vanilla_scores(self) -> list[SubjectScores]:
+    def vanilla_measured(self) -> Way:
         """Of these."""
-        return self.scores(self.vanilla)
+        return self.measured(self.vanilla)
 
     def numbers(self, pictures: Sequence[Sequence[Rendered]]) -> dict[str, Any]:
         """Scenes against vanilla's: :data:`COLUMNS`."""
-        found = compare(self.scores(pictures), self.vanilla_scores)
-        ours, vanilla = (1 - found[f"attribute_agreement{end}"] for end in ("", "_vanilla"))
-        found["attribute_disagreement_ratio"] = ours / vanilla if vanilla else float("nan")
+        found = numbers(self.measured(pictures), self.vanilla_measured)
         return {key: rounded(found[key]) for key in COLUMNS}
 
     def write(self, name: str, report: Mapping[str, Any], picture: Image.Image | None = None) -> None:

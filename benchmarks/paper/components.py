@@ -72,5 +72,5 @@ def _figure(bench: Bench, name: str, pictures: dict[str, list[list[Rendered]]], 
     title = f"{len(bench.subjects)} subjects, {bench.options.scenes} scenes, {bench.options.steps} steps"
     shown = {variant: numbers for variant, numbers in variants.items() if not (line and variant == "vanilla")}
     plane(shown, bench.options.out / f"{name}_plane.webp", title, line)
-    keys = ("identity_gap_ratio", "attribute_disagreement_ratio", "layout_diversity_ratio", "scene_accuracy")
+    keys = ("identity_gap_ratio", "hard_attribute_ratio", "layout_diversity_ratio", "scene_accuracy")
     return {variant: {key: numbers[key] for key in keys} for variant, numbers in variants.items()}

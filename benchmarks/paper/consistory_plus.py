@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.model_options import say
 from benchmarks.paper.bench import Bench
-from benchmarks.paper.plus_file import known_slice, plus_document, with_found_tokens
+from benchmarks.paper.plus_file import known_slice, mended, plus_document
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.running import run_job
 from consistory_ray.evaluation.sheets import grid_sheet
@@ -27,13 +27,13 @@ from consistory_ray.testing import FakeRenderer
 def plus(bench: Bench) -> dict[str, Any]:
     """All of the file through the engine with the fake renderer; then the slice with the bundled model."""
     file = bench.options.file
-    document, changed = with_found_tokens(yaml.safe_load(file.read_text()) if file else plus_document())
-    if changed:
-        say(f"concepts that their subjects' words lack, taken word by word: {', '.join(changed)}")
+    document, repeated = mended(yaml.safe_load(file.read_text()) if file else plus_document())
+    for subject in repeated:
+        say(f"occurs once more with the same words, and gets an id: {subject}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(bench.options.cache or temporary) / "plus"
         folder.mkdir(parents=True, exist_ok=True)
-        numbers = {"file": "given" if file else "our own words in its layout", "concepts_taken_apart": len(changed)}
+        numbers = {"file": "given" if file else "our own words in its layout", "repeated_subjects": len(repeated)}
         numbers |= run_through(document, folder)
         slice_ = known_slice(document)
         kept = {key: items[: bench.options.subjects] for key, items in slice_.items()}

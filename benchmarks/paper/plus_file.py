@@ -2,16 +2,19 @@
 
 The published file (of 1Prompt1Story, arXiv 2501.13554) is not part of this repository; ``--file`` of
 ``benchmarks/paper.py plus`` takes it. Ours has what makes it hard to read, too: a style that is the empty text,
-concepts of several words, capitals, apostrophes and accents, plurals, subjects that occur twice with the very same
+concepts of several words, capitals, apostrophes and accents, plurals, a subject that occurs twice with the very same
 words, and two whose concept is not in their words as it is written.
 """
 
 from __future__ import annotations
 
+import json
 import random
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from consistory_ray.jobs.ids import slug
 from consistory_ray.miniature.vocabulary import KINDS, SCENES, STYLES, NamedAttributes, describe, words
 
 SUBJECTS, PROMPTS = 192, 1100
@@ -133,23 +136,26 @@ def _fill_up(rng: random.Random, document: Mapping[str, list[dict[str, Any]]]) -
             missing -= 1
 
 
-def with_found_tokens(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The file with concepts that its subjects' words have: where one is not in them as it is written, its single words
-    that are ("loaf of bread" in "a loaf of fresh bread" becomes loaf and bread), and what was changed."""
-    changed = []
+def mended(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The file with an ``id`` for each subject that has the words and anchors of an earlier one.
 
-    def mended(item: Any) -> Any:
-        token, subject = item["concept_token"], item["subject"].lower()
-        if not isinstance(token, str) or token.lower() in subject:
+    That would be the same individual twice, which jobs may not ask for; with an id of its own it is another one.
+
+    Returns:
+        The file, and whose subjects were given one.
+    """
+    changed: list[str] = []
+    seen: Counter[str] = Counter()
+
+    def one(item: Mapping[str, Any]) -> Mapping[str, Any]:
+        alike = json.dumps([item["subject"], item["style"], item["settings"][:2], item.get("id")])
+        seen[alike] += 1
+        if seen[alike] == 1:
             return item
-        found = [word for word in token.split() if len(word) > 2 and word.lower() in subject.split()]
-        changed.append(token)
-        return {**item, "concept_token": found or token}
+        changed.append(item["subject"])
+        return {**item, "id": f"{slug(item['subject'], 'subject')}-again-{seen[alike]}"}
 
-    mended_document = {
-        key: [mended(item) for item in value] if isinstance(value, list) else value for key, value in document.items()
-    }
-    return mended_document, changed
+    return {**document, **{key: [one(item) for item in items] for key, items in _lists(document)}}, changed
 
 
 def known_slice(document: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:

@@ -7,9 +7,8 @@ and Ray.
 
 from __future__ import annotations
 
-import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from consistory_ray.cli.common import (
     EXIT_OF_STATE,
     EXIT_STOPPED,
     EXIT_STOPPED_WATCHING,
-    err,
+    counting,
     exits,
     open_of,
     out,
@@ -32,6 +31,7 @@ from consistory_ray.cli.common import (
     print_json,
 )
 from consistory_ray.cli.doctor import doctor
+from consistory_ray.cli.evaluate import evaluate
 from consistory_ray.cli.options import (
     DEFAULTS,
     AllThumbnails,
@@ -210,16 +210,6 @@ def gallery(
     line(out, f"{store.url}/{build_gallery_of(store.url, plan, all_thumbnails=all_thumbnails)}")
 
 
-@contextlib.contextmanager
-def _counting(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error, for something that is told how many of how many are done."""
-    from rich.progress import MofNCompleteColumn, Progress
-
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=err, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
 @app.command(rich_help_panel=AFTER)
 @exits
 def verify(
@@ -235,7 +225,7 @@ def verify(
     from consistory_ray.output.verify import verify as check
 
     check_allowed("URL", url)
-    with _counting("verifying") as on_progress:
+    with counting("verifying") as on_progress:
         result = check(url, repair=repair, threads=threads, on_progress=on_progress)
     if as_json:
         print_json(result.to_dict())
@@ -267,7 +257,7 @@ def dataset(
     with (
         stop_on_signals(stop),
         Lease.acquire(store, "dataset") as lease,
-        _counting("writing shards") as on_progress,
+        counting("writing shards") as on_progress,
     ):
         result = write_dataset(
             store, split=split, on_progress=on_progress, should_stop=lambda: bool(stop), lost=lambda: lease.lost
@@ -279,6 +269,7 @@ def dataset(
         line(out, f"{result.rows} pictures in {len(result.paths)} shards: {files}")
 
 
+app.command(rich_help_panel=AFTER)(evaluate)
 app.command(rich_help_panel=AFTER)(pack)
 app.command(rich_help_panel=AFTER)(study)
 app.command(rich_help_panel=AFTER)(preferences)

@@ -87,6 +87,19 @@ InPlace = Annotated[
         "--in-place", help="Replace the old cache. A run that goes on there makes the subject's anchors again."
     ),
 ]
+Metrics = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="NAME,...",
+        help="judge, clip, dinov2, dreamsim, or package.module:Class of your own; without it the judge, for pictures "
+        "of the bundled model.",
+    ),
+]
+Weights = Annotated[
+    Optional[list[str]],
+    typer.Option(metavar="NAME=PLACE", help="A metric's weights: a folder or a Hugging Face id; may be repeated."),
+]
+EvaluationDevice = Annotated[Device, typer.Option("--device", help="What metrics compute on.", rich_help_panel=WHERE)]
 Urls = Annotated[list[str], typer.Argument(metavar="URL...", help="Two or more outputs of the same scenes.")]
 PageFolder = Annotated[str, typer.Option("--to", metavar="FOLDER", help="A new folder for the page and its key.")]
 RunNames = Annotated[

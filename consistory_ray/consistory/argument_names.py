@@ -10,7 +10,8 @@ from consistory_ray.errors import Problem
 
 ARGUMENTS = (
     *("prompts", "concepts", "subject", "seeds", "generator", "latents", "images", "masks", "controls", "settings"),
-    *("prompts_2", "negative_prompts", "batch_size", "pad_to", "output_type", "progress", "trace", "profile"),
+    *("prompts_2", "negative_prompts", "batch_size", "pad_to", "output_type", "progress", "trace"),
+    *("strength", "profile"),
     *("callback_on_step_end", "callback_on_step_end_tensor_inputs"),
 )
 """Of the pipeline's calls, besides settings."""
@@ -27,7 +28,6 @@ _ELSEWHERE = {
     **dict.fromkeys(("negative_prompt_embeds", "negative_pooled_prompt_embeds"), _TEXTS),
     "image": "give images, to create_subject: pictures of the subject that there are",
     "mask_image": "give masks, to create_subject: where the subject is in its images",
-    "strength": "leave it out: pictures are not made from pictures; images of create_subject are a subject's anchors",
     "ip_adapter_image": "give images, to create_subject: pictures of the subject that there are",
     "ip_adapter_image_embeds": "give images, to create_subject: pictures of the subject that there are",
     "control_image": "give controls, a ControlHint for each prompt",

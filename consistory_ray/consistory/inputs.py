@@ -18,24 +18,25 @@ from consistory_ray.consistory.method.steps import StepPlan, check_settings
 from consistory_ray.consistory.words import Texts, check_words, second_prompts, unlike_settings
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.numerics import whole_number
-from consistory_ray.settings import PROFILES, SCENE_SETTINGS, MethodSettings
+from consistory_ray.settings import PROFILES, SCENE_SETTINGS, STRENGTHS, MethodSettings
 
 _SETTINGS = tuple(field.name for field in dataclasses.fields(MethodSettings))
 
 
 def changed_settings(settings: MethodSettings, changes: Mapping[str, Any]) -> MethodSettings:
-    """Settings with some changed by name; ``profile`` is all of a profile's at once, beneath single ones.
+    """Settings with some changed by name; ``strength`` and ``profile`` are many at once, beneath single ones.
 
     Raises:
-        InputError: naming every name that is none of a setting, and a profile that does not exist.
+        InputError: naming every name that is none of a setting, and a strength or profile that does not exist.
     """
     problems = []
     changes = dict(changes)
-    profile = changes.pop("profile", None)
-    if profile in PROFILES:
-        settings = settings.with_profile(profile)
-    elif profile is not None:
-        problems.append(Problem("profile", repr(profile)[:100], f"use one of {', '.join(PROFILES)}"))
+    for name, sets in {"strength": STRENGTHS, "profile": PROFILES}.items():
+        chosen = changes.pop(name, None)
+        if isinstance(chosen, str) and chosen in sets:
+            settings = settings.replace(**sets[chosen])
+        elif chosen is not None:
+            problems.append(Problem(name, repr(chosen)[:100], f"use one of {', '.join(sets)}"))
     for name in changes.keys() - set(_SETTINGS):
         problems.append(unknown_name(name, changes[name], _SETTINGS))
     if problems:
@@ -54,7 +55,7 @@ def scene_settings(made: MethodSettings, asked: MethodSettings | None, changes: 
     Raises:
         InputError: other settings, and values that cannot be used.
     """
-    if others := sorted((changes.keys() & set(_SETTINGS)) - set(SCENE_SETTINGS)):
+    if others := sorted((changes.keys() & {*_SETTINGS, "strength"}) - set(SCENE_SETTINGS)):
         fix = "make the subject with it: scenes have their subject's"
         problems = [Problem(name, repr(changes[name])[:100], fix) for name in others]
         raise InputError("these settings are the subject's", problems)

@@ -115,6 +115,7 @@ class _Run:
         self._stop = stop
         self._emit = emit
         self._work = Workload({}, frozenset(), 0)
+        self._rejected: Mapping[str, str] = {}
         self._takes = TakeKeeper(plan)
         self._stopped = ""
         self._finished = False
@@ -194,6 +195,7 @@ class _Run:
             self._stopped = self._history.stopped
             if not self._stopped:
                 done = done | self._ledger.refused(self._plan, done)
+                done = done | self._ledger.still_rejected(self._plan, self._rejected)
             if self._work.found + self._ledger.failed < self._work.planned and not self._stopped:
                 self._patiently(lambda: copy_inputs(self._store, self._plan.inputs(), self._lost))
                 self._stopped = self._session.render(self._plan, done, self._takes)
@@ -215,6 +217,7 @@ class _Run:
         if found.moved:
             self._patiently(lambda: move_caches(self._store, plan, self._lost))
         keep, only_failed = self._options.keep_anchors, self._options.only_failed
+        self._rejected = {} if only_failed else found.rejected
         self._patiently(lambda: takes.begin(self._store, found.done, only_failed=only_failed))
         self._work = Workload.of(plan, found.done, found.failed, only_failed=only_failed, keep=keep, takes=takes)
         if not self._again:

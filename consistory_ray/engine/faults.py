@@ -38,6 +38,8 @@ class Fault(str, Enum):
     and comes back once it can, see :mod:`consistory_ray.engine.outages`."""
     BAD_ASSET = "bad-asset"
     """This asset can never be rendered: it fails at once."""
+    REJECTED = "rejected"
+    """A check of the job found something in the picture: it is not kept, and not made again unless somebody retries."""
     ERROR = "error"
     """Anything else: tried once more, on another worker where there is one, then the asset fails."""
     BAD_MODEL = "bad-model"
@@ -150,6 +152,7 @@ TABLE: dict[str, Fault] = {
     "consistory_ray.errors.StorageError": Fault.STORAGE,
     "consistory_ray.errors.CheckpointError": Fault.BAD_MODEL,
     "consistory_ray.errors.InputError": Fault.BAD_ASSET,
+    "consistory_ray.errors.RejectedError": Fault.REJECTED,
     "consistory_ray.errors.AssetError": Fault.BAD_ASSET,
 }
 

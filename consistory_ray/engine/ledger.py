@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from consistory_ray.engine.events import (
     MAX_LISTED_FAILURES,
@@ -110,6 +110,7 @@ class Ledger:
             worker=worker,
             attempt=attempt,
             cache_sha256=cache_sha256,
+            mask=item.mask,
         )
         self.last_delivery = time.monotonic()
         self.given_up.discard(asset.asset_id)
@@ -130,12 +131,32 @@ class Ledger:
         """A picture will not be made."""
         parameters = asset_parameters(asset, subject, model=self._model, model_fingerprint=self.fingerprint)
         self.given_up.add(asset.asset_id)
-        self._add(IndexRow.failed(parameters, error, fault=fault.value, worker=worker, attempt=attempt))
+        status: Literal["failed", "rejected"] = "rejected" if fault is Fault.REJECTED else "failed"
+        row = IndexRow.failed(parameters, error, fault=fault.value, worker=worker, attempt=attempt, status=status)
+        self._add(row)
+        self._count(asset, error, fault, worker, attempt)
+
+    def _count(self, asset: Asset, error: str, fault: Fault, worker: str, attempt: int) -> None:
         self.failed += 1
         self.failures_by_kind[fault.value] += 1
         if len(self.failures) < MAX_LISTED_FAILURES:
             self.failures.append(AssetFailure(asset.asset_id, asset.path, error, fault.value))
         self.emit(AssetFailed(asset, error, fault.value, worker, attempt))
+
+    def still_rejected(self, plan: Plan, rejected: Mapping[str, str]) -> frozenset[str]:
+        """Count the pictures that earlier runs have rejected and that are not made again; returns their ids.
+
+        Args:
+            plan: of the run.
+            rejected: asset id -> why, as the index has it.
+        """
+        ids = set()
+        for asset in plan.assets():
+            if (reason := rejected.get(asset.asset_id)) is not None:
+                self.given_up.add(asset.asset_id)
+                self._count(asset, reason, Fault.REJECTED, "", 1)
+                ids.add(asset.asset_id)
+        return frozenset(ids)
 
     def refused(self, plan: Plan, done: Collection[str]) -> frozenset[str]:
         """Take down the pictures that cannot be made, as the job accepts; no limit on failures counts them.

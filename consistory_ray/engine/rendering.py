@@ -126,6 +126,7 @@ class Renderer(Protocol):
     """One loaded model on one device. All methods are called from one thread.
 
     A renderer may also have ``phases``, a mapping from phase to seconds that splits what its last call took,
+    ``masks``, where the subject is in each picture of that call (bool ``[h, w]`` on any grid, None where nobody knows),
     ``peak_memory``, the most bytes of device memory in use so far, ``fitting_batch(height, width)``, how many
     scenes of that size (None is the model's own) fit into the memory that is free, ``notices``, sentences about the
     model that somebody should read, and ``control_fingerprints``, which identify each ControlNet.

@@ -122,6 +122,8 @@ def load(source: JobSource, profile: Profile | None = None) -> tuple[RenderJob, 
         check_allowed_model(net.model, field=f"controlnets[{index}]")
     check_controlnets(job)
     check_adapters(job)
+    for index, name in enumerate(job.checks):
+        check_allowed_code(f"checks[{index}]", name)
     if job.quality is not None and is_named_code(job.quality.metric):
         check_allowed_code("quality.metric", job.quality.metric)
     plan = make_plan(job)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from consistory_ray.engine.events import MAX_LISTED_FAILURES
 from consistory_ray.output.index.index import read_index
-from consistory_ray.output.index.rows import IndexRow, table_to_rows
+from consistory_ray.output.index.rows import IndexRow, is_not_kept, table_to_rows
 from consistory_ray.output.index.takes import picture_ids
 from consistory_ray.output.standing import Shortfall, gate_of, shortfalls, take_in
 from consistory_ray.plan.takes import further_takes, gated_scenes, take_of
@@ -61,11 +61,11 @@ class TakeKeeper:
         if self._plan.quality is None:
             return
         rows = read_index(store)
-        failed = rows.filter(pc.equal(rows["status"], "failed"))
+        failed = rows.filter(is_not_kept(rows))
         only = set(picture_ids(failed).to_pylist()) if only_failed else None
         self._gate = gate_of(self._plan, only)
         assert self._gate is not None
-        unscored = take_in(self._gate, self._plan, rows)
+        unscored = take_in(self._gate, self._plan, rows, rejected=not only_failed)
         to_look = rows.filter(pc.is_in(rows["asset_id"], value_set=pa.array(sorted(unscored), pa.string())))
         self._rows = {
             row.asset_id: row for row in table_to_rows(to_look) if only is None or (row.take_of or row.asset_id) in only

@@ -1,4 +1,4 @@
-"""How sure is a number? Percentile bootstrap intervals."""
+"""How sure is a number? Percentile bootstrap intervals, and one for shares."""
 
 from __future__ import annotations
 
@@ -69,3 +69,16 @@ def ratio_interval(numerators: np.ndarray, denominators: np.ndarray) -> tuple[fl
 def difference_interval(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     """The 95 % interval of mean(first) - mean(second), units drawn in pairs."""
     return interval(lambda rows: (first - second)[rows].mean(1), len(first))
+
+
+def share_interval(right: int, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share that is seen ``right`` times of ``count``, Wilson's; 1.0 of few is not certain.
+
+    Raises:
+        ValueError: there is nothing to count.
+    """
+    if count < 1:
+        raise ValueError("a share needs at least one case")
+    z, share = 1.959964, right / count
+    centre, reach = share + z**2 / (2 * count), z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return float((centre - reach) / (1 + z**2 / count)), float((centre + reach) / (1 + z**2 / count))

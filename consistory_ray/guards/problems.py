@@ -52,6 +52,7 @@ FIXES: Mapping[str, str] = {
     "mask": "write the path or URL of a picture of the same size: the subject white, all else black",
     "fit": 'write "crop" or "letterbox"',
     "scenes": 'write a list with at least one scene such as ["in space"]',
+    "checks": "write a list of up to 16 functions such as [house.rules:no_text]",
     "on_missing_concept": 'write "fail" (the job is refused) or "skip" (those pictures fail, the others are made)',
     "dynamic_prompts": _SWITCH,
     "wildcards": "write the path or URL of a folder of lists, or the lists: {animals: [cat, dog]}",
@@ -70,6 +71,7 @@ FIXES: Mapping[str, str] = {
     "width": _PIXELS,
     "negative_prompt": 'write text, "" for the empty text, or null for none',
     "mask_dropout": _SHARE,
+    "led_anchors": _SWITCH,
     "sdsa": _SWITCH,
     "query_blending": _SWITCH,
     "injection": _SWITCH,
@@ -81,6 +83,7 @@ FIXES: Mapping[str, str] = {
     "map_steps": "write a whole number from 1 to 1000",
     "dift_timestep": "write a whole number from 0 to 999",
     "profile": 'write "exact", "fast" or "turbo"',
+    "strength": 'write "paper" or "strong"',
     "first_pass": 'write "full", "lookahead" or "live"',
     "lookahead": "write 1 to 16 timesteps from 999 to 0, each below the one before it, such as [651, 451, 251]",
     "lookahead_maps": "write a whole number from 1 to 16",
@@ -291,7 +294,7 @@ _ELSEWHERE = (
     (
         (
             *("model", "config", "variant", "revision", "vae", "loras", "embeddings"),
-            *("name", "subjects", "settings", "controlnets", "guess_mode", "quality"),
+            *("name", "subjects", "settings", "controlnets", "guess_mode", "checks", "quality"),
         ),
         "write this key at the top of the file",
     ),

@@ -15,6 +15,7 @@ from consistory_ray.guards.choices import (
     PromptSyntax,
     Scheduler,
     SigmaSchedule,
+    Strength,
     TimestepSpacing,
 )
 from consistory_ray.guards.problems import FIXES, explain, fault, path
@@ -66,6 +67,7 @@ class _Ranges(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     profile: Profile = "exact"
+    strength: Strength = "paper"
     num_inference_steps: Steps = 1
     guidance_scale: Guidance = 0
     height: Pixels | None = None
@@ -102,6 +104,7 @@ class _Ranges(BaseModel):
     original_size: Size | None = None
     crops_coords_top_left: Corner = (0, 0)
     target_size: Size | None = None
+    led_anchors: Switch = False
 
 
 def setting_problems(values: Mapping[str, Any]) -> list[Problem]:

@@ -30,6 +30,7 @@ from typing_extensions import Self
 
 from consistory_ray.errors import JobError, Problem
 from consistory_ray.guards.choices import Profile
+from consistory_ray.guards.named_code import is_named_code
 from consistory_ray.guards.problems import explain, fault
 from consistory_ray.guards.setting_ranges import (
     Switch,
@@ -86,6 +87,17 @@ MAX_COUNT = 100_000
 MAX_ANCHORS = 64
 MAX_GIVEN = 8
 MAX_CONCEPTS = 16
+MAX_CHECKS = 16
+
+
+def _code(value: str) -> str:
+    if not is_named_code(value):
+        raise fault("write package.module:function, such as house.rules:no_text")
+    return value
+
+
+CheckName = Annotated[Text, Field(max_length=300), AfterValidator(_code)]
+"""A function by its name."""
 
 
 def _model(value: str) -> str:
@@ -311,6 +323,9 @@ class RenderJob(BaseModel):
     """ControlNets that lead pictures by hints; control and poses say which pictures, by what."""
     guess_mode: Switch = False
     """Whether hints lead the conditional half of the guidance only, so that they count more than the words."""
+    checks: Annotated[tuple[CheckName, ...], Field(max_length=MAX_CHECKS)] = ()
+    """Functions that look at every picture before it is kept, ``package.module:function``: they take a picture and
+    return a reason to reject it, or null. Only code is called that CONSISTORY_ALLOWED_CODE allows."""
     quality: Quality | None = None
     """What is demanded of scenes; left out, nobody looks at them. It changes no picture: first takes are what they are
     without it."""

@@ -14,6 +14,7 @@ from consistory_ray.guards.choices import (
     PromptSyntax,
     Scheduler,
     SigmaSchedule,
+    Strength,
     TimestepSpacing,
 )
 from consistory_ray.guards.numerics import whole_number
@@ -39,7 +40,7 @@ from consistory_ray.guards.setting_ranges import (
 )
 from consistory_ray.jobs.checks import MAX_SEED, Finding, check_text
 from consistory_ray.jobs.validation import invalid
-from consistory_ray.settings import PROFILES, SCENE_SETTINGS, MethodSettings, model_defaults
+from consistory_ray.settings import PROFILES, SCENE_SETTINGS, STRENGTHS, MethodSettings, model_defaults
 
 
 def _text_or_none(value: str) -> str:
@@ -113,9 +114,16 @@ class RenderSettings(BaseModel):
     """Where, from the top and from the left, the model is told that a picture was cut; [0, 0] is nowhere."""
     target_size: Size | None = None
     """Height and width that the model is told a picture has; null is the picture's own."""
+    strength: Strength | None = None
+    """How alike a subject's pictures are: "paper" is the method as published; "strong" injects features for
+    longer, up to 0.6 of the steps, so that more of the individual is kept. A strength sets injection_window, which wins
+    over it where it is written down, too. Left out, it is the model's own, "paper" with nearly all."""
     mask_dropout: Share | None = None
     """Probability that a subject token of an anchor is not shared at a step (section 3.2): lower is more alike, higher
     more varied."""
+    led_anchors: Switch | None = None
+    """Whether each anchor looks only at those before it, so that the first one decides the individual; otherwise all
+    look at each other, and meet in the middle."""
     sdsa: Switch | None = None
     """Subject-driven self-attention on or off (section 3.2)."""
     query_blending: Switch | None = None
@@ -175,7 +183,7 @@ class RenderSettings(BaseModel):
         return self
 
     def for_model(self, model: str) -> MethodSettings:
-        """The model's defaults with everything that was set here on top: the profile, and on that what is set singly.
+        """The model's defaults with everything that was set here on top: strength, profile, and single ones.
 
         Raises:
             CheckpointError: the model's own settings file cannot be used.
@@ -191,10 +199,11 @@ class RenderSettings(BaseModel):
         return made.replace(**{name: value for name, value in self._asked().items() if name in SCENE_SETTINGS})
 
     def _asked(self) -> dict[str, Any]:
-        """Settings of the method that were set here, those of the profile beneath single ones."""
+        """Settings of the method that were set here, those of the strength and the profile beneath single ones."""
+        strength = {} if self.strength is None else STRENGTHS[self.strength]
         profile = {} if self.profile is None else PROFILES[self.profile]
         fields = MethodSettings.__dataclass_fields__.keys() & self.model_fields_set
-        return {**profile, **{name: getattr(self, name) for name in fields}}
+        return {**strength, **profile, **{name: getattr(self, name) for name in fields}}
 
 
 _NULLABLE = frozenset(

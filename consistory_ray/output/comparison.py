@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from consistory_ray.output.index.index import current_index, read_index, set_aside
 from consistory_ray.output.index.parts import CorruptIndexError, read_parts
-from consistory_ray.output.index.rows import latest_rows
+from consistory_ray.output.index.rows import NOT_KEPT, latest_rows
 from consistory_ray.output.lease.fencing import Lost
 from consistory_ray.output.storage import PICTURE_FOLDERS, Output, OutputStore, as_store
 
@@ -114,7 +114,7 @@ def lacking(output: Output, plan_paths: Mapping[str, str]) -> Lacking:
             wanted = plan_paths.get(asset_id)
             if wanted is None:
                 continue
-            if status == "failed":
+            if status in NOT_KEPT:
                 failed.add(asset_id)
             elif path == wanted:
                 sizes[wanted] = size  # the plan's own string: no second million of them

@@ -31,7 +31,7 @@ from consistory_ray.output.assets import WrittenAsset, picture_size, read_metada
 from consistory_ray.output.files import StoredFile, bounded_map
 from consistory_ray.output.index.index import compact, set_aside
 from consistory_ray.output.index.parts import CorruptIndexError, read_parts, write_part
-from consistory_ray.output.index.rows import IndexRow, latest_rows, rows_to_table
+from consistory_ray.output.index.rows import IndexRow, is_not_kept, latest_rows, rows_to_table
 from consistory_ray.output.lease.fencing import Lost, refuse_if_lost
 from consistory_ray.output.moving import Move, move_pictures
 from consistory_ray.output.storage import (
@@ -45,7 +45,7 @@ from consistory_ray.output.storage import (
 
 REPLACED = "replaced"
 """The folder that replaced pictures are kept in."""
-_COLUMNS = ("asset_id", "subject", "kind", "scene", "path", "size", "status", "attempt", "created_at")
+_COLUMNS = ("asset_id", "subject", "kind", "scene", "path", "size", "status", "error", "attempt", "created_at")
 _BATCH_ROWS = 10_000
 _ROWS_PER_PART = 10_000
 _ASSET_ID = re.compile(r"[0-9a-f]{32}")
@@ -58,11 +58,12 @@ class Resumed:
 
     Attributes:
         done: ids of the plan's assets that need no rendering.
-        failed: the last failed attempt number of those that failed before and are not done.
+        failed: the last failed attempt number of those that failed or were rejected before and are not done.
         recovered: how many pictures were found without a row and indexed.
         dropped: how many rows were dropped because their file is gone, changed, or about to be replaced.
         set_aside: index parts that cannot be read and were moved to the folder ``damaged``, each with the reason.
         moved: how many pictures were moved because their subject or scene has another name now.
+        rejected: of those that were rejected, why.
         replaced: how many pictures were kept in the folder ``replaced``, where another asset takes their place.
     """
 
@@ -73,6 +74,7 @@ class Resumed:
     set_aside: tuple[str, ...] = ()
     moved: int = 0
     replaced: int = 0
+    rejected: Mapping[str, str] = field(default_factory=dict)
 
 
 def resume(output: Output, plan_paths: Mapping[str, str], *, lost: Lost = str) -> Resumed:
@@ -97,7 +99,7 @@ def resume(output: Output, plan_paths: Mapping[str, str], *, lost: Lost = str) -
     """
     store = as_store(output)
     planned_at = {path: asset_id for asset_id, path in plan_paths.items()}
-    ok, failed, damaged = _rows(store, lost)
+    ok, failed, rejected, damaged = _rows(store, lost)
     claims = _claims(ok, plan_paths, planned_at)
     del ok  # memory: at a million rows every copy counts
     done: set[str] = set()
@@ -131,7 +133,8 @@ def resume(output: Output, plan_paths: Mapping[str, str], *, lost: Lost = str) -
         recovered += len(rows)
     last = {key: attempt for key, attempt in failed.items() if key in plan_paths and key not in done}
     dropped = len(stale) + len(claims.found) - len(moved)
-    return Resumed(frozenset(done), last, recovered, dropped, damaged, len(moved), len(replaced.paths))
+    why = {key: reason for key, reason in rejected.items() if key in last}
+    return Resumed(frozenset(done), last, recovered, dropped, damaged, len(moved), len(replaced.paths), why)
 
 
 def _move(store: OutputStore, claims: _Claims, plan_paths: Mapping[str, str], lost: Lost) -> set[str]:
@@ -197,8 +200,8 @@ def _claims(ok: pa.Table, plan_paths: Mapping[str, str], planned_at: Mapping[str
     return claims
 
 
-def _rows(store: OutputStore, lost: Lost) -> tuple[pa.Table, dict[str, int], tuple[str, ...]]:
-    """The ok rows, the attempts of the failed ones, and what had to be moved away for them to be read."""
+def _rows(store: OutputStore, lost: Lost) -> tuple[pa.Table, dict[str, int], dict[str, str], tuple[str, ...]]:
+    """The ok rows, the attempts of the others, why pictures were rejected, what had to be moved away to read them."""
     moved: dict[str, str] = {}
     try:
         table, _ = read_parts(store, _COLUMNS)
@@ -206,10 +209,13 @@ def _rows(store: OutputStore, lost: Lost) -> tuple[pa.Table, dict[str, int], tup
         moved = set_aside(store, error.parts, lost)
         table, _ = read_parts(store, _COLUMNS)
     table = latest_rows(table)
-    failed = table.filter(pc.equal(table["status"], "failed"))
+    failed = table.filter(is_not_kept(table))
     attempts = dict(zip(failed["asset_id"].to_pylist(), failed["attempt"].to_pylist(), strict=True))
+    rejected = failed.filter(pc.equal(failed["status"], "rejected"))
+    reasons = dict(zip(rejected["asset_id"].to_pylist(), rejected["error"].to_pylist(), strict=True))
     told = tuple(f"{path} ({reason})" for path, reason in moved.items())
-    return table.filter(pc.equal(table["status"], "ok")).select(["asset_id", "path", "size"]), attempts, told
+    ok = table.filter(pc.equal(table["status"], "ok")).select(["asset_id", "path", "size"])
+    return ok, attempts, reasons, told
 
 
 def _chunks(rows: Iterator[IndexRow]) -> Iterator[list[IndexRow]]:

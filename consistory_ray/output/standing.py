@@ -65,13 +65,14 @@ def gate_of(plan: Plan, only: Collection[str] | None = None) -> Gate | None:
     return Gate(bar, subjects, only)
 
 
-def take_in(gate: Gate, plan: Plan, rows: pa.Table) -> set[str]:
+def take_in(gate: Gate, plan: Plan, rows: pa.Table, *, rejected: bool = True) -> set[str]:
     """Tell a gate what the index knows.
 
     Args:
         gate: of the plan.
         plan: the plan.
         rows: one for each asset, with at least :data:`COLUMNS`.
+        rejected: whether takes that were rejected stay so; they then hold their pictures like those that were given up.
 
     Returns:
         Asset ids of takes that are there and have no score that counts, such as those of before there was a gate.
@@ -84,6 +85,12 @@ def take_in(gate: Gate, plan: Plan, rows: pa.Table) -> set[str]:
             unscored.add(asset_id)
         else:
             gate.known(picture, take, score)
+    if rejected:
+        refused = rows.filter(pc.equal(rows["status"], "rejected"))
+        takes = pc.fill_null(refused["take"], 1).to_pylist()
+        for picture, take in zip(picture_ids(refused).to_pylist(), takes, strict=True):
+            if picture in gate:
+                gate.refused(picture, take)
     return unscored
 
 

@@ -35,7 +35,7 @@ _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
 _MOST_BYTES = {"run.json": 1 << 30, "subject.json": 1 << 20, "sha256": 4 << 10, "png": 256 << 20, "json": 64 << 20}
 _MOST_BYTES |= {"jpg": 256 << 20, "webp": 256 << 20}
 """By a file's name, else by its ending. A job of a million scenes makes a run.json of a fifth of that."""
-FOLDERS = ("anchors", "dataset", "gallery", "images", "index", "inputs", "lease")
+FOLDERS = ("anchors", "dataset", "evaluation", "gallery", "images", "index", "inputs", "lease")
 """The folders of an output that only runs write to."""
 PICTURE_FOLDERS = ("anchors", "images")
 """Those of them that hold pictures."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from consistory_ray.pictures.formats import refuse
 from consistory_ray.pictures.opening import Picture, open_picture
 
 _DIMMED = 0.35
+MAX_MASK_BYTES = 1 << 16
+_MAX_MASK_SIDE = 4096
 _EDGE = (255, 0, 160)
 
 
@@ -75,6 +78,26 @@ def open_masked(data: bytes, mask: bytes | None, field: str, mask_field: str) ->
     if where.shape[::-1] != picture.image.size:  # a JPEG is reduced in other steps than a PNG
         where = np.asarray(Image.fromarray(where).resize(picture.image.size, Image.Resampling.NEAREST))
     return dataclasses.replace(picture, alpha=where)
+
+
+def encode_mask(mask: NDArray[np.bool_]) -> bytes:
+    """A mask ``[h, w]`` as a PNG of one bit per value, white where it is true."""
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(mask, bool)).save(file, "PNG")
+    return file.getvalue()
+
+
+def decode_mask(data: bytes | None) -> NDArray[np.bool_] | None:
+    """The inverse of :func:`encode_mask`; None for None, and for whatever is no such picture."""
+    if data is None or len(data) > MAX_MASK_BYTES:
+        return None
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            if image.mode != "1" or max(image.size) > _MAX_MASK_SIDE:
+                return None
+            return np.asarray(image, bool)
+    except Exception:  # decoders have dozens of ways to fail on bytes that were made up
+        return None
 
 
 def draw_mask(image: Image.Image, mask: NDArray[np.bool_]) -> Image.Image:

@@ -144,6 +144,7 @@ class Plan:
         guess_mode: see :class:`~consistory_ray.jobs.job.RenderJob`.
         png_level: of the pictures' files; it changes none of their pixels, and is no part of any id.
         loaded: what is loaded with the model.
+        checks: names of functions that look at every picture before it is kept; they are no part of any id.
         quality: what is demanded of scenes; None looks at none.
     """
 
@@ -157,6 +158,7 @@ class Plan:
     guess_mode: bool = False
     png_level: int = 1
     loaded: Loaded = ALONE
+    checks: tuple[str, ...] = ()
     quality: Quality | None = None
 
     @property
@@ -222,8 +224,8 @@ def make_plan(job: RenderJob) -> Plan:
     _refuse_twins(subjects)
     nets = tuple(net.model for net in job.controlnets)
     batch_size, dtype, level = job.settings.batch_size, job.settings.torch_dtype, job.settings.png_level
-    guess, quality = job.guess_mode, job.quality
-    return Plan(job.name, job.model, subjects, batch_size, dtype, job.config, nets, guess, level, loaded, quality)
+    own = (job.guess_mode, level, loaded, job.checks, job.quality)
+    return Plan(job.name, job.model, subjects, batch_size, dtype, job.config, nets, *own)
 
 
 def _with(subject: SubjectPlan, loaded: Loaded) -> SubjectPlan:

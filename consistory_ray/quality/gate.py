@@ -82,6 +82,12 @@ class Gate:
         if take == 1:
             self._missing[self._subject_of[picture]].discard(picture)
 
+    def refused(self, picture: str, take: int) -> None:
+        """A take was rejected before, and is not to be made again."""
+        self._takes[picture][take] = None
+        if take == 1:
+            self._missing[self._subject_of[picture]].discard(picture)
+
     def begin(self) -> list[Wanted]:
         """What is to be made by now; to be called once, after everything that is :meth:`known`."""
         return [wanted for subject in self._subjects for wanted in self._ask_subject(subject)]

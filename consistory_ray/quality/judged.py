@@ -53,11 +53,7 @@ class JudgeMetric:
         return np.stack([portrait.embedding for portrait in self._judge.portray(pixels, masks)])
 
     def align(self, images: Sequence[Image], texts: Sequence[str]) -> NDArray[np.float32]:
-        """See the class.
-
-        Raises:
-            InputError: a text names neither a scene nor a kind of the bundled model's world.
-        """
+        """See the class; NaN where a text names neither a scene nor a kind of the bundled model's world."""
         from consistory_ray.miniature.judge import PICTURE_SIZE, SMALLEST_SUBJECT
         from consistory_ray.miniature.vocabulary import KINDS, SCENES
 
@@ -70,8 +66,8 @@ class JudgeMetric:
             named_scenes = [number for number, scene in enumerate(SCENES) if scene in text.lower()]
             named_kinds = [kind for kind in KINDS if re.search(rf"\b{kind}", text.lower())]
             if not named_scenes and not named_kinds:
-                fix = "name a scene or a kind of the bundled model's world, or use another metric"
-                raise InputError("the judge cannot read this prompt", [Problem("prompt", text, fix)])
+                values.append(float("nan"))
+                continue
             scene = float(probabilities[named_scenes].max()) if named_scenes else 1.0
             shown = [reading.areas[kind] >= SMALLEST_SUBJECT for kind in named_kinds]
             values.append(scene * (float(np.mean(shown)) if shown else 1.0))

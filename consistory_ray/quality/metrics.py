@@ -47,7 +47,18 @@ class TextMetric(Protocol):
     version: str
 
     def align(self, images: Sequence[Image], texts: Sequence[str]) -> NDArray[np.float32]:
-        """Each RGB picture with its own text: ``[N]`` float32, more is better, 0 is nothing of it."""
+        """Each RGB picture with its own text: ``[N]`` float32, more is better, 0 is nothing of it, NaN no opinion."""
+
+
+@runtime_checkable
+class PatchMetric(Protocol):
+    """Something that sees what is where in pictures; ``name`` and ``version`` as of :class:`Metric`."""
+
+    name: str
+    version: str
+
+    def patches(self, images: Sequence[Image]) -> NDArray[np.float32]:
+        """RGB pictures of any size to ``[N, rows, columns, D]``, each patch of length 1."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 SCORES_VERSION = 1
 VERSION_KEY = b"consistory_scores_version"
@@ -20,10 +23,15 @@ SCHEMA: pa.Schema = pa.schema(
         pa.field("metric", pa.string(), nullable=False),
         pa.field("version", pa.string(), nullable=False),
         pa.field("value", pa.float64()),
+        pa.field("context", pa.string(), nullable=False),
+        pa.field("other", pa.string()),
+        pa.field("scored_at", pa.timestamp("us", tz="UTC")),
     ],
     metadata={VERSION_KEY: str(SCORES_VERSION).encode()},
 )
 """The columns of ``evaluation/*.parquet``."""
+KEY = ("asset_id", "take", "metric", "version")
+"""What there is one score of: the newest counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,10 @@ class Score:
         metric: what was measured, such as ``clip_identity``.
         version: of the metric.
         value: finite; None where the metric has nothing to say, such as of a subject's only picture.
+        context: of what it was compared with, see :func:`consistory_ray.quality.scoring.context_of`; empty where it was
+            compared with nothing that may change.
+        other: asset id of the picture that it was found to resemble, for scores that are about one other picture.
+        scored_at: when it was written, UTC; stamped by one clock, the coordinator's.
     """
 
     asset_id: str
@@ -45,6 +57,9 @@ class Score:
     metric: str
     version: str
     value: float | None
+    context: str = ""
+    other: str | None = None
+    scored_at: datetime | None = None
 
     def __post_init__(self) -> None:
         if self.value is not None and not math.isfinite(self.value):
@@ -62,3 +77,17 @@ def table_to_scores(table: pa.Table) -> list[Score]:
     """The inverse of :func:`scores_to_table`."""
     values: list[dict[str, Any]] = table.select(SCHEMA.names).to_pylist()
     return [Score(**row) for row in values]
+
+
+def newest_scores(table: pa.Table) -> pa.Table:
+    """Of each :data:`KEY` the newest row, in the order of the keys; of two of one time, the larger value."""
+    order = [*((name, "ascending") for name in KEY), ("scored_at", "ascending"), ("value", "ascending")]
+    table = table.take(pc.sort_indices(table, sort_keys=order))
+    if len(table) < 2:
+        return table
+    is_last = np.ones(len(table), bool)
+    is_last[:-1] = False
+    for name in KEY:
+        column = table[name]
+        is_last[:-1] |= pc.not_equal(column.slice(0, len(table) - 1), column.slice(1)).to_numpy()
+    return table.filter(pa.array(is_last))

@@ -161,9 +161,11 @@ class StatusReader:
         """
         import pyarrow.compute as pc
 
+        from consistory_ray.output.index.rows import is_not_kept
+
         everything = self._index.read()
         rows = self._of_plan(everything)
-        done, failed = self._done(rows), rows.filter(_equal(rows, "status", "failed"))
+        done, failed = self._done(rows), rows.filter(is_not_kept(rows))
         done_by, failed_by = (_counts(table["planned_subject"]) for table in (done, failed))
         failures = [
             {"path": row["planned_path"], "attempt": row["attempt"], "fault": row["fault"], "error": row["error"]}

@@ -100,6 +100,24 @@ def test_results_say_where_they_come_from() -> None:
         ("control", ["--subjects", "1", "--steps", "2", "--timed", "1"]),
         ("miniature_quality", ["--n", "2", "--steps", "2", "--calibration", "0", "--timed", "1"]),
         ("personalization", ["--subjects", "1", "--scenes", "2", "--steps", "2", "--sheet-subjects", "1"]),
+        (
+            "paper",
+            [
+                "dropout",
+                "seeds",
+                "baselines",
+                "--subjects",
+                "1",
+                "--scenes",
+                "2",
+                "--steps",
+                "2",
+                "--seeds",
+                "2",
+                "--budgets",
+                "2",
+            ],
+        ),
     ],
 )
 def test_short_runs(script: str, words: list[str], tmp_path: Path) -> None:

@@ -6,10 +6,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.paper.baselines import _first_as_good
+from benchmarks.paper.components import everything_is_subject
 from benchmarks.paper.consistory_plus import run_through
 from benchmarks.paper.plus_file import (
     FEWEST,
@@ -18,10 +21,14 @@ from benchmarks.paper.plus_file import (
     SLICE,
     SUBJECTS,
     known_slice,
+    mended,
     plus_document,
-    with_found_tokens,
 )
+from benchmarks.paper.seeds import reseeded
+from consistory_ray.consistory.method.layout import Grid
+from consistory_ray.consistory.method.masks import AttentionMaps
 from consistory_ray.errors import InputError
+from consistory_ray.evaluation.prompts import consistency_subjects
 from consistory_ray.jobs.job import load_job
 from consistory_ray.miniature.vocabulary import words
 from consistory_ray.plan.plan import make_plan
@@ -41,20 +48,18 @@ def test_our_file_has_the_size_and_the_oddities_of_the_published_one(seed: int) 
     assert any(" " in one["concept_token"] for one in items)
 
 
-def test_concepts_that_the_words_lack_are_told_and_can_be_taken_apart(tmp_path: Path) -> None:
+def test_a_subject_that_occurs_twice_is_refused_or_gets_an_id(tmp_path: Path) -> None:
     path = tmp_path / "plus.yaml"
     path.write_text(yaml.safe_dump(plus_document()))
     with pytest.raises(InputError) as caught:
         make_plan(load_job(str(path)))
-    assert {"pot of soup", "harbour fog"} == {
-        name for name in ("pot of soup", "harbour fog", "dumpling") if name in str(caught.value.problems)
-    }
-    mended, changed = with_found_tokens(plus_document())
-    assert changed == ["pot of soup", "harbour fog"]
-    path.write_text(yaml.safe_dump(mended))
+    assert len(caught.value.problems) == 1 and "the same individual" in str(caught.value.problems[0])
+    document, repeated = mended(plus_document())
+    assert repeated == [plus_document()["tales"][-1]["subject"]] and mended(document) == (document, [])
+    path.write_text(yaml.safe_dump(document))
     plan = make_plan(load_job(str(path)))
     assert (len(plan.subjects), plan.anchor_count + plan.scene_count) == (SUBJECTS, PROMPTS)
-    assert len({asset.path for asset in plan.assets()}) == PROMPTS
+    assert len({asset.path for asset in plan.assets()}) == len({asset.asset_id for asset in plan.assets()}) == PROMPTS
 
 
 def test_the_slice_is_what_the_bundled_model_knows() -> None:
@@ -66,6 +71,44 @@ def test_the_slice_is_what_the_bundled_model_knows() -> None:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_every_prompt_of_the_file_is_rendered(tmp_path: Path) -> None:
-    mended, _ = with_found_tokens(plus_document())
-    found = run_through(mended, tmp_path)
+    document, _ = mended(plus_document())
+    found = run_through(document, tmp_path)
     assert found == {"subjects": SUBJECTS, "prompts": PROMPTS, "pictures": PROMPTS, "files": PROMPTS}
+
+
+def test_masks_that_cover_everything_are_gone_afterwards() -> None:
+    maps = AttentionMaps(torch.ones(2, 3, 1), 1, "coarse")
+    maps.add(torch.rand(2, 16, 1, generator=torch.Generator().manual_seed(0)))
+    maps.end_step()
+    grids = {"coarse": Grid(4, 4), "fine": Grid(8, 8)}
+    before = maps.masks(grids)
+    with everything_is_subject():
+        covered = maps.masks(grids)
+    assert {level: (mask.shape, bool(mask.all())) for level, mask in covered.items()} == {
+        "coarse": ((2, 16), True),
+        "fine": ((2, 64), True),
+    }
+    assert not before["fine"].all() and torch.equal(maps.masks(grids)["fine"], before["fine"])
+
+
+def test_other_seeds_change_the_anchors_alone() -> None:
+    (subject,) = consistency_subjects(1)
+    others = [reseeded(subject, number) for number in range(4)]
+    assert others[0] == subject and len({one.anchor_seeds for one in others}) == 4
+    assert {(one.prompts, one.seeds, one.anchors) for one in others} == {
+        (subject.prompts, subject.seeds, subject.anchors)
+    }
+
+
+def test_the_time_to_a_consistent_subject_is_that_of_the_smallest_budget_that_gets_there() -> None:
+    found = _first_as_good(
+        {
+            "vanilla": {"to_anchors": 0.2},
+            "consistory": {"to_anchors": 0.8, "seconds": 9.0},
+            "word, 50 steps": {"to_anchors": 0.5, "seconds": 50.0},
+            "lora, 50 steps": {"to_anchors": 0.7, "seconds": 60.0},
+            "word, 200 steps": {"to_anchors": 0.6, "seconds": 200.0},
+            "lora, 200 steps": {"to_anchors": 0.85, "seconds": 240.0},
+        }
+    )
+    assert found == {"consistory": 9.0, "word": None, "lora": 240.0}

@@ -25,6 +25,7 @@ from consistory_ray.plan.plan import Plan, make_plan
 from consistory_ray.testing import read_trace
 from tests.chaos.hosts import Host, environment
 from tests.chaos.witness import last_word
+from tests.patience import PATIENCE, SOON
 
 FAKE = "tests.chaos.witness:Witness"
 WORKER = "ray::RenderWorker"
@@ -61,7 +62,7 @@ class Cluster:
                 continue
         return found
 
-    def wait_until_gone(self, seconds: float = 30.0, pids: Collection[int] | None = None) -> float:
+    def wait_until_gone(self, seconds: float = SOON, pids: Collection[int] | None = None) -> float:
         """Wait until no worker lives any more, or none of these; returns how many of these seconds that took."""
         started = time.monotonic()
         left: list[int] = []
@@ -130,7 +131,7 @@ class Coordinator:
         if self.code is not None:
             return False
         os.kill(self.pid, signal.SIGKILL)  # nobody else waits for it, so its id is its own until it was waited for
-        killed = self.wait(30) == -signal.SIGKILL
+        killed = self.wait(SOON) == -signal.SIGKILL
         KILLS["coordinators"] += killed
         return killed
 
@@ -220,7 +221,7 @@ class Run:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=with_storage)
         return Coordinator(process.pid, log, None, process)
 
-    def finish(self, patience: float = 240.0, expect: int = 0, **changes: Any) -> str:
+    def finish(self, patience: float = PATIENCE, expect: int = 0, **changes: Any) -> str:
         """Run undisturbed to the end; returns what was printed.
 
         Args:
@@ -233,11 +234,11 @@ class Run:
         text = coordinator.log.read_text(errors="replace")
         if code is None:
             os.kill(coordinator.pid, signal.SIGKILL)
-            coordinator.wait(30)
+            coordinator.wait(SOON)
         assert code == expect, f"it ended with {code}:\n{text[-4000:]}"
         return text
 
-    def other_command(self, *arguments: str, patience: float = 120.0) -> tuple[int | None, str]:
+    def other_command(self, *arguments: str, patience: float = PATIENCE) -> tuple[int | None, str]:
         """Exit code and output of another command of ``consistory-ray``."""
         log = self.folder / f"{arguments[0]}.log"
         pid = self.cluster.coordinators.ask(do="start", arguments=list(arguments), log=str(log))["pid"]

@@ -20,6 +20,7 @@ from PIL import Image
 from tests.chaos.conftest import MakeRun
 from tests.chaos.harness import Run, moments
 from tests.chaos.invariants import check_complete, check_rows, digests
+from tests.patience import PATIENCE
 from tests.pictures.making import encoded
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
@@ -87,7 +88,7 @@ def test_originals_may_go_once_they_are_copied(make_run: MakeRun, job: Path, tmp
     assert whole_copies(undisturbed) == COPIES
     for wanted in (1, 7, 13, COPIES):
         coordinator = run.start()
-        for _ in moments(60):
+        for _ in moments(PATIENCE):
             if len(run.store.list_files("inputs")) >= wanted:
                 break
         assert run.kill(coordinator)
@@ -98,7 +99,7 @@ def test_originals_may_go_once_they_are_copied(make_run: MakeRun, job: Path, tmp
     shutil.copy(Path(run.url, "run.json"), run.job)
     shutil.rmtree(job.parent)
     coordinator = run.start()
-    for _ in moments(60):
+    for _ in moments(PATIENCE):
         if run.calls() >= 3 or coordinator.wait(0) is not None:
             break
     run.kill(coordinator)

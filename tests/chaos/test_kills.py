@@ -17,10 +17,10 @@ from consistory_ray.testing import read_trace
 from tests.chaos.conftest import NODES, PLACES, MakeRun, write_job
 from tests.chaos.harness import FACTS, KILLS, Coordinator, Run, moments
 from tests.chaos.invariants import Digests, Marks, check_accounted, check_complete, check_kept, check_rows, keepsakes
+from tests.patience import PATIENCE
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
-PATIENCE = 120.0
 STAGES = {0: "anchors", 4: "starting", 7: "joining"}
 """At which stage the coordinators die of every ten that begin an output; the others after a few calls."""
 
@@ -59,15 +59,18 @@ def let_one_be_at(run: Run, coordinator: Coordinator, word: str) -> int | None:
     raise AssertionError(f"no worker was at {word} in {PATIENCE:.0f} s:\n{coordinator.text()}")
 
 
-def test_coordinators_die(make_run: MakeRun, undisturbed: Digests) -> None:
-    """30 coordinators die, some while they start or resume, most while pictures come in; rows hold after each death.
+def test_coordinators_die(make_run: MakeRun, undisturbed: Digests, full: bool) -> None:
+    """30 coordinators die, 10 without ``--full``: some while they start or resume, most while pictures come in; rows
+    hold after each death.
 
-    After every other death the next coordinator starts while workers of the dead one may still be there; else they are
-    seen to go, and what lies on storage then is not rendered by any coordinator after that.
+    After every other death the next coordinator starts while workers of the dead one may still be there; else, and
+    after the last, they are seen to go, and what lies on storage then is not rendered by any coordinator after that.
     """
-    chance, before, deaths = random.Random(1), KILLS["coordinators"], 30
+    chance, before, deaths = random.Random(1), KILLS["coordinators"], 30 if full else 10
     run = make_run(seconds=0.15, anchor_seconds=0.3, jitter=0.5)
     run.workers = 2  # each coordinator starts its own
+    if not full:
+        run.job = write_job(run.folder / "small.yaml", subjects=3)
     plan, kept, most, longest, number = run.plan, Marks(), 0, 0.0, 0
     while KILLS["coordinators"] - before < deaths:
         coordinator = run.start()
@@ -83,7 +86,7 @@ def test_coordinators_die(make_run: MakeRun, undisturbed: Digests) -> None:
             settle(run, plan, undisturbed)
             kept.clear()
             number = 0
-        elif chance.random() < 0.5:
+        elif chance.random() < 0.5 or KILLS["coordinators"] - before == deaths:
             longest = max(longest, run.cluster.wait_until_gone())
             check_kept(run.store, kept)
             kept |= keepsakes(run.store, plan)
@@ -92,18 +95,19 @@ def test_coordinators_die(make_run: MakeRun, undisturbed: Digests) -> None:
     run.finish(seconds=0.0)
     check_complete(run.store, plan, undisturbed)
     check_kept(run.store, kept)
-    assert most > len(undisturbed) / 4, "too little was there to be rendered again"
+    assert most > len(list(plan.assets())) / 4, "too little was there to be rendered again"
     run.check_met("coordinator", "starting", "joining", "anchors", "scenes")
     FACTS.append(f"the last worker of a killed coordinator was gone after {longest:.1f} s at most")
 
 
-def test_workers_die(make_run: MakeRun, undisturbed: Digests) -> None:
-    """140 workers die, one after every few calls that all of them together have finished, whatever they are at.
+def test_workers_die(make_run: MakeRun, undisturbed: Digests, full: bool) -> None:
+    """140 workers die, 40 without ``--full``: one after every few calls that all of them together have finished,
+    whatever they are at.
 
     An asset that was alone on two workers that died is taken for a killer and fails with that reason, and where too
     many die in one place it is left empty: such runs end with 1 or 3, and what they lack is rendered without killing.
     """
-    chance, before, deaths = random.Random(2), KILLS["workers"], 140
+    chance, before, deaths = random.Random(2), KILLS["workers"], 140 if full else 40
     run = make_run(seconds=0.1, anchor_seconds=0.3, jitter=0.5)
     run.workers = NODES * PLACES
     plan = run.plan
@@ -125,9 +129,11 @@ def test_workers_die(make_run: MakeRun, undisturbed: Digests) -> None:
     run.check_met("worker", "starting", "anchors", "scenes", "writing")
 
 
-def test_nodes_die(make_run: MakeRun, undisturbed: Digests) -> None:
-    """10 nodes die with all that is on them, anchor caches included, and are replaced; no asset is blamed for it."""
-    chance, before, deaths = random.Random(3), KILLS["nodes"], 10
+def test_nodes_die(make_run: MakeRun, undisturbed: Digests, full: bool) -> None:
+    """10 nodes die, 4 without ``--full``, with all that is on them, anchor caches included, and are replaced; no asset
+    is blamed for it.
+    """
+    chance, before, deaths = random.Random(3), KILLS["nodes"], 10 if full else 4
     run = make_run(seconds=0.4, anchor_seconds=0.8, jitter=0.5, cache_bytes=1 << 20)
     run.workers = NODES * PLACES
     plan = run.plan
@@ -147,9 +153,9 @@ def test_nodes_die(make_run: MakeRun, undisturbed: Digests) -> None:
     run.check_met("node", "anchors", "scenes")
 
 
-def test_everything_dies(make_run: MakeRun, undisturbed: Digests) -> None:
-    """Coordinators, workers and nodes die while batches run out of memory; 40 deaths in all."""
-    chance, before, deaths = random.Random(4), sum(KILLS.values()), 40
+def test_everything_dies(make_run: MakeRun, undisturbed: Digests, full: bool) -> None:
+    """Coordinators, workers and nodes die while batches run out of memory; 40 deaths in all, 16 without ``--full``."""
+    chance, before, deaths = random.Random(4), sum(KILLS.values()), 40 if full else 16
     run = make_run(seconds=0.15, jitter=1.0, cache_bytes=1 << 18, max_batch=3)
     run.workers = NODES * PLACES
     plan = run.plan

@@ -16,7 +16,8 @@ from tests.chaos.conftest import MakeRun, write_job
 from tests.chaos.harness import FACTS, KILLS, Run, moments
 from tests.chaos.hosts import Host
 from tests.chaos.invariants import Digests, check_complete, check_rows
-from tests.chaos.test_kills import PATIENCE, let_it_begin
+from tests.chaos.test_kills import let_it_begin
+from tests.patience import PATIENCE
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
@@ -43,14 +44,17 @@ def s3_run(make_run: MakeRun, server: Host, folder: str) -> Run:
     return run
 
 
-def test_s3_fails(make_run: MakeRun, undisturbed: Digests, s3: Host) -> None:
-    """Errors, late and lost answers, one request in eight, while 6 coordinators and up to 15 workers die."""
+def test_s3_fails(make_run: MakeRun, undisturbed: Digests, s3: Host, full: bool) -> None:
+    """Errors, late and lost answers, one request in eight, while 6 coordinators and up to 15 workers die (2 and 5
+    without ``--full``).
+    """
+    deaths, workers = (6, 15) if full else (2, 5)
     run = s3_run(make_run, s3, "failing")
     chance, plan, before = random.Random(6), run.plan, KILLS.copy()
-    while KILLS["coordinators"] - before["coordinators"] < 6:
+    while KILLS["coordinators"] - before["coordinators"] < deaths:
         s3.ask(do="rates", error=6, lost=4, slow=2)
         coordinator = run.start()
-        while KILLS["workers"] - before["workers"] < 15 and let_it_begin(run, coordinator, 2) is None:
+        while KILLS["workers"] - before["workers"] < workers and let_it_begin(run, coordinator, 2) is None:
             if run.kill_worker(chance) and chance.random() < 0.4:
                 break
         code = coordinator.wait(chance.uniform(1, 6))

@@ -24,7 +24,8 @@ from consistory_ray.output.lease.record import LeaseRecord, generations, lease_p
 from consistory_ray.output.storage import OutputStore
 from tests.chaos.conftest import MakeRun
 from tests.chaos.invariants import Digests, check_complete, check_kept, check_rows, keepsakes
-from tests.chaos.test_kills import PATIENCE, let_it_begin
+from tests.chaos.test_kills import let_it_begin
+from tests.patience import PATIENCE
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
@@ -113,7 +114,7 @@ def test_a_second_coordinator_is_refused(make_run: MakeRun, undisturbed: Digests
     run = make_run(seconds=0.1)
     first = run.start()
     let_it_begin(run, first, 2)
-    text = run.finish(patience=30, expect=3)
+    text = run.finish(expect=3)
     assert "held" in text or "another run" in text, text
     assert first.wait(PATIENCE) == 0, first.text()
     check_complete(run.store, run.plan, undisturbed)
@@ -132,7 +133,7 @@ def write_lease(store: OutputStore, age: float, ttl: float) -> str:
 def test_leases_of_the_dead_run_out(make_run: MakeRun, undisturbed: Digests) -> None:
     """A lease that was not renewed for long is taken over at once, a recent one after it has run out."""
     run = make_run(seconds=0.0)
-    write_lease(run.store, age=3600, ttl=60)
+    write_lease(run.store, age=36000, ttl=PATIENCE)
     started = time.monotonic()
     run.finish()
     write_lease(run.store, age=0, ttl=6)
@@ -141,7 +142,7 @@ def test_leases_of_the_dead_run_out(make_run: MakeRun, undisturbed: Digests) -> 
     run.finish()
     check_complete(run.store, run.plan, undisturbed)
     assert time.monotonic() - between >= 6, "a lease that may be alive was not waited for"
-    assert between - started < 60, "a lease that is an hour old was waited for"
+    assert between - started < PATIENCE, "a lease that is hours old was waited for"
 
 
 def test_a_coordinator_that_lost_its_lease_stops(make_run: MakeRun, undisturbed: Digests) -> None:

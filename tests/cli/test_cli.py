@@ -23,6 +23,7 @@ from consistory_ray.cli.options import FAILURES, HOW_MANY, LOGS, WHAT, WHERE
 from consistory_ray.jobs.job import RenderJob
 from consistory_ray.output.index.index import read_index
 from consistory_ray.output.run_record import read_run_record
+from tests.patience import PATIENCE, SOON
 
 QUICKSTART = Path(__file__).parents[2] / "pipelines" / "quickstart.yaml"
 FAKE = "consistory_ray.testing:FakeRenderer"
@@ -235,7 +236,7 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_resumes(job: Path, tmp_path: 
     out = tmp_path / "out"
     process = _start(job, out, seconds=0.4)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 75, errors
     assert "resumes" in errors and "Traceback" not in errors
     table = read_index(str(out))
@@ -254,15 +255,15 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_resumes(job: Path, tmp_path: 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_second_ctrl_c_leaves_at_once(job: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = _start(job, out, seconds=60, anchor_seconds=0)
+    process = _start(job, out, seconds=10 * SOON, anchor_seconds=0)
     time.sleep(1)  # until a scene is being rendered
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(0.5)
     started = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 75, errors
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < SOON
     assert read_index(str(out)).num_rows == 2  # the anchors
     assert render(job, out).exit_code == 0
 

@@ -191,7 +191,7 @@ def test_wrong_names_are_told_the_right_ones(pipe: ConsiStoryPipeline, name: str
 def test_the_arguments_that_names_are_compared_with_are_the_pipelines() -> None:
     methods = (ConsiStoryPipeline.create_subject, ConsiStoryPipeline.render, ConsiStoryPipeline.render_vanilla)
     found = {name for method in methods for name in inspect.signature(method).parameters} - {"self", "changes"}
-    assert {*ARGUMENTS} == found | {"profile"}
+    assert {*ARGUMENTS} == found | {"strength", "profile"}
 
 
 def test_vanilla_pictures_take_single_settings(pipe: ConsiStoryPipeline) -> None:

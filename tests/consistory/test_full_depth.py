@@ -11,7 +11,6 @@ import copy
 import json
 
 import pytest
-import torch
 
 from tests.consistory import full_depth
 
@@ -21,12 +20,7 @@ TOLERANCE = 5e-5
 @pytest.mark.slow
 def test_the_first_steps_of_both_passes_are_what_they_were() -> None:
     kept = json.loads(full_depth.KEPT.read_text())
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        found = full_depth.digest(full_depth.pipeline())
-    finally:
-        torch.set_num_threads(threads)
+    found = full_depth.digest(full_depth.pipeline())
     distances = full_depth.distances(found, kept)
     assert {"anchors/latents/pass2.step2", "scenes/latents/pass2.step2", "scenes/masks/injected"} <= set(distances)
     assert sum("/queries/" in name for name in distances) == 2 * 36, "every shared layer's vanilla queries, twice"

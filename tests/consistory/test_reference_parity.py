@@ -1,14 +1,13 @@
 """The method against an independent run's numbers (skipped where they are absent).
 
 Half a minute to a minute for each case, so the default suite leaves them to the slow one and compares with
-:mod:`tests.consistory.test_against_slow_reference` only.
+:mod:`tests.consistory.test_against_slow_reference` only, which does it for all parts of the method. The slow one takes
+two anchors and a scene, and the other cases with ``--full``.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,13 @@ import pytest
 import torch
 
 from consistory_ray.consistory import AnchorCache, ConsiStoryPipeline, Trace
+from tests.consistory.published_numbers import OTHERS, REFERENCE, SAMPLE
 
-REFERENCE = Path(os.environ.get("CONSISTORY_REFERENCE") or Path(__file__).resolve().parents[3] / "shared" / "reference")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not (REFERENCE / "cases").is_dir(), reason=f"no reference numbers in {REFERENCE}"),
 ]
-CASES = ("anchor2_d0", "extra1a_d0", "batch2_two_concepts", "batch2_noquery", "batch2_nosdsa")
+CASES = [*SAMPLE, *(pytest.param(name, marks=pytest.mark.full) for name in OTHERS)]
 SWITCHES = ("num_inference_steps", "guidance_scale", "mask_dropout", "query_blending", "sdsa", "injection", "freeu")
 
 

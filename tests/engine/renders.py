@@ -19,12 +19,10 @@ from consistory_ray.output.index.parts import read_parts
 from consistory_ray.output.run_record import read_run_record
 from consistory_ray.output.storage import open_output
 from consistory_ray.testing import read_trace
+from tests.patience import PATIENCE, SOON
 
-FAKE = "consistory_ray.testing:FakeRenderer"
+FAKE = "tests.chaos.witness:Witness"
 ASSETS, SCENES = 24, 20
-PATIENCE = 120.0
-SOON = 30.0
-"""Seconds in which a batch that takes less than one is in, the index committed and Ray left, on a busy machine."""
 
 
 class Render:
@@ -68,6 +66,10 @@ class Render:
     def batches(self) -> int:
         """How many batches of scenes are finished."""
         return sum(span.kind == "scenes" for span in read_trace(self.trace))
+
+    def is_at(self, word: str) -> bool:
+        """Whether some worker is at this, see :class:`~tests.chaos.witness.Witness`."""
+        return any(path.read_text().strip() == word for path in self.trace.glob("*.word"))
 
     def made(self) -> dict[str, int]:
         """How many pictures of each kind were rendered, by whichever process."""

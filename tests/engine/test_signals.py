@@ -15,7 +15,8 @@ from consistory_ray.output.lease.holders import current_lease
 from consistory_ray.output.lease.lease import Lease
 from consistory_ray.output.lease.processes import Process
 from consistory_ray.output.run_record import read_run_record
-from tests.engine.renders import ASSETS, SOON, Render, StartRender, check_resumed, pictures
+from tests.engine.renders import ASSETS, Render, StartRender, check_resumed, pictures
+from tests.patience import SOON
 
 
 def check_interrupted(render: Render) -> int:
@@ -93,9 +94,8 @@ def test_sigterm_stops_a_run_whose_own_ray_is_starting(start: StartRender) -> No
 @pytest.mark.slow
 def test_a_second_sigterm_leaves_at_once(start: StartRender, address: str) -> None:
     """What is on the device is given up; what was finished before has its rows."""
-    render = start("--address", address, seconds=300.0, anchor_seconds=0.0)
-    render.wait_until(lambda: "anchors made" in render.text())
-    time.sleep(1)  # until a scene is being rendered
+    render = start("--address", address, seconds=10 * SOON, anchor_seconds=0.0)
+    render.wait_until(lambda: "anchors made" in render.text() and render.is_at("scenes"))
     render.process.send_signal(signal.SIGTERM)
     with pytest.raises(subprocess.TimeoutExpired):
         render.process.wait(3)

@@ -90,9 +90,9 @@ def check_refused(caught: ConsistoryError, watched: Mishap, out: Path) -> None:
     assert not list(out.rglob("*.png")) and not list(out.rglob("*.parquet")) and not (out / "run.json").exists()
 
 
-def slowly(*cases: Any) -> list[Any]:
-    """Further cases of what the default suite shows once."""
-    return [pytest.param(case, marks=pytest.mark.slow) for case in cases]
+def further(*cases: Any) -> list[Any]:
+    """Cases of what another one shows already."""
+    return [pytest.param(case, marks=[pytest.mark.slow, pytest.mark.full]) for case in cases]
 
 
 def deleted(out: Path) -> None:
@@ -116,9 +116,7 @@ def replaced(out: Path) -> None:
     (out / "images").mkdir(parents=True)
 
 
-@pytest.mark.parametrize(
-    "how", [deleted, *(pytest.param(how, marks=pytest.mark.slow) for how in (emptied, moved, replaced))]
-)
+@pytest.mark.parametrize("how", [deleted, *further(emptied, moved, replaced)])
 @pytest.mark.parametrize("moment", [3, 11])
 def test_an_output_that_vanished_is_never_complete(
     plan: Plan, tmp_path: Path, how: Callable[[Path], None], moment: int
@@ -152,8 +150,8 @@ def test_an_output_that_comes_back_is_gone_on_with(plan: Plan, tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["images", "anchors", "lease"])
-@pytest.mark.parametrize("moment", [3, 11])
+@pytest.mark.parametrize("part", ["images", *further("anchors", "lease")])
+@pytest.mark.parametrize("moment", [3, *further(11)])
 def test_a_part_of_an_output_that_was_deleted_is_made_again(plan: Plan, tmp_path: Path, part: str, moment: int) -> None:
     out = tmp_path / "out"
 
@@ -181,7 +179,7 @@ def folder_in_its_place(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "harm",
-    [Path.unlink, *(pytest.param(harm, marks=pytest.mark.slow) for harm in (truncated, grown, folder_in_its_place))],
+    [Path.unlink, *further(truncated, grown, folder_in_its_place)],
 )
 def test_single_pictures_that_were_harmed_are_made_again(
     plan: Plan, tmp_path: Path, harm: Callable[[Path], None]

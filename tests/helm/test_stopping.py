@@ -15,8 +15,11 @@ from pathlib import Path
 import pytest
 
 from tests.helm.rendering import CHART, VALUE_SETS, Manifest, merged, render, value_set
+from tests.patience import SOON
 
 SCRIPT = CHART / "files" / "stop-run.sh"
+HOUR = 3600
+"""Seconds that nobody here waits: what ends before has not waited for them."""
 
 # Counts the signals it gets in a file, and ends a while after the first.
 COORDINATOR = """\
@@ -70,7 +73,7 @@ def hook(tmp_path: Path, seconds: int) -> float:
         ["/bin/bash", "-c", SCRIPT.read_text(), "stop-run", str(seconds)],
         env={"PATH": "/usr/bin:/bin", "PROC": str(tmp_path / "proc"), "SETTLE": "0.1"},
         check=True,
-        timeout=60,
+        timeout=2 * SOON,
     )
     return time.monotonic() - began
 
@@ -78,11 +81,11 @@ def hook(tmp_path: Path, seconds: int) -> float:
 def test_it_asks_the_coordinator_once_and_waits_until_it_is_gone(tmp_path: Path, start: Start) -> None:
     process = start(seconds=2.5)
     took: list[float] = []
-    waiting = threading.Thread(target=lambda: took.append(hook(tmp_path, 30)))
+    waiting = threading.Thread(target=lambda: took.append(hook(tmp_path, HOUR)))
     waiting.start()
-    assert process.wait(20) == 0  # as Ray does, whose child it is
-    waiting.join(20)
-    assert took and 2.5 < took[0] < 20
+    assert process.wait(SOON) == 0  # as Ray does, whose child it is
+    waiting.join(SOON)
+    assert took and took[0] > 2.5
     assert (tmp_path / "signals-0").read_text() == "1"
 
 
@@ -97,8 +100,8 @@ def test_a_coordinator_that_ray_has_asked_is_waited_for_and_not_asked_again(tmp_
 
 
 def test_it_waits_no_longer_than_it_may(tmp_path: Path, start: Start) -> None:
-    process = start(command="retry", seconds=60)
-    assert hook(tmp_path, 2) < 15
+    process = start(command="retry", seconds=HOUR)
+    assert 2 <= hook(tmp_path, 2) < SOON
     assert process.poll() is None
     assert (tmp_path / "signals-0").read_text() == "1"
 
@@ -106,7 +109,7 @@ def test_it_waits_no_longer_than_it_may(tmp_path: Path, start: Start) -> None:
 def test_without_a_coordinator_there_is_nothing_to_wait_for(tmp_path: Path, start: Start) -> None:
     other = start(command="status")
     (tmp_path / "proc" / "99999999").mkdir()  # gone while it was looked at
-    assert hook(tmp_path, 30) < 10
+    assert hook(tmp_path, HOUR) < SOON
     assert other.poll() is None and (tmp_path / "signals-0").read_text() == "0"
 
 
@@ -144,7 +147,7 @@ def test_ray_reads_the_variable_that_is_set() -> None:
 
 def test_a_worker_gets_its_time_however_ray_answers(tmp_path: Path) -> None:
     """The worker's hook with a stand-in for `ray` that takes too long, or fails."""
-    for body in ("sleep 60", "exit 1"):
+    for body in (f"sleep {HOUR}", "exit 1"):
         program = tmp_path / "ray"
         program.write_text(f"#!/bin/bash\n{body}\n")
         program.chmod(0o755)
@@ -157,8 +160,8 @@ def test_a_worker_gets_its_time_however_ray_answers(tmp_path: Path) -> None:
             start_new_session=True,
         )
         try:
-            assert process.wait(30) == 0
-            assert 1 <= time.monotonic() - began < 20
+            assert process.wait(SOON) == 0
+            assert time.monotonic() - began >= 1
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

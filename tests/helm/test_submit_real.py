@@ -21,13 +21,14 @@ import pytest
 
 from consistory_ray.jobs.job import RenderJob
 from tests.helm.rendering import CHART
+from tests.operations.heads import RAY, ROOT
+from tests.patience import PATIENCE
 
 pytest.importorskip("ray.job_submission")
 pytestmark = pytest.mark.slow
 
 SUBMIT = CHART / "files" / "submit.py"
 HOOK = CHART / "files" / "stop-run.sh"
-PATIENCE = 120.0
 
 
 def free_ports(count: int) -> list[int]:
@@ -55,7 +56,7 @@ def head() -> Iterator[dict[str, str]]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
-        "RAY_raylet_start_wait_time_s": "120",
+        "PYTHONPATH": ROOT,
         "RAY_JOB_STOP_WAIT_TIME_S": "60",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "RELEASE": "book",
@@ -66,7 +67,7 @@ def head() -> Iterator[dict[str, str]]:
     options += [f"--ray-client-server-port={client}", f"--temp-dir={scratch}", "--object-store-memory=80000000"]
     with Path(scratch, "head.log").open("w") as log:
         process = subprocess.Popen(
-            ["ray", "start", "--head", "--block", "--num-cpus=1", "--disable-usage-stats", *options],
+            [*RAY, "start", "--head", "--block", "--num-cpus=1", "--disable-usage-stats", *options],
             env=environment,
             stdout=log,
             stderr=log,
@@ -110,7 +111,7 @@ def submit(head: dict[str, str]) -> Iterator[Submitter]:
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Exit code and output, once it has ended."""
-    output, _ = process.communicate(timeout=2 * PATIENCE)
+    output, _ = process.communicate(timeout=PATIENCE)
     return process.returncode, output
 
 
@@ -202,7 +203,7 @@ class Run:
     def hook(self) -> None:
         """What the head's pod does before it stops; of all processes it sees only this run's."""
         command = ["/bin/bash", "-c", HOOK.read_text(), "stop-run", "60"]
-        subprocess.run(command, env={"PATH": "/usr/bin:/bin", "PROC": str(self.proc)}, check=True, timeout=90)
+        subprocess.run(command, env={"PATH": "/usr/bin:/bin", "PROC": str(self.proc)}, check=True, timeout=PATIENCE)
         for path in self.proc.glob("*/cmdline"):
             with suppress(OSError):  # gone between two looks
                 assert not path.read_text(), "the coordinator is still there"  # unless Ray has yet to reap it

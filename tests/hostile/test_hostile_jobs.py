@@ -58,6 +58,7 @@ def test_hostile_job_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("start", range(QUICK, ALL, 1700))
 def test_the_rest_of_ten_thousand(tmp_path: Path, start: int) -> None:
     check(tmp_path / "jobs", start, min(1700, ALL - start))

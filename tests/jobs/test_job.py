@@ -168,7 +168,7 @@ def test_configurations_are_for_single_files() -> None:
 def test_a_key_far_from_all_known_ones_lists_them() -> None:
     known = (
         "name, model, config, variant, revision, vae, loras, embeddings, settings, controlnets, guess_mode, "
-        "on_missing_concept, dynamic_prompts, wildcards, subjects"
+        "checks, on_missing_concept, dynamic_prompts, wildcards, subjects"
     )
     assert problems(job(zzz=1))["zzz"] == f"remove this key, known are {known}"
 

@@ -109,7 +109,7 @@ def test_a_settings_file_is_no_pipe(tmp_path: Path) -> None:
 
 
 def test_the_ranges_are_those_of_a_jobs_settings() -> None:
-    names = set(get_type_hints(MethodSettings)) & set(RenderSettings.model_fields) | {"profile"}
+    names = set(get_type_hints(MethodSettings)) & set(RenderSettings.model_fields) | {"profile", "strength"}
     assert names == set(_Ranges.model_fields)
     for name in names - {"negative_prompt"}:
         ours = json.dumps(_Ranges.model_json_schema()["properties"][name], sort_keys=True)

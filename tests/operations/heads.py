@@ -16,8 +16,12 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 from tests.operations.prometheus import free_port
+from tests.patience import PATIENCE, SOON
 
 START_TRIES = 3
+ROOT = str(Path(__file__).parents[2])
+RAY = (sys.executable, "-m", "tests.operations.ray_command")
+"""With ``ROOT`` for a PYTHONPATH."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,14 @@ def ray_head(*arguments: str) -> Iterator[Head]:
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as home:
         for _ in range(START_TRIES):
             port = free_port()
-            environment = {**without_ray(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "HOME": home}
-            command = [Path(sys.executable).with_name("ray"), "start", "--head", f"--port={port}", "--num-cpus=1"]
+            environment = {
+                **without_ray(),
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN": token,
+                "HOME": home,
+                "PYTHONPATH": ROOT,
+            }
+            command = [*RAY, "start", "--head", f"--port={port}", "--num-cpus=1"]
             command += ["--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={home}/r", "--block"]
             command += ["--object-store-memory=80000000", *arguments]
             log = Path(home, "log")
@@ -71,13 +81,13 @@ def end(process: subprocess.Popen[bytes]) -> None:
     for child in below:
         with suppress(psutil.Error):
             child.kill()
-    psutil.wait_procs(below, 10)
-    process.wait(timeout=60)
+    psutil.wait_procs(below, SOON)
+    process.wait(timeout=SOON)
 
 
 def _has_started(process: subprocess.Popen[bytes], log: Path) -> bool:
     """Wait for the head; False if it gave up, as it does on a busy machine."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < deadline:
         if "Ray runtime started" in log.read_text():
             return True

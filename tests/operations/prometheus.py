@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-START_SECONDS = 60.0
+from tests.patience import SOON
 
 
 def free_port() -> int:
@@ -36,7 +36,7 @@ class Prometheus:
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The result of an instant query."""
         asked = urllib.parse.urlencode({"query": expression})
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/v1/query?{asked}", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/v1/query?{asked}", timeout=SOON) as answer:
             content = json.load(answer)
         assert content["status"] == "success", content
         return list(content["data"]["result"])
@@ -63,11 +63,11 @@ class Prometheus:
 
 @contextmanager
 def running_prometheus(folder: Path, target: int, rules: Path | None = None) -> Iterator[Prometheus]:
-    """A Prometheus that scrapes a port of this machine four times a second."""
+    """A Prometheus that scrapes a port of this machine twice a second."""
     binary = shutil.which("prometheus")
     assert binary
     config = {
-        "global": {"scrape_interval": "250ms", "scrape_timeout": "200ms", "evaluation_interval": "500ms"},
+        "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"},
         "rule_files": [str(rules)] if rules else [],
         "scrape_configs": [{"job_name": "run", "static_configs": [{"targets": [f"127.0.0.1:{target}"]}]}],
     }
@@ -79,11 +79,11 @@ def running_prometheus(folder: Path, target: int, rules: Path | None = None) -> 
     with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
             server = Prometheus(port)
-            deadline = time.monotonic() + START_SECONDS
+            deadline = time.monotonic() + SOON
             while not server.is_ready():
                 assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
                 time.sleep(0.1)
             yield server
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=SOON)

@@ -155,7 +155,7 @@ print("joined", ray.cluster_resources()["CPU"])
 """
     command = [sys.executable, "-c", code]
     environment = {**without_ray(), "HOME": str(home), **environment}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.mark.slow
@@ -246,7 +246,7 @@ def _ask(host: str, gcs: int, ports: list[int], **environment: str) -> dict[str,
         env=without_ray() | environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=True,
     )
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

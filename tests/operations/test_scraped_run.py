@@ -111,10 +111,10 @@ def test_a_resumed_run_counts_what_it_skips(make_job: Callable[..., RenderJob], 
 @pytest.mark.slow
 def test_a_real_run_of_the_miniature(tmp_path: Path) -> None:
     subject = {"id": "fox", "concept": "fox", "style": "a drawing of", "subject": "a red fox"}
-    scenes = ["in a meadow", "on a hill", "at the beach"]
+    scenes = ["in a meadow", "on a hill"]
     data = {
         "name": "miniature",
-        "settings": {"num_inference_steps": 8, "torch_dtype": "bfloat16"},
+        "settings": {"num_inference_steps": 4, "torch_dtype": "float32"},
         "subjects": [{**subject, "anchors": ["in a forest", "in a town"], "scenes": scenes}],
     }
     port = free_port()

@@ -31,7 +31,7 @@ from consistory_ray.output.storage import MissingFileError, OutputStore, open_ou
 
 pytestmark = pytest.mark.slow
 
-PATIENCE = 100  # seconds: Azurite is 374 packages, fetched once
+PATIENCE = 300  # seconds: Azurite is 374 packages, fetched once
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # everybody's
 
@@ -58,7 +58,7 @@ def server(command: list[str], port: int, folder: Path) -> Iterator[None]:
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+        process.wait(300)
 
 
 def free_port() -> int:

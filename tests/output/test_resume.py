@@ -354,7 +354,7 @@ def test_an_output_of_the_numbering_version_goes_on_without_rendering_again() ->
 
 @pytest.mark.slow
 def test_a_million_rows(tmp_path: Path) -> None:
-    """Resuming takes less than a minute and a gigabyte beside the plan's own ids and paths."""
+    """Resuming takes less than a minute of CPU time and a gigabyte beside the plan's own ids and paths."""
     import json
     import os
     import subprocess

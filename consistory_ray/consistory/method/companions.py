@@ -104,7 +104,7 @@ class LiveAnchors(Companions):
         if kept is None and injection is None:
             return None
         record = self._cache.add_shared if self._read_by_scenes(at) else None
-        return AnchorExchange(self.request.rows, kept, injection, record)
+        return AnchorExchange(self.request.rows, kept, injection, record, led=self.request.settings.led_anchors)
 
     def _read_by_scenes(self, at: Pass) -> bool:
         return at in self.scenes.reads
@@ -130,9 +130,10 @@ class LiveAnchors(Companions):
 
     def prepare_injection(self, features: Tensor, masks: Masks, source: Pass | None = None) -> Correspondences | None:
         """See :class:`Companions`."""
-        level, alpha = self.request.levels.features, self.request.settings.injection_alpha
+        level, settings = self.request.levels.features, self.request.settings
         unit = unit_features(features, self.request.grids[level])
-        self._injection = AnchorInjection(unit, masks[level], alpha, self._cache.add_injected)
+        alpha, led = settings.injection_alpha, settings.led_anchors
+        self._injection = AnchorInjection(unit, masks[level], alpha, self._cache.add_injected, led=led)
         self._features = unit.flatten(0, 1)[self._injection.subject]
         distance = torch.cat([each.distance for each in self._injection.matches])
         gate = torch.cat([each.gate for each in self._injection.matches])

@@ -25,6 +25,7 @@ class AnchorExchange:
         rows: of the anchors.
         kept: level -> per anchor, the indices of the tokens it shares, int64 [kept]; None where nothing is shared.
         injection: between them, or None.
+        led: whether each anchor attends to the earlier ones only, rather than to all others.
         record: receives (layer, kept hidden states of all anchors [halves, tokens, channels]); None to keep none.
     """
 
@@ -36,9 +37,12 @@ class AnchorExchange:
         kept: Mapping[Level, list[Tensor]] | None,
         injection: AnchorInjection | None,
         record: Callable[[Layer, Tensor], None] | None,
+        *,
+        led: bool = False,
     ) -> None:
         self.rows = rows
         self.kept = kept
+        self.led = led
         self._injection = injection
         self.record = record
         self.shares = kept is not None and rows.images > 1  # a single anchor attends only to itself
@@ -73,7 +77,11 @@ class AnchorExchange:
         shared_values = [values[:, anchor, index] for anchor, index in enumerate(kept)]
         outputs = []
         for anchor in range(len(kept)):
-            others = [other for other in range(len(kept)) if other != anchor]
+            others = companions_of(anchor, len(kept), led=self.led)
+            if not others:
+                own = (queries[:, anchor], keys[:, anchor], values[:, anchor])
+                outputs.append(attend_tokens(*own, heads, ragged=False))
+                continue
             their_keys, real = padded(torch.cat([shared_keys[other] for other in others], dim=1))
             their_values, _ = padded(torch.cat([shared_values[other] for other in others], dim=1))
             all_keys = torch.cat([keys[:, anchor], their_keys], dim=1)
@@ -85,6 +93,11 @@ class AnchorExchange:
     def injection(self, layer: Layer) -> Injection | None:
         """See :class:`~consistory_ray.consistory.method.attention.Exchange`."""
         return None if self._injection is None else partial(self._injection.inject, layer)
+
+
+def companions_of(anchor: int, anchors: int, *, led: bool) -> list[int]:
+    """Whom an anchor sees: all others, or those before it where the first one leads."""
+    return [other for other in range(anchor if led else anchors) if other != anchor]
 
 
 def kept_states(hidden: Tensor, kept: list[Tensor]) -> Tensor:

@@ -24,11 +24,18 @@ class AnchorInjection:
         features: [anchors, tokens, channels] of length one.
         masks: [anchors, tokens] bool, pass 1's final ones.
         alpha: share of the source.
+        led: whether each anchor's sources are in the earlier ones only, rather than in all others.
         record: receives (layer, injected features at the anchors' mask tokens [mask tokens, channels]).
     """
 
     def __init__(
-        self, features: Tensor, masks: Tensor, alpha: float, record: Callable[[Layer, Tensor], None] | None = None
+        self,
+        features: Tensor,
+        masks: Tensor,
+        alpha: float,
+        record: Callable[[Layer, Tensor], None] | None = None,
+        *,
+        led: bool = False,
     ) -> None:
         anchors, tokens, _ = features.shape
         self.subject = masks.flatten().nonzero()[:, 0]
@@ -37,7 +44,7 @@ class AnchorInjection:
         self.matches: list[Matches] = []
         self._sources: list[Tensor] = []
         for anchor in range(anchors):
-            others = self.subject[owner != anchor]
+            others = self.subject[owner < anchor if led else owner != anchor]
             found = match(features[anchor, None], masks[anchor, None], flat[others])
             self.matches.append(found)
             self._sources.append(others[found.index[0]] if len(others) else torch.zeros_like(found.index[0]))

@@ -20,7 +20,10 @@ import psutil  # type: ignore[import-untyped]
 from consistory_ray.engine.stopping import interruptible, keeping_signal_handlers
 from consistory_ray.errors import RunError, RunInterrupted
 
-START_TRIES = 3
+START_TRIES = 2
+START_SECONDS = 150
+"""How long a new node may take until it is known. Ray itself gives up after 30 s, which the Python processes of a node
+need for their imports alone where a machine has much else to do."""
 END_SECONDS = 10.0
 """How long processes that were killed may take to be gone."""
 TOKEN_BYTES = 32
@@ -30,6 +33,11 @@ PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 """Compute threads that wait for each other sleep instead of spinning: beside other busy processes spinning takes the
 core from the thread that is waited for. Read when torch is imported."""
 _PACKAGE = f"{os.sep}ray{os.sep}"
+_LIMITS = {
+    "RAY_raylet_start_wait_time_s": str(START_SECONDS),
+    "RAY_gcs_server_port_wait_time_s": str(START_SECONDS),
+    "RAY_agent_register_timeout_ms": str(1000 * START_SECONDS),
+}
 _CHOICES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
@@ -108,7 +116,7 @@ def start_local_ray(**options: Any) -> LocalRay:
             LocalRay(token, before).stop()
             if not isinstance(error, Exception) or isinstance(error, RunInterrupted):
                 raise
-            # on a busy machine Ray's own start-up limit of 30 s is too short, and the exception is a bare one
+            # Ray's exception is a bare one
             if number + 1 == START_TRIES or "timed out during startup" not in str(error):
                 raise RunError(f"Ray did not start on this machine: {str(error).strip() or repr(error)}") from error
     raise AssertionError("unreachable")
@@ -122,10 +130,17 @@ def ray_environment(**more: str) -> Iterator[None]:
         more: beside those that are set only where the environment has no value of its own.
     """
     wanted = {name: value for name, value in _CHOICES.items() if name not in os.environ} | more
+    with _environment(wanted):
+        _read_environment()
+        yield
+
+
+@contextmanager
+def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Variables of this process; afterwards they are as they were."""
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:
-        _read_environment()
         yield
     finally:
         for name, value in before.items():
@@ -140,7 +155,7 @@ def _start(token: str, options: Mapping[str, Any]) -> None:
 
     passive = {name: value for name, value in PASSIVE.items() if name not in os.environ}
     keys = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_worker_niceness": "0"}
-    with ray_environment(**keys, **passive), keeping_signal_handlers(), interruptible():
+    with patience_with_nodes(), ray_environment(**keys, **passive), keeping_signal_handlers(), interruptible():
         ray.init(
             address="local",
             include_dashboard=False,
@@ -148,6 +163,37 @@ def _start(token: str, options: Mapping[str, Any]) -> None:
             logging_level=logging.ERROR,
             **options,
         )
+
+
+@contextmanager
+def patience_with_nodes() -> Iterator[None]:
+    """Whatever Ray starts in this process meanwhile has ``START_SECONDS`` to come up.
+
+    Ray looks for its new node until a limit of its own is over, which is a constant; here one look takes as long as a
+    start may. A raylet that is dead is not waited for.
+    """
+    import ray._private.services
+
+    services: Any = ray._private.services
+    find = services.get_node
+
+    def patient(gcs_address: str, node_id: str) -> Any:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return find(gcs_address, node_id)
+            except RuntimeError:
+                raylets = [process for process in _processes_below() if _name(process) == "raylet" and _lives(process)]
+                if not raylets or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.1)
+
+    services.get_node = patient
+    try:
+        with _environment({name: value for name, value in _LIMITS.items() if name not in os.environ}):
+            yield
+    finally:
+        services.get_node = find
 
 
 def _forget_token() -> None:

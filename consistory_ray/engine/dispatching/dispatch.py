@@ -268,7 +268,7 @@ class Dispatch:
 
     def _give_up(self, asset_id: str, call: Call, failure: Failure) -> None:
         asset = self._assets[asset_id]
-        self._failed_in_a_row[asset.subject_id] += 1
+        self._failed_in_a_row[asset.subject_id] += failure.fault is not Fault.REJECTED
         self._caches.lacks(asset.subject_id)
         reason = died_with(failure) if failure.fault.blames_assets else str(failure)
         if asset_id not in call.assets and call.kind == "scenes":

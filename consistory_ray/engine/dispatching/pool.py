@@ -49,6 +49,7 @@ class WorkerPool:
         clock: seconds that only go forward.
         config, controlnets, guess_mode, pad_to, loaded: for the renderers.
         png_level: of the pictures.
+        checks: names of what looks at every picture.
         quality: what the job demands of them.
 
     Attributes:
@@ -71,6 +72,7 @@ class WorkerPool:
         pad_to: int | None = None,
         png_level: int = PNG_LEVEL,
         loaded: Loaded = ALONE,
+        checks: tuple[str, ...] = (),
         quality: Quality | None = None,
     ) -> None:
         self.shape = shape
@@ -91,6 +93,7 @@ class WorkerPool:
         )
         self._store = store
         self._png_level = png_level
+        self._checks = checks
         self._quality = quality
         self._options = options
         self._sizes = tuple(sizes)
@@ -250,7 +253,12 @@ class WorkerPool:
                 **placement,
             )
             .remote(
-                self._options.renderer or consistory_renderer, self._spec, self._store, self._png_level, self._quality
+                self._options.renderer or consistory_renderer,
+                self._spec,
+                self._store,
+                self._png_level,
+                self._checks,
+                self._quality,
             )
         )
         return _Slot(actor, actor.placed.remote(), actor.hello.remote(self._sizes))

@@ -147,6 +147,7 @@ class RaySession:
             pad_to=batch_size if options.deterministic else None,
             png_level=plan.png_level,
             loaded=plan.loaded,
+            checks=plan.checks,
             quality=plan.quality,
         )
         adapts = wanted == "auto" and not options.deterministic

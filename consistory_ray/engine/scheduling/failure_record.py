@@ -41,7 +41,7 @@ class FailureRecord:
             True if that was one failure too many.
         """
         trouble = self._troubles.setdefault(key, _Trouble())
-        if fault is Fault.BAD_ASSET:
+        if fault in (Fault.BAD_ASSET, Fault.REJECTED):
             return True
         if fault.blames_assets:
             trouble.alone = True

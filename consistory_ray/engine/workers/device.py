@@ -9,6 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from consistory_ray.engine.rendering import CacheBuffer, MadeSubject, Renderer, RendererFactory, RendererSpec
 from consistory_ray.errors import AssetError, RunInterrupted
 
@@ -32,6 +35,7 @@ class DeviceTime:
         phases: ``load`` (of an anchor cache), then ``anchors`` or ``scenes`` or what the renderer splits them into.
         cache_bytes: bytes of anchor cache that were loaded for it.
         memory: peak bytes of device memory, None where the renderer cannot tell.
+        masks: where the subject is in each picture that was made, as the renderer tells; empty where it does not.
     """
 
     seconds: float
@@ -39,6 +43,7 @@ class DeviceTime:
     phases: dict[str, float]
     cache_bytes: int = 0
     memory: int | None = None
+    masks: Sequence[NDArray[np.bool_] | None] = ()
 
 
 class Device:
@@ -133,6 +138,7 @@ class Device:
             finally:
                 self._idle_since = time.perf_counter()
             memory = getattr(renderer, "peak_memory", None)
-            return result, DeviceTime(self._idle_since - started, idle, phases, loaded, memory)
+            masks = tuple(getattr(renderer, "masks", ()))
+            return result, DeviceTime(self._idle_since - started, idle, phases, loaded, memory, masks)
 
         return self._thread.submit(act).result()

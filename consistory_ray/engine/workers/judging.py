@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from consistory_ray.engine.outages import with_backoff
 from consistory_ray.errors import AssetError
-from consistory_ray.output.assets import Scored, picture_size
+from consistory_ray.output.assets import Scored, picture_size, read_metadata, stored_mask
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from consistory_ray.jobs.quality import Quality
     from consistory_ray.output.storage import OutputStore
     from consistory_ray.plan.plan import Asset, SubjectPlan
+    from consistory_ray.quality.identity import Mask
     from consistory_ray.quality.scorer import Looked, Scorer
 
 
@@ -47,8 +48,8 @@ class Judging:
             self._scorer = load_scorer(asked.metric, asked.measure, asked.weights, self._device)
         return self._scorer
 
-    def score(self, subject: SubjectPlan, asset: Asset, image: Image) -> Scored:
-        """What the metric finds in a scene's picture.
+    def score(self, subject: SubjectPlan, asset: Asset, image: Image, mask: Mask | None) -> Scored:
+        """What the metric finds in a scene's picture, of which the mask says where the subject is.
 
         Raises:
             AssetError: it has no number for it, or an anchor's picture is gone or damaged.
@@ -57,7 +58,7 @@ class Judging:
         from consistory_ray.quality.scorer import Looked
 
         scorer = self.load()
-        looked = Looked(image, None, asset.asset_id, asset.prompt)
+        looked = Looked(image, mask, asset.asset_id, asset.prompt)
         value = scorer.score(looked, subject.subject_key, partial(self._anchors, subject))
         return Scored(value, scorer.scored_by)
 
@@ -67,19 +68,21 @@ class Judging:
         found = []
         for anchor in subject.anchors:
             data = with_backoff(partial(self._store.read, anchor.path))
-            found.append(Looked(stored_picture(anchor.path, data), None, anchor.asset_id, anchor.prompt))
+            found.append(Looked(*stored_picture(anchor.path, data), anchor.asset_id, anchor.prompt))
         return found
 
 
-def stored_picture(path: str, data: bytes) -> Image:
-    """A picture file of the output, decoded.
+def stored_picture(path: str, data: bytes) -> tuple[Image, Mask | None]:
+    """A picture file of the output, decoded, and the mask that it carries; None in files of versions that wrote none.
 
     Raises:
         AssetError: it is damaged.
     """
     from PIL import Image
 
+    from consistory_ray.pictures import decode_mask
+
     if picture_size(data) is None:
         raise AssetError(f"{path} is damaged: run consistory-ray verify --repair on the output, then render again")
     with Image.open(BytesIO(data)) as image:
-        return image.convert("RGB")
+        return image.convert("RGB"), decode_mask(stored_mask(read_metadata(data) or {}))

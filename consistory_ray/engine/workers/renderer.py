@@ -128,6 +128,7 @@ class ConsiStoryRenderer:
 
         torch.set_num_threads(spec.threads)
         self.phases: dict[str, float] = {}
+        self.masks: Sequence[NDArray[np.bool_] | None] = ()
         self._share = spec.gpu_share
         self._pad_to = spec.pad_to
         self._inputs = InputReader(spec.inputs)
@@ -177,6 +178,7 @@ class ConsiStoryRenderer:
                 settings=subject.settings,
                 progress=clock.tick,
             )
+        self.masks = _finest(made.masks)
         return MadeSubject(list(made.images), None, time.perf_counter() - started, pack=made.cache.into_buffer)
 
     def _take_pictures(self, subject: SubjectPlan, started: float) -> MadeSubject:
@@ -203,12 +205,13 @@ class ConsiStoryRenderer:
                 raise UnclearPicturesError(told, [picture.image for picture in pictures], masks) from error
         for index, notice in made.notices.items():
             notices[index].append(notice)
+        self.masks = _finest(made.masks)
         return MadeSubject(
             list(made.images),
             None,
             time.perf_counter() - started,
             pack=made.cache.into_buffer,
-            masks=_finest(made.masks),
+            masks=self.masks,
             notices={index: "; ".join(some) for index, some in notices.items() if some},
         )
 
@@ -269,7 +272,9 @@ class ConsiStoryRenderer:
                 )
             except PictureError as error:
                 result, failures = error.result, error.failures
+                self.masks = _finest(result.masks)
                 return [AssetError(failures[i]) if i in failures else image for i, image in enumerate(result.images)]
+        self.masks = _finest(result.masks)
         return list(result.images)
 
     @property
@@ -321,7 +326,9 @@ def _words_of(assets: Sequence[Asset]) -> dict[str, Any]:
 
 
 def _finest(masks: Mapping[str, Any]) -> list[NDArray[np.bool_]]:
-    """Of each picture the mask with the most tokens."""
+    """Of each picture the mask with the most tokens; none where no masks were made."""
+    if not masks:
+        return []
     level = max(masks.values(), key=lambda mask: mask.shape[-1])
     return [mask.numpy() for mask in level]
 

@@ -37,7 +37,7 @@ from consistory_ray.engine.workers.anchor_store import (
 from consistory_ray.engine.workers.device import Device, DeviceTime
 from consistory_ray.engine.workers.judging import Judging, stored_picture
 from consistory_ray.engine.workers.writing import Writers
-from consistory_ray.errors import AssetError, InputError, RunInterrupted
+from consistory_ray.errors import AssetError, InputError, RejectedError, RunInterrupted
 from consistory_ray.guards.numerics import picture_fault
 from consistory_ray.jobs.stored_subjects import describe_subject, subject_file
 from consistory_ray.output.assets import (
@@ -51,12 +51,14 @@ from consistory_ray.output.assets import (
 )
 from consistory_ray.output.run_record import RUN_RECORD
 from consistory_ray.output.storage import OutputStore
+from consistory_ray.quality.checks import finding, load_checks
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from consistory_ray.jobs.quality import Quality
     from consistory_ray.plan.plan import Asset, CacheSource, SubjectPlan
+    from consistory_ray.quality.identity import Mask
 
 CONCURRENT_CALLS = 6
 """Calls a worker may be inside of at once: those in flight, a cache being saved, and a few words in between."""
@@ -92,12 +94,13 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """A picture on storage, and its score where the job has a gate."""
+    """A picture on storage, where its subject is, as the index takes it, and its score where the job has a gate."""
 
     asset_id: str
     written: WrittenAsset
     size: tuple[int, int]
     seconds: float
+    mask: bytes | None = None
     score: Scored | None = None
 
 
@@ -154,6 +157,7 @@ class RenderWorker:
         spec: for the factory.
         store: the output.
         png_level: of pictures, see :func:`~consistory_ray.output.assets.encode_png`.
+        checks: names of functions that look at every picture before it is written.
         quality: what the job demands of scenes.
     """
 
@@ -163,6 +167,7 @@ class RenderWorker:
         spec: RendererSpec,
         store: OutputStore,
         png_level: int = PNG_LEVEL,
+        checks: Sequence[str] = (),
         quality: Quality | None = None,
     ) -> None:
         if "torch" not in sys.modules:  # which reads them once
@@ -171,6 +176,7 @@ class RenderWorker:
         self._spec = spec
         self._store = store
         self._png_level = png_level
+        self._check_names, self._checks = tuple(checks), functools.cache(lambda: load_checks(checks))
         self._writers = Writers()
         self._judging = Judging(quality, spec.device, store) if quality is not None else None
         self._started = time.perf_counter()
@@ -187,6 +193,7 @@ class RenderWorker:
         try:
             from consistory_ray.engine.cluster.cluster_watch import own_node  # imports Ray
 
+            self._checks()  # what cannot be loaded is told before anything is rendered
             renderer = self._device.renderer
             if self._judging is not None:
                 self._judging.load()
@@ -354,6 +361,7 @@ class RenderWorker:
             raise AssetError(f"the renderer made {len(images)} pictures of {len(assets)}")
         share = spent.seconds / max(1, len(assets))
         clock = {"score": 0.0, "encode": 0.0, "write": 0.0}
+        masks = told_masks(spent, assets)
 
         def deliver(asset: Asset, image: Image | AssetError) -> Delivered | Failure:
             try:
@@ -361,8 +369,11 @@ class RenderWorker:
                     raise image
                 if fault := picture_fault(image):
                     raise AssetError(fault)
-                score = self._score(subject, asset, image, clock) if asset.kind == "scene" else None
-                return self._write(subject, asset, image, share, clock, cache_sha256, score)
+                if reason := finding(self._checks(), self._check_names, image):
+                    raise RejectedError(reason)
+                mask = masks[asset.asset_id]
+                score = self._score(subject, asset, image, mask, clock) if asset.kind == "scene" else None
+                return self._write(subject, asset, image, share, clock, cache_sha256, score, mask)
             except Exception as error:
                 return Failure.of(error)
 
@@ -376,15 +387,17 @@ class RenderWorker:
         delivered = tuple(item for item in outcomes if isinstance(item, Delivered))
         machine = self._machine.reading()
         times = {"encoding": clock["encode"], "writing": clock["write"], "scoring": clock["score"]}
-        return Report(delivered, failures, time=spent, machine=machine, **times)
+        return Report(delivered, failures, time=replace(spent, masks=()), machine=machine, **times)
 
-    def _score(self, subject: SubjectPlan, asset: Asset, image: Image, clock: dict[str, float]) -> Scored | None:
+    def _score(
+        self, subject: SubjectPlan, asset: Asset, image: Image, mask: Mask | None, clock: dict[str, float]
+    ) -> Scored | None:
         """What the job's metric finds in a picture, None where the job has none."""
         if self._judging is None:
             return None
         started = time.perf_counter()
         try:
-            return self._judging.score(subject, asset, image)
+            return self._judging.score(subject, asset, image, mask)
         finally:
             clock["score"] += time.perf_counter() - started
 
@@ -394,7 +407,8 @@ class RenderWorker:
         for scene in scenes:
             try:
                 data = with_backoff(partial(self._store.read, scene.path))
-                score = self._score(subject, scene, stored_picture(scene.path, data), clock)
+                image, mask = stored_picture(scene.path, data)
+                score = self._score(subject, scene, image, mask, clock)
                 assert score is not None, "only a job with a gate asks for it"
                 looked[scene.asset_id] = score
             except Exception as error:
@@ -410,7 +424,11 @@ class RenderWorker:
         clock: dict[str, float],
         cache_sha256: str | None,
         score: Scored | None = None,
+        mask: Mask | None = None,
     ) -> Delivered:
+        from consistory_ray.pictures import encode_mask  # imports Pillow
+
+        packed = None if mask is None else encode_mask(mask)
         parameters: Any = asset_parameters(
             asset,
             subject,
@@ -418,6 +436,7 @@ class RenderWorker:
             model_fingerprint=self._device.renderer.fingerprint,
             cache_sha256=cache_sha256,
             score=score,
+            mask=packed,
         )
         started = time.perf_counter()
         data = encode_png(image, parameters, self._png_level)
@@ -425,7 +444,14 @@ class RenderWorker:
         written = with_backoff(lambda: write_asset(self._store, asset.path, data))
         clock["encode"] += encoded - started
         clock["write"] += time.perf_counter() - encoded
-        return Delivered(asset.asset_id, written, image.size, seconds, score)
+        return Delivered(asset.asset_id, written, image.size, seconds, packed, score)
+
+
+def told_masks(spent: DeviceTime, assets: Sequence[Asset]) -> dict[str, Mask | None]:
+    """Of each asset the mask that the renderer has told; None where it has told none."""
+    if len(spent.masks) != len(assets):
+        return dict.fromkeys(asset.asset_id for asset in assets)
+    return {asset.asset_id: mask for asset, mask in zip(assets, spent.masks, strict=True)}
 
 
 def drain_on_sigterm(drain: Callable[[], None]) -> None:

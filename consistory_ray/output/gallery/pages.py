@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import jinja2
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from consistory_ray.errors import InputError
 from consistory_ray.guards.outside import Limits, parse_json
@@ -35,6 +37,7 @@ from consistory_ray.output.gallery.rows import (
 from consistory_ray.output.gallery.thumbnails import THUMBNAIL_FOLDER, make_thumbnail, needs_thumbnail, thumbnail_path
 from consistory_ray.output.lease.fencing import delete_all
 from consistory_ray.output.run_record import RunRecord, read_run_record
+from consistory_ray.output.scores import EVALUATION_PAGE, read_scores, scores_of
 from consistory_ray.output.storage import Output, OutputStore, as_store
 from consistory_ray.plan.inputs import INPUT_FOLDER
 
@@ -68,6 +71,8 @@ class Card:
     mask: str | None = None
     hints: tuple[str, ...] = ()
     profile: str | None = None
+    score: float | None = None
+    rejected: bool = False
 
     @property
     def words(self) -> str:
@@ -140,7 +145,8 @@ def build_gallery(
     there = {file.path for file in store.list_files(THUMBNAIL_FOLDER)}
     share = share_of(listing, there, max_thumbnails)
     pages = _paginate(shown_counts(listing, share), pictures_per_page)
-    previews = _Previews(store, there, share)
+    measured, scores = identity_scores(store, listing.table)
+    previews = _Previews(store, there, share, scores)
     previews.make(
         row for page in pages for subject in page for row in listing.rows(choose(listing, subject, share).shown)
     )
@@ -156,11 +162,13 @@ def build_gallery(
         "subjects": len(listing.subjects),
         "shown": None if share.is_all else share.cards,
         "page_names": names,
+        "measured": measured,
+        "evaluation": f"../{EVALUATION_PAGE}" if measured and store.exists(EVALUATION_PAGE) else None,
     }
     elsewhere: list[tuple[str, str]] = []
     if len(pages) > 1:
         elsewhere = [(listing.subjects[subject], names[n]) for n, page in enumerate(pages) for subject in page]
-    environment = _environment()
+    environment = page_environment()
     template = environment.get_template("gallery.html.j2")
     inlined = _inlined(environment)
     for number in reversed(range(1, len(pages) + 1)):  # the first page, which links to the others, last
@@ -183,13 +191,15 @@ class _Previews:
     Attributes:
         there: paths of the thumbnails that there are.
         broken: why pictures cannot be shown, by asset id.
+        scores: identity of the pictures that an evaluation has scored, by asset id.
     """
 
-    def __init__(self, store: OutputStore, there: set[str], share: Share) -> None:
+    def __init__(self, store: OutputStore, there: set[str], share: Share, scores: Mapping[str, float]) -> None:
         self._store = store
         self._share = share
         self.there = there
         self.broken: dict[str, str] = {}
+        self.scores = scores
         self._inputs = {file.path.rpartition("/")[2][:64]: file.path for file in store.iter_files(INPUT_FOLDER)}
         self._masks = {file.path for file in store.iter_files("anchors") if file.path.endswith(MASK_ENDING)}
 
@@ -242,7 +252,22 @@ class _Previews:
             f"../{quote(self._inputs[sha256])}" for sha256 in hints_of(row["control"]) if sha256 in self._inputs
         )
         own = {key: row[key] for key in facts}
+        own["score"] = None if error is not None else self.scores.get(row["asset_id"])
+        own["rejected"] = row["status"] == "rejected"
         return Card(**own, picture=picture, thumbnail=thumbnail, error=error, mask=shown, hints=hints)
+
+
+def identity_scores(store: OutputStore, rows: pa.Table) -> tuple[str, dict[str, float]]:
+    """What a gallery sorts by where there was an evaluation: the metric's name, and its values by asset id.
+
+    It is the first one of those that say how near a picture is to its subject's anchors; empty where there is none.
+    """
+    table = read_scores(store)[0]
+    names = sorted(name for name in pc.unique(table["metric"]).to_pylist() if name.endswith("_identity"))
+    if not names:
+        return "", {}
+    found = scores_of(table, rows, names[:1])
+    return names[0], {asset_id: values[names[0]] for asset_id, values in found.items()}
 
 
 def hints_of(control: str | None) -> list[str]:
@@ -291,7 +316,8 @@ def _remove_leftovers(store: OutputStore, kept: Collection[str]) -> None:
     delete_all(store, leftovers())
 
 
-def _environment() -> jinja2.Environment:
+def page_environment() -> jinja2.Environment:
+    """Where the templates of pages are."""
     loader = jinja2.PackageLoader("consistory_ray.output.gallery", "templates")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -14,10 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from consistory_ray.guards.redaction import redacted
-from consistory_ray.output.assets import WrittenAsset
+from consistory_ray.output.assets import WrittenAsset, stored_mask
+from consistory_ray.pictures.masks import MAX_MASK_BYTES
 
 SCHEMA_VERSION = 1
 VERSION_KEY = b"consistory_index_version"
+NOT_KEPT = ("failed", "rejected")
+"""What the status of a row can be that has no picture."""
 _MAX_ERROR = 2000
 _MAX_LIST = 1 << 16
 _WIDEST = 1 << 16
@@ -72,6 +75,7 @@ SCHEMA: pa.Schema = described(
             pa.field("profile", pa.string()),
             pa.field("scheduler", pa.string()),
             pa.field("loras", pa.string()),
+            pa.field("mask", pa.binary()),
             pa.field("take", pa.int32()),
             pa.field("take_of", pa.string()),
             pa.field("score", pa.float64()),
@@ -98,8 +102,8 @@ class IndexRow:
         seconds: its share of its batch's rendering time; None when unknown (a recovered picture).
         worker: who rendered it; None when unknown.
         attempt: 1 for the first try.
-        status: ``ok`` or ``failed``.
-        error: why it failed; None when it did not.
+        status: ``ok``, ``failed``, or ``rejected``: a check of the job found something in it.
+        error: why it failed, or what was found; None when it is ok.
         fault: the kind of failure, a value of :class:`consistory_ray.engine.faults.Fault`; None when it did not fail.
         cache_sha256: of the anchor cache that a scene was rendered from; None for anchors, failures and pictures that
             do not tell. Two scenes of one subject with different ones saw anchors that were made twice.
@@ -110,6 +114,8 @@ class IndexRow:
         scheduler: what its latents were sampled with; None in rows of versions that had DDIM alone.
         loras: what was fused into its model: JSON, a list with name, path, weight and content (SHA-256) of each; None
             for none.
+        mask: where its subjects are: a PNG of one bit per token of the method's finest grid; None where nobody knows,
+            as in rows of versions that did not tell.
         take: which of the pictures of its scene, from 1; None in rows of versions that made one of each.
         take_of: of a further take the asset_id of the first one; None for that one.
         score: what the job's metric has found, more is better; None where nobody has looked.
@@ -135,7 +141,7 @@ class IndexRow:
     seconds: float | None = None
     worker: str | None = None
     attempt: int = 1
-    status: Literal["ok", "failed"] = "ok"
+    status: Literal["ok", "failed", "rejected"] = "ok"
     error: str | None = None
     fault: str | None = None
     cache_sha256: str | None = None
@@ -143,6 +149,7 @@ class IndexRow:
     profile: str | None = None
     scheduler: str | None = None
     loras: str | None = None
+    mask: bytes | None = None
     take: int | None = 1
     take_of: str | None = None
     score: float | None = None
@@ -153,10 +160,10 @@ class IndexRow:
         facts = (self.path, self.size, self.sha256, self.width, self.height)
         if self.status == "ok" and any(fact is None for fact in facts):
             raise ValueError(f"asset {self.asset_id}: ok needs path, size, sha256, width and height, got {facts}")
-        if self.status == "failed" and (not self.error or self.path is not None):
-            raise ValueError(f"asset {self.asset_id}: a failed row needs its error and has no path, got {self.path}")
-        if self.status not in ("ok", "failed"):
-            raise ValueError(f"asset {self.asset_id}: status must be ok or failed, got {self.status!r}")
+        if self.status in NOT_KEPT and (not self.error or self.path is not None):
+            raise ValueError(f"asset {self.asset_id}: a {self.status} row needs an error, has no path: {self.path}")
+        if self.status not in ("ok", *NOT_KEPT):
+            raise ValueError(f"asset {self.asset_id}: status must be ok, failed or rejected, got {self.status!r}")
         if not all(-(2**63) <= seed < 2**63 for seed in (self.seed, *self.anchor_seeds)):
             raise ValueError(f"asset {self.asset_id}: seeds must fit 64 bits, got {self.seed}, {self.anchor_seeds}")
         texts = (self.asset_id, self.kind, self.subject, self.scene, self.prompt, self.model, self.model_fingerprint)
@@ -176,6 +183,7 @@ class IndexRow:
         worker: str | None = None,
         attempt: int = 1,
         cache_sha256: str | None = None,
+        mask: bytes | None = None,
     ) -> IndexRow:
         """The row of a picture that is on storage.
 
@@ -183,7 +191,7 @@ class IndexRow:
             parameters: as :func:`consistory_ray.output.assets.asset_parameters` makes them.
             written: what :func:`consistory_ray.output.assets.write_asset` returned.
             size: width and height in pixels.
-            seconds, worker, attempt, cache_sha256: see the class.
+            seconds, worker, attempt, cache_sha256, mask: see the class.
         """
         return cls(
             **_identity(parameters),
@@ -196,6 +204,7 @@ class IndexRow:
             worker=worker,
             attempt=attempt,
             cache_sha256=cache_sha256,
+            mask=stored_mask(parameters) if mask is None else mask,
         )
 
     @classmethod
@@ -208,14 +217,13 @@ class IndexRow:
         seconds: float | None = None,
         worker: str | None = None,
         attempt: int = 1,
+        status: Literal["failed", "rejected"] = "failed",
     ) -> IndexRow:
-        """The row of an asset that was given up; ``error`` is cut to 2,000 characters."""
+        """The row of an asset that was given up, or rejected; ``error`` is cut to 2,000 characters."""
         error = redacted(error.strip()) or "unknown error"
         error = error if len(error) <= _MAX_ERROR else error[: _MAX_ERROR - 1] + "…"
         identity = _identity(parameters)
-        return cls(
-            **identity, status="failed", error=error, fault=fault, seconds=seconds, worker=worker, attempt=attempt
-        )
+        return cls(**identity, status=status, error=error, fault=fault, seconds=seconds, worker=worker, attempt=attempt)
 
 
 COLUMNS: tuple[str, ...] = tuple(SCHEMA.names)
@@ -263,18 +271,24 @@ _EARLIEST, _LATEST = (datetime(year, 1, 1, tzinfo=timezone.utc) for year in (197
 _FACTS = ("path", "size", "sha256", "width", "height")
 
 
+def is_not_kept(table: pa.Table) -> pa.ChunkedArray:
+    """Which rows have no picture: those that failed, and those that were rejected."""
+    return pc.is_in(table["status"], value_set=pa.array(NOT_KEPT))
+
+
 def unsound_rows(table: pa.Table) -> tuple[_Booleans, str]:
     """Which rows hold what no run has written, and the first thing that is wrong; empty when nothing is.
 
     Args:
         table: of :data:`SCHEMA`, read from an index that anybody may have written.
     """
-    ok, failed = (pc.equal(table["status"], status) for status in ("ok", "failed"))
+    ok, failed = pc.equal(table["status"], "ok"), is_not_kept(table)
     checks = [(f"{item.name} is null", pc.is_null(table[item.name])) for item in SCHEMA if not item.nullable]
     for item in SCHEMA:
         if pa.types.is_string(item.type):
             long = pc.greater(pc.binary_length(table[item.name]), _LONGEST.get(item.name, _LONG))
             checks.append((f"{item.name} is too long", long))
+    checks.append(("mask is too long", pc.greater(pc.binary_length(table["mask"]), MAX_MASK_BYTES)))
     for name in _FACTS:
         checks.append((f"status is ok and {name} is null", pc.and_(ok, pc.is_null(table[name]))))
     checks.append(("take is below 1", pc.less(table["take"], 1)))
@@ -292,8 +306,8 @@ def unsound_rows(table: pa.Table) -> tuple[_Booleans, str]:
     told = pc.and_(pc.is_valid(table["error"]), pc.is_null(table["path"]))
     seeds = table["anchor_seeds"].combine_chunks()
     checks += [
-        ("status is neither ok nor failed", pc.invert(pc.or_(ok, failed))),
-        ("status is failed and there is no error, or a path", pc.and_(failed, pc.invert(told))),
+        ("status is neither ok nor failed nor rejected", pc.invert(pc.or_(ok, failed))),
+        ("status is not ok and there is no error, or a path", pc.and_(failed, pc.invert(told))),
         ("seconds is no number", pc.invert(finite)),
         ("score is no number", pc.invert(scored)),
         ("created_at is no year in which there could be a run", pc.invert(in_time)),

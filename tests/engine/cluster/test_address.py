@@ -19,6 +19,8 @@ from consistory_ray.jobs.job import RenderJob
 from consistory_ray.plan.plan import make_plan
 
 CLOSED = "127.0.0.1:1"
+REFUSED_WITHIN = 50.0
+"""Seconds, on a crowded machine; Ray itself would go on trying."""
 
 
 @pytest.fixture(autouse=True)
@@ -41,19 +43,20 @@ def test_nobody_there(
     options = RunOptions(address=None if variable else given)
     with pytest.raises(InputError, match="cannot join Ray") as caught:
         run_plan(make_plan(make_job()), str(tmp_path / "out"), options)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < REFUSED_WITHIN
     (problem,) = caught.value.problems
     assert problem.path == ("RAY_ADDRESS" if variable else "address") and problem.value.startswith(f"{given}: ")
     assert not list(tmp_path.rglob("*.json")), "neither lease nor record"
 
 
-def test_something_else_is_there() -> None:
+def test_something_else_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """A port that is open and does not speak as Ray does."""
+    monkeypatch.setattr(address, "ANSWER_SECONDS", 3.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         began = time.monotonic()
         with pytest.raises(InputError, match="it is not Ray"):
             check_address(f"127.0.0.1:{server.getsockname()[1]}")
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < REFUSED_WITHIN
 
 
 def test_retries_do_not_come_in_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ def test_more_come_when_they_are_needed_and_stay() -> None:
     assert writers.count == 12
     writers.measured(0.1, 0.1, 8.0)
     assert writers.count == 12
-    meeting = threading.Barrier(12, timeout=30)
+    meeting = threading.Barrier(12, timeout=200)
 
     def write(one: int, other: int) -> int:
         meeting.wait()  # until all twelve are here at once
@@ -47,7 +47,7 @@ def test_what_is_being_written_is_finished_when_more_come() -> None:
     writers, held, out = Writers(), threading.Event(), list[str]()
 
     def write(name: str, _: int) -> str:
-        assert held.wait(30)
+        assert held.wait(200)
         return name
 
     names = [str(number) for number in range(2 * LEAST_WRITERS)]  # half of them wait for a thread

@@ -124,9 +124,10 @@ def test_rows_refuse_what_they_cannot_mean() -> None:
     for change, message in [
         ({"path": None}, "an? ok|ok needs"),
         ({"sha256": None}, "ok needs"),
-        ({"status": "failed"}, "needs its error"),
+        ({"status": "failed"}, "needs an error"),
         ({"status": "failed", "error": "it broke"}, "has no path"),
-        ({"status": "maybe"}, "must be ok or failed"),
+        ({"status": "rejected"}, "needs an error"),
+        ({"status": "maybe"}, "must be ok, failed or rejected"),
         ({"seed": 2**63}, "64 bits"),
         ({"created_at": datetime(2026, 1, 1)}, "time zone"),
     ]:
@@ -316,7 +317,7 @@ def test_merged_parts_are_deleted_side_by_side(local: OutputStore, monkeypatch: 
     writer = IndexWriter(local, rows_per_part=1, parts_before_compaction=1000)
     for number in range(40):
         writer.add(row(number))
-    together = threading.Barrier(8, timeout=20)
+    together = threading.Barrier(8, timeout=200)
     delete = OutputStore.delete
 
     def slow(self: OutputStore, path: str) -> None:

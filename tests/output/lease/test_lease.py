@@ -26,6 +26,7 @@ from consistory_ray.output.lease.lease import Lease
 from consistory_ray.output.lease.processes import Process, is_gone, is_running, this_process
 from consistory_ray.output.lease.record import LEASE_FOLDER
 from consistory_ray.output.storage import MissingFileError, OutputStore
+from tests.patience import SOON
 
 TTL = 60.0
 ELSEWHERE = Process("gpu-7", "", 4711, "")
@@ -116,9 +117,7 @@ def test_a_dead_process_of_this_machine_is_succeeded_at_once(local: OutputStore)
     child.wait()
     child.stdin.close()
     child.stdout.close()
-    began = time.monotonic()
     Lease.acquire(local, "next", on_wait=pytest.fail).release()
-    assert time.monotonic() - began < 5
 
 
 def test_what_is_known_of_processes() -> None:
@@ -276,7 +275,7 @@ def test_a_try_that_failed_halfway_does_not_block_the_same_process(
 
 
 def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + SOON
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

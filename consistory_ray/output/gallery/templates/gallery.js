@@ -59,6 +59,24 @@
   if (location.hash.startsWith("#find=")) find.value = decodeURIComponent(location.hash.slice(6));
   filter();
 
+  // worst first, within each subject and subject by subject
+  const byScore = $("by-score");
+  if (byScore) {
+    const score = (card) => (card.dataset.score === undefined ? 2 : Number(card.dataset.score));
+    const worst = (section) => Math.min(2, ...[...section.querySelectorAll(".card:not(.anchor)")].map(score));
+    const main = $("pictures");
+    const order = new Map([...cards, ...sections].map((element, place) => [element, place]));
+    byScore.addEventListener("change", () => {
+      const by = (value) => (a, b) => (byScore.checked ? value(a) - value(b) : 0) || order.get(a) - order.get(b);
+      for (const section of sections) {
+        const list = section.querySelector(".cards");
+        const anchors = [...list.querySelectorAll(".card.anchor")];
+        list.append(...anchors, ...[...list.querySelectorAll(".card:not(.anchor)")].sort(by(score)));
+      }
+      $("nothing").before(...[...main.querySelectorAll(".subject")].sort(by(worst)));
+    });
+  }
+
   // picture size, light and dark
   const root = document.documentElement;
   const size = $("size");

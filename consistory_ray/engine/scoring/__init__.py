@@ -1,0 +1,1 @@
+"""Scoring an output: workers that hold metrics, and who hands subjects out to them."""
