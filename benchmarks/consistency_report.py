@@ -32,15 +32,19 @@ def tables(numbers: Mapping[str, Numbers], by_kind: Mapping[str, Mapping[str, Nu
         numbers: by way, of all subjects.
         by_kind: by way and kind; ways without it have no table of kinds.
     """
+    return "\n\n".join(["# Consistency", *sections(numbers, by_kind)]) + "\n"
+
+
+def sections(numbers: Mapping[str, Numbers], by_kind: Mapping[str, Mapping[str, Numbers]]) -> list[str]:
+    """The parts of the same, for another page."""
     ways = list(numbers)
-    parts = ["# Consistency", _HEAD]
-    parts += ["## Every way, of vanilla's", _table("way", ways, COLUMNS, numbers)]
+    parts = [_HEAD, "## Every way, of vanilla's", _table("way", ways, COLUMNS, numbers)]
     parts += ["## Attributes that differ between two scenes of a subject", _attributes(numbers)]
     parts += ["## The pictures' quality", _QUALITY_HEAD, _table("way", ways, QUALITY, numbers)]
     for way, kinds in by_kind.items():
         parts += [f"## Kind by kind: {label(way)}", _table("kind", list(kinds), BY_KIND, kinds, name=str)]
         parts += [_kinds_attributes(kinds)]
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
 _HEAD = (

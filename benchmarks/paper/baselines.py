@@ -23,6 +23,7 @@ from consistory_ray.adapters.names import Embedding, LoRA
 from consistory_ray.consistory import ConsiStoryPipeline
 from consistory_ray.doctor.flops import count_flops
 from consistory_ray.evaluation.bootstrap import mean_interval
+from consistory_ray.evaluation.evidence import Way as Measured
 from consistory_ray.evaluation.prompts import SubjectPrompts
 from consistory_ray.evaluation.rendering import PictureStore, Rendered, stacked
 
@@ -62,8 +63,9 @@ def baselines(bench: Bench) -> dict[str, Any]:
             for name, learn in (("textual inversion", _word), ("dreambooth lora", _lora)):
                 say(f"{name}, {steps} steps")
                 ways[f"{name}, {steps} steps"] = _trained(bench, anchors, name, steps, learn, folder)
-    variants = {name: _numbers(bench, way, anchors) for name, way in ways.items()}
-    report = {"variants": variants, "batch": BATCH, "rank": RANK, "learning_rates": RATES}
+    measured = {name: bench.measured(way.pictures) for name, way in ways.items()}
+    variants = {name: _numbers(bench, way, measured[name], anchors) for name, way in ways.items()}
+    report = {"variants": variants, "rows": bench.rows(measured), "batch": BATCH, "rank": RANK, "learning_rates": RATES}
     report["time_to_a_consistent_subject"] = consistent = _first_as_good(variants)
     bench.write("baselines", report, variants_sheet(bench, {name: way.pictures for name, way in ways.items()}))
     keys = (
@@ -147,10 +149,10 @@ def _clock(bench: Bench) -> float:
     return time.monotonic()
 
 
-def _numbers(bench: Bench, way: Way, anchors: list[list[Rendered]]) -> dict[str, Any]:
+def _numbers(bench: Bench, way: Way, measured: Measured, anchors: list[list[Rendered]]) -> dict[str, Any]:
     """Consistency among scenes and with the anchors, and cost."""
     likeness = np.array([_likeness(bench, own, scenes) for own, scenes in zip(anchors, way.pictures, strict=True)])
-    found = {**bench.numbers(way.pictures), "to_anchors": float(likeness.mean())}
+    found = {**bench.numbers(measured), "to_anchors": float(likeness.mean())}
     found["to_anchors_interval"] = list(mean_interval(likeness))
     if way.seconds:
         found |= {"seconds": float(np.mean(way.seconds)), "flops": way.flops[0], "timed_subjects": len(way.seconds)}

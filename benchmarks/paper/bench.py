@@ -94,10 +94,15 @@ class Bench:
         """Of these."""
         return self.measured(self.vanilla)
 
-    def numbers(self, pictures: Sequence[Sequence[Rendered]]) -> dict[str, Any]:
+    def numbers(self, way: Way) -> dict[str, Any]:
         """Scenes against vanilla's: :data:`COLUMNS`."""
-        found = numbers(self.measured(pictures), self.vanilla_measured)
+        found = numbers(way, self.vanilla_measured)
         return {key: rounded(found[key]) for key in COLUMNS}
+
+    @staticmethod
+    def rows(ways: Mapping[str, Way]) -> dict[str, Any]:
+        """What the numbers are made of, by way, for a report."""
+        return {name: rounded([row.to_dict() for row in way.rows]) for name, way in ways.items()}
 
     def write(self, name: str, report: Mapping[str, Any], picture: Image.Image | None = None) -> None:
         """A figure's numbers and picture."""

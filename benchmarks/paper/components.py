@@ -67,8 +67,9 @@ def unmasked(bench: Bench) -> list[list[Rendered]]:
 
 
 def _figure(bench: Bench, name: str, pictures: dict[str, list[list[Rendered]]], line: bool = False) -> dict[str, Any]:
-    variants = {variant: bench.numbers(scenes) for variant, scenes in pictures.items()}
-    bench.write(name, {"variants": variants}, variants_sheet(bench, pictures))
+    ways = {variant: bench.measured(scenes) for variant, scenes in pictures.items()}
+    variants = {variant: bench.numbers(way) for variant, way in ways.items()}
+    bench.write(name, {"variants": variants, "rows": bench.rows(ways)}, variants_sheet(bench, pictures))
     title = f"{len(bench.subjects)} subjects, {bench.options.scenes} scenes, {bench.options.steps} steps"
     shown = {variant: numbers for variant, numbers in variants.items() if not (line and variant == "vanilla")}
     plane(shown, bench.options.out / f"{name}_plane.webp", title, line)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from PIL import Image
 
@@ -16,12 +16,16 @@ from benchmarks.paper.bench import Bench
 from benchmarks.paper.plus_file import known_slice, mended, plus_document
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.running import run_job
+from consistory_ray.engine.scoring.evaluate import EvaluationOptions, evaluate_output
 from consistory_ray.evaluation.sheets import grid_sheet
 from consistory_ray.jobs.job import load_job
 from consistory_ray.output.index.index import read_index
 from consistory_ray.output.storage import open_output
 from consistory_ray.plan.plan import make_plan
 from consistory_ray.testing import FakeRenderer
+
+ONE_WORKER = RunOptions(workers=1, cpus_per_worker=1)
+FAKE_METRIC = "consistory_ray.testing:FakeMetric"
 
 
 def plus(bench: Bench) -> dict[str, Any]:
@@ -47,16 +51,18 @@ def plus(bench: Bench) -> dict[str, Any]:
 
 
 def run_through(document: Mapping[str, Any], folder: Path) -> dict[str, int]:
-    """Render a whole file with the fake renderer; counts of what was planned, and of what is there afterwards."""
+    """Render a whole file with the fake renderer and evaluate it with the fake metric; counts of what is there then."""
     path = folder / "all.yaml"
     path.write_text(yaml.safe_dump(dict(document), allow_unicode=True))
     plan = make_plan(load_job(str(path)))
-    options = RunOptions(workers=1, cpus_per_worker=1, batch_size=8, renderer=FakeRenderer.factory(size=(8, 8)))
+    options = replace(ONE_WORKER, batch_size=8, renderer=FakeRenderer.factory(size=(8, 8)))
     summary = run_job(str(path), folder / "all", options, gallery=False)
     summary.raise_for_state()
+    scored = evaluate_output(str(folder / "all"), EvaluationOptions((FAKE_METRIC,), run=ONE_WORKER))
     rows = read_index(folder / "all")
     counts = {"subjects": len(plan.subjects), "prompts": plan.anchor_count + plan.scene_count}
-    return counts | {"pictures": len(set(rows["asset_id"].to_pylist())), "files": len(set(rows["path"].to_pylist()))}
+    counts |= {"pictures": len(set(rows["asset_id"].to_pylist())), "files": len(set(rows["path"].to_pylist()))}
+    return counts | {"evaluated": scored.found + scored.scored, "not_evaluated": scored.failed}
 
 
 def _for_real(
@@ -71,25 +77,11 @@ def _for_real(
     store = open_output(folder / "known")
     rows = sorted(read_index(store).to_pylist(), key=lambda row: (row["subject"], row["kind"], row["scene"]))
     images = [Image.open(store.join(row["path"])).convert("RGB") for row in rows]
-    readings = bench.judge.read(images)
-    portraits = bench.judge.portray(images, [reading.foreground for reading in readings])
-    likeness = []
-    for subject in dict.fromkeys(row["subject"] for row in rows):
-        own = [
-            (row["kind"], one.embedding) for row, one in zip(rows, portraits, strict=True) if row["subject"] == subject
-        ]
-        anchors, scenes = (np.stack([one for kind, one in own if kind == name]) for name in ("anchor", "scene"))
-        likeness.append(float((scenes @ anchors.T).mean()))
-    seen = [reading.scene in row["prompt"] for row, reading in zip(rows, readings, strict=True)]
-    kinds = [
-        any(kind in row["prompt"].split() for kind in reading.kinds(1))
-        for row, reading in zip(rows, readings, strict=True)
-    ]
+    scored = evaluate_output(store.url, EvaluationOptions(("judge",), run=ONE_WORKER))
     numbers = {
-        "rendered_subjects": len(likeness),
+        "rendered_subjects": len({row["subject"] for row in rows}),
         "rendered_pictures": len(rows),
-        "identity_to_anchors": round(float(np.mean(likeness)), 4),
-        "scene_accuracy": round(float(np.mean(seen)), 4),
-        "subject_accuracy": round(float(np.mean(kinds)), 4),
+        "evaluated_pictures": scored.found + scored.scored,
+        "evaluation": scored.summary["run"],
     }
     return numbers, grid_sheet(images[:32], [row["prompt"] for row in rows[:32]])

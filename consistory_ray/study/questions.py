@@ -113,7 +113,8 @@ def _sides(asked: Ask, places: Sequence[Place], pair: tuple[Run, Run], rng: rand
 
 def _shared_out(groups: Sequence[list[Question]], most: int, rng: random.Random) -> list[list[Question]]:
     """Up to ``most`` questions, an even share of each group; what small groups leave goes to the others."""
-    found, left = {}, most
+    found: dict[int, list[Question]] = {}
+    left = most
     for done, number in enumerate(sorted(range(len(groups)), key=lambda number: len(groups[number]))):
         share = min(len(groups[number]), left // (len(groups) - done))
         found[number] = rng.sample(groups[number], share)

@@ -70,10 +70,11 @@ def test_the_slice_is_what_the_bundled_model_knows() -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_every_prompt_of_the_file_is_rendered(tmp_path: Path) -> None:
+def test_every_prompt_of_the_file_is_rendered_and_evaluated(tmp_path: Path) -> None:
     document, _ = mended(plus_document())
     found = run_through(document, tmp_path)
-    assert found == {"subjects": SUBJECTS, "prompts": PROMPTS, "pictures": PROMPTS, "files": PROMPTS}
+    counts = dict.fromkeys(("prompts", "pictures", "files", "evaluated"), PROMPTS)
+    assert found == {"subjects": SUBJECTS, **counts, "not_evaluated": 0}
 
 
 def test_masks_that_cover_everything_are_gone_afterwards() -> None:

@@ -48,11 +48,16 @@ def test_a_subject_is_made_and_rendered_and_its_time_is_split(renderer: ConsiSto
     made = renderer.make_subject(plan)
     assert len(made.images) == 1 and made.cache_buffer.dtype == np.uint8
     assert {"pass1", "decode"} <= set(renderer.phases) and all(seconds > 0 for seconds in renderer.phases.values())
+    assert [mask.dtype for mask in renderer.masks if mask is not None] == [np.bool_]
     assert made.sha256 == cache_digest(made.cache_buffer), "hashed while it was packed, and not again"
     cache = renderer.load_cache(made.cache_buffer)
     together = renderer.render(plan.scenes, cache)
     assert "pass1" in renderer.phases
+    seen = list(renderer.masks)
+    assert len(seen) == 3 and all(mask is not None and mask.any() and not mask.all() for mask in seen)
     alone = renderer.render(plan.scenes[1:2], cache)
+    (mask,) = renderer.masks
+    assert mask is not None and seen[1] is not None and (mask != seen[1]).mean() < 0.02
     difference = np.abs(np.asarray(together[1], float) - np.asarray(alone[0], float))
     assert difference.max() <= 2, f"a picture depends on its neighbours: {difference.max()}, {difference.mean()}"
     assert renderer.peak_memory is None and renderer.fitting_batch(None, None) is None

@@ -16,6 +16,7 @@ from consistory_ray.engine.workers.worker import Hello, RenderWorker, Report
 from consistory_ray.jobs.job import RenderJob
 from consistory_ray.output.assets import open_picture, read_metadata
 from consistory_ray.output.storage import open_output
+from consistory_ray.pictures import decode_mask
 from consistory_ray.plan.plan import SubjectPlan, make_plan
 from consistory_ray.testing import FakeRenderer
 
@@ -37,6 +38,11 @@ def test_anchors_then_scenes(subject: SubjectPlan, tmp_path: Path) -> None:
     assert isinstance(report, Report) and buffer is not None
     assert (report.made, report.cache_bytes, len(report.delivered)) == (True, 500, 2)
     assert report.machine is not None and report.machine.disk_size > 0
+    told = [decode_mask(item.mask) for item in report.delivered]
+    assert all(mask is not None and mask[1, 1] and not mask[0, 0] for mask in told), (
+        "where the subject is, for the index"
+    )
+    assert report.time is not None and not report.time.masks, "they travel once"
     assert own.save(subject, buffer, report.cache_sha256) is None
     report = own.scenes(subject, subject.scenes, buffer)
     assert isinstance(report, Report) and not report.failures
