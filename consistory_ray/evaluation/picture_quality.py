@@ -86,7 +86,7 @@ def discrepancies(pictures: Sequence[np.ndarray], drawings: Sequence[np.ndarray]
         return np.asarray(by_row.T @ kernel @ by_column)
 
     between = means(pictures, drawings)
-    return means(pictures, pictures) - between - between.T + means(drawings, drawings)
+    return np.asarray(means(pictures, pictures) - between - between.T + means(drawings, drawings))
 
 
 def distance(table: np.ndarray) -> float:

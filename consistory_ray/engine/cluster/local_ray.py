@@ -7,12 +7,15 @@ process's own variables are as before once Ray is up.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import secrets
+import socket
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]
@@ -20,10 +23,9 @@ import psutil  # type: ignore[import-untyped]
 from consistory_ray.engine.stopping import interruptible, keeping_signal_handlers
 from consistory_ray.errors import RunError, RunInterrupted
 
-START_TRIES = 2
+START_TRIES = 3
 START_SECONDS = 150
-"""How long a new node may take until it is known. Ray itself gives up after 30 s, which the Python processes of a node
-need for their imports alone where a machine has much else to do."""
+"""How long a new node may take until it is known, in place of Ray's 30 s."""
 END_SECONDS = 10.0
 """How long processes that were killed may take to be gone."""
 TOKEN_BYTES = 32
@@ -34,10 +36,13 @@ PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 core from the thread that is waited for. Read when torch is imported."""
 _PACKAGE = f"{os.sep}ray{os.sep}"
 _LIMITS = {
-    "RAY_raylet_start_wait_time_s": str(START_SECONDS),
     "RAY_gcs_server_port_wait_time_s": str(START_SECONDS),
     "RAY_agent_register_timeout_ms": str(1000 * START_SECONDS),
 }
+_LISTENING = "dashboard_agent_listen_port"
+_AGENT_PORTS = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", _LISTENING)
+_PORTS = range(20_000, 32_000)
+"""Above those of Ray's workers, below those that the kernel hands out."""
 _CHOICES = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
@@ -169,13 +174,24 @@ def _start(token: str, options: Mapping[str, Any]) -> None:
 def patience_with_nodes() -> Iterator[None]:
     """Whatever Ray starts in this process meanwhile has ``START_SECONDS`` to come up.
 
-    Ray looks for its new node until a limit of its own is over, which is a constant; here one look takes as long as a
-    start may. A raylet that is dead is not waited for.
+    On a crowded machine a node's Python processes need more time for their imports than Ray's constants allow: a raylet
+    ends itself if its agents have not chosen their ports after 15 s, and is given up after 30 s. Here the ports are
+    chosen for the agents, so that nobody waits for them, and one look for the node takes as long as a start may. A
+    raylet that is dead is not waited for.
     """
     import ray._private.services
 
     services: Any = ray._private.services
-    find = services.get_node
+    find, start = services.get_node, services.start_raylet
+
+    def with_ports(*given: Any, **named: Any) -> Any:
+        known = inspect.signature(start).bind(*given, **named).arguments
+        for name, port in zip(_AGENT_PORTS, _free_ports(len(_AGENT_PORTS)), strict=True):
+            known[name] = known.get(name) or port
+        # of this one the raylet is told in a file only, which the agent would write
+        told = Path(known["session_dir"], f"{_LISTENING}_{known['node_id']}")
+        told.write_text(str(known[_LISTENING]))
+        return start(**known)
 
     def patient(gcs_address: str, node_id: str) -> Any:
         deadline = time.monotonic() + START_SECONDS
@@ -188,12 +204,23 @@ def patience_with_nodes() -> Iterator[None]:
                     raise
             time.sleep(0.1)
 
-    services.get_node = patient
+    services.get_node, services.start_raylet = patient, with_ports
     try:
         with _environment({name: value for name, value in _LIMITS.items() if name not in os.environ}):
             yield
     finally:
-        services.get_node = find
+        services.get_node, services.start_raylet = find, start
+
+
+def _free_ports(count: int) -> set[int]:
+    """Ports that nobody listens at right now."""
+    free: set[int] = set()
+    while len(free) < count:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("", port))
+            free.add(port)
+    return free
 
 
 def _forget_token() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -138,6 +140,20 @@ def test_a_node_that_is_slow_is_waited_for_and_a_dead_one_is_not(
     assert services.get_node is find and dict(os.environ) == before
     below[0].kill()
     below[0].wait()
+
+
+def test_agents_are_told_their_ports(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each its own; one that was chosen already stays."""
+    services = pytest.importorskip("ray._private.services")
+    monkeypatch.setattr(services, "start_raylet", (told := create_autospec(services.start_raylet)))
+    needed = dict.fromkeys(inspect.signature(services.start_raylet).parameters, None)
+    given = {"session_dir": str(tmp_path), "node_id": "one", "dashboard_agent_listen_port": 52365}
+    with local_ray.patience_with_nodes():
+        services.start_raylet(**(needed | given))
+    ports = {name: value for name, value in told.call_args.kwargs.items() if name.endswith("_port") and value}
+    assert ports.keys() == {*local_ray._AGENT_PORTS} and len({*ports.values()}) == len(ports)
+    assert ports["dashboard_agent_listen_port"] == 52365
+    assert (tmp_path / "dashboard_agent_listen_port_one").read_text() == "52365"
 
 
 def test_a_start_that_fails_leaves_nothing_behind(
