@@ -67,16 +67,13 @@ from benchmarks.model_options import (
     say,
 )
 from benchmarks.result_stamp import stamped
-from consistory_ray import settings as setting_choices
 from consistory_ray.evaluation.evidence import Way
 from consistory_ray.evaluation.evidence_numbers import by_kind, numbers
 from consistory_ray.evaluation.evidence_plots import plot_planes
 from consistory_ray.evaluation.prompts import consistency_subjects
 from consistory_ray.evaluation.sheets import comparison_sheet
 from consistory_ray.miniature.judge import Judge
-from consistory_ray.settings import MethodSettings
-
-STRENGTHS: Mapping[str, Mapping[str, Any]] = getattr(setting_choices, "STRENGTHS", {"paper": {}})
+from consistory_ray.settings import STRENGTHS, MethodSettings
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -136,11 +133,6 @@ def chosen_strengths(options: argparse.Namespace) -> list[str]:
     return list(dict.fromkeys([told, *names]))
 
 
-def of_strength(defaults: MethodSettings, name: str) -> MethodSettings:
-    """The model's settings at some strength."""
-    return defaults.replace(**STRENGTHS[name])
-
-
 def rounded(value: object, digits: int = 4) -> object:
     """Numbers of a report with so many decimals, however deep; null for those that are unknown."""
     if isinstance(value, float):
@@ -191,10 +183,9 @@ def write(report: Mapping[str, Any], found: Ways, strength: str, options: argpar
 
 def progress(found: Ways, strengths: list[str], done: int, total: int) -> None:
     """One line of what is known so far."""
-    ways = found.summary()
-    told = []
+    told, plain = [], found.way(VANILLA)
     for name in strengths:
-        so_far = numbers(ways[name], ways[VANILLA])
+        so_far = numbers(found.way(name), plain)
         told.append(f"{name}: gap {so_far['identity_gap_ratio']:.3f}, hard {so_far['hard_attribute_ratio']:.3f}")
     say(f"{done}/{total} subjects; {'; '.join(told)}")
 
@@ -207,7 +198,7 @@ def main() -> None:
         raise SystemExit("--summarise and --part need --cache, where the pictures are")
     pipeline = load_pipeline(options)
     pipeline.hold_fingerprint()
-    settings = {name: settings_from(options, of_strength(pipeline.default_settings, name)) for name in strengths}
+    settings = {name: settings_from(options, pipeline.default_settings.with_strength(name)) for name in strengths}
     renderers = {name: renderer_of(pipeline, own, options) for name, own in settings.items()}
     subjects = consistency_subjects(options.subjects, options.scenes, options.anchors)
     found = Ways(renderers, options.baselines, Judge.load(), subjects, pipeline.pipe.vae)

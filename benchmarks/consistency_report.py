@@ -65,10 +65,13 @@ def shown(numbers: Numbers, key: str, interval: str) -> str:
     if value is None:
         return "-"
     digits = 1 if "probability" in key else 2
-    told = f"{value:.{digits}f}"
     if not bounds or any(bound is None for bound in bounds):
-        return told
-    return f"{told} [{bounds[0]:.{digits}f}, {bounds[1]:.{digits}f}]"
+        return _decimal(value, digits)
+    return f"{_decimal(value, digits)} [{_decimal(bounds[0], digits)}, {_decimal(bounds[1], digits)}]"
+
+
+def _decimal(value: float, digits: int) -> str:
+    return f"{round(value, digits) + 0.0:.{digits}f}"  # no minus before a zero
 
 
 def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

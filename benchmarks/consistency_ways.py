@@ -61,6 +61,7 @@ class Ways:
         self.plain = next(iter(self.renderers.values()))
         self.pictures: dict[str, dict[int, np.ndarray]] = {}
         self.found: dict[str, dict[int, Judged]] = {}
+        self.drawings: dict[int, np.ndarray] = {}
 
     def render(self, numbers: Sequence[int]) -> Iterator[int]:
         """Render these subjects in all ways, in blocks; tells after each how many there are."""
@@ -95,7 +96,7 @@ class Ways:
 
     def summary(self) -> dict[str, Way]:
         """All ways as far as they have been rendered, and those that need no model; empty ones are left out."""
-        vanilla = self.pictures.get(VANILLA, {})
+        vanilla = self.pictures.setdefault(VANILLA, {})
         self._derive(BLURRED, vanilla, lambda number: np.stack([blurred(image) for image in vanilla[number]]))
         if self.baselines:
             self._derive(COLOUR_TRANSFER, vanilla, self._transferred)
@@ -104,19 +105,18 @@ class Ways:
                 (STRANGERS, drawn_subjects.strangers),
             ):
                 self._derive(name, vanilla, lambda number, drawn=drawn: drawn(self.subjects[number], number, self.vae))
-        drawings = {
-            number: self.judge.features(drawn_subjects.drawings_of(self.subjects[number], number))
-            for number in sorted({number for found in self.pictures.values() for number in found})
-        }
-        found = {}
-        for name, pictures in self.pictures.items():
-            known = self.found.setdefault(name, {})
-            for number, images in pictures.items():
-                if number not in known:
-                    known[number] = judged(self.judge, number, self.subjects[number], images)
-            if known:
-                found[name] = way_of(known, drawings)
-        return found
+        return {name: self.way(name) for name, pictures in self.pictures.items() if pictures}
+
+    def way(self, name: str) -> Way:
+        """One way as far as it has been rendered; what is judged stays so."""
+        known = self.found.setdefault(name, {})
+        for number, images in self.pictures[name].items():
+            subject = self.subjects[number]
+            if number not in known:
+                known[number] = judged(self.judge, number, subject, images)
+            if number not in self.drawings:
+                self.drawings[number] = self.judge.features(drawn_subjects.drawings_of(subject, number))
+        return way_of(known, self.drawings)
 
     def _transferred(self, number: int) -> np.ndarray:
         images = self.pictures[VANILLA][number]

@@ -6,10 +6,11 @@ import random
 from typing import Any
 
 import numpy as np
+import torch
 
 from consistory_ray.evaluation.prompts import SubjectPrompts
+from consistory_ray.miniature.judge import to_tensor
 from training.individuals import Identity, random_identity, random_placement
-from training.judge import reconstruct
 from training.world import PictureSpec, draw
 
 DRAWINGS_PER_SCENE = 4
@@ -20,6 +21,15 @@ def _drawn(who: Identity, scene: str, rng: random.Random) -> np.ndarray:
     return np.asarray(draw(spec).image)
 
 
+@torch.no_grad()
+def _reconstructed(vae: Any, images: np.ndarray) -> np.ndarray:
+    """Drawings as sampled pictures come: through the autoencoder, in its own dtype."""
+    weight = next(vae.parameters())
+    pixels = to_tensor(images).to(weight.device, weight.dtype)
+    decoded = vae.decode(vae.encode(pixels).latent_dist.mean).sample.float().cpu()
+    return ((decoded + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+
+
 def same_individual(subject: SubjectPrompts, number: int, vae: Any) -> np.ndarray:
     """One individual drawn in each of the subject's scenes, after the autoencoder, uint8 ``[scenes, H, W, 3]``.
 
@@ -27,14 +37,14 @@ def same_individual(subject: SubjectPrompts, number: int, vae: Any) -> np.ndarra
     """
     rng = random.Random(f"same individual/{number}")
     who = random_identity(rng, subject.kind)
-    return reconstruct(vae, np.stack([_drawn(who, scene, rng) for scene in subject.scenes]))
+    return _reconstructed(vae, np.stack([_drawn(who, scene, rng) for scene in subject.scenes]))
 
 
 def strangers(subject: SubjectPrompts, number: int, vae: Any) -> np.ndarray:
     """Another individual of the kind in each of its scenes: nothing agrees but by chance."""
     rng = random.Random(f"strangers/{number}")
     drawings = [_drawn(random_identity(rng, subject.kind), scene, rng) for scene in subject.scenes]
-    return reconstruct(vae, np.stack(drawings))
+    return _reconstructed(vae, np.stack(drawings))
 
 
 def drawings_of(subject: SubjectPrompts, number: int) -> np.ndarray:

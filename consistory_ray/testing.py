@@ -82,7 +82,7 @@ class FakeRenderer:
         cache_bytes: size of an anchor cache.
         max_batch: more scenes than this at a time are out of memory.
         faults: what goes wrong with which asset; keys are scene ids (``"anchor-0"`` for anchors) or
-            ``"subject/scene"``.
+            ``"subject/scene"``, or ``"subject/scene.2"`` for a further take alone.
         rates: the same at random: for each fault the share of all assets, from 0 to 1, that it befalls. Which ones
             depends on their ids alone, so that every attempt of an asset meets the same fault.
         delays: further seconds for single assets; keys as for ``faults``.
@@ -277,7 +277,8 @@ class FakeRenderer:
 
     @staticmethod
     def _named(values: Mapping[str, _V], asset: Asset) -> _V | None:
-        return values.get(f"{asset.subject_id}/{asset.scene_id}", values.get(asset.scene_id))
+        name = f"{asset.subject_id}/{asset.scene_id}"
+        return values.get(f"{name}.{asset.take}", values.get(name, values.get(asset.scene_id)))
 
     def _fault_of(self, asset: Asset) -> FaultName | None:
         named = self._named(self._faults, asset)
@@ -409,7 +410,10 @@ def _share(purpose: str, asset_id: str) -> float:
 
 
 def _is_scene_of(scene: Asset, cache: Mapping[str, str]) -> bool:
-    """By name, or, where the subject was renamed since its cache was made, by what its id is a hash of."""
-    return scene.subject_id == cache["subject"] or scene.asset_id == scene_asset_id(
-        cache["key"], scene.prompt, scene.seed, scene.control
-    )
+    """By name, or, where the subject was renamed since its cache was made, by what its id is a hash of.
+
+    A further take's is one of its first one's, of which the seed is not known here.
+    """
+    if scene.subject_id == cache["subject"] or scene.take_of:
+        return True
+    return scene.asset_id == scene_asset_id(cache["key"], scene.prompt, scene.seed, scene.control)

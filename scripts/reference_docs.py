@@ -88,6 +88,7 @@ ENVIRONMENT = {
 TITLES = {
     "RenderJob": "The job",
     "RenderSettings": "Settings",
+    "Quality": "The gate",
     "Subject": "A subject",
     "Anchor": "An anchor",
     "GivenPicture": "A given picture",

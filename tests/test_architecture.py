@@ -56,7 +56,7 @@ ABOVE = {
 ENGINE = (
     *("faults", "machine", "stopping", "rendering", "events", "options", "outages", "inputs"),
     *("scheduling", "cluster", "workers", "packing"),
-    *("scoring", "ledger", "workload", "anchor_files", "history", "dispatching", "coordinator", "running"),
+    *("scoring", "takes", "ledger", "workload", "anchor_files", "history", "dispatching", "coordinator", "running"),
 )
 # what stands before the method and calls it
 FACE = (
@@ -92,7 +92,7 @@ FORBIDDEN = {
         *rooms("jobs", "plan", "consistory", "engine", "output", "watch", "cli", "testing", "evaluation", "doctor"),
         "consistory_ray.quality",
     ),
-    "output": (*MODELS, "ray", *rooms("concepts", "jobs", "settings", *LATER[1:3], *LATER[4:-1])),
+    "output": (*MODELS, "ray", *rooms("concepts", "jobs", "settings", *LATER[1:3], *LATER[4:-2], LATER[-1])),
     **{f"output/{part}": rooms(*(f"output.{other}" for other in ABOVE[part])) for part in ABOVE},
     "engine": rooms("watch", "cli", "evaluation", "testing", "doctor"),
     **{f"engine/{part}": rooms(*(f"engine.{other}" for other in ENGINE[n + 1 :])) for n, part in enumerate(ENGINE)},

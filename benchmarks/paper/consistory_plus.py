@@ -55,7 +55,7 @@ def run_through(document: Mapping[str, Any], folder: Path) -> dict[str, int]:
     path = folder / "all.yaml"
     path.write_text(yaml.safe_dump(dict(document), allow_unicode=True))
     plan = make_plan(load_job(str(path)))
-    options = replace(ONE_WORKER, batch_size=8, renderer=FakeRenderer.factory(size=(8, 8)))
+    options = replace(ONE_WORKER, batch_size=8, renderer=FakeRenderer.factory())
     summary = run_job(str(path), folder / "all", options, gallery=False)
     summary.raise_for_state()
     scored = evaluate_output(str(folder / "all"), EvaluationOptions((FAKE_METRIC,), run=ONE_WORKER))

@@ -34,6 +34,8 @@ def plane(variants: Mapping[str, Mapping[str, Any]], path: Path, title: str, lin
     for name, numbers in variants.items():
         x, y = numbers["layout_diversity_ratio"], numbers["identity_similarity"]
         bounds = numbers["layout_diversity_interval"], numbers["identity_similarity_interval"]
+        if None in (x, y, *bounds[0], *bounds[1]):
+            continue  # not known: a single scene has no variety
         spread = [[[max(v - low, 0)], [max(high - v, 0)]] for v, (low, high) in zip((x, y), bounds, strict=True)]
         axes.errorbar(x, y, xerr=spread[0], yerr=spread[1], fmt="o", capsize=2, elinewidth=0.6, label=name)
         points.append((x, y))

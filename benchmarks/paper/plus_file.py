@@ -148,7 +148,7 @@ def mended(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     seen: Counter[str] = Counter()
 
     def one(item: Mapping[str, Any]) -> Mapping[str, Any]:
-        alike = json.dumps([item["subject"], item["style"], item["settings"][:2], item.get("id")])
+        alike = json.dumps([item["subject"], item.get("style"), item["settings"][:2], item.get("id")])
         seen[alike] += 1
         if seen[alike] == 1:
             return item
@@ -163,7 +163,7 @@ def known_slice(document: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     known = set(words())
 
     def is_known(item: Mapping[str, Any]) -> bool:
-        texts = (item["style"], item["subject"], *item["settings"])
+        texts = (item.get("style", ""), item["subject"], *item["settings"])
         return all(word in known for text in texts for word in text.lower().replace(",", " ").split())
 
     kept = {key: [item for item in value if is_known(item)] for key, value in _lists(document)}

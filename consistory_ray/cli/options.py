@@ -221,6 +221,14 @@ MaxFailures = Annotated[
         rich_help_panel=FAILURES,
     ),
 ]
+AcceptBelow = Annotated[
+    bool,
+    typer.Option(
+        "--accept-below",
+        help="End well although scenes have no take that passes the job's quality; their best takes are kept anyway.",
+        rich_help_panel=FAILURES,
+    ),
+]
 Grace = Annotated[
     float, typer.Option(min=0, help="Seconds that running batches get after Ctrl-C.", rich_help_panel=FAILURES)
 ]

@@ -17,6 +17,7 @@ from consistory_ray.cli.common import EXIT_OF_STATE, err, exit_of, exits, out, p
 from consistory_ray.cli.options import (
     DEFAULTS,
     AcceleratorType,
+    AcceptBelow,
     Address,
     BatchSize,
     CacheBudget,
@@ -86,6 +87,7 @@ def _command(*, only_failed: bool) -> Callable[..., None]:
         deterministic: Deterministic = DEFAULTS.deterministic,
         cache_budget: CacheBudget = DEFAULTS.cache_budget,
         max_failures: MaxFailures = DEFAULTS.max_failures,
+        accept_below: AcceptBelow = DEFAULTS.accept_below,
         grace: Grace = DEFAULTS.grace_seconds,
         stuck_seconds: StuckSeconds = DEFAULTS.stuck_seconds,
         outage_seconds: OutageSeconds = DEFAULTS.outage_seconds,
@@ -122,6 +124,7 @@ def _command(*, only_failed: bool) -> Callable[..., None]:
                     label_selector=_labels(label or []),
                     max_failures=max_failures,
                     only_failed=only_failed,
+                    accept_below=accept_below,
                     keep_anchors=keep_anchors,
                     stuck_seconds=stuck_seconds,
                     outage_seconds=outage_seconds,

@@ -24,6 +24,7 @@ from consistory_ray.engine.ledger import Ledger
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.outages import Outages, with_backoff
 from consistory_ray.engine.stopping import StopRequest, stop_on_signals
+from consistory_ray.engine.takes import TakeKeeper
 from consistory_ray.engine.workload import Workload, missing_pictures
 from consistory_ray.errors import (
     ClusterLostError,
@@ -115,6 +116,7 @@ class _Run:
         self._emit = emit
         self._work = Workload({}, frozenset(), 0)
         self._rejected: Mapping[str, str] = {}
+        self._takes = TakeKeeper(plan)
         self._stopped = ""
         self._finished = False
         self._begun: float | None = None
@@ -196,7 +198,7 @@ class _Run:
                 done = done | self._ledger.still_rejected(self._plan, self._rejected)
             if self._work.found + self._ledger.failed < self._work.planned and not self._stopped:
                 self._patiently(lambda: copy_inputs(self._store, self._plan.inputs(), self._lost))
-                self._stopped = self._session.render(self._plan, done)
+                self._stopped = self._session.render(self._plan, done, self._takes)
                 if self._stopped and not self._stop:
                     self._history.stopped, self._history.books = self._stopped, self._ledger
             self._finish()
@@ -209,13 +211,15 @@ class _Run:
     def _compare_with_plan(self) -> Resumed:
         """Bring the output into step with the plan, and write down that the run has begun."""
         self._plan = plan = self._patiently(lambda: plan_as_begun(self._plan, self._store, self._lost))
-        paths = {asset.asset_id: asset.path for asset in plan.assets()}
+        takes = self._takes = TakeKeeper(plan)
+        paths = {asset.asset_id: asset.path for asset in plan.assets()} | takes.possible()
         found = self._patiently(lambda: resume(self._store, paths, lost=self._lost))
         if found.moved:
             self._patiently(lambda: move_caches(self._store, plan, self._lost))
         keep, only_failed = self._options.keep_anchors, self._options.only_failed
         self._rejected = {} if only_failed else found.rejected
-        self._work = Workload.of(plan, found.done, found.failed, only_failed=only_failed, keep=keep)
+        self._patiently(lambda: takes.begin(self._store, found.done, only_failed=only_failed))
+        self._work = Workload.of(plan, found.done, found.failed, only_failed=only_failed, keep=keep, takes=takes)
         if not self._again:
             self._history.found = self._work.found
         self._write_record(state="running")
@@ -274,7 +278,8 @@ class _Run:
     @property
     def _left(self) -> int:
         """Pictures of which nothing is known yet."""
-        return self._work.planned - self._work.found - self._ledger.rendered - self._ledger.failed
+        ended = self._ledger.rendered + self._ledger.scored + self._ledger.failed
+        return self._work.planned - self._work.found - ended
 
     def _waiting_for_lease(self, message: str) -> None:
         self._emit(Notice(message))
@@ -316,12 +321,19 @@ class _Run:
         """Pictures made since the first try; what the tries before this one made was found by it."""
         return max(0, self._work.found - self._history.found + self._ledger.rendered)
 
+    @property
+    def _accepts_short(self) -> bool:
+        """Whether pictures that fall short of the gate are good enough in the end."""
+        quality = self._plan.quality
+        return self._options.accept_below or (quality is not None and quality.when_none_passes == "accept")
+
     def _write_record(self, **changes: Any) -> None:
         totals = {
             "planned": self._work.planned,
             "found": self._history.found,
             "rendered": self._rendered,
             "failed": self._ledger.failed,
+            **({"short": self._takes.shortfalls()[0]} if self._plan.quality is not None else {}),
             "seconds": round(self._history.seconds, 3),
         }
         fingerprint = self._history.fingerprint = self._ledger.fingerprint
@@ -332,7 +344,8 @@ class _Run:
     def _summary(self) -> RunSummary:
         ledger = self._ledger
         state: RunState = "complete"
-        if ledger.failed or self._stopped:
+        short, shortfalls = self._takes.shortfalls()
+        if ledger.failed or self._stopped or (short and not self._accepts_short):
             state = "failed"
         if (self._left and not self._stopped) or not self._finished:
             state = "interrupted"
@@ -351,4 +364,8 @@ class _Run:
             caches=self._session.caches_told,
             profile=self._plan.profile,
             spent={name: round(seconds, 3) for name, seconds in self._history.spent.items()},
+            scored=ledger.scored,
+            takes=ledger.takes,
+            short=short,
+            shortfalls=shortfalls,
         )

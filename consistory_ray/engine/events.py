@@ -13,6 +13,7 @@ from consistory_ray.errors import RunFailed, RunInterrupted
 
 if TYPE_CHECKING:
     from consistory_ray.engine.machine import MachineReading
+    from consistory_ray.output.standing import Shortfall
     from consistory_ray.plan.plan import Asset
 
 MAX_LISTED_FAILURES = 1000
@@ -96,12 +97,20 @@ class AnchorsReady:
 
 @dataclass(frozen=True, slots=True)
 class AssetDone:
-    """A picture is on storage."""
+    """A picture is on storage; ``score`` is what the job's gate found in it."""
 
     asset: Asset
     seconds: float
     worker: str
     attempt: int = 1
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TakesWanted:
+    """Pictures fall short of the job's gate: these further takes are made besides what was planned."""
+
+    takes: tuple[Asset, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +139,8 @@ class BatchDone:
         worker: its name.
         kind: ``anchors`` or ``scenes``.
         pictures: how many it delivered.
-        phases: seconds by phase: ``load`` (of a cache), ``anchors`` or ``scenes`` (the device), ``encode``, ``write``;
+        phases: seconds by phase: ``load`` (of a cache), ``anchors`` or ``scenes`` (the device), ``score``, ``encode``,
+            ``write``;
             renderers may split the device's share further (``pass1``, ``pass2``, ``decode``).
         idle: seconds the device waited for this batch after the one before it.
         cache_bytes: bytes of anchor cache that the worker fetched for it; 0 if it still had them.
@@ -241,7 +251,11 @@ class RunSummary:
         gallery: its page, a path below ``url``, once it was built.
         profile: what was saved on all of its scenes; None where they differ, or have settings of their own.
         spent: seconds that all workers together have spent on this run's pictures: on the ``device``, and beside it to
-            ``encode`` and to ``write``.
+            ``score``, to ``encode`` and to ``write``.
+        scored: pictures that were there before and have only been looked at.
+        takes: how many of ``rendered`` are further takes.
+        short: of how many pictures no take passes the job's gate.
+        shortfalls: the first 1,000 of them.
     """
 
     name: str
@@ -259,16 +273,22 @@ class RunSummary:
     gallery: str = ""
     spent: Mapping[str, float] = field(default_factory=dict)
     profile: str | None = None
+    scored: int = 0
+    takes: int = 0
+    short: int = 0
+    shortfalls: tuple[Shortfall, ...] = field(default=())
 
     def raise_for_state(self) -> None:
         """Raise RunInterrupted or RunFailed unless the run is complete."""
         if self.state == "interrupted":
-            left = self.planned - self.found - self.rendered
+            left = self.planned - self.found - self.rendered - self.scored
             raise RunInterrupted(f"the run was stopped with {left} pictures left; the same command resumes it")
         if self.state == "failed":
             lines = [f"  - {failure.path}: {failure.error}" for failure in self.failures]
+            lines += [f"  - {told}" for told in map(str, self.shortfalls)]
             why = [self.stopped] if self.stopped else []
-            raise RunFailed("\n".join([f"{self.failed} of {self.planned} pictures failed", *why, *lines]))
+            short = f", {self.short} fall short of the gate" if self.short else ""
+            raise RunFailed("\n".join([f"{self.failed} of {self.planned} pictures failed{short}", *why, *lines]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +307,7 @@ Event: TypeAlias = (
     | WorkerReleased
     | AnchorsReady
     | AssetDone
+    | TakesWanted
     | AssetFailed
     | BatchDone
     | Retried

@@ -90,7 +90,9 @@ class RecordKeeper:
         if code is None or there is None:
             return
         failed = int(there.totals.get("failed", 0))
-        why = there.error or f"{failed} pictures failed, see consistory-ray status {self._store.url}"
+        short = int(there.totals.get("short", 0))
+        lack = f"{failed} pictures failed" + (f" and {short} fall short of the gate" if short else "")
+        why = there.error or f"{lack}, see consistory-ray status {self._store.url}"
         told = f"this submission has run already and would end the same way: {why}"
         if code == 1:
             raise RunFailed(told)

@@ -6,6 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Literal
 
 from consistory_ray.engine.events import (
@@ -21,7 +23,7 @@ from consistory_ray.engine.faults import Failure, Fault
 from consistory_ray.engine.outages import with_backoff
 from consistory_ray.engine.workers.worker import Delivered
 from consistory_ray.errors import RunError, StorageError
-from consistory_ray.output.assets import asset_parameters
+from consistory_ray.output.assets import Scored, asset_parameters
 from consistory_ray.output.index.rows import IndexRow
 from consistory_ray.output.index.writer import IndexWriter
 
@@ -47,6 +49,8 @@ class Ledger:
         accepted: ids of the assets that cannot be made, as the job accepts; they have rows that say so, too.
         last_delivery: when the last picture was delivered, by the monotonic clock.
         rendered, failed: how many pictures of the plan this run has made and given up.
+        scored: how many that were there before it has only looked at.
+        takes: how many of the rendered ones are further takes.
         failures: the first of those given up.
         failures_by_kind: how many were given up for what.
     """
@@ -69,6 +73,8 @@ class Ledger:
         self.accepted: set[str] = set()
         self.last_delivery: float | None = None
         self.rendered = 0
+        self.scored = 0
+        self.takes = 0
         self.failed = 0
         self.failures: list[AssetFailure] = []
         self.failures_by_kind: Counter[str] = Counter()
@@ -76,7 +82,7 @@ class Ledger:
 
     def batch_done(self, batch: BatchDone, device: float) -> None:
         """A call came back that took so many seconds of its worker's device."""
-        beside = {phase: batch.phases.get(phase, 0.0) for phase in ("encode", "write")}
+        beside = {phase: batch.phases.get(phase, 0.0) for phase in ("score", "encode", "write")}
         for name, seconds in {"device": device, **beside}.items():
             self._spent[name] = self._spent.get(name, 0.0) + seconds
         self.emit(batch)
@@ -93,7 +99,9 @@ class Ledger:
         cache_sha256: str | None = None,
     ) -> None:
         """A picture is on storage; ``again`` if it was there before this run and had to be made a second time."""
-        parameters = asset_parameters(asset, subject, model=self._model, model_fingerprint=self.fingerprint)
+        parameters = asset_parameters(
+            asset, subject, model=self._model, model_fingerprint=self.fingerprint, score=item.score
+        )
         row = IndexRow.rendered(
             parameters,
             item.written,
@@ -109,7 +117,15 @@ class Ledger:
         self._add(row)
         if not again:
             self.rendered += 1
-            self.emit(AssetDone(asset, item.seconds, worker, attempt))
+            self.takes += bool(asset.take_of)
+            self.emit(AssetDone(asset, item.seconds, worker, attempt, item.score.value if item.score else None))
+
+    def looked_at(self, asset: Asset, row: IndexRow, score: Scored, worker: str, attempt: int) -> None:
+        """A picture that was there before has a score now; ``row`` is what the index said of it."""
+        self._add(replace(row, score=score.value, scored_by=score.scored_by, created_at=datetime.now(timezone.utc)))
+        self.given_up.discard(asset.asset_id)
+        self.scored += 1
+        self.emit(AssetDone(asset, 0.0, worker, attempt, score.value))
 
     def gave_up(self, asset: Asset, subject: SubjectPlan, error: str, fault: Fault, worker: str, attempt: int) -> None:
         """A picture will not be made."""

@@ -48,6 +48,7 @@ class RunOptions:
         grace_seconds: how long running batches may take to finish once the run was asked to stop.
         max_failures: stop once more pictures than that have failed; None never stops, 0 stops at the first.
         only_failed: render only what failed in earlier runs.
+        accept_below: end well although pictures fall short of the job's gate, whatever ``when_none_passes`` says.
         keep_anchors: what stays of a subject's anchors once all of its scenes are done: ``"all"``, only the pictures
             (``"previews"``), or nothing (``"none"``, with which caches are never written to the output at all).
             ``"auto"`` is all where the caches of the whole job take at most 100 GB, and previews above that. Without
@@ -81,6 +82,7 @@ class RunOptions:
     grace_seconds: float = 120.0
     max_failures: int | None = None
     only_failed: bool = False
+    accept_below: bool = False
     keep_anchors: KeepAnchors = "auto"
     stuck_factor: float = 20.0
     stuck_seconds: float = 300.0

@@ -14,7 +14,7 @@ from consistory_ray.engine.events import Event, Notice, RunSummary
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.outages import with_backoff
 from consistory_ray.errors import StorageError
-from consistory_ray.guards.named_code import check_allowed_code
+from consistory_ray.guards.named_code import check_allowed_code, is_named_code
 from consistory_ray.guards.redaction import redacted
 from consistory_ray.jobs.allowlist import check_allowed, check_allowed_model
 from consistory_ray.jobs.job import RenderJob, load_job, parse_job
@@ -124,6 +124,8 @@ def load(source: JobSource, profile: Profile | None = None) -> tuple[RenderJob, 
     check_adapters(job)
     for index, name in enumerate(job.checks):
         check_allowed_code(f"checks[{index}]", name)
+    if job.quality is not None and is_named_code(job.quality.metric):
+        check_allowed_code("quality.metric", job.quality.metric)
     plan = make_plan(job)
     for subject in plan.subjects:
         for stored in subject.sources:

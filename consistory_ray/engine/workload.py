@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from consistory_ray.engine.events import SubjectProgress
@@ -13,7 +13,8 @@ from consistory_ray.output.storage import OutputStore
 
 if TYPE_CHECKING:
     from consistory_ray.engine.options import KeepAnchors
-    from consistory_ray.plan.plan import Plan, SubjectPlan
+    from consistory_ray.engine.takes import TakeKeeper
+    from consistory_ray.plan.plan import Asset, Plan, SubjectPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,30 +22,51 @@ class Workload:
     """A plan, compared with an output.
 
     Attributes:
-        expected: for each picture that has to be there in the end its path, by asset id.
+        expected_first: for each picture that has to be there in the end its path, by asset id; without further takes.
         done: ids of the assets that are not to be made, whether they are there or not wanted.
         found: how many of the expected ones are there.
+        takes: the further takes among the expected ones, which may become more.
     """
 
-    expected: Mapping[str, str]
+    expected_first: Mapping[str, str]
     done: frozenset[str]
     found: int
+    takes: TakeKeeper | None = None
+
+    @property
+    def expected(self) -> Mapping[str, str]:
+        """For each picture that has to be there in the end its path, by asset id."""
+        further = self.takes.expected if self.takes is not None else {}
+        return {**self.expected_first, **further} if further else self.expected_first
 
     @property
     def planned(self) -> int:
         """How many pictures have to be there in the end."""
-        return len(self.expected)
+        return len(self.expected_first) + (len(self.takes.expected) if self.takes is not None else 0)
 
     def progress(self, plan: Plan) -> tuple[SubjectProgress, ...]:
-        """How far the plan's subjects are."""
-        assets = ((subject.subject_id, list(subject.assets())) for subject in plan.subjects)
-        return tuple(
-            SubjectProgress(own, len(its), sum(asset.asset_id in self.done for asset in its)) for own, its in assets
-        )
+        """How far the plan's subjects are; further takes that are known by now count as planned."""
+        further: dict[str, list[str]] = {}
+        if self.takes is not None:
+            for path, asset_id in ((path, asset_id) for asset_id, path in self.takes.expected.items()):
+                further.setdefault(path.split("/")[1], []).append(asset_id)
+        found = []
+        for subject in plan.subjects:
+            its = [*(asset.asset_id for asset in subject.assets()), *further.get(subject.subject_id, ())]
+            done = sum(asset_id in self.done for asset_id in its)
+            found.append(SubjectProgress(subject.subject_id, len(its), done))
+        return tuple(found)
 
     @classmethod
     def of(
-        cls, plan: Plan, there: Collection[str], failed: Collection[str], *, only_failed: bool, keep: KeepAnchors
+        cls,
+        plan: Plan,
+        there: Collection[str],
+        failed: Collection[str],
+        *,
+        only_failed: bool,
+        keep: KeepAnchors,
+        takes: TakeKeeper | None = None,
     ) -> Workload:
         """Compare.
 
@@ -54,16 +76,23 @@ class Workload:
             failed: ids of those that failed before.
             only_failed: whether nothing but those is to be made.
             keep: what stays of anchors; those that nobody needs any more are not made.
+            takes: those of the plan's gate, which has begun.
         """
         paths = {asset.asset_id: asset.path for asset in plan.assets()}
         done = without_broken_sets(plan, there)
         if keep == "none":
             done |= anchors_of_finished(plan, done)
+        unscored = takes.unscored if takes is not None else frozenset()
+        done -= unscored
+        if takes is not None:
+            done = frozenset(asset_id for asset_id in done if asset_id in paths or asset_id in takes.expected)
         if not only_failed:
-            return cls(paths, done, len(done))
-        chosen = failed_with_anchors(plan, failed, done)
-        expected = {asset_id: paths[asset_id] for asset_id in chosen | done}
-        return cls(expected, frozenset(paths) - chosen, len(expected) - len(chosen))
+            return cls(paths, done, len(done), takes)
+        chosen = failed_with_anchors(plan, failed, done) | (unscored & paths.keys())
+        expected = {asset_id: paths[asset_id] for asset_id in chosen | (done & paths.keys())}
+        further = set() if takes is None else {take.asset_id for take in takes.to_make()}
+        work = cls(expected, (frozenset(paths) - chosen) | (done - further), 0, takes)
+        return replace(work, found=work.planned - len(chosen) - len(further))
 
 
 def without_broken_sets(plan: Plan, done: Collection[str]) -> frozenset[str]:
@@ -76,14 +105,20 @@ def without_broken_sets(plan: Plan, done: Collection[str]) -> frozenset[str]:
     return frozenset(done) - broken
 
 
-def subject_works(plan: Plan, done: Collection[str], cache_bytes: Mapping[str, int]) -> list[SubjectWork]:
+def subject_works(
+    plan: Plan, done: Collection[str], cache_bytes: Mapping[str, int], takes: Iterable[Asset] = ()
+) -> list[SubjectWork]:
     """What is left of a plan, subject by subject; those whose anchors are there come first.
 
-    ``done`` holds all of a subject's anchors or none, see :func:`without_broken_sets`.
+    ``done`` holds all of a subject's anchors or none, see :func:`without_broken_sets`; ``takes`` come on top.
     """
     works = []
+    further: dict[str, list[str]] = {}
+    for take in takes:
+        further.setdefault(take.subject_id, []).append(take.asset_id)
     for subject in plan.subjects:
         scenes = tuple(asset.asset_id for asset in subject.scenes if asset.asset_id not in done)
+        scenes += tuple(further.get(subject.subject_id, ()))
         anchors = tuple(asset.asset_id for asset in subject.anchors)
         to_make = () if not anchors or anchors[0] in done else anchors
         if scenes or to_make:

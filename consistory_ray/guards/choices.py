@@ -12,3 +12,7 @@ Scheduler = Literal["ddim", "euler", "euler_a", "dpmpp_2m", "dpmpp_2m_sde", "uni
 SigmaSchedule = Literal["karras", "exponential"]
 TimestepSpacing = Literal["leading", "trailing", "linspace"]
 PromptSyntax = Literal["plain", "compel"]
+NamedMetric = Literal["judge", "colours", "clip", "dinov2", "dreamsim"]
+Measure = Literal["identity", "alignment"]
+Keep = Literal["best"]
+WhenNonePasses = Literal["fail", "accept"]

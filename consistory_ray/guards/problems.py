@@ -113,6 +113,15 @@ FIXES: Mapping[str, str] = {
     "end": "write a number above start and up to 1, a share of the steps",
     "preprocess": 'write "none" for a hint, or what makes one of a photo: "canny"',
     "net": "write the place of one of the controlnets, from 0, or its name",
+    "quality": "write a mapping such as {metric: judge, threshold: 0.8, max_takes: 3}",
+    "metric": 'write "judge", "colours", "clip", "dinov2", "dreamsim", or package.module:Class of your own',
+    "measure": 'write "identity" (like its anchors) or "alignment" (as its prompt says)',
+    "weights": "write the folder or the Hugging Face id of the metric's weights",
+    "threshold": "write a number such as 0.8: pictures with a lower score are rendered again",
+    "within": "write a number from 0 such as 0.1: how far below the subject's median a score may be",
+    "max_takes": "write a whole number from 1 to 64",
+    "keep": 'write "best"',
+    "when_none_passes": 'write "fail" (exit code 1) or "accept"',
     "mode": "write the kind of hint of a ControlNet union, by its name or number, or leave it out",
 }
 IN_QUOTES = "put text in quotes if it begins with a sign or has a colon in it"
@@ -285,9 +294,13 @@ _ELSEWHERE = (
     (
         (
             *("model", "config", "variant", "revision", "vae", "loras", "embeddings"),
-            *("name", "subjects", "settings", "controlnets", "guess_mode", "checks"),
+            *("name", "subjects", "settings", "controlnets", "guess_mode", "checks", "quality"),
         ),
         "write this key at the top of the file",
+    ),
+    (
+        ("metric", "measure", "weights", "threshold", "within", "max_takes", "keep", "when_none_passes"),
+        "write this key under quality, at the top of the file",
     ),
     (("weight",), "write this key at one of the loras"),
     (("token",), "write it as concept in each of the subjects, or at one of the embeddings"),

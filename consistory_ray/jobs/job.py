@@ -65,6 +65,7 @@ from consistory_ray.jobs.given_pictures import Fit, look_up_pictures
 from consistory_ray.jobs.input_files import File, InputFiles
 from consistory_ray.jobs.joined_subjects import MOST_JOINED
 from consistory_ray.jobs.model_names import model_name
+from consistory_ray.jobs.quality import Quality, quality_findings
 from consistory_ray.jobs.readers import Document, read_document
 from consistory_ray.jobs.render_settings import FROZEN, STRICT, RenderSettings, Seed, TextOrNothing
 from consistory_ray.jobs.stored_caches import StoredCache, as_sources, as_written
@@ -277,7 +278,7 @@ class Subject(BaseModel):
         return subject
 
 
-_FINDINGS = (job_findings, control_findings, dynamic_findings, loading_findings)
+_FINDINGS = (job_findings, control_findings, dynamic_findings, loading_findings, quality_findings)
 
 
 class RenderJob(BaseModel):
@@ -325,6 +326,9 @@ class RenderJob(BaseModel):
     checks: Annotated[tuple[CheckName, ...], Field(max_length=MAX_CHECKS)] = ()
     """Functions that look at every picture before it is kept, ``package.module:function``: they take a picture and
     return a reason to reject it, or null. Only code is called that CONSISTORY_ALLOWED_CODE allows."""
+    quality: Quality | None = None
+    """What is demanded of scenes; left out, nobody looks at them. It changes no picture: first takes are what they are
+    without it."""
     on_missing_concept: OnMissingConcept = "fail"
     """That of all subjects that have none of their own."""
     dynamic_prompts: Switch = False
@@ -431,6 +435,7 @@ def _known_keys(loc: tuple[str | int, ...]) -> list[str]:
         ("controlnets",): ControlNet,
         ("loras",): LoRA,
         ("embeddings",): Embedding,
+        ("quality",): Quality,
     }
     kind = kinds.get(tuple(names), RenderJob)
     if not issubclass(kind, BaseModel):

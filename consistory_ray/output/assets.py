@@ -8,6 +8,7 @@ of a picture file depend on the asset and, for a scene, on the anchor cache that
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -64,6 +65,11 @@ class _Parameters(BaseModel):
     control: list[dict[str, Any]] = []
     loras: list[dict[str, Any]] = []
     profile: Annotated[str, Field(max_length=40)] | None = None
+    take: Annotated[int, Field(ge=1, lt=2**31)] = 1
+    mask: Annotated[str, Field(max_length=1 << 16)] | None = None
+    take_of: str | None = None
+    score: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    scored_by: Annotated[str, Field(max_length=1000)] | None = None
     cache_sha256: Any = None  # whoever needs it looks at it: a picture can do without
 
 
@@ -76,8 +82,23 @@ class WrittenAsset:
     sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A picture's score, and the metric, measure and version that it is of."""
+
+    value: float
+    scored_by: str
+
+
 def asset_parameters(
-    asset: Asset, subject: SubjectPlan, *, model: str, model_fingerprint: str, cache_sha256: str | None = None
+    asset: Asset,
+    subject: SubjectPlan,
+    *,
+    model: str,
+    model_fingerprint: str,
+    cache_sha256: str | None = None,
+    score: Scored | None = None,
+    mask: bytes | None = None,
 ) -> dict[str, Any]:
     """Everything that identifies an asset, in the form that :func:`encode_png` and the index rows take.
 
@@ -88,6 +109,8 @@ def asset_parameters(
         model_fingerprint: the loaded weights' fingerprint.
         cache_sha256: of the anchor cache that a scene is rendered from. Without it the key is absent, as it is in
             anchors and in older pictures.
+        score: what was found in it, if somebody has looked.
+        mask: where its subjects are, as the index takes it.
     """
     origin: dict[str, Any] = {} if cache_sha256 is None else {"cache_sha256": cache_sha256}
     if asset.kind == "anchor" and subject.pictures:
@@ -112,8 +135,20 @@ def asset_parameters(
         **({} if subject.settings.profile == "exact" else {"profile": subject.settings.profile}),
         **origin,
         **({"control": [control.to_dict() for control in asset.control]} if asset.control else {}),
+        **({"take": asset.take, "take_of": asset.take_of} if asset.take_of else {}),
+        **({} if mask is None else {"mask": base64.b64encode(mask).decode()}),
+        **({} if score is None else {"score": score.value, "scored_by": score.scored_by}),
         **subject.loaded.told(),
     }
+
+
+def stored_mask(parameters: Mapping[str, Any]) -> bytes | None:
+    """The mask that a picture's parameters hold, as the index takes it; None where they hold none."""
+    text = parameters.get("mask")
+    try:
+        return base64.b64decode(text, validate=True) if isinstance(text, str) else None
+    except ValueError:  # of a picture that somebody made up
+        return None
 
 
 def encode_png(image: Image.Image, parameters: Mapping[str, Any], level: int = PNG_LEVEL) -> bytes:

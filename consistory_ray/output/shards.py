@@ -25,6 +25,7 @@ from consistory_ray.errors import AssetError, InputError, Problem, RunInterrupte
 from consistory_ray.output.files import bounded_map
 from consistory_ray.output.index.index import read_index
 from consistory_ray.output.index.rows import SCHEMA, described
+from consistory_ray.output.index.takes import chosen_rows, picture_ids
 from consistory_ray.output.lease.fencing import Lost, delete_all, refuse_if_lost
 from consistory_ray.output.storage import MissingFileError, Output, OutputStore, UnfitFileError, as_store
 
@@ -132,10 +133,10 @@ def _go_on(should_stop: Callable[[], bool]) -> None:
 
 
 def _chosen(store: OutputStore, asset_ids: Collection[str] | None) -> pa.Table:
-    table = read_index(store)
+    table = chosen_rows(read_index(store))
     table = table.filter(pc.equal(table["status"], "ok"))
     if asset_ids is not None:
-        table = table.filter(pc.is_in(table["asset_id"], value_set=pa.array(list(asset_ids), pa.string())))
+        table = table.filter(pc.is_in(picture_ids(table), value_set=pa.array(list(asset_ids), pa.string())))
     if not len(table):
         raise InputError("there is no picture for a dataset", [Problem("output", store.url, "render something first")])
     return table

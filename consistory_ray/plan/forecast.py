@@ -80,6 +80,8 @@ class Forecast:
         sampling: how pictures are sampled, in words; one for each kind among the subjects.
         loaded: what is loaded with the model, as :meth:`~consistory_ray.plan.loaded.Loaded.told` tells it.
         loading: the same in a line; empty where that is nothing.
+        most_takes: how many pictures a scene may take, where the job has a gate; counts, times and bytes are those of
+            first takes alone.
     """
 
     name: str
@@ -103,6 +105,7 @@ class Forecast:
     sampling: tuple[str, ...] = ()
     loaded: Mapping[str, Any] = field(default_factory=dict)
     loading: str = ""
+    most_takes: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
@@ -168,6 +171,7 @@ def forecast(
         sampling=tuple(dict.fromkeys(sampled(subject.settings) for subject in plan.subjects)),
         loaded=plan.loaded.told(),
         loading=plan.loaded.words(),
+        most_takes=1 if plan.quality is None else plan.quality.max_takes,
     )
 
 

@@ -19,6 +19,7 @@ from consistory_ray.errors import JobError, Problem
 from consistory_ray.jobs.checks import impossible
 from consistory_ray.jobs.ids import Wanted, distinct_names, seed_scope, slug
 from consistory_ray.jobs.job import Anchor, GivenPicture, RenderJob, Subject
+from consistory_ray.jobs.quality import Quality
 from consistory_ray.jobs.render_settings import RenderSettings
 from consistory_ray.plan.controls import ControlPlanner, PlannedControl, in_poses
 from consistory_ray.plan.controls import identity as identity_of
@@ -51,6 +52,8 @@ class Asset:
         path: of the PNG file, relative to the output URL.
         control: what leads its layout.
         words: what it is told besides its prompt.
+        take: which of the pictures of one scene, from 1; see :mod:`consistory_ray.plan.takes`.
+        take_of: of a further take the asset_id of the first one; empty for that one.
     """
 
     asset_id: str
@@ -62,6 +65,13 @@ class Asset:
     path: str
     control: tuple[PlannedControl, ...] = ()
     words: Words = NO_WORDS
+    take: int = 1
+    take_of: str = ""
+
+    @property
+    def picture_id(self) -> str:
+        """Of the first take: what all takes of one scene have in common."""
+        return self.take_of or self.asset_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +145,7 @@ class Plan:
         png_level: of the pictures' files; it changes none of their pixels, and is no part of any id.
         loaded: what is loaded with the model.
         checks: names of functions that look at every picture before it is kept; they are no part of any id.
+        quality: what is demanded of scenes; None looks at none.
     """
 
     name: str
@@ -148,6 +159,7 @@ class Plan:
     png_level: int = 1
     loaded: Loaded = ALONE
     checks: tuple[str, ...] = ()
+    quality: Quality | None = None
 
     @property
     def anchor_count(self) -> int:
@@ -166,7 +178,7 @@ class Plan:
         return found.pop() if len(found) == 1 else None
 
     def assets(self) -> Iterator[Asset]:
-        """All pictures, subject by subject, anchors first."""
+        """All pictures, subject by subject, anchors first; of scenes that may have several takes the first ones."""
         for subject in self.subjects:
             yield from subject.assets()
 
@@ -212,7 +224,7 @@ def make_plan(job: RenderJob) -> Plan:
     _refuse_twins(subjects)
     nets = tuple(net.model for net in job.controlnets)
     batch_size, dtype, level = job.settings.batch_size, job.settings.torch_dtype, job.settings.png_level
-    own = (job.guess_mode, level, loaded, job.checks)
+    own = (job.guess_mode, level, loaded, job.checks, job.quality)
     return Plan(job.name, job.model, subjects, batch_size, dtype, job.config, nets, *own)
 
 
@@ -332,7 +344,7 @@ def _plan_subject(
             shown["controls"] = [identity_of(control) for control in controls]
         if any(map(told, words)):
             shown["words"] = [one.to_dict() for one in words]
-        key = _digest({**identity, "concepts": subject.concept, "anchors": anchored, **shown})
+        key = digest({**identity, "concepts": subject.concept, "anchors": anchored, **shown})
     else:
         anchored = []
         digests = [stored.sha256 for stored in subject.sources]
@@ -340,10 +352,10 @@ def _plan_subject(
         own_settings = asked.for_scenes_of(made)
         stored_with = made if made != own_settings else None
         content = digests if len(digests) > 1 else digests[0]
-        key = _digest({**identity, "settings": own_settings.to_dict(), "cache": content})
+        key = digest({**identity, "settings": own_settings.to_dict(), "cache": content})
     anchors = tuple(
         Asset(
-            _digest(["anchor", key, i, text, seed]),
+            digest(["anchor", key, i, text, seed]),
             "anchor",
             name,
             f"anchor-{i}",
@@ -433,16 +445,16 @@ class _Seeds:
     def _derived(self, kind: str, text: str) -> int:
         occurrence = self._seen[kind, text]
         self._seen[kind, text] += 1
-        return int(_digest([*self._scope, kind, text, occurrence])[:8], 16)
+        return int(digest([*self._scope, kind, text, occurrence])[:8], 16)
 
 
 def scene_asset_id(
     subject_key: str, prompt: str, seed: int, control: Sequence[PlannedControl] = (), words: Words = NO_WORDS
 ) -> str:
     """The id of a scene of the subject with that key."""
-    return _digest(["scene", subject_key, prompt, seed, *identity_of(control), *told(words)])
+    return digest(["scene", subject_key, prompt, seed, *identity_of(control), *told(words)])
 
 
-def _digest(value: Any) -> str:
-    """SHA-256 over canonical JSON, shortened."""
+def digest(value: Any) -> str:
+    """SHA-256 over canonical JSON, shortened to 32 hexadecimal digits."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:_KEY_DIGITS]

@@ -78,6 +78,7 @@ MetricFactory: TypeAlias = Callable[[MetricOptions], "Metric | TextMetric"]
 
 METRICS: Mapping[str, str] = {
     "judge": "consistory_ray.quality.judged:JudgeMetric",
+    "colours": "consistory_ray.quality.colours:ColourMetric",
     "clip": "consistory_ray.quality.backbones:ClipMetric",
     "dinov2": "consistory_ray.quality.backbones:DinoMetric",
     "dreamsim": "consistory_ray.quality.dreams:DreamSimMetric",

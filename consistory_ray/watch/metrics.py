@@ -70,7 +70,9 @@ class Metric:
 
 
 KIND = Label("kind", ("anchor", "scene"))
-PHASE = Label("phase", ("load", "anchors", "scenes", "pass1", "pass2", "scene", "decode", "encode", "write", "other"))
+BESIDE = ("score", "encode", "write")
+"""Phases that pass beside the device."""
+PHASE = Label("phase", ("load", "anchors", "scenes", "pass1", "pass2", "scene", "decode", *BESIDE, "other"))
 REASON = Label("reason", tuple(fault.value for fault in Fault))
 DEATH = Label("reason", tuple(fault.value for fault in Fault if fault.kills_worker))
 WORKER_STATE = Label("state", ("starting", "idle", "busy", "draining"))

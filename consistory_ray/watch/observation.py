@@ -27,6 +27,7 @@ from consistory_ray.engine.events import (
     RunStarted,
     RunState,
     Stopping,
+    TakesWanted,
     WorkerLeaving,
     WorkerLost,
     WorkerReady,
@@ -140,7 +141,7 @@ class Observation:
         self._counted_until = clock()
         self._queued = 0
         self._leaving: set[str] = set()
-        self._made = 0
+        self._made = self._further = 0
         self._stopping = False
         self._ended = False
 
@@ -262,6 +263,9 @@ class Observation:
         if isinstance(event, RunStarted):
             # after an outage it also finds what was counted when it was made
             record.set(metrics.ASSETS_SKIPPED, max(0, event.done - self._made))
+        elif isinstance(event, TakesWanted):
+            self._further += len(event.takes)
+            record.set(metrics.ASSETS_PLANNED, self._plan.scene_count + self._further, kind="scene")
         elif isinstance(event, Paused):
             for worker in list(self._places):
                 self._forget_worker(worker)

@@ -206,6 +206,8 @@ def _status(tally: Tally) -> str:
     parts = []
     if tally.failed:
         parts.append(f"{tally.failed} failed")
+    if tally.takes:
+        parts.append(plural(tally.takes, "further take"))
     if not tally.left:
         return ", ".join([*parts, "writing the index"])
     if not tally.workers_wanted:

@@ -77,6 +77,10 @@ def print_forecast(console: Console, plan: Forecast) -> None:
     if plan.loading:
         line(console, redacted(f"loaded with the model: {plan.loading}"))
     line(console, f"sampled with {' or '.join(plan.sampling)}")
+    if plan.most_takes > 1:
+        pictures = plan.anchors + plan.scenes
+        most = plan.anchors + plan.scenes * plan.most_takes
+        line(console, f"gate: {pictures} to {most} pictures, up to {plan.most_takes} takes of each scene")
     if plan.todo:
         basis = "as long as the pictures there took" if plan.measured else "a rough figure"
         workers = plural(plan.workers, "worker")
@@ -117,6 +121,8 @@ def print_status(console: Console, status: Status) -> None:
         line(console, f"  {what}: {redacted(status.error)}", "red")
     if len(status.failure_kinds) > 1:
         line(console, f"  failed: {_kinds(status)}", "red")
+    if status.takes or status.short:
+        line(console, f"  {_takes(status.takes, len(status.short))}", "yellow" if status.short else "")
     told = ((item["path"], f"{item['path']} (attempt {item['attempt']})", item["error"]) for item in status.failures)
     _print_failures(console, grouped((path, error, f"{what}: {error}") for path, what, error in told), status.failed)
     line(console, f"output: {status.output}")
@@ -141,11 +147,24 @@ def print_summary(console: Console, summary: RunSummary) -> None:
         console.print(table)
     failures = ((failure.path, failure.error, f"{failure.path}: {failure.error}") for failure in summary.failures)
     _print_failures(console, grouped(failures), summary.failed)
+    if summary.takes or summary.short or summary.scored:
+        looked = f"; {plural(summary.scored, 'picture')} that were there were looked at" if summary.scored else ""
+        line(console, _takes(summary.takes, summary.short) + looked)
+    for one in summary.shortfalls[:FAILURES_SHOWN]:
+        line(console, f"  {one}", "yellow")
+    if (rest_short := summary.short - FAILURES_SHOWN) > 0:
+        line(console, f"  and {rest_short} more")
     if summary.caches:
         line(console, summary.caches)
     for name, place in (("pictures", "images"), ("index", "index/*.parquet"), ("gallery", summary.gallery)):
         if place:
             line(console, f"{name + ':':10}{summary.url}/{place}")
+
+
+def _takes(further: int, short: int) -> str:
+    """What the job's gate did."""
+    lack = f"{plural(short, 'scene')} {'has' if short == 1 else 'have'} no take that passes"
+    return f"gate: {plural(further, 'further take')}, {lack if short else 'every scene has a take that passes'}"
 
 
 def _spent(summary: RunSummary) -> str:

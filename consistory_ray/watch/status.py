@@ -33,6 +33,10 @@ COLUMNS = (
     "fault",
     "seconds",
     "created_at",
+    "take",
+    "take_of",
+    "score",
+    "scored_by",
 )
 
 
@@ -64,6 +68,8 @@ class Status:
         error: why the last run could not go on, if it could not; of a running run, why it waits for its output.
         heard_at: when the coordinator of a running run was last heard of.
         silent: whether that is so long ago, or its process so surely gone, that the same command should be run again.
+        takes: how many further takes there are of a gated job's scenes.
+        short: asset id, path, score, bar and number of takes of each scene of which no take passes the gate.
     """
 
     name: str
@@ -83,6 +89,8 @@ class Status:
     error: str | None = None
     heard_at: str | None = None
     silent: bool = False
+    takes: int = 0
+    short: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
@@ -155,7 +163,8 @@ class StatusReader:
 
         from consistory_ray.output.index.rows import is_not_kept
 
-        rows = self._of_plan(self._index.read())
+        everything = self._index.read()
+        rows = self._of_plan(everything)
         done, failed = self._done(rows), rows.filter(is_not_kept(rows))
         done_by, failed_by = (_counts(table["planned_subject"]) for table in (done, failed))
         failures = [
@@ -190,14 +199,18 @@ class StatusReader:
             seconds_left=left / rate if rate else None,
             newest_at=newest.isoformat(timespec="seconds") if newest else None,
             error=record.error if record is not None else None,
+            **self._gated(everything),
             **(_heard_of(self._store, bool(record and record.error)) if running else {}),
         )
 
     def _of_plan(self, rows: pa.Table) -> pa.Table:
-        """Rows of the plan's assets, with where the plan has them."""
+        """Rows of the plan's pictures, of each its best take, with where the plan has its first."""
         import pyarrow.compute as pc
 
-        place = pc.index_in(rows["asset_id"], value_set=self._ids)
+        from consistory_ray.output.index.takes import chosen_rows, picture_ids
+
+        rows = chosen_rows(rows)
+        place = pc.index_in(picture_ids(rows), value_set=self._ids)
         known = pc.is_valid(place)
         rows, place = rows.filter(known), place.filter(known)
         rows = rows.append_column("planned_path", self._paths.take(place.combine_chunks()))
@@ -206,7 +219,22 @@ class StatusReader:
     def _done(self, rows: pa.Table) -> pa.Table:
         import pyarrow.compute as pc
 
-        return rows.filter(pc.and_(_equal(rows, "status", "ok"), pc.equal(rows["path"], rows["planned_path"])))
+        in_place = pc.or_(pc.is_valid(rows["take_of"]), pc.equal(rows["path"], rows["planned_path"]))
+        return rows.filter(pc.and_(_equal(rows, "status", "ok"), in_place))
+
+    def _gated(self, rows: pa.Table) -> dict[str, Any]:
+        """What the plan's gate makes of the index; nothing without one."""
+        import pyarrow.compute as pc
+
+        from consistory_ray.output.standing import gate_of, shortfalls, take_in
+
+        gate = gate_of(self._plan)
+        if gate is None:
+            return {}
+        take_in(gate, self._plan, rows)
+        further = pc.and_(_equal(rows, "status", "ok"), pc.is_in(rows["take_of"], value_set=self._ids))
+        short = tuple(asdict(one) for one in shortfalls(gate, self._plan))
+        return {"takes": pc.sum(further).as_py() or 0, "short": short}
 
 
 def read_status(plan: Plan, store: OutputStore) -> Status:

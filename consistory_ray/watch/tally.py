@@ -16,6 +16,7 @@ from consistory_ray.engine.events import (
     Paused,
     Pulse,
     RunStarted,
+    TakesWanted,
     WorkerLost,
     WorkerReady,
     WorkerReleased,
@@ -38,7 +39,7 @@ class Tally:
         self._clock = clock
         self._times: deque[float] = deque()
         self._begun: float | None = None
-        self.planned = self.done = self.failed = 0
+        self.planned = self.done = self.failed = self.takes = 0
         self.workers_wanted = self.workers_ready = 0
         self.unplaced = self.short_of_room = 0
         self.device = ""
@@ -70,6 +71,11 @@ class Tally:
             self._times.append(self._clock())
             self.subjects[event.asset.subject_id][0] += 1
             self._touch(event.asset.subject_id)
+        elif isinstance(event, TakesWanted):
+            self.planned += len(event.takes)
+            self.takes += len(event.takes)
+            for take in event.takes:
+                self.subjects[take.subject_id][1] += 1
         elif isinstance(event, AssetFailed):
             self.failed += 1
             self._touch(event.asset.subject_id)

@@ -21,6 +21,7 @@ COUNTS = {  # subjects, anchors, scenes
     "prompts.csv": (2, 4, 5),
     "poses.yaml": (2, 4, 15),
     "few_steps.yaml": (2, 4, 6),
+    "gated.yaml": (2, 4, 8),
     "schedulers.yaml": (2, 4, 7),
     "dynamic.yaml": (1, 2, 16),
     "weighted_prompts.yaml": (2, 4, 6),

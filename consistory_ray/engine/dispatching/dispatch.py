@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -15,13 +16,14 @@ from consistory_ray.engine.cluster.cluster_watch import ClusterWatch
 from consistory_ray.engine.dispatching.cache_keeping import CacheKeeper, bare
 from consistory_ray.engine.dispatching.pool import WorkerPool
 from consistory_ray.engine.dispatching.workforce import GOING, Workforce
-from consistory_ray.engine.events import AnchorsReady, BatchDone, Notice, Retried, Stopping, WorkerLost
+from consistory_ray.engine.events import AnchorsReady, BatchDone, Notice, Retried, Stopping, TakesWanted, WorkerLost
 from consistory_ray.engine.faults import Failure, Fault
 from consistory_ray.engine.ledger import Ledger, died_with
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.scheduling.scheduler import Scheduler
 from consistory_ray.engine.scheduling.state import Call
 from consistory_ray.engine.stopping import StopRequest
+from consistory_ray.engine.takes import TakeKeeper
 from consistory_ray.engine.workers.worker import Report
 from consistory_ray.errors import ClusterLostError, OutageError, RunError, RunInterrupted
 
@@ -57,12 +59,13 @@ class Dispatch:
         options: the run's options.
         lost: tells why the output may no longer be written to, empty while it may.
         watch: whether Ray is still there.
+        takes: of the plan's gate.
     """
 
     def __init__(
         self,
         subjects: Mapping[str, SubjectPlan],
-        assets: Mapping[str, Asset],
+        assets: dict[str, Asset],
         scheduler: Scheduler,
         pool: WorkerPool,
         workforce: Workforce,
@@ -72,6 +75,7 @@ class Dispatch:
         options: RunOptions,
         lost: Callable[[], str],
         watch: ClusterWatch,
+        takes: TakeKeeper,
     ) -> None:
         self._subjects = subjects
         self._assets = assets
@@ -86,6 +90,7 @@ class Dispatch:
         self._options = options
         self._lost = lost
         self._watch = watch
+        self._takes = takes
         self._calls: dict[Any, Call] = {}
         self._buffers: dict[Any, Any] = {}  # of anchors calls: the reference of the cache that comes with the report
         self._read: dict[int, str] = {}  # of scenes calls: the checksum of the cache that they were given
@@ -139,7 +144,7 @@ class Dispatch:
         else:
             scenes = tuple(self._assets[asset_id] for asset_id in call.assets)
             cache, digest = self._caches.lend(call.subject_id, call.worker)
-            report = actor.scenes.remote(subject, scenes, cache, digest)
+            report = actor.scenes.remote(subject, scenes, cache, digest, self._takes.there(call.assets))
             self._read[call.call_id] = digest
         self._calls[report] = call
         self._keeper.watchdog.submitted(call, time.monotonic())
@@ -183,6 +188,8 @@ class Dispatch:
             self._pool.succeeded(call.worker)
         if call.kind == "anchors":
             self._anchors_ready(call, outcome, buffer)
+        if call.kind == "scenes":
+            self._ask_for(self._takes.came(outcome, self._assets))  # before the subject could be over
         faults = {asset_id: failure.fault for asset_id, failure in outcome.failures.items()}
         given_up = self._scheduler.done(call, faults, outcome.cache_bytes or None)
         self._deliver(call, outcome, read)
@@ -192,6 +199,15 @@ class Dispatch:
                 self._give_up(asset_id, call, failure)
         for asset_id in set(given_up).difference(outcome.failures):  # the rest of a subject that is hopeless
             self._give_up(asset_id, call, failure)
+
+    def _ask_for(self, takes: Iterable[Asset]) -> None:
+        """Further takes are to be made, as the gate wants; not of a subject of which everything fails."""
+        for subject_id, group in groupby(takes, lambda take: take.subject_id):
+            wanted = tuple(group)
+            if self._scheduler.add_scenes(subject_id, [take.asset_id for take in wanted]):
+                self._assets.update({take.asset_id: take for take in wanted})
+                self._takes.expect(wanted)
+                self._ledger.emit(TakesWanted(wanted))
 
     def _failed(self, call: Call, failure: Failure) -> None:
         if self._draining:
@@ -219,6 +235,9 @@ class Dispatch:
             self._ledger.delivered(
                 asset, subject, item, call.worker, call.attempt, again=again, cache_sha256=read or None
             )
+        for asset_id, score in report.looked.items():
+            asset, row = self._assets[asset_id], self._takes.row(asset_id)
+            self._ledger.looked_at(asset, row, score, call.worker, call.attempt)
         if report.time is not None:
             spent, count = report.time, len(report.delivered)
             measured = (report.phases, spent.idle, spent.cache_bytes, spent.memory, report.machine)
@@ -258,6 +277,7 @@ class Dispatch:
             reason = f"the anchors of {call.subject_id} could not be made: {reason}"
         subject = self._subjects[asset.subject_id]
         self._ledger.gave_up(asset, subject, reason, failure.fault, call.worker, call.attempt)
+        self._ask_for(self._takes.failed(asset))
 
     def _note(self, call: Call, failure: Failure, given_up: tuple[str, ...]) -> None:
         self._last_failure = failure

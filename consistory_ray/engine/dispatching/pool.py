@@ -18,6 +18,7 @@ from consistory_ray.engine.rendering import RendererSpec
 from consistory_ray.engine.scheduling.state import PictureSize
 from consistory_ray.engine.workers.renderer import consistory_renderer
 from consistory_ray.engine.workers.worker import CONCURRENT_CALLS, RenderWorker
+from consistory_ray.jobs.quality import Quality
 from consistory_ray.output.assets import PNG_LEVEL
 from consistory_ray.output.storage import OutputStore
 from consistory_ray.plan.loaded import ALONE, Loaded
@@ -49,6 +50,7 @@ class WorkerPool:
         config, controlnets, guess_mode, pad_to, loaded: for the renderers.
         png_level: of the pictures.
         checks: names of what looks at every picture.
+        quality: what the job demands of them.
 
     Attributes:
         last_failure: of the worker that was lost last.
@@ -71,6 +73,7 @@ class WorkerPool:
         png_level: int = PNG_LEVEL,
         loaded: Loaded = ALONE,
         checks: tuple[str, ...] = (),
+        quality: Quality | None = None,
     ) -> None:
         self.shape = shape
         share = min(1.0, shape.num_gpus) or 1.0
@@ -91,6 +94,7 @@ class WorkerPool:
         self._store = store
         self._png_level = png_level
         self._checks = checks
+        self._quality = quality
         self._options = options
         self._sizes = tuple(sizes)
         self._numbers = itertools.count()
@@ -249,7 +253,12 @@ class WorkerPool:
                 **placement,
             )
             .remote(
-                self._options.renderer or consistory_renderer, self._spec, self._store, self._png_level, self._checks
+                self._options.renderer or consistory_renderer,
+                self._spec,
+                self._store,
+                self._png_level,
+                self._checks,
+                self._quality,
             )
         )
         return _Slot(actor, actor.placed.remote(), actor.hello.remote(self._sizes))

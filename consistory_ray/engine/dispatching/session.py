@@ -25,6 +25,7 @@ from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.outages import with_backoff
 from consistory_ray.engine.scheduling.scheduler import Scheduler
 from consistory_ray.engine.stopping import StopRequest
+from consistory_ray.engine.takes import TakeKeeper
 from consistory_ray.engine.workload import subject_works
 from consistory_ray.errors import ClusterLostError, InputError, OutageError, RunError, RunInterrupted
 from consistory_ray.guards.numerics import half_on_cpu
@@ -70,12 +71,13 @@ class RaySession:
         self._grows = True
         self._policy: CachePolicy | None = None
 
-    def render(self, plan: Plan, done: frozenset[str]) -> str:
+    def render(self, plan: Plan, done: frozenset[str], takes: TakeKeeper) -> str:
         """Render what is left.
 
         Args:
             plan: of the job.
             done: ids of its assets that are not to be made.
+            takes: what its gate wants besides, and will want.
 
         Returns:
             Why it ended before everything was tried; empty if it did not, or was asked to stop.
@@ -87,7 +89,7 @@ class RaySession:
             RunError: the run cannot go on.
         """
         with self._joined_cluster() as watch:
-            return self._dispatch(plan, done, watch)
+            return self._dispatch(plan, done, takes, watch)
 
     @property
     def caches_told(self) -> str:
@@ -112,7 +114,7 @@ class RaySession:
                 raise OutageError(f"Ray cannot be joined again: {error}") from error
             yield watch
 
-    def _dispatch(self, plan: Plan, done: frozenset[str], watch: ClusterWatch) -> str:
+    def _dispatch(self, plan: Plan, done: frozenset[str], takes: TakeKeeper, watch: ClusterWatch) -> str:
         from consistory_ray.engine.dispatching.dispatch import Dispatch, NoWorkerLeft  # imports Ray
         from consistory_ray.engine.dispatching.pool import WorkerPool
         from consistory_ray.engine.dispatching.workforce import Workforce
@@ -126,7 +128,7 @@ class RaySession:
         sizes = expected_cache_bytes(plan, shape.device)
         self._policy = CachePolicy(options.keep_anchors, sum(sizes.values()))
         scheduler = Scheduler(
-            subject_works(plan, done, sizes),
+            subject_works(plan, done, sizes, takes.to_make()),
             batch_size=batch_size,
             max_in_flight=options.max_in_flight,
             cache_budget=options.cache_budget,
@@ -135,6 +137,7 @@ class RaySession:
         )
         subjects = {subject.subject_id: subject for subject in plan.subjects}
         assets = {asset.asset_id: asset for asset in plan.assets() if asset.asset_id not in done}
+        assets |= {take.asset_id: take for take in takes.to_make()}
         formats = {(subject.settings.height, subject.settings.width) for subject in plan.subjects}
         pool = WorkerPool(
             *(shape, plan.model, plan.torch_dtype, self._store, options, formats),
@@ -145,6 +148,7 @@ class RaySession:
             png_level=plan.png_level,
             loaded=plan.loaded,
             checks=plan.checks,
+            quality=plan.quality,
         )
         adapts = wanted == "auto" and not options.deterministic
         workforce = Workforce(scheduler, pool, self._ledger, options, self._store.url, adapts, watch)
@@ -162,6 +166,7 @@ class RaySession:
             options,
             self._lost,
             watch,
+            takes,
         )
         try:
             return dispatch.run()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from consistory_ray.engine.faults import Caps, Fault
 from consistory_ray.engine.scheduling.cache_account import CacheAccount
@@ -120,6 +120,23 @@ class Board:
             queue.clear()
         self.file(subject)
         return self.give_up(scenes if subject.anchors_made else [*subject.work.anchors, *scenes])
+
+    def add(self, subject: OpenSubject, scenes: Collection[str]) -> bool:
+        """More scenes of a subject than were known at first; False if nothing of it is tried any more.
+
+        One that was over is taken up again: its cache was let go, and is loaded once more.
+        """
+        if subject.given_up:
+            return False
+        subject.pending.extend(scenes)
+        self.unassigned += len(scenes)
+        self.open += len(scenes)
+        self.news = True
+        if subject.state is State.OVER:
+            subject.state = State.WAITING
+            self.waiting.append(subject)
+        self.file(subject)
+        return True
 
     def give_up(self, assets: Iterable[str]) -> list[str]:
         """These end, and not well."""

@@ -20,7 +20,7 @@ What it promises, whatever the order of events:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from consistory_ray.engine.faults import Caps, Fault
 from consistory_ray.engine.scheduling.board import Board
@@ -175,6 +175,14 @@ class Scheduler:
         worker = self._board.workers[name]
         self._board.staying[worker.node] -= not worker.leaving
         worker.leaving = True
+
+    def add_scenes(self, subject_id: str, scenes: Collection[str]) -> bool:
+        """More scenes of one of its subjects, with ids that it has not seen; they count from now on.
+
+        Returns:
+            Whether they are tried: False where nothing of the subject is any more.
+        """
+        return self._board.add(self._board.subjects[subject_id], scenes)
 
     def remove_worker(self, name: str, fault: Fault = Fault.NODE_DIED) -> tuple[str, ...]:
         """A worker is gone; its calls come back. If its process died, the assets it had are suspects."""

@@ -35,12 +35,14 @@ from consistory_ray.engine.workers.anchor_store import (
     stored_digest,
 )
 from consistory_ray.engine.workers.device import Device, DeviceTime
+from consistory_ray.engine.workers.judging import Judging, stored_picture
 from consistory_ray.engine.workers.writing import Writers
 from consistory_ray.errors import AssetError, InputError, RejectedError, RunInterrupted
 from consistory_ray.guards.numerics import picture_fault
 from consistory_ray.jobs.stored_subjects import describe_subject, subject_file
 from consistory_ray.output.assets import (
     PNG_LEVEL,
+    Scored,
     WrittenAsset,
     asset_parameters,
     encode_png,
@@ -54,7 +56,9 @@ from consistory_ray.quality.checks import finding, load_checks
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from consistory_ray.jobs.quality import Quality
     from consistory_ray.plan.plan import Asset, CacheSource, SubjectPlan
+    from consistory_ray.quality.identity import Mask
 
 CONCURRENT_CALLS = 6
 """Calls a worker may be inside of at once: those in flight, a cache being saved, and a few words in between."""
@@ -90,13 +94,14 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """A picture on storage, and where its subject is, as the index takes it."""
+    """A picture on storage, where its subject is, as the index takes it, and its score where the job has a gate."""
 
     asset_id: str
     written: WrittenAsset
     size: tuple[int, int]
     seconds: float
     mask: bytes | None = None
+    score: Scored | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +112,9 @@ class Report:
         delivered: the pictures that are on storage.
         failures: what went wrong with single ones.
         time: what the device's time went into; None if nothing ran there.
+        looked: scores of pictures that were on storage before, by asset id.
         encoding, writing: seconds, summed over pictures that are encoded and written side by side.
+        scoring: seconds.
         made: of an anchors call: whether they were made rather than loaded.
         cache_bytes, cache_sha256: of an anchors call.
         import_cache: of an anchors call: the cache came from another run and is to be saved in this one.
@@ -117,9 +124,11 @@ class Report:
 
     delivered: tuple[Delivered, ...] = ()
     failures: dict[str, Failure] = field(default_factory=dict)
+    looked: dict[str, Scored] = field(default_factory=dict)
     time: DeviceTime | None = None
     encoding: float = 0.0
     writing: float = 0.0
+    scoring: float = 0.0
     made: bool = False
     cache_bytes: int = 0
     cache_sha256: str = ""
@@ -136,7 +145,8 @@ class Report:
     def phases(self) -> dict[str, float]:
         """Seconds by phase."""
         device = self.time.phases if self.time is not None else {}
-        return {**device, "encode": self.encoding, "write": self.writing}
+        scoring = {"score": self.scoring} if self.scoring else {}
+        return {**device, **scoring, "encode": self.encoding, "write": self.writing}
 
 
 class RenderWorker:
@@ -148,6 +158,7 @@ class RenderWorker:
         store: the output.
         png_level: of pictures, see :func:`~consistory_ray.output.assets.encode_png`.
         checks: names of functions that look at every picture before it is written.
+        quality: what the job demands of scenes.
     """
 
     def __init__(
@@ -157,6 +168,7 @@ class RenderWorker:
         store: OutputStore,
         png_level: int = PNG_LEVEL,
         checks: Sequence[str] = (),
+        quality: Quality | None = None,
     ) -> None:
         if "torch" not in sys.modules:  # which reads them once
             for name, value in PASSIVE.items():
@@ -166,6 +178,7 @@ class RenderWorker:
         self._png_level = png_level
         self._check_names, self._checks = tuple(checks), functools.cache(lambda: load_checks(checks))
         self._writers = Writers()
+        self._judging = Judging(quality, spec.device, store) if quality is not None else None
         self._started = time.perf_counter()
         self._device = Device(factory, spec)
         self._machine = MachineWatch(watched_folders(store.url))
@@ -182,6 +195,8 @@ class RenderWorker:
 
             self._checks()  # what cannot be loaded is told before anything is rendered
             renderer = self._device.renderer
+            if self._judging is not None:
+                self._judging.load()
             place = f"{socket.gethostname()}/{os.getpid()}"
             fitting = getattr(renderer, "fitting_batch", None)
             batches = {size: count for size in sizes if fitting is not None and (count := fitting(*size)) is not None}
@@ -235,12 +250,28 @@ class RenderWorker:
             return Failure.of(error)
 
     def scenes(
-        self, subject: SubjectPlan, scenes: Sequence[Asset], buffer: CacheBuffer, digest: str = ""
+        self,
+        subject: SubjectPlan,
+        scenes: Sequence[Asset],
+        buffer: CacheBuffer,
+        digest: str = "",
+        there: Collection[str] = (),
     ) -> Report | Failure:
-        """Render scenes from the subject's anchor cache, whose checksum is ``digest``, and write them."""
+        """Render scenes from the subject's anchor cache, whose checksum is ``digest``, and write them; of those with
+        ids in ``there`` the pictures exist, and are only scored."""
         try:
-            images, spent = self._device.render(subject, scenes, buffer)
-            return self._deliver(subject, scenes, images, spent, digest or None)
+            missing = [scene for scene in scenes if scene.asset_id not in there]
+            looked = self._look(subject, [scene for scene in scenes if scene.asset_id in there])
+            if not missing:
+                return looked
+            images, spent = self._device.render(subject, missing, buffer)
+            report = self._deliver(subject, missing, images, spent, digest or None)
+            return replace(
+                report,
+                failures={**looked.failures, **report.failures},
+                looked=looked.looked,
+                scoring=looked.scoring + report.scoring,
+            )
         except Exception as error:
             return Failure.of(error)
 
@@ -329,8 +360,8 @@ class RenderWorker:
         if len(images) != len(assets):
             raise AssetError(f"the renderer made {len(images)} pictures of {len(assets)}")
         share = spent.seconds / max(1, len(assets))
-        clock = {"encode": 0.0, "write": 0.0}
-        masks = packed_masks(spent, assets)
+        clock = {"score": 0.0, "encode": 0.0, "write": 0.0}
+        masks = told_masks(spent, assets)
 
         def deliver(asset: Asset, image: Image | AssetError) -> Delivered | Failure:
             try:
@@ -340,8 +371,9 @@ class RenderWorker:
                     raise AssetError(fault)
                 if reason := finding(self._checks(), self._check_names, image):
                     raise RejectedError(reason)
-                delivered = self._write(subject, asset, image, share, clock, cache_sha256)
-                return replace(delivered, mask=masks[asset.asset_id])
+                mask = masks[asset.asset_id]
+                score = self._score(subject, asset, image, mask, clock) if asset.kind == "scene" else None
+                return self._write(subject, asset, image, share, clock, cache_sha256, score, mask)
             except Exception as error:
                 return Failure.of(error)
 
@@ -354,7 +386,34 @@ class RenderWorker:
         }
         delivered = tuple(item for item in outcomes if isinstance(item, Delivered))
         machine = self._machine.reading()
-        return Report(delivered, failures, replace(spent, masks=()), clock["encode"], clock["write"], machine=machine)
+        times = {"encoding": clock["encode"], "writing": clock["write"], "scoring": clock["score"]}
+        return Report(delivered, failures, time=replace(spent, masks=()), machine=machine, **times)
+
+    def _score(
+        self, subject: SubjectPlan, asset: Asset, image: Image, mask: Mask | None, clock: dict[str, float]
+    ) -> Scored | None:
+        """What the job's metric finds in a picture, None where the job has none."""
+        if self._judging is None:
+            return None
+        started = time.perf_counter()
+        try:
+            return self._judging.score(subject, asset, image, mask)
+        finally:
+            clock["score"] += time.perf_counter() - started
+
+    def _look(self, subject: SubjectPlan, scenes: Sequence[Asset]) -> Report:
+        """Score pictures that are on storage already."""
+        clock, looked, failures = {"score": 0.0}, {}, {}
+        for scene in scenes:
+            try:
+                data = with_backoff(partial(self._store.read, scene.path))
+                image, mask = stored_picture(scene.path, data)
+                score = self._score(subject, scene, image, mask, clock)
+                assert score is not None, "only a job with a gate asks for it"
+                looked[scene.asset_id] = score
+            except Exception as error:
+                failures[scene.asset_id] = Failure.of(error)
+        return Report(failures=failures, looked=looked, scoring=clock["score"])
 
     def _write(
         self,
@@ -364,13 +423,20 @@ class RenderWorker:
         seconds: float,
         clock: dict[str, float],
         cache_sha256: str | None,
+        score: Scored | None = None,
+        mask: Mask | None = None,
     ) -> Delivered:
+        from consistory_ray.pictures import encode_mask  # imports Pillow
+
+        packed = None if mask is None else encode_mask(mask)
         parameters: Any = asset_parameters(
             asset,
             subject,
             model=self._spec.model,
             model_fingerprint=self._device.renderer.fingerprint,
             cache_sha256=cache_sha256,
+            score=score,
+            mask=packed,
         )
         started = time.perf_counter()
         data = encode_png(image, parameters, self._png_level)
@@ -378,17 +444,14 @@ class RenderWorker:
         written = with_backoff(lambda: write_asset(self._store, asset.path, data))
         clock["encode"] += encoded - started
         clock["write"] += time.perf_counter() - encoded
-        return Delivered(asset.asset_id, written, image.size, seconds)
+        return Delivered(asset.asset_id, written, image.size, seconds, packed, score)
 
 
-def packed_masks(spent: DeviceTime, assets: Sequence[Asset]) -> dict[str, bytes | None]:
-    """Of each asset the mask that the renderer has told, as the index takes it; None where it has told none."""
-    from consistory_ray.pictures import encode_mask  # imports Pillow
-
+def told_masks(spent: DeviceTime, assets: Sequence[Asset]) -> dict[str, Mask | None]:
+    """Of each asset the mask that the renderer has told; None where it has told none."""
     if len(spent.masks) != len(assets):
         return dict.fromkeys(asset.asset_id for asset in assets)
-    told = zip(assets, spent.masks, strict=True)
-    return {asset.asset_id: None if mask is None else encode_mask(mask) for asset, mask in told}
+    return {asset.asset_id: mask for asset, mask in zip(assets, spent.masks, strict=True)}
 
 
 def drain_on_sigterm(drain: Callable[[], None]) -> None:

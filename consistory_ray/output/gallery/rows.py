@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from consistory_ray.output.gallery.thumbnails import NAME_DIGITS, need_thumbnails, thumbnail_name
 from consistory_ray.output.index.parts import read_parts
 from consistory_ray.output.index.rows import latest_rows
+from consistory_ray.output.index.takes import chosen_rows, picture_ids
 from consistory_ray.output.storage import OutputStore
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ _SHOWN = (
     "size",
     "profile",
 )
-_COLUMNS = (*_SHOWN, "sha256", "status", "error", "control", "attempt", "created_at")
+_TAKES = ("take", "take_of", "score")
+_COLUMNS = (*_SHOWN, "sha256", "status", "error", "control", "attempt", "created_at", *_TAKES)
 
 Numbers = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -107,13 +109,13 @@ def read_listing(store: OutputStore, assets: Iterable[Asset] | None) -> Listing:
     Raises:
         StorageError: the storage failed, or the index cannot be read.
     """
-    table = latest_rows(read_parts(store, _COLUMNS)[0])
+    table = chosen_rows(latest_rows(read_parts(store, _COLUMNS)[0]))
     pending = 0
     if assets is None:
         table = table.take(pa.array(_by_name(table), pa.int64()))
     else:
         wanted = pa.array((asset.asset_id for asset in assets), pa.string())
-        place = pc.index_in(table["asset_id"], value_set=wanted)
+        place = pc.index_in(picture_ids(table), value_set=wanted)
         there = pc.is_valid(place)
         table = table.filter(there).take(pc.sort_indices(place.filter(there)))
         pending = len(wanted) - len(table)

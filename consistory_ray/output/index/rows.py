@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from consistory_ray.guards.redaction import redacted
-from consistory_ray.output.assets import WrittenAsset
+from consistory_ray.output.assets import WrittenAsset, stored_mask
 from consistory_ray.pictures.masks import MAX_MASK_BYTES
 
 SCHEMA_VERSION = 1
@@ -76,6 +76,10 @@ SCHEMA: pa.Schema = described(
             pa.field("scheduler", pa.string()),
             pa.field("loras", pa.string()),
             pa.field("mask", pa.binary()),
+            pa.field("take", pa.int32()),
+            pa.field("take_of", pa.string()),
+            pa.field("score", pa.float64()),
+            pa.field("scored_by", pa.string()),
             pa.field("created_at", pa.timestamp("us", tz="UTC"), nullable=False),
         ]
     )
@@ -111,7 +115,11 @@ class IndexRow:
         loras: what was fused into its model: JSON, a list with name, path, weight and content (SHA-256) of each; None
             for none.
         mask: where its subjects are: a PNG of one bit per token of the method's finest grid; None where nobody knows,
-            as in rows of versions that did not tell and of recovered pictures.
+            as in rows of versions that did not tell.
+        take: which of the pictures of its scene, from 1; None in rows of versions that made one of each.
+        take_of: of a further take the asset_id of the first one; None for that one.
+        score: what the job's metric has found, more is better; None where nobody has looked.
+        scored_by: metric, measure and version that it is of.
         created_at: when the row was made, UTC. Rows of one run are to be stamped by one clock, the coordinator's.
     """
 
@@ -142,6 +150,10 @@ class IndexRow:
     scheduler: str | None = None
     loras: str | None = None
     mask: bytes | None = None
+    take: int | None = 1
+    take_of: str | None = None
+    score: float | None = None
+    scored_by: str | None = None
     created_at: datetime = field(default_factory=_now)
 
     def __post_init__(self) -> None:
@@ -192,7 +204,7 @@ class IndexRow:
             worker=worker,
             attempt=attempt,
             cache_sha256=cache_sha256,
-            mask=mask,
+            mask=stored_mask(parameters) if mask is None else mask,
         )
 
     @classmethod
@@ -228,6 +240,8 @@ def _identity(parameters: Mapping[str, Any]) -> dict[str, Any]:
         "profile": parameters.get("profile", "exact"),
         "scheduler": scheduler if isinstance(scheduler, str) and len(scheduler) <= _LONG else None,
         "loras": _listed(parameters.get("loras")),
+        "take": parameters.get("take", 1),
+        **{key: parameters.get(key) for key in ("take_of", "score", "scored_by")},
     }
 
 
@@ -277,11 +291,13 @@ def unsound_rows(table: pa.Table) -> tuple[_Booleans, str]:
     checks.append(("mask is too long", pc.greater(pc.binary_length(table["mask"]), MAX_MASK_BYTES)))
     for name in _FACTS:
         checks.append((f"status is ok and {name} is null", pc.and_(ok, pc.is_null(table[name]))))
+    checks.append(("take is below 1", pc.less(table["take"], 1)))
     for name in ("size", "width", "height", "attempt", "seconds"):
         checks.append((f"{name} is negative", pc.less(table[name], 0)))
     for name in ("width", "height"):
         checks.append((f"{name} is beyond that of any picture", pc.greater(table[name], _WIDEST)))
     finite = pc.fill_null(pc.is_finite(table["seconds"]), True)
+    scored = pc.fill_null(pc.is_finite(table["score"]), True)
     created = table["created_at"]
     in_time = pc.and_(
         pc.greater_equal(created, pa.scalar(_EARLIEST, created.type)),
@@ -293,6 +309,7 @@ def unsound_rows(table: pa.Table) -> tuple[_Booleans, str]:
         ("status is neither ok nor failed nor rejected", pc.invert(pc.or_(ok, failed))),
         ("status is not ok and there is no error, or a path", pc.and_(failed, pc.invert(told))),
         ("seconds is no number", pc.invert(finite)),
+        ("score is no number", pc.invert(scored)),
         ("created_at is no year in which there could be a run", pc.invert(in_time)),
     ]
     bad, reason = np.zeros(len(table), np.bool_), ""

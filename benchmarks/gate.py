@@ -1,0 +1,245 @@
+"""Does a gate that renders again what falls short make better use of the same number of pictures?
+
+    python benchmarks/gate.py --cache /tmp/takes                     # 16 subjects of 6 scenes, up to 4 takes each
+    python benchmarks/gate.py --cache /tmp/tuning --tuning           # other subjects, on which the gate was chosen
+
+Every scene of every subject is rendered in ``--takes`` takes, with the seeds that a job's takes have, by the bundled
+model with the LoRA that makes it draw in eight steps. The gate (:mod:`consistory_ray.quality.gate`, the state machine
+that runs use) then asks for takes as it would in a run, and keeps the best one. It is compared with a run *of the same
+number of pictures* that nobody looks at: one that makes the same takes and keeps any of them. What that comes to on
+average is known exactly, it is the mean over all takes.
+
+What gates does not measure: the gate compares colours inside the method's own subject masks, with nothing learned
+(``colours``, :mod:`consistory_ray.quality.colours`). What measures is the judge: a picture's *gap* is one less the mean
+cosine of its identity embedding and its anchors', by the judge's own masks. A gate by the judge itself would be
+measured by what it has chosen by, and look better than it is; ``--metric judge`` shows by how much. An *outlier* is a
+picture whose gap is more than twice the median gap of all takes.
+
+The last line of stdout is JSON:
+
+    subjects, pictures   how many, and how many pictures the gated run takes for each picture that it keeps
+    outlier_ratio        share of outliers among what the gate keeps / among all takes, with outlier_interval
+    gap_ratio            the same of the mean gap, with gap_interval: 95 % bootstrap intervals over subjects
+    outliers, outliers_ungated, gap, gap_ungated    the shares and means themselves
+    short                share of scenes of which no take passes
+    score_share          seconds of scoring a picture / seconds of rendering it, both measured here
+
+Progress goes to stderr; an interrupted run goes on from --cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+if not __package__:  # run as a script
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.fast import REPORTED, TUNING
+from benchmarks.model_options import add_model_options, add_rendering_options, load_pipeline, renderer_of, say
+from benchmarks.result_stamp import stamped
+from consistory_ray.adapters import LoRA
+from consistory_ray.evaluation.bootstrap import ratio_interval
+from consistory_ray.evaluation.prompts import SubjectPrompts, consistency_subjects
+from consistory_ray.evaluation.rendering import Rendered, Renderer
+from consistory_ray.plan.takes import take_seed
+from consistory_ray.quality.gate import Bar, Gate, Verdict
+from consistory_ray.quality.identity import likeness, subject_embeddings
+from consistory_ray.quality.judged import JudgeMetric
+from consistory_ray.quality.metrics import Metric, load_metric
+from consistory_ray.quality.scorer import Looked, Scorer
+
+LORA = "miniature/distilled-8"
+STEPS = {
+    "scheduler": "ddim",
+    "timesteps": (999, 874, 749, 624, 499, 374, 249, 124),
+    "num_inference_steps": 8,
+    "guidance_scale": 1.0,
+    "injection_window": (0.1, 0.4),
+}
+"""As pipelines/few_steps.yaml has them."""
+OUTLIER = 2.0
+"""How many median gaps make an outlier."""
+
+
+@dataclass(frozen=True)
+class Takes:
+    """One subject: all takes of all of its scenes, measured.
+
+    Attributes:
+        gaps: by what measures, ``[scenes, takes]``.
+        scores: by what gates, ``[scenes, takes]``.
+    """
+
+    gaps: np.ndarray
+    scores: np.ndarray
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_model_options(parser)
+    add_rendering_options(parser)
+    parser.add_argument("--subjects", type=int, default=16)
+    parser.add_argument("--scenes", type=int, default=6)
+    parser.add_argument("--takes", type=int, default=4, help="at most, of a scene; the gate's max_takes")
+    parser.add_argument("--within", type=float, default=0.0, help="the gate's: how far below the subject's median")
+    parser.add_argument("--metric", default="colours", help="what gates")
+    parser.add_argument("--tuning", action="store_true", help="other subjects than those that are reported")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    return parser.parse_args()
+
+
+def with_takes(subject: SubjectPrompts, takes: int) -> SubjectPrompts:
+    """The subject with each scene so many times in a row, with the seeds of its takes."""
+    numbers = range(1, takes + 1)
+    return replace(
+        subject,
+        prompts=tuple(prompt for prompt in subject.prompts for _ in numbers),
+        seeds=tuple(take_seed(seed, number) for seed in subject.seeds for number in numbers),
+        scenes=tuple(scene for scene in subject.scenes for _ in numbers),
+    )
+
+
+def looked(pictures: Sequence[Rendered], name: str) -> list[Looked]:
+    """Pictures as scorers take them, with the finest of the method's masks."""
+    finest = [max(picture.masks.values(), key=lambda mask: mask.shape[-1]) for picture in pictures]
+    return [
+        Looked(picture.image, mask, f"{name}/{number}")
+        for number, (picture, mask) in enumerate(zip(pictures, finest, strict=True))
+    ]
+
+
+def measured(
+    renderer: Renderer, judge: Metric, gating: Metric, name: str, subject: SubjectPrompts, takes: int
+) -> Takes:
+    """Render and measure one subject."""
+    anchors, pictures = renderer.subject(with_takes(subject, takes))
+    shape = (len(subject.prompts), takes)
+    seen, references = looked(pictures, name), looked(anchors, f"{name}/anchors")
+    own, others = ([one.image for one in some] for some in (seen, references))
+    none: list[None] = [None] * len(own)
+    keys = [one.key for one in seen]
+    reference = subject_embeddings(judge, others, none[: len(others)], [one.key for one in references])
+    gaps = 1 - likeness(subject_embeddings(judge, own, none, keys), reference)
+    scorer = Scorer(gating, "identity", gating.name)
+    scores = [scorer.score(one, name, lambda: references) for one in seen]
+    return Takes(gaps.reshape(shape), np.array(scores).reshape(shape))
+
+
+def gated(takes: Takes, bar: Bar) -> tuple[list[tuple[int, int]], list[int], int]:
+    """What the gate does with one subject.
+
+    Returns:
+        For each scene its place and that of the take that is kept, how many takes each scene has, and how many scenes
+        fall short.
+    """
+    names = [str(scene) for scene in range(len(takes.scores))]
+    gate = Gate(bar, {"subject": names})
+    waiting = [(name, 1) for name in names]
+    while waiting:
+        name, number = waiting.pop(0)
+        waiting += [tuple(one) for one in gate.came(name, number, float(takes.scores[int(name), number - 1]))]
+    kept = []
+    for name in names:
+        best = gate.best(name)
+        assert best is not None
+        kept.append((int(name), best[0] - 1))
+    short = sum(gate.verdict(name) is Verdict.SHORT for name in names)
+    return kept, [gate.takes(name) for name in names], short
+
+
+def compared(subjects: Sequence[Takes], bar: Bar) -> dict[str, Any]:
+    """What the gate keeps against all takes."""
+    limit = OUTLIER * float(np.median(np.concatenate([one.gaps.ravel() for one in subjects])))
+    rows = []
+    made = short = 0
+    for one in subjects:
+        kept, counts, missed = gated(one, bar)
+        own = np.array([one.gaps[place] for place in kept])
+        rows.append((own.mean(), one.gaps.mean(), (own > limit).mean(), (one.gaps > limit).mean()))
+        made, short = made + sum(counts), short + missed
+    gap, gap_all, out, out_all = np.array(rows).T
+    scenes = sum(len(one.gaps) for one in subjects)
+    return {
+        "subjects": len(subjects),
+        "pictures": made / scenes,
+        "outlier_ratio": out.mean() / out_all.mean() if out_all.any() else None,
+        "outlier_interval": list(ratio_interval(out, out_all)) if out_all.any() else None,
+        "gap_ratio": gap.mean() / gap_all.mean(),
+        "gap_interval": list(ratio_interval(gap, gap_all)),
+        "outliers": out.mean(),
+        "outliers_ungated": out_all.mean(),
+        "gap": gap.mean(),
+        "gap_ungated": gap_all.mean(),
+        "short": short / scenes,
+    }
+
+
+def score_share(renderer: Renderer, gating: Metric, subject: SubjectPrompts) -> float:
+    """Seconds of scoring a picture over seconds of rendering it; anchors are embedded once for all of a subject's."""
+    made = renderer.pipeline.create_subject(
+        subject.anchors, subject.kind, subject.anchor_seeds, settings=renderer.settings
+    )
+    renderer.scenes(subject.prompts, subject.seeds, made)  # warm
+    started = time.process_time()
+    pictures = renderer.scenes(subject.prompts, subject.seeds, made)
+    rendering = time.process_time() - started
+    seen = looked(pictures, "timed")
+    scorer = Scorer(gating, "identity", gating.name)
+    scorer.score(seen[0], "warm", lambda: seen[:2])
+    started = time.process_time()
+    for one in seen:
+        scorer.score(one, "timed", lambda: seen[:2])
+    return (time.process_time() - started) / rendering
+
+
+def rounded(value: Any) -> Any:
+    """Numbers with four decimals."""
+    if isinstance(value, list):
+        return [rounded(part) for part in value]
+    return round(float(value), 4) if isinstance(value, float) else value
+
+
+def main() -> None:
+    """Command line."""
+    options = parse_arguments()
+    pipeline = load_pipeline(options, loras=[LoRA(LORA)])
+    settings = pipeline.default_settings.replace(**STEPS)
+    renderer = renderer_of(pipeline, settings, options)
+    judge, gating = JudgeMetric(), load_metric(options.metric)
+    assert isinstance(gating, Metric)
+    first, _ = TUNING if options.tuning else REPORTED
+    prompts = consistency_subjects(first + options.subjects, options.scenes)[first:]
+    subjects = []
+    for number, subject in enumerate(prompts):
+        subjects.append(measured(renderer, judge, gating, f"{subject.kind}-{number}", subject, options.takes))
+        say(f"{number + 1}/{len(prompts)} subjects")
+    bar = Bar(within=options.within, max_takes=options.takes)
+    numbers = {name: rounded(value) for name, value in compared(subjects, bar).items()}
+    numbers["score_share"] = rounded(score_share(renderer, gating, prompts[0]))
+    report = {
+        "numbers": numbers,
+        "gate": {"metric": f"{gating.name} {gating.version}", "within": options.within, "max_takes": options.takes},
+        "measured_by": f"{judge.name} {judge.version}",
+        "settings": settings.to_dict(),
+        "subjects": [
+            {"kind": subject.kind, "gaps": rounded(one.gaps.astype(float).tolist()), "scores": one.scores.tolist()}
+            for subject, one in zip(prompts, subjects, strict=True)
+        ],
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "gate.json").write_text(json.dumps(stamped(report, pipeline), indent=1) + "\n")
+    print(json.dumps(numbers))
+
+
+if __name__ == "__main__":
+    main()
