@@ -25,6 +25,7 @@ from consistory_ray.output.lease.lease import Lease
 from consistory_ray.output.scores import list_score_parts, read_summary
 from consistory_ray.output.storage import open_output
 from consistory_ray.quality.scores import KEY
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -123,7 +124,7 @@ def test_a_killed_evaluation_goes_on(out: Path) -> None:
     paths = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     first = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while not list_score_parts(open_output(str(out))) and first.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     assert first.poll() is None, "it was over before it could be killed"
@@ -131,7 +132,7 @@ def test_a_killed_evaluation_goes_on(out: Path) -> None:
     first.wait()
     left = len({row["asset_id"] for row in rows(out)})
     assert 0 < left < PICTURES and read_summary(str(out)) is None
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert again.returncode == 0, again.stderr
     told = json.loads(again.stdout)
     assert (told["state"], told["found"], told["scored"]) == ("complete", left, PICTURES - left)
