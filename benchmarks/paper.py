@@ -32,7 +32,7 @@ if not __package__:  # run as a script
 from benchmarks.model_options import add_model_options, add_rendering_options, described_pipeline, load_pipeline, say
 from benchmarks.paper.baselines import BUDGETS, baselines
 from benchmarks.paper.bench import Bench
-from benchmarks.paper.components import components, dropout
+from benchmarks.paper.components import DROPOUTS, components, dropout
 from benchmarks.paper.consistory_plus import plus
 from benchmarks.paper.panels import control, personalization, several
 from benchmarks.paper.seeds import seeds
@@ -61,6 +61,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=32, help="number of the first subject")
     parser.add_argument("--scenes", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3, help="of anchors for each subject, in the figure seeds")
+    parser.add_argument("--dropouts", type=float, nargs="+", default=list(DROPOUTS), help="in the figure dropout")
     parser.add_argument("--budgets", type=int, nargs="+", default=list(BUDGETS), help="training steps of baselines")
     parser.add_argument("--file", type=Path, help="the ConsiStory+ file, for the figure plus (default: one of ours)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "paper")

@@ -35,7 +35,7 @@ def components(bench: Bench) -> dict[str, Any]:
 def dropout(bench: Bench) -> dict[str, Any]:
     """The curve between consistency and variety."""
     pictures: dict[str, list[list[Rendered]]] = {"vanilla": bench.vanilla}
-    for value in DROPOUTS:
+    for value in bench.options.dropouts:
         say(f"dropout {value}")
         scenes = bench.renderer(mask_dropout=value).subjects(bench.subjects)
         pictures[f"dropout {value:g}"] = [own for _, own in scenes]
