@@ -70,11 +70,12 @@ class CopyFinder:
 
         Pictures with the same prompt are asked to look alike, so they are not compared. None where none is left.
         """
-        known = [place for place, mark in enumerate(marks) if mark is not None]
+        told = {place: mark for place, mark in enumerate(marks) if mark is not None}
+        known = list(told)
         found: list[tuple[float | None, str | None]] = [(None, None)] * len(pictures)
         if len(known) < 2:
             return found
-        signs = np.stack([np.where(marks[place], 1, -1) for place in known]).astype(np.int16)
+        signs = np.stack([np.where(mark, 1, -1) for mark in told.values()]).astype(np.int16)
         prompts = np.unique([pictures[place].prompt for place in known], return_inverse=True)[1]
         for number, place in enumerate(known):
             distances = (64 - signs @ signs[number]) // 2

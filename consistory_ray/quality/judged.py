@@ -44,7 +44,8 @@ class JudgeMetric:
 
     def embed(self, images: Sequence[Image]) -> Embeddings:
         """Identity embeddings, ``[N, 64]``; zeros where the judge finds no subject."""
-        from consistory_ray.miniature.judge import EMBEDDING_SIZE, PICTURE_SIZE
+        from consistory_ray.miniature.judge import EMBEDDING_SIZE
+        from consistory_ray.miniature.vocabulary import PICTURE_SIZE
 
         if not images:
             return np.zeros((0, EMBEDDING_SIZE), np.float32)
@@ -54,8 +55,8 @@ class JudgeMetric:
 
     def align(self, images: Sequence[Image], texts: Sequence[str]) -> NDArray[np.float32]:
         """See the class; NaN where a text names neither a scene nor a kind of the bundled model's world."""
-        from consistory_ray.miniature.judge import PICTURE_SIZE, SMALLEST_SUBJECT
-        from consistory_ray.miniature.vocabulary import KINDS, SCENES
+        from consistory_ray.miniature.judge import SMALLEST_SUBJECT
+        from consistory_ray.miniature.vocabulary import KINDS, PICTURE_SIZE, SCENES
 
         if not images:
             return np.zeros(0, np.float32)

@@ -182,8 +182,9 @@ def _looked_at(
     keys, texts = [picture.asset_id for picture in pictures], [picture.prompt for picture in pictures]
 
     def look(places: Sequence[int]) -> dict[str, Sequence[Any]]:
-        own, where, names = ([some[n] for n in places] for some in (images, masks, keys))
-        found: dict[str, Sequence[Any]] = {}
+        own, where = [images[n] for n in places], [masks[n] for n in places]
+        names = [keys[n] for n in places]
+        found: dict[str, Any] = {}
         if isinstance(metric, Metric):
             found["alone"] = subject_embeddings(metric, own, where, names)
             if not metric.finds_subject:

@@ -63,7 +63,8 @@ def build_evaluation_page(
         lost: why the output may no longer be written to; empty while it may.
     """
     record = read_run_record(store)
-    paths = [one.path for one in (*summary.outliers, *summary.copies)] + [one.other for one in summary.copies]
+    paths = [one.path for one in summary.outliers]
+    paths += [path for one in summary.copies for path in (one.path, one.other)]
     shown = listed(summary.subjects)
     html = page_environment().get_template("evaluation.html.j2").render(
         title=record.name if record else "Pictures",
