@@ -25,6 +25,7 @@ from consistory_ray.engine.stopping import StopRequest, stop_on_signals
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.named_code import is_named_code
 from consistory_ray.output.index.index import read_index
+from consistory_ray.output.index.takes import chosen_rows
 from consistory_ray.output.lease.lease import Lease
 from consistory_ray.output.lease.record import LEASE_FOLDER
 from consistory_ray.output.storage import OutputStore, open_output
@@ -100,12 +101,12 @@ def evaluate_output(
 
 
 def scorable(store: OutputStore) -> pa.Table:
-    """The index's rows of pictures that are there.
+    """The index's rows of pictures that are there; of several takes of a scene, that of its picture.
 
     Raises:
         InputError: there are none.
     """
-    table = with_backoff(lambda: read_index(store))
+    table = chosen_rows(with_backoff(lambda: read_index(store)))
     table = table.filter(pc.equal(table["status"], "ok"))
     if not len(table):
         fix = "give the folder or URL that a render wrote to"

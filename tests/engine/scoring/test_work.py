@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,11 @@ from consistory_ray.engine.scoring.evaluate import scorable
 from consistory_ray.engine.scoring.work import Evaluation, ScoreWork
 from consistory_ray.engine.scoring.worker import ScoreWorker, ScoringHello
 from consistory_ray.errors import RunError
+from consistory_ray.output.assets import write_asset
 from consistory_ray.output.gallery.pages import build_gallery
+from consistory_ray.output.index.index import read_index
+from consistory_ray.output.index.rows import table_to_rows
+from consistory_ray.output.index.writer import IndexWriter
 from consistory_ray.output.scores import EVALUATION_PAGE, list_score_parts, read_scores, read_summary
 from consistory_ray.output.storage import open_output
 from consistory_ray.quality.metrics import MetricOptions
@@ -139,6 +145,20 @@ def test_without_masks_pictures_are_looked_at_whole_and_that_is_told(tmp_path: P
     result = score(make_output(tmp_path / "old", masks=False), on_notice=told.append)
     assert result.state == "complete" and result.without_mask == PICTURES
     assert any("no subject mask" in text for text in told)
+
+
+def test_of_several_takes_the_picture_is_scored(out: Path) -> None:
+    store = open_output(str(out))
+    first = next(row for row in table_to_rows(read_index(store)) if row.path == "images/dragon-0/scene-2.png")
+    data = (out / "images/dragon-0/scene-2.png").read_bytes()
+    written = write_asset(store, "images/dragon-0/takes/scene-2.2.png", data)
+    with IndexWriter(store) as writer:
+        writer.add(replace(first, take=1, score=0.1, created_at=datetime.now(timezone.utc)))
+        take = {"asset_id": "b" * 32, "path": written.path, "take": 2, "take_of": first.asset_id, "score": 0.9}
+        writer.add(replace(first, **take, created_at=datetime.now(timezone.utc)))
+    assert score(out).pictures == PICTURES
+    ids = {row["asset_id"] for row in rows(out)}
+    assert "b" * 32 in ids and first.asset_id not in ids
 
 
 def test_who_has_lost_the_output_writes_nothing(out: Path) -> None:
