@@ -103,7 +103,6 @@ def test_results_say_where_they_come_from() -> None:
         (
             "paper",
             [
-                "dropout",
                 "seeds",
                 "baselines",
                 "--subjects",

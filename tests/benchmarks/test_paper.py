@@ -69,6 +69,7 @@ def test_the_slice_is_what_the_bundled_model_knows() -> None:
     assert said <= set(words())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_every_prompt_of_the_file_is_rendered_and_evaluated(tmp_path: Path) -> None:
     document, _ = mended(plus_document())
