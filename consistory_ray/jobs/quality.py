@@ -12,7 +12,8 @@ from consistory_ray.guards.choices import Keep, Measure, NamedMetric, WhenNonePa
 from consistory_ray.guards.named_code import is_named_code
 from consistory_ray.guards.problems import FIXES, fault
 from consistory_ray.guards.setting_ranges import Number, Whole
-from consistory_ray.jobs.checks import Finding, entries
+from consistory_ray.jobs.checks import Finding
+from consistory_ray.jobs.fields import entries
 from consistory_ray.jobs.render_settings import STRICT
 from consistory_ray.jobs.validation import Text
 

@@ -63,4 +63,4 @@ class ColourMetric:
         near = np.exp(-((colours[:, None] - self._bins[None]) ** 2).sum(-1) / (2 * REACH**2))
         near /= near.sum(1, keepdims=True) + 1e-12
         shares: NDArray[np.float64] = (weights[:, None] * near).sum(0)
-        return shares / shares.sum()
+        return np.asarray(shares / shares.sum())

@@ -386,8 +386,15 @@ class RenderWorker:
         }
         delivered = tuple(item for item in outcomes if isinstance(item, Delivered))
         machine = self._machine.reading()
-        times = {"encoding": clock["encode"], "writing": clock["write"], "scoring": clock["score"]}
-        return Report(delivered, failures, time=replace(spent, masks=()), machine=machine, **times)
+        return Report(
+            delivered,
+            failures,
+            time=replace(spent, masks=()),
+            machine=machine,
+            encoding=clock["encode"],
+            writing=clock["write"],
+            scoring=clock["score"],
+        )
 
     def _score(
         self, subject: SubjectPlan, asset: Asset, image: Image, mask: Mask | None, clock: dict[str, float]
