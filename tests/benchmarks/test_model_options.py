@@ -30,6 +30,7 @@ RUN_A_MODEL = (
     "control",
     "cost",
     "fast",
+    "gate",
     "miniature_quality",
     "multi_subject",
     "paper",
