@@ -28,7 +28,7 @@ from consistory_ray.jobs.allowlist import check_allowed
 from consistory_ray.watch.reports import line
 
 if TYPE_CHECKING:
-    from consistory_ray.engine.scoring.evaluate import Evaluation
+    from consistory_ray.engine.scoring.work import Evaluation
 
 _LISTED = 20
 
