@@ -275,7 +275,12 @@ def test_each_kind_of_error_has_its_exit_code() -> None:
         for kind in descendants(errors.ConsistoryError)
         if kind.__module__ == errors.__name__
     }
-    assert {name for name, code in found.items() if code == 1} == {"AssetError", "PictureError", "RunFailed"}
+    assert {name for name, code in found.items() if code == 1} == {
+        "AssetError",
+        "PictureError",
+        "RejectedError",
+        "RunFailed",
+    }
     assert {name for name, code in found.items() if code == 75} == {"RunInterrupted"}
     inputs = {"InputError", "JobError", "PromptError", "CacheMismatchError", "CheckpointError"}
     assert {name for name, code in found.items() if code == 2} == inputs
