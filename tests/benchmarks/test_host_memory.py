@@ -16,5 +16,6 @@ def test_a_subject_takes_little_more_than_one_copy_of_its_cache(codec: str, caps
     found = main(["--megabytes", "400", "--codec", codec])  # in a process of its own
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == found
     assert found["cache_mb"] == pytest.approx(400, rel=0.1)
-    assert 1 <= found["peak"] <= 1.4, found  # a step at hand is 0.14 of so small a cache
+    # A step at hand is 0.14 of so small a cache; packing takes 0.2 to 0.3 more, by processor.
+    assert 1 <= found["peak"] <= (1.4 if codec == "none" else 1.5), found
     assert found["checked"], "the file's bytes have not changed"
