@@ -231,7 +231,7 @@ _OTHER_NAMES = (
     ("vae_path vae_name sd_vae", "write it as vae at the top of the file"),
     ("unet text_encoder", "there is no such setting: put it into a folder of the model"),
     ("clipskip", _SETTING.format("clip_skip")),
-    ("prompt_strength strength denoise denoising_strength init_image img2img", _WORDS_ALONE),
+    ("prompt_strength denoise denoising_strength init_image img2img", _WORDS_ALONE),
     ("photo photos picture reference_image reference_images images_of input_images face", _GIVEN),
     ("controlnet control_net controlnet_model controlnet_model_name", _CONTROLNETS),
     ("controls hint hints control_image pose pose_image", "write it as control at a scene or an anchor, or as poses"),

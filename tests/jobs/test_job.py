@@ -18,6 +18,7 @@ from consistory_ray.jobs.checks import MAX_SEED, mentions
 from consistory_ray.jobs.controls import Control
 from consistory_ray.jobs.ids import MAX_ID, Wanted, distinct_names, id_problem, seed_scope, slug
 from consistory_ray.jobs.job import Anchor, GivenPicture, RenderJob, Scene, Subject, parse_job
+from consistory_ray.jobs.quality import Quality
 from consistory_ray.jobs.render_settings import RenderSettings
 
 
@@ -168,7 +169,7 @@ def test_configurations_are_for_single_files() -> None:
 def test_a_key_far_from_all_known_ones_lists_them() -> None:
     known = (
         "name, model, config, variant, revision, vae, loras, embeddings, settings, controlnets, guess_mode, "
-        "checks, on_missing_concept, dynamic_prompts, wildcards, subjects"
+        "checks, quality, on_missing_concept, dynamic_prompts, wildcards, subjects"
     )
     assert problems(job(zzz=1))["zzz"] == f"remove this key, known are {known}"
 
@@ -371,7 +372,7 @@ def test_the_schema_for_editors_names_every_key_and_accepts_the_short_forms() ->
     assert {"type": "string"} in schema["$defs"]["Subject"]["properties"]["scenes"]["items"]["anyOf"]
     assert text.count('"description"') > 25
     of_subject = {field.alias or name for name, field in Subject.model_fields.items()}
-    entries = (Scene, Control, GivenPicture, LoRA, Embedding)
+    entries = (Scene, Control, GivenPicture, LoRA, Embedding, Quality)
     of_entries = {name for kind in entries for name in kind.__dataclass_fields__}
     known = {*RenderJob.model_fields, *RenderSettings.model_fields, *of_subject, *of_entries}
     assert known == set(FIXES), "every key has its fix in plain words"
