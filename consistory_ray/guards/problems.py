@@ -265,6 +265,8 @@ def meant(key: str, known: Iterable[str]) -> str:
         return f'remove this key, did you mean "{name}"?'
     if (told := MEANT.get(name)) is not None:
         return told
+    if name == "strength" and (own := next((each for each in _STRENGTHS_OF_OTHERS if each in known), None)):
+        return f"write it as {own}"
     elsewhere = next((where for keys, where in _ELSEWHERE if name in keys), None)
     if elsewhere is not None and not difflib.get_close_matches(name, known, n=1):
         return elsewhere
@@ -278,10 +280,12 @@ def _name(key: str) -> str:
 _OF_SETTINGS = (
     *("num_inference_steps", "guidance_scale", "height", "width", "negative_prompt", "mask_dropout", "torch_dtype"),
     *("batch_size", "png_level", "sdsa", "injection", "query_blending", "freeu", "query_blend", "query_blend_until"),
-    *("injection_window", "injection_alpha", "map_steps", "dift_timestep"),
+    *("injection_window", "injection_alpha", "map_steps", "dift_timestep", "strength", "led_anchors"),
     *("scheduler", "sigma_schedule", "timestep_spacing", "timesteps", "eta", "guidance_rescale", "clip_skip"),
     *("prompt_syntax", "negative_prompt_2", "original_size", "crops_coords_top_left", "target_size"),
 )
+_STRENGTHS_OF_OTHERS = ("scale", "weight")
+"""What hints and LoRAs call what other programs call their strength; here it is a setting."""
 _ELSEWHERE = (
     (_OF_SETTINGS, "write this key under settings, at the top of the file"),
     (

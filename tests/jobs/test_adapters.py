@@ -89,7 +89,7 @@ def test_a_record_can_be_read_where_its_files_are_gone(folder: Path) -> None:
         ({"loras": [{"path": "pixel.safetensors", "weight": "0.8"}]}, "loras[0].weight", "such as 0.8"),
         ({"loras": [{"path": "pixel.safetensors", "weight": True}]}, "loras[0].weight", "such as 0.8"),
         ({"loras": [{"path": "pixel.safetensors", "weight": float("nan")}]}, "loras[0].weight", "such as 0.8"),
-        ({"loras": [{"path": "pixel.safetensors", "strength": 1}]}, "loras[0].strength", "remove this key|words alone"),
+        ({"loras": [{"path": "pixel.safetensors", "strength": 1}]}, "loras[0].strength", "write it as weight"),
         ({"loras": [{"weight": 1}]}, "loras[0].path", "this key is missing"),
         ({"loras": 3}, "loras", "list of up to 32"),
         ({"loras": [f"acme/xl-{n}" for n in range(33)]}, "loras", "list of up to 32"),
