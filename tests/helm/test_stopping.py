@@ -101,7 +101,7 @@ def test_a_coordinator_that_ray_has_asked_is_waited_for_and_not_asked_again(tmp_
 
 def test_it_waits_no_longer_than_it_may(tmp_path: Path, start: Start) -> None:
     process = start(command="retry", seconds=HOUR)
-    assert 2 <= hook(tmp_path, 2) < SOON
+    assert 1 <= hook(tmp_path, 2) < SOON  # the shell counts whole seconds
     assert process.poll() is None
     assert (tmp_path / "signals-0").read_text() == "1"
 
