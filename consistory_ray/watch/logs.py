@@ -199,7 +199,8 @@ class EventLog:
             "kind": asset.kind,
             "path": asset.path,
         }
-        fields |= {item.name: getattr(event, item.name) for item in dataclasses.fields(event) if item.name != "asset"}
+        told = {item.name: getattr(event, item.name) for item in dataclasses.fields(event) if item.name != "asset"}
+        fields |= {name: value for name, value in told.items() if name != "score" or value is not None}
         if isinstance(event, AssetDone):
             self._say(logging.INFO, f"{asset.path} is done", **fields)
         else:
