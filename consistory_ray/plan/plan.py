@@ -8,7 +8,6 @@ of its files).
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from typing import Any, Literal
 from consistory_ray.errors import JobError, Problem
 from consistory_ray.jobs.checks import impossible
 from consistory_ray.jobs.ids import Wanted, distinct_names, seed_scope, slug
-from consistory_ray.jobs.job import Anchor, GivenPicture, RenderJob, Subject
+from consistory_ray.jobs.job import RenderJob, Subject
 from consistory_ray.jobs.quality import Quality
 from consistory_ray.jobs.render_settings import RenderSettings
 from consistory_ray.plan.controls import ControlPlanner, PlannedControl, in_poses
@@ -27,15 +26,14 @@ from consistory_ray.plan.drawing import Drawer, Take, scene_names
 from consistory_ray.plan.inputs import PlannedFile, PlannedPicture, planned_picture
 from consistory_ray.plan.loaded import ALONE, Loaded, planned_loading
 from consistory_ray.plan.sampling import refuse_sampling
+from consistory_ray.plan.seeds import Seeds
 from consistory_ray.plan.stored_settings import refuse_other_settings
 from consistory_ray.plan.text_encoders import refuse_unreadable
-from consistory_ray.plan.words import NO_WORDS, Words, canonical, own_words, told, whole
+from consistory_ray.plan.words import NO_WORDS, Words, canonical, digest, own_words, told, whole
 from consistory_ray.settings import MethodSettings, configuration_revision, model_revision
 
 PLAN_FORMAT = 1
 
-_KEY_DIGITS = 32
-_SEEDS = 2**32
 _FORMER_NUMBERS = 8
 
 
@@ -329,7 +327,7 @@ def _plan_subject(
 ) -> SubjectPlan:
     """One subject; ``scope`` is what its seeds are derived from instead of its own id or words."""
     takes = drawer.takes(subject)
-    seeds = _Seeds(asked.seed, takes, scope or subject.id or seed_scope(_subject_text(subject), "subject"))
+    seeds = Seeds(asked.seed, takes, scope or subject.id or seed_scope(_subject_text(subject), "subject"))
     anchor_seeds = ((anchor.prompt, seeds.of_anchor(anchor)) for anchor in subject.shown_by)
     given = [(drawer.anchor(subject, written, seed), seed) for written, seed in anchor_seeds]
     anchored = [(subject.caption(prompt), seed) for prompt, seed in given]
@@ -392,7 +390,7 @@ def _plan_subject(
 
 
 def _plan_scenes(
-    subject: Subject, name: str, key: str, seeds: _Seeds, led: ControlPlanner, drawer: Drawer, takes: Sequence[Take]
+    subject: Subject, name: str, key: str, seeds: Seeds, led: ControlPlanner, drawer: Drawer, takes: Sequence[Take]
 ) -> Iterator[Asset]:
     numbers: Iterator[Sequence[int]] = map(seeds.of_scene, takes)
     words: list[list[str] | None] = [None] * len(takes)
@@ -408,53 +406,8 @@ def _plan_scenes(
             yield Asset(asset_id, "scene", name, scene_id, text, seed, path, control, others)
 
 
-class _Seeds:
-    """Seeds of one subject where the job names none.
-
-    They are hashes of the job's seed, the subject's own id or words, the scene's words and how often these occurred
-    before, so that neither order nor neighbours matter, and a new style keeps the compositions.
-    """
-
-    def __init__(self, job_seed: int, scenes: Sequence[Take], scope: str) -> None:
-        self._scope = [job_seed, scope]
-        self._seen: Counter[tuple[str, str]] = Counter()
-        repeated = Counter(scene.prompt for scene in scenes)
-        self._used: dict[str, set[int]] = {text: set() for text, times in repeated.items() if times > 1}
-        for scene in scenes:
-            if scene.seed is not None and scene.prompt in self._used:
-                self._used[scene.prompt].update(range(scene.seed, scene.seed + scene.count))
-
-    def of_anchor(self, anchor: Anchor | GivenPicture) -> int:
-        """The seed of an anchor, or of the noise on a picture."""
-        return self._derived("anchor", anchor.prompt) if anchor.seed is None else anchor.seed
-
-    def of_scene(self, scene: Take) -> Sequence[int]:
-        """The seeds of a scene's pictures: its own, counting up, or derived ones that no scene of these words has."""
-        if scene.seed is not None:
-            return range(scene.seed, scene.seed + scene.count)
-        while True:
-            first = self._derived("scene", scene.prompt)
-            seeds = [(first + number) % _SEEDS for number in range(scene.count)]
-            used = self._used.get(scene.prompt)
-            if used is None:
-                return seeds
-            if used.isdisjoint(seeds):
-                used.update(seeds)
-                return seeds
-
-    def _derived(self, kind: str, text: str) -> int:
-        occurrence = self._seen[kind, text]
-        self._seen[kind, text] += 1
-        return int(digest([*self._scope, kind, text, occurrence])[:8], 16)
-
-
 def scene_asset_id(
     subject_key: str, prompt: str, seed: int, control: Sequence[PlannedControl] = (), words: Words = NO_WORDS
 ) -> str:
     """The id of a scene of the subject with that key."""
     return digest(["scene", subject_key, prompt, seed, *identity_of(control), *told(words)])
-
-
-def digest(value: Any) -> str:
-    """SHA-256 over canonical JSON, shortened to 32 hexadecimal digits."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()[:_KEY_DIGITS]

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from consistory_ray.plan.plan import Asset, digest
+from consistory_ray.plan.plan import Asset
+from consistory_ray.plan.words import digest
 
 if TYPE_CHECKING:
     from consistory_ray.plan.plan import Plan, SubjectPlan

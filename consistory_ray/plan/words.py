@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from consistory_ray.jobs.job import Anchor, GivenPicture, Scene
 
 canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
 """JSON as it enters ids."""
+_KEY_DIGITS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +65,8 @@ def scene_words(scene: Scene, prompt: str | None = None) -> str:
         return text
     others = told(own_words(scene))
     return canonical([text, *others]) if others else text
+
+
+def digest(value: Any) -> str:
+    """SHA-256 over canonical JSON, shortened to 32 hexadecimal digits."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:_KEY_DIGITS]

@@ -9,6 +9,7 @@ import pytest
 from consistory_ray.errors import JobError
 from consistory_ray.guards.problems import FIXES
 from consistory_ray.jobs.job import parse_job
+from consistory_ray.jobs.quality import quality_findings
 from consistory_ray.plan.plan import make_plan
 from consistory_ray.plan.takes import further_takes, take_of
 
@@ -48,6 +49,14 @@ def test_there_is_one_bar(bars: dict[str, float]) -> None:
     with pytest.raises(JobError) as caught:
         parse_job(job({"metric": "colours", **bars}))
     assert any("threshold" in item.fix and "not both" in item.fix for item in caught.value.problems)
+
+
+def test_stored_subjects_have_no_anchors_to_be_compared_with() -> None:
+    stored = {"subjects": [{"scenes": ["a cat at sea"]}, {"from": "s3://run/anchors/cat"}]}
+    (found,) = quality_findings({"quality": GATE, **stored})
+    assert found.loc == ("subjects", 1, "from") and "measure: alignment" in found.fix
+    assert not list(quality_findings({"quality": {**GATE, "measure": "alignment"}, **stored}))
+    assert not list(quality_findings(stored))
 
 
 def test_unknown_keys_and_values_of_another_kind_are_refused() -> None:

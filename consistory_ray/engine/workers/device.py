@@ -45,6 +45,12 @@ class DeviceTime:
     memory: int | None = None
     masks: Sequence[NDArray[np.bool_] | None] = ()
 
+    def masks_of(self, assets: Sequence[Asset]) -> dict[str, NDArray[np.bool_] | None]:
+        """Of each asset, by its id, the mask that the renderer has told; None where it has told none."""
+        if len(self.masks) != len(assets):
+            return dict.fromkeys(asset.asset_id for asset in assets)
+        return {asset.asset_id: mask for asset, mask in zip(assets, self.masks, strict=True)}
+
 
 class Device:
     """Runs whatever touches the device, in the order in which it was asked to.

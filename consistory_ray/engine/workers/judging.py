@@ -62,14 +62,22 @@ class Judging:
         value = scorer.score(looked, subject.subject_key, partial(self._anchors, subject))
         return Scored(value, scorer.scored_by)
 
+    def look(self, subject: SubjectPlan, scene: Asset) -> Scored:
+        """The same of a scene whose picture is on storage.
+
+        Raises:
+            AssetError: the same, and its own picture is gone or damaged.
+            StorageError: the output failed.
+        """
+        return self.score(subject, scene, *self._stored(scene))
+
     def _anchors(self, subject: SubjectPlan) -> list[Looked]:
         from consistory_ray.quality.scorer import Looked
 
-        found = []
-        for anchor in subject.anchors:
-            data = with_backoff(partial(self._store.read, anchor.path))
-            found.append(Looked(*stored_picture(anchor.path, data), anchor.asset_id, anchor.prompt))
-        return found
+        return [Looked(*self._stored(anchor), anchor.asset_id, anchor.prompt) for anchor in subject.anchors]
+
+    def _stored(self, asset: Asset) -> tuple[Image, Mask | None]:
+        return stored_picture(asset.path, with_backoff(partial(self._store.read, asset.path)))
 
 
 def stored_picture(path: str, data: bytes) -> tuple[Image, Mask | None]:

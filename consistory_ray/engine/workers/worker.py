@@ -7,16 +7,14 @@ values: an exception that reaches Ray always means that the process or the machi
 
 from __future__ import annotations
 
-import functools
 import os
-import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +33,8 @@ from consistory_ray.engine.workers.anchor_store import (
     stored_digest,
 )
 from consistory_ray.engine.workers.device import Device, DeviceTime
-from consistory_ray.engine.workers.judging import Judging, stored_picture
+from consistory_ray.engine.workers.draining import drain_on_sigterm
+from consistory_ray.engine.workers.judging import Judging
 from consistory_ray.engine.workers.writing import Writers
 from consistory_ray.errors import AssetError, InputError, RejectedError, RunInterrupted
 from consistory_ray.guards.numerics import picture_fault
@@ -176,7 +175,7 @@ class RenderWorker:
         self._spec = spec
         self._store = store
         self._png_level = png_level
-        self._check_names, self._checks = tuple(checks), functools.cache(lambda: load_checks(checks))
+        self._check_names, self._checks = tuple(checks), cache(lambda: load_checks(checks))
         self._writers = Writers()
         self._judging = Judging(quality, spec.device, store) if quality is not None else None
         self._started = time.perf_counter()
@@ -297,7 +296,7 @@ class RenderWorker:
         """The cache of a stored subject, or of several that meet: the same bytes whoever joins them."""
         parts = []
         for source in sources:
-            found = with_backoff(functools.partial(load_source, source.url))
+            found = with_backoff(partial(load_source, source.url))
             if found.buffer is not None and found.sha256 != source.sha256:
                 return StoredCache(None, found.sha256, f"{source.url} has changed since the job was read")
             if (found := self._checked(found, source.url)).buffer is None:
@@ -361,7 +360,7 @@ class RenderWorker:
             raise AssetError(f"the renderer made {len(images)} pictures of {len(assets)}")
         share = spent.seconds / max(1, len(assets))
         clock = {"score": 0.0, "encode": 0.0, "write": 0.0}
-        masks = told_masks(spent, assets)
+        masks = spent.masks_of(assets)
 
         def deliver(asset: Asset, image: Image | AssetError) -> Delivered | Failure:
             try:
@@ -410,17 +409,14 @@ class RenderWorker:
 
     def _look(self, subject: SubjectPlan, scenes: Sequence[Asset]) -> Report:
         """Score pictures that are on storage already."""
-        clock, looked, failures = {"score": 0.0}, {}, {}
+        looked, failures, started = {}, {}, time.perf_counter()
         for scene in scenes:
             try:
-                data = with_backoff(partial(self._store.read, scene.path))
-                image, mask = stored_picture(scene.path, data)
-                score = self._score(subject, scene, image, mask, clock)
-                assert score is not None, "only a job with a gate asks for it"
-                looked[scene.asset_id] = score
+                assert self._judging is not None, "only a job with a gate asks for it"
+                looked[scene.asset_id] = self._judging.look(subject, scene)
             except Exception as error:
                 failures[scene.asset_id] = Failure.of(error)
-        return Report(failures=failures, looked=looked, scoring=clock["score"])
+        return Report(failures=failures, looked=looked, scoring=time.perf_counter() - started)
 
     def _write(
         self,
@@ -452,30 +448,3 @@ class RenderWorker:
         clock["encode"] += encoded - started
         clock["write"] += time.perf_counter() - encoded
         return Delivered(asset.asset_id, written, image.size, seconds, packed, score)
-
-
-def told_masks(spent: DeviceTime, assets: Sequence[Asset]) -> dict[str, Mask | None]:
-    """Of each asset the mask that the renderer has told; None where it has told none."""
-    if len(spent.masks) != len(assets):
-        return dict.fromkeys(asset.asset_id for asset in assets)
-    return {asset.asset_id: mask for asset, mask in zip(assets, spent.masks, strict=True)}
-
-
-def drain_on_sigterm(drain: Callable[[], None]) -> None:
-    """On SIGTERM the machine is going: what is on the device is finished, written and reported, the rest is refused.
-
-    In an actor the main thread sits in Ray's own loop, where Python runs no signal handlers; so the interpreter's
-    wake-up file descriptor, which is written to by the signal itself, tells a thread.
-    """
-    receiving, sending = socket.socketpair()
-    sending.setblocking(False)
-    signal.signal(signal.SIGTERM, lambda number, frame: None)
-    signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
-
-    def listen() -> None:
-        with sending, receiving:
-            while number := receiving.recv(1):
-                if number[0] == signal.SIGTERM:
-                    drain()
-
-    threading.Thread(target=listen, name="signals", daemon=True).start()
