@@ -143,6 +143,11 @@ def test_one_colour_is_no_background_to_be_copied() -> None:
     assert finder.nearest([picture("a0")], [np.ones(64, bool)]) == [(None, None)]
 
 
+def test_two_pictures_are_enough_to_be_copies() -> None:
+    marks = [np.ones(64, bool), np.arange(64) > 2]
+    assert CopyFinder().nearest([picture("a0"), picture("s0")], marks) == [(3, "s0"), (3, "a0")]
+
+
 def test_s_h_is_the_harmonic_mean() -> None:
     assert harmonic(0.8, 0.4) == pytest.approx(2 * 0.8 * 0.4 / 1.2) == pytest.approx(0.5333, abs=1e-4)
     assert harmonic(1.7, 1.0) == 1.0 and harmonic(-0.3, 0.9) == 0.0 and harmonic(0, 0) == 0.0
