@@ -145,7 +145,10 @@ def test_one_colour_is_no_background_to_be_copied() -> None:
 
 def test_two_pictures_are_enough_to_be_copies() -> None:
     marks = [np.ones(64, bool), np.arange(64) > 2]
-    assert CopyFinder().nearest([picture("a0"), picture("s0")], marks) == [(3, "s0"), (3, "a0")]
+    assert CopyFinder().nearest([picture("a0", "in the forest"), picture("s0", "in space")], marks) == [
+        (3, "s0"),
+        (3, "a0"),
+    ]
 
 
 def test_s_h_is_the_harmonic_mean() -> None:
