@@ -70,12 +70,10 @@ class _Finder:
         return {**subject, **changes} if changes else subject
 
     def _entries(self, loc: Loc, entries: Sequence[Any]) -> Sequence[Any]:
-        if not any(isinstance(entry, Mapping) and "control" in entry for entry in entries):
+        if not any(_is_led(entry) for entry in entries):
             return entries
         return [
-            {**entry, "control": self._control((*loc, index, "control"), entry["control"])}
-            if isinstance(entry, Mapping) and "control" in entry
-            else entry
+            {**entry, "control": self._control((*loc, index, "control"), entry["control"])} if _is_led(entry) else entry
             for index, entry in enumerate(entries)
         ]
 
@@ -187,6 +185,11 @@ def _address(pose: Any) -> str:
     """The address of a pose as it was written; empty where it has none."""
     address = pose.get("image") if isinstance(pose, Mapping) else pose
     return address if isinstance(address, str) else ""
+
+
+def _is_led(entry: Any) -> bool:
+    """Whether an anchor or scene has a control; most are words, which are told first."""
+    return not isinstance(entry, str | int) and isinstance(entry, Mapping) and "control" in entry
 
 
 def _has_name(pose: Any) -> bool:

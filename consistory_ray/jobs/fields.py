@@ -25,6 +25,7 @@ def text_field(item: Any, name: str) -> str:
 
 
 def entries(owner: Any, name: str) -> Iterator[Entry]:
-    """A list's entries with their places; none of what is no list."""
+    """A list's entries with their places; none of what is no list, and no numbers, which stand for no entry."""
     value = field(owner, name)
-    return enumerate(value) if isinstance(value, Sequence) and not isinstance(value, str) else enumerate(())
+    listed = value if isinstance(value, Sequence) and not isinstance(value, str) else ()
+    return ((index, entry) for index, entry in enumerate(listed) if not isinstance(entry, int | float))

@@ -29,6 +29,7 @@ from consistory_ray.engine.faults import Failure, Fault
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.errors import InputError
 from consistory_ray.output.storage import open_output
+from tests.patience import PATIENCE, SOON
 
 Nodes = list[dict[str, Any]]
 
@@ -316,7 +317,7 @@ cluster.shutdown()
 """
 
 RENDER = """
-import json, os, sys
+import json, os, sys, time
 import ray
 from consistory_ray.engine.coordinator import run_plan
 from consistory_ray.engine.options import RunOptions
@@ -329,17 +330,22 @@ class Placed(FakeRenderer):
         context = ray.get_runtime_context()
         placed = {"node": context.get_node_id(), "device": spec.device, "resources": context.get_assigned_resources()}
         placed["visible"] = os.environ.get("CUDA_VISIBLE_DEVICES")
-        with open(os.path.join(options.pop("folder"), f"{os.getpid()}.json"), "w") as file:
+        folder, workers, patience = options.pop("folder"), options.pop("workers"), options.pop("patience")
+        with open(os.path.join(folder, f"{os.getpid()}.json"), "w") as file:
             json.dump(placed, file)
+        late = time.monotonic() + patience  # the first ones would be through with everything before the last one is up
+        while len(os.listdir(folder)) < workers and time.monotonic() < late:
+            time.sleep(0.1)
         super().__init__(spec, **options)
 
-address, folder = sys.argv[1:]
+address, folder, patience = sys.argv[1:]
 cat = {"id": "cat", "concept": "cat", "anchors": ["a cat at home"], "scenes": [f"cat {n}" for n in range(24)]}
 plan = make_plan(parse_job({"model": "fake", "subjects": [cat]}))
 ray.init(address=address, log_to_driver=False)
 for number, options in enumerate(json.loads(sys.stdin.read())):
     os.mkdir(found := os.path.join(folder, str(number)))
-    factory = Placed.factory(folder=found, seconds=0.2, anchor_seconds=0.0)
+    all_of_them = {"workers": options.get("workers", 1), "patience": float(patience)}
+    factory = Placed.factory(folder=found, seconds=0.2, anchor_seconds=0.0, **all_of_them)
     summary = run_plan(plan, os.path.join(folder, f"out-{number}"), RunOptions(renderer=factory, **options))
     assert summary.state == "complete", summary
 """
@@ -361,9 +367,9 @@ def test_real_workers_run_where_they_may(tmp_path: Path) -> None:
     with subprocess.Popen(host, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as cluster:
         assert cluster.stdin is not None and cluster.stdout is not None
         told = json.loads(cluster.stdout.readline())
-        command = [sys.executable, "-c", RENDER, told["address"], str(tmp_path)]
+        command = [sys.executable, "-c", RENDER, told["address"], str(tmp_path), str(SOON)]
         try:
-            subprocess.run(command, input=json.dumps(runs), text=True, check=True, timeout=300, env=environment)
+            subprocess.run(command, input=json.dumps(runs), text=True, check=True, timeout=PATIENCE, env=environment)
         finally:
             cluster.stdin.close()
     found = [
