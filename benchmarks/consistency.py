@@ -1,7 +1,7 @@
 """How much more do one subject's pictures agree with the method than without it, and what does that cost?
 
     python benchmarks/consistency.py --subjects 32 --cache /tmp/pictures
-    python benchmarks/consistency.py --strengths paper,strong --baselines --cache /tmp/pictures     # the whole evidence
+    python benchmarks/consistency.py --strengths paper,strong --details --baselines --cache /tmp/p  # the whole evidence
     ... --part 1/2 & ... --part 2/2: two processes that render, then the same without: it finds all pictures
     ... --summarise: what there is in the cache by now
 
@@ -32,6 +32,10 @@ the judge reads it, are equal in two pictures or not, and count alike. The last 
     ..._vanilla, ..._interval  without the method; 95 % bootstrap intervals over subjects
     device, dtype, strength  what it ran on, in, and of which strength these numbers are
 
+``--details`` adds prompts, the anchors' too, that name what makes the individual, "a red striped dragon with a hat", as
+people do who want that one: body colour, pattern and accessory of the first vanilla scene, which are what the model's
+captions name. They are rendered with the method and without it; the last line has the first under ``with_details``.
+
 ``--baselines`` adds what the simplest means reach: vanilla with one seed for all scenes of a subject; vanilla whose
 prompts name two colours, those of its first picture; vanilla with the colours of its first picture painted over; and
 drawings of the same individual, which are the floor. results/consistency.json has every subject's row in every way,
@@ -56,7 +60,7 @@ if not __package__:  # run as a script
 
 
 from benchmarks.consistency_report import tables
-from benchmarks.consistency_ways import BLURRED, SAME_INDIVIDUAL, VANILLA, Ways, label
+from benchmarks.consistency_ways import BLURRED, DETAILS, NAMED_DETAILS, SAME_INDIVIDUAL, VANILLA, Ways, label
 from benchmarks.model_options import (
     add_model_options,
     add_rendering_options,
@@ -75,6 +79,17 @@ from consistory_ray.evaluation.sheets import comparison_sheet
 from consistory_ray.miniature.judge import Judge
 from consistory_ray.settings import STRENGTHS, MethodSettings
 
+GOALS = (
+    "subjects",
+    "identity_gap_ratio",
+    "identity_gap_interval",
+    "hard_attribute_ratio",
+    "hard_attribute_interval",
+    "scene_probability_drop",
+    "layout_diversity_ratio",
+)
+"""What the last line tells of prompts that name details."""
+
 
 def parse_arguments() -> argparse.Namespace:
     """Command line."""
@@ -89,6 +104,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--strength", choices=tuple(STRENGTHS), help="whose numbers are told (default: the first one)")
     parser.add_argument("--strengths", default="", help="all that are rendered, such as paper,strong")
     parser.add_argument("--baselines", action="store_true", help="also what the simplest means reach")
+    parser.add_argument("--details", action="store_true", help="also prompts that name details")
     parser.add_argument("--part", default="1/1", metavar="I/N", help="render this share, and measure nothing if N > 1")
     parser.add_argument("--summarise", action="store_true", help="render nothing: tell what the cache has")
     method = parser.add_argument_group("settings of the method")
@@ -155,9 +171,11 @@ def evidence(ways: Mapping[str, Way], settings: Mapping[str, MethodSettings]) ->
         told: dict[str, Any] = {"label": label(name)}
         if name != VANILLA and set(way.subjects) & set(ways[VANILLA].subjects):
             told["numbers"] = rounded(numbers(way, ways[VANILLA]))
-        if name in settings:
+        if (strength := name.removesuffix(DETAILS)) in settings:
             told["by_kind"] = rounded(by_kind(way, ways[VANILLA]))
-            told["settings"] = settings[name].to_dict()
+            told["settings"] = settings[strength].to_dict()
+        if name.endswith(DETAILS) and NAMED_DETAILS in ways and name != NAMED_DETAILS:
+            told["numbers_against_the_same_words"] = rounded(numbers(way, ways[NAMED_DETAILS]))
         found[name] = told | {"way": rounded(way.to_dict(), 6)}
     return found
 
@@ -201,7 +219,7 @@ def main() -> None:
     settings = {name: settings_from(options, pipeline.default_settings.with_strength(name)) for name in strengths}
     renderers = {name: renderer_of(pipeline, own, options) for name, own in settings.items()}
     subjects = consistency_subjects(options.subjects, options.scenes, options.anchors)
-    found = Ways(renderers, options.baselines, Judge.load(), subjects, pipeline.pipe.vae)
+    found = Ways(renderers, options.baselines, options.details, Judge.load(), subjects, pipeline.pipe.vae)
     mine = shares(options)
     if options.summarise:
         found.read(mine)
@@ -217,7 +235,10 @@ def main() -> None:
     told = evidence(ways, settings)
     report = {"numbers": told[strengths[0]]["numbers"], "strength": strengths[0], "steps": options.steps, "ways": told}
     write(stamped(report, pipeline), found, strengths[0], options)
-    print(json.dumps(report["numbers"] | {"strength": strengths[0]} | described_pipeline(pipeline)))
+    last = report["numbers"] | {"strength": strengths[0]} | described_pipeline(pipeline)
+    if options.details:
+        last["with_details"] = {name: told[strengths[0] + DETAILS]["numbers"][name] for name in GOALS}
+    print(json.dumps(last))
 
 
 if __name__ == "__main__":

@@ -9,21 +9,29 @@ from typing import Any
 import numpy as np
 
 from benchmarks import drawn_subjects
-from consistory_ray.evaluation.baselines import colours_transferred, naming_colours, one_seed
+from consistory_ray.evaluation.baselines import colours_transferred, naming_colours, naming_details, one_seed
 from consistory_ray.evaluation.evidence import Judged, Way, judged, way_of
-from consistory_ray.evaluation.hard_attributes import look
+from consistory_ray.evaluation.hard_attributes import Look, look
 from consistory_ray.evaluation.picture_quality import blurred
 from consistory_ray.evaluation.prompts import SubjectPrompts
 from consistory_ray.evaluation.rendering import Rendered, Renderer, stacked
 from consistory_ray.miniature.judge import Judge
 
 VANILLA = "vanilla"
-ONE_SEED, NAMED_COLOURS, COLOUR_TRANSFER = "one_seed", "named_colours", "colour_transfer"
+ONE_SEED, NAMED_COLOURS, NAMED_DETAILS, COLOUR_TRANSFER = (
+    "one_seed",
+    "named_colours",
+    "named_details",
+    "colour_transfer",
+)
+DETAILS = "_details"
+"""What the name of a strength ends with where the prompts name details."""
 BLURRED, SAME_INDIVIDUAL, STRANGERS = "vanilla_blurred", "same_individual", "strangers"
 LABELS = {
     VANILLA: "vanilla",
     ONE_SEED: "vanilla, one seed for all scenes",
     NAMED_COLOURS: "vanilla, two colours named",
+    NAMED_DETAILS: "vanilla, details named",
     COLOUR_TRANSFER: "vanilla, colours of the first scene painted over",
     BLURRED: "vanilla, blurred",
     SAME_INDIVIDUAL: "the same individual, drawn",
@@ -36,7 +44,8 @@ BLOCK = 8
 
 def label(way: str) -> str:
     """What tables and plots call a way."""
-    return LABELS.get(way, f"ConsiStory, {way}")
+    strength = way.removesuffix(DETAILS)
+    return LABELS.get(way, f"ConsiStory, {strength}{', details named' if strength != way else ''}")
 
 
 @dataclass
@@ -46,6 +55,7 @@ class Ways:
     Attributes:
         renderers: by strength; the first one renders what is without the method.
         baselines: whether these are rendered, too.
+        details: whether the first strength and vanilla are also rendered from prompts that name details.
         judge: who reads the pictures.
         subjects: by number.
         vae: the model's autoencoder, through which drawings go.
@@ -53,12 +63,13 @@ class Ways:
 
     renderers: Mapping[str, Renderer]
     baselines: bool
+    details: bool
     judge: Judge
     subjects: Sequence[SubjectPrompts]
     vae: Any
 
     def __post_init__(self) -> None:
-        self.plain = next(iter(self.renderers.values()))
+        self.first, self.plain = next(iter(self.renderers.items()))
         self.pictures: dict[str, dict[int, np.ndarray]] = {}
         self.found: dict[str, dict[int, Judged]] = {}
         self.drawings: dict[int, np.ndarray] = {}
@@ -73,7 +84,11 @@ class Ways:
                 self._keep(strength, block, [scenes for _, scenes in renderer.subjects(asked)])
             if self.baselines:
                 self._vanilla(ONE_SEED, block, [one_seed(self.subjects[number]) for number in block])
-                self._vanilla(NAMED_COLOURS, block, [self.named(number) for number in block])
+                self._vanilla(NAMED_COLOURS, block, [self.colours_named(number) for number in block])
+            if self.details:
+                told = [self.details_named(number) for number in block]
+                self._vanilla(NAMED_DETAILS, block, told)
+                self._keep(self.first + DETAILS, block, [scenes for _, scenes in self.plain.subjects(told)])
             yield first + len(block)
 
     def read(self, numbers: Sequence[int]) -> None:
@@ -85,14 +100,28 @@ class Ways:
                 self._keep_stored(strength, number, renderer, renderer.subject_keys(subject)[1])
             if self.baselines:
                 self._stored(ONE_SEED, number, one_seed(subject))
-                if number in self.pictures.get(VANILLA, {}):
-                    self._stored(NAMED_COLOURS, number, self.named(number))
+            if number not in self.pictures.get(VANILLA, {}):
+                continue
+            if self.baselines:
+                self._stored(NAMED_COLOURS, number, self.colours_named(number))
+            if self.details:
+                told = self.details_named(number)
+                self._stored(NAMED_DETAILS, number, told)
+                self._keep_stored(self.first + DETAILS, number, self.plain, self.plain.subject_keys(told)[1])
 
-    def named(self, number: int) -> SubjectPrompts:
-        """A subject whose prompts name the colours that the judge reads in its first vanilla scene."""
+    def first_look(self, number: int) -> Look | None:
+        """What the judge reads in a subject's first vanilla scene: whoever wants that individual would name it so."""
         first = self.pictures[VANILLA][number][:1]
         (portrait,) = self.judge.portray(first, [self.judge.read(first)[0].foreground])
-        return naming_colours(self.subjects[number], look(portrait))
+        return look(portrait)
+
+    def colours_named(self, number: int) -> SubjectPrompts:
+        """A subject whose prompts name two colours."""
+        return naming_colours(self.subjects[number], self.first_look(number))
+
+    def details_named(self, number: int) -> SubjectPrompts:
+        """A subject whose prompts, the anchors' too, name body colour, pattern and accessory."""
+        return naming_details(self.subjects[number], self.first_look(number))
 
     def summary(self) -> dict[str, Way]:
         """All ways as far as they have been rendered, and those that need no model; empty ones are left out."""

@@ -1,7 +1,8 @@
 """Training of the judge on drawings and on their reconstructions by the autoencoder.
 
 About an hour of one core. Everything is seeded and resumable: drawings, reconstructions and a checkpoint
-per network lie in ``<run>/judge``.
+per network lie in ``<run>/judge``. A second judge, of other individuals, other noise and other first weights, is for
+gates: what chooses pictures should not be what measures them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import dataclasses
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from consistory_ray.evaluation.measures import srgb_to_lab
@@ -36,7 +39,8 @@ from training.checkpoints import restore, save_atomically, snapshot
 from training.individuals import Identity, random_identity, random_placement
 from training.world import PictureSpec, draw, random_spec
 
-JUDGE_SEED = 3
+BUNDLED = WEIGHTS.parent / "weights"
+JUDGE_SEED, SECOND_SEED = 3, 4
 INDIVIDUALS, PAIRS = 6000, 1000
 """Single subjects, each drawn in two scenes, and pictures of two subjects."""
 SEGMENTER_BATCH, IDENTIFIER_BATCH = 16, 12
@@ -69,15 +73,21 @@ class JudgeData:
     identities: list[Identity]
 
 
-def judge_specs() -> list[PictureSpec]:
-    """What the judge is trained on."""
-    rng = random.Random(f"judge/{JUDGE_SEED}")
+def judge_specs(seed: int = JUDGE_SEED) -> list[PictureSpec]:
+    """What a judge is trained on."""
+    rng = random.Random(f"judge/{seed}")
     specs = []
     for _ in range(INDIVIDUALS):
         identity = random_identity(rng)
         for scene in rng.sample(SCENES, 2):
             specs.append(PictureSpec((identity,), (random_placement(rng),), scene, rng.randrange(2**31)))
     return specs + [random_spec(rng, two_subjects=1.0) for _ in range(PAIRS)]
+
+
+def quick_precision() -> AbstractContextManager[Any]:
+    """bfloat16 where the processor computes in it; elsewhere it would take several times as long as float32."""
+    native = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast("cpu", torch.bfloat16) if native else nullcontext()
 
 
 def label_map(masks: np.ndarray, kinds: Sequence[str]) -> np.ndarray:
@@ -98,7 +108,7 @@ def reconstruct(vae: Any, images: np.ndarray, noise: Sequence[float] = (0.0,), s
         block = images[first : first + 8]
         pixels = torch.from_numpy(np.ascontiguousarray(block)).permute(0, 3, 1, 2).to(dtype) / 127.5 - 1
         levels = torch.tensor(noise)[torch.randint(len(noise), (len(block), 1, 1, 1), generator=generator)]
-        with torch.autocast("cpu", torch.bfloat16):
+        with quick_precision():
             latents = vae.encode(pixels).latent_dist.mean.float()
             latents = latents + levels * torch.randn(latents.shape, generator=generator)
             decoded = vae.decode(latents.to(dtype)).sample.float()
@@ -106,11 +116,11 @@ def reconstruct(vae: Any, images: np.ndarray, noise: Sequence[float] = (0.0,), s
     return result
 
 
-def draw_judge_pictures(folder: Path) -> None:
+def draw_judge_pictures(folder: Path, seed: int) -> None:
     """Write ``images.npy`` and ``labels.npy`` unless they are there."""
     if (folder / "labels.npy").exists():
         return
-    specs, size = judge_specs(), PICTURE_SIZE
+    specs, size = judge_specs(seed), PICTURE_SIZE
     images = np.lib.format.open_memmap(
         folder / "images.npy", mode="w+", dtype="uint8", shape=(len(specs), size, size, 3)
     )
@@ -124,26 +134,32 @@ def draw_judge_pictures(folder: Path) -> None:
     print(f"judge: {len(specs)} pictures drawn", flush=True)
 
 
-def reconstruct_judge_pictures(run: Path, folder: Path) -> None:
+def reconstruct_judge_pictures(run: Path, folder: Path, seed: int) -> None:
     """Write ``reconstructions.npy``, of one view of every individual and of half of the pairs, unless it is there."""
     path = folder / "reconstructions.npy"
     if path.exists():
         return
-    vae: Any = trained_autoencoder(run)
+    vae: Any = trained_autoencoder(run) if (run / "autoencoder.pt").exists() else bundled_autoencoder()
     images = np.load(folder / "images.npy", mmap_mode="r")
-    result = reconstruct(vae.to(memory_format=torch.channels_last), images[::2], LATENT_NOISE)
+    noise_seed = 0 if seed == JUDGE_SEED else seed
+    result = reconstruct(vae.to(memory_format=torch.channels_last), images[::2], LATENT_NOISE, noise_seed)
     np.save(path.with_suffix(".tmp.npy"), result)
     path.with_suffix(".tmp.npy").replace(path)
     print(f"judge: {len(result)} pictures reconstructed", flush=True)
 
 
-def judge_data(run: Path) -> JudgeData:
-    """The training pictures, drawn and reconstructed into ``run/judge`` unless they are there."""
-    folder = run / "judge"
+def bundled_autoencoder() -> AutoencoderKL:
+    """The exported one, where the run has trained none."""
+    vae: AutoencoderKL = AutoencoderKL.from_pretrained(BUNDLED, subfolder="vae", torch_dtype=torch.float32)
+    return vae
+
+
+def judge_data(run: Path, folder: Path, seed: int = JUDGE_SEED) -> JudgeData:
+    """The training pictures, drawn and reconstructed into the folder unless they are there."""
     folder.mkdir(parents=True, exist_ok=True)
-    draw_judge_pictures(folder)
-    reconstruct_judge_pictures(run, folder)
-    specs = judge_specs()
+    draw_judge_pictures(folder, seed)
+    reconstruct_judge_pictures(run, folder, seed)
+    specs = judge_specs(seed)
     return JudgeData(
         np.load(folder / "images.npy", mmap_mode="r"),
         np.load(folder / "reconstructions.npy", mmap_mode="r"),
@@ -189,7 +205,7 @@ def segmenter_step(network: Segmenter, data: JudgeData) -> Step:
     def loss(rng: np.random.Generator) -> Tensor:
         rows = rng.integers(0, len(data.labels), SEGMENTER_BATCH)
         pictures, labels = pick(data, rows, rng)
-        with torch.autocast("cpu", torch.bfloat16):
+        with quick_precision():
             scenes, regions = network(augment(pictures, rng))
         scene_loss = F.cross_entropy(scenes.float(), torch.from_numpy(data.scenes[rows]))
         return scene_loss + 3 * F.cross_entropy(regions.float(), half_size(labels))
@@ -250,7 +266,7 @@ def identifier_step(network: Identifier, data: JudgeData) -> Step:
         masks, where = shaken(labels, rng)
         crops = cut_out(augment(pictures, rng), masks, where)
         targets = identity_targets([data.identities[index] for index in chosen])
-        with torch.autocast("cpu", torch.bfloat16):
+        with quick_precision():
             logits, embeddings = network(crops)
         total = torch.zeros(())
         for name, values in targets.items():
@@ -266,11 +282,11 @@ def identifier_step(network: Identifier, data: JudgeData) -> Step:
     return loss
 
 
-def fit(name: str, network: nn.Module, step_loss: Step, steps: int, checkpoint: Path) -> None:
+def fit(name: str, network: nn.Module, step_loss: Step, steps: int, checkpoint: Path, seed: int = JUDGE_SEED) -> None:
     """Train a network, resuming from its checkpoint."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=1e-2)
     first = restore(checkpoint, network, optimizer)
-    rng = np.random.default_rng([JUDGE_SEED, first])
+    rng = np.random.default_rng([seed, first])
     started, losses = time.time(), []
     for step in range(first, steps):
         for group in optimizer.param_groups:
@@ -290,19 +306,21 @@ def fit(name: str, network: nn.Module, step_loss: Step, steps: int, checkpoint: 
             save_atomically(snapshot(step + 1, network, optimizer), checkpoint)
 
 
-def train_judge(run: Path, steps: int, out: Path = WEIGHTS) -> None:
-    """Train both networks and write the judge's weights.
+def train_judge(run: Path, steps: int, out: Path = WEIGHTS, seed: int = JUDGE_SEED) -> None:
+    """Train both networks and write a judge's weights.
 
     Args:
-        run: the training run's folder; its autoencoder must be trained.
+        run: the training run's folder; without an autoencoder of its own, the bundled model's is taken.
         steps: optimizer steps of the identifier; the segmenter learns faster and takes a quarter.
         out: where the weights go.
+        seed: of individuals, noise, order and first weights; each has a folder of its own in the run.
     """
-    torch.manual_seed(JUDGE_SEED)
+    torch.manual_seed(seed)
     torch.set_num_threads(1)
-    data = judge_data(run)
+    folder = run / ("judge" if seed == JUDGE_SEED else f"judge-{seed}")
+    data = judge_data(run, folder, seed)
     segmenter, identifier = Segmenter(), Identifier()
-    fit("segmenter", segmenter, segmenter_step(segmenter, data), steps // 4, run / "judge" / "segmenter.pt")
-    fit("identifier", identifier, identifier_step(identifier, data), steps, run / "judge" / "identifier.pt")
+    fit("segmenter", segmenter, segmenter_step(segmenter, data), steps // 4, folder / "segmenter.pt", seed)
+    fit("identifier", identifier, identifier_step(identifier, data), steps, folder / "identifier.pt", seed)
     Judge(segmenter, identifier).save(out)
     print(f"judge written to {out}, {out.stat().st_size / 1e6:.1f} MB", flush=True)

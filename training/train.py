@@ -8,6 +8,7 @@ The stages, each resumable by running the same command again (checkpoints lie in
     denoiser      UNet and text encoders: first on half-size pictures, then at full size
     decoder       more training of the decoder alone; the latents stay as they are
     judge         the classifier and segmenter that measures pictures
+    second-judge  another one of other seeds, for gates (no other stage is needed)
     export        everything as a diffusers pipeline folder, bfloat16 safetensors
     controlnet    a ControlNet of the exported pipeline (no other stage is needed), float16 safetensors
     paths         the exported pipeline's guided sampling paths (no other stage is needed)
@@ -28,6 +29,7 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 
 from consistory_ray.miniature.architecture import assemble, build_tokenizer
+from consistory_ray.miniature.judge import SECOND_WEIGHTS
 from consistory_ray.miniature.judge import WEIGHTS as JUDGE_WEIGHTS
 from training.autoencoder import encode, train_autoencoder, trained_autoencoder
 from training.controlnet import export_controlnet, open_pipeline, train_controlnet
@@ -35,7 +37,7 @@ from training.dataset import TRAIN_SEED, draw_pictures, open_pictures
 from training.denoiser import Denoiser, Stage, train_stage
 from training.distillation import PATHS, Sampler, export_student, sample_paths, train_student
 from training.distillation import STAGES as STUDENTS
-from training.judge import train_judge
+from training.judge import SECOND_SEED, train_judge
 from training.parallel import launch
 from training.style import export_style, train_style
 
@@ -106,6 +108,11 @@ def stage_judge(run: Path, options: argparse.Namespace) -> None:
     train_judge(run, options.judge_steps)
 
 
+def stage_second_judge(run: Path, options: argparse.Namespace) -> None:
+    """Train the judge of gates."""
+    train_judge(run, options.judge_steps, SECOND_WEIGHTS, SECOND_SEED)
+
+
 def stage_export(run: Path, options: argparse.Namespace) -> None:
     """Write the pipeline folder from the newest checkpoints, with averaged (EMA) weights."""
     newest = next(run / f"{stage.name}.pt" for stage in reversed(STAGES) if (run / f"{stage.name}.pt").exists())
@@ -157,6 +164,7 @@ COMMANDS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "denoiser": stage_denoiser,
     "decoder": stage_decoder,
     "judge": stage_judge,
+    "second-judge": stage_second_judge,
     "export": stage_export,
     "controlnet": stage_controlnet,
     "paths": stage_paths,

@@ -1,6 +1,6 @@
-"""What would the simplest means reach? One seed for all scenes, colours in the prompt, colours painted over.
+"""What would the simplest means reach? One seed for all scenes, words in the prompt, colours painted over.
 
-None of them knows the method; a method has to be better than all of them.
+None of them knows the method; a method has to be better than all of them. Words can be joined with it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from consistory_ray.evaluation.hard_attributes import Look
 from consistory_ray.evaluation.measures import lab_to_srgb, srgb_to_lab
 from consistory_ray.evaluation.prompts import SubjectPrompts
+from consistory_ray.miniature.vocabulary import NamedAttributes, describe
 
 
 def one_seed(subject: SubjectPrompts) -> SubjectPrompts:
@@ -30,11 +31,33 @@ def naming_colours(subject: SubjectPrompts, look: Look | None) -> SubjectPrompts
     if look is None:
         return subject
     colours = f"{look['body']} and {look['second']}"
-    article = "an" if colours[0] in "aeiou" else "a"
-    was = f"{'an' if subject.kind[0] in 'aeiou' else 'a'} {subject.kind}"
-    return replace(
-        subject, prompts=tuple(prompt.replace(was, f"{article} {colours} {subject.kind}") for prompt in subject.prompts)
+    return _called(subject, f"{'an' if colours[0] in 'aeiou' else 'a'} {colours} {subject.kind}")
+
+
+def naming_details(subject: SubjectPrompts, look: Look | None) -> SubjectPrompts:
+    """The subject with what makes the individual in all of its prompts: "a red striped dragon with a hat".
+
+    Args:
+        subject: the kind stands once in its prompts, after its article.
+        look: whose body colour, pattern and accessory, which are what the model's captions name; a plain pattern and
+            nothing worn go without saying. None, where nobody was seen, names nothing.
+    """
+    if look is None:
+        return subject
+    told = NamedAttributes(
+        look["body"],
+        None if look["pattern"] == "plain" else look["pattern"],
+        None if look["accessory"] == "none" else look["accessory"],
     )
+    return _called(subject, describe(subject.kind, told))
+
+
+def _called(subject: SubjectPrompts, words: str) -> SubjectPrompts:
+    was = f"{'an' if subject.kind[0] in 'aeiou' else 'a'} {subject.kind}"
+    anchors, prompts = (
+        tuple(text.replace(was, words) for text in texts) for texts in (subject.anchors, subject.prompts)
+    )
+    return replace(subject, anchors=anchors, prompts=prompts)
 
 
 def colours_transferred(images: np.ndarray, masks: Sequence[np.ndarray]) -> np.ndarray:

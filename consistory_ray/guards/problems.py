@@ -114,7 +114,7 @@ FIXES: Mapping[str, str] = {
     "preprocess": 'write "none" for a hint, or what makes one of a photo: "canny"',
     "net": "write the place of one of the controlnets, from 0, or its name",
     "quality": "write a mapping such as {metric: judge, threshold: 0.8, max_takes: 3}",
-    "metric": 'write "judge", "colours", "clip", "dinov2", "dreamsim", or package.module:Class of your own',
+    "metric": 'write "judge-2", "judge", "colours", "clip", "dinov2", "dreamsim", or package.module:Class of your own',
     "measure": 'write "identity" (like its anchors) or "alignment" (as its prompt says)',
     "weights": "write the folder or the Hugging Face id of the metric's weights",
     "threshold": "write a number such as 0.8: pictures with a lower score are rendered again",

@@ -32,8 +32,8 @@ class Quality:
     best take is the scene's picture. Anchors are not looked at."""
 
     metric: Annotated[Text, Field(max_length=200), AfterValidator(_metric)]
-    """What looks at the pictures: "colours" (needs no weights), "judge" (for the bundled model's pictures), "clip",
-    "dinov2", "dreamsim", or package.module:Class, which whoever runs the service must have allowed."""
+    """What looks at the pictures: "judge-2" or "judge" (the bundled model's pictures), "colours" (needs no weights),
+    "clip", "dinov2", "dreamsim", or package.module:Class, which whoever runs the service must have allowed."""
     measure: Measure = "identity"
     """What counts as the score: "identity" is the mean cosine with the subject's anchors, without the background,
     "alignment" how well the picture shows its prompt."""

@@ -34,6 +34,9 @@ from consistory_ray.miniature.vocabulary import (
 )
 
 WEIGHTS = Path(__file__).parent / "judge.safetensors"
+SECOND_WEIGHTS = Path(__file__).parent / "judge-2.safetensors"
+"""Of a judge that was trained like the first one on other individuals, from other seeds: it gates, the first one
+measures."""
 
 CROP_SIZE = 64
 """Side of the cut-out that the identifier sees, in pixels."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,13 +35,20 @@ class JudgeMetric:
     finds_subject = True
 
     def __init__(self, options: MetricOptions | None = None) -> None:
-        from consistory_ray.miniature.judge import WEIGHTS, Judge
+        from consistory_ray.miniature.judge import Judge
 
         if options is not None and self.name in options.weights:
             fix = "leave it out: the judge is bundled"
             raise InputError("the judge takes no weights", [Problem("--weights", options.weights[self.name], fix)])
-        self._judge: Judge = Judge.load()
-        self.version = f"{_CODE}-{files_digest([WEIGHTS])}"
+        weights = self._weights()
+        self._judge: Judge = Judge.load(weights)
+        self.version = f"{_CODE}-{files_digest([weights])}"
+
+    @staticmethod
+    def _weights() -> Path:
+        from consistory_ray.miniature.judge import WEIGHTS
+
+        return WEIGHTS
 
     def embed(self, images: Sequence[Image]) -> Embeddings:
         """Identity embeddings, ``[N, 64]``; zeros where the judge finds no subject."""
@@ -83,6 +91,22 @@ class JudgeMetric:
         with torch.no_grad():
             found: NDArray[np.float32] = self._judge.segmenter(to_tensor(pixels))[0].softmax(1).numpy()
         return found
+
+
+class SecondJudgeMetric(JudgeMetric):
+    """The same of a judge that was trained on other individuals, from other seeds.
+
+    What chooses among pictures should not be what measures the ones that were chosen: this one gates, so that the first
+    one can measure.
+    """
+
+    name = "judge-2"
+
+    @staticmethod
+    def _weights() -> Path:
+        from consistory_ray.miniature.judge import SECOND_WEIGHTS
+
+        return SECOND_WEIGHTS
 
 
 def _pixels(images: Sequence[Image], side: int) -> NDArray[np.uint8]:

@@ -78,6 +78,7 @@ MetricFactory: TypeAlias = Callable[[MetricOptions], "Metric | TextMetric"]
 
 METRICS: Mapping[str, str] = {
     "judge": "consistory_ray.quality.judged:JudgeMetric",
+    "judge-2": "consistory_ray.quality.judged:SecondJudgeMetric",
     "colours": "consistory_ray.quality.colours:ColourMetric",
     "clip": "consistory_ray.quality.backbones:ClipMetric",
     "dinov2": "consistory_ray.quality.backbones:DinoMetric",
@@ -105,7 +106,7 @@ def load_metric(
     """A metric that is ready to look at pictures.
 
     Args:
-        spec: ``judge``, ``clip``, ``dinov2``, ``dreamsim``, or ``package.module:Class``, which is called with the
+        spec: one of :data:`METRICS`, or ``package.module:Class``, which is called with the
             options. Names that jobs give have to pass
             :func:`~consistory_ray.guards.named_code.check_allowed_code` before.
         options: see the class.

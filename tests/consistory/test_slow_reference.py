@@ -1,7 +1,7 @@
 """The slow implementation against numbers of an independent run of the published method.
 
-It depends on nothing of the package: here one case is compared, the others with ``--full``, and that all of them agreed
-is known of the very text that it has, see :mod:`tests.consistory.published_numbers`.
+It depends on nothing of the package, and that all cases agreed is known of the very text that it has, see
+:mod:`tests.consistory.published_numbers`. They are compared again with ``--full``.
 """
 
 from __future__ import annotations
@@ -23,14 +23,9 @@ def test_it_is_the_one_that_agreed_in_all_cases() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.skipif(not PRESENT, reason=f"no reference numbers in {published_numbers.REFERENCE}")
-@pytest.mark.parametrize(
-    "name",
-    [
-        published_numbers.CASES[0],
-        *(pytest.param(name, marks=pytest.mark.full) for name in published_numbers.CASES[1:]),
-    ],
-)
+@pytest.mark.parametrize("name", published_numbers.CASES)
 def test_slow_reference_gives_the_published_methods_numbers(name: str) -> None:
     report = published_numbers.compared(name)
     print(name, *(line for _, line in report), sep="\n")

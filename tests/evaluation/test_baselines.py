@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from consistory_ray.evaluation.baselines import colours_transferred, naming_colours, one_seed
+from consistory_ray.evaluation.baselines import colours_transferred, naming_colours, naming_details, one_seed
 from consistory_ray.evaluation.measures import lab_to_srgb, srgb_to_lab
 from consistory_ray.evaluation.prompts import consistency_subjects
 from consistory_ray.miniature.vocabulary import words
@@ -26,6 +26,18 @@ def test_two_colours_are_named_in_words_the_model_knows() -> None:
         for was, prompt in zip(subject.prompts, named.prompts, strict=True):
             assert f" an orange and teal {subject.kind} " in prompt and set(prompt.split()) <= set(words())
             assert prompt.replace(" an orange and teal ", " a ") == was.replace(" an ", " a ")
+
+
+def test_details_are_named_in_anchors_and_scenes_alike() -> None:
+    striped = LOOK | {"pattern": "striped", "accessory": "glasses"}
+    for subject in consistency_subjects(8, scenes=2):
+        named = naming_details(subject, striped)
+        assert named.seeds == subject.seeds and naming_details(subject, None) == subject
+        for prompt in (*named.anchors, *named.prompts):
+            assert f" an orange striped {subject.kind} with glasses " in prompt and set(prompt.split()) <= set(words())
+        for prompt in naming_details(subject, LOOK).prompts:
+            assert f" an orange {subject.kind} {prompt.split(subject.kind + ' ')[1]}" in prompt
+            assert "plain" not in prompt and "none" not in prompt
 
 
 def test_colours_go_over_and_nothing_else_does() -> None:
