@@ -28,6 +28,7 @@ the judge reads it, are equal in two pictures or not, and count alike. The last 
     layout_diversity_ratio   spread (standard deviation) of centre x, centre y and size over a subject's scenes
     drawing_distance_rise    how much farther from drawings than vanilla's pictures, in the judge's features
     outline_ratio, sharpness_ratio   how dark outlines are, and the variance of the Laplacian, of vanilla's
+    chroma_ratio, distinctness_ratio   how colourful subjects are, and how much those of one kind differ, of vanilla's
     subject_accuracy         pictures showing the prompt's kind
     ..._vanilla, ..._interval  without the method; 95 % bootstrap intervals over subjects
     device, dtype, strength  what it ran on, in, and of which strength these numbers are

@@ -21,6 +21,8 @@ QUALITY = (
     ("farther from drawings", "drawing_distance_rise", "drawing_distance_rise_interval"),
     ("outline strength", "outline_ratio", "outline_interval"),
     ("sharpness", "sharpness_ratio", "sharpness_interval"),
+    ("chroma", "chroma_ratio", "chroma_interval"),
+    ("subjects of a kind differ", "distinctness_ratio", "distinctness_interval"),
 )
 BY_KIND = (*COLUMNS[:2], COLUMNS[3], COLUMNS[5], QUALITY[1])
 
@@ -54,8 +56,9 @@ _HEAD = (
 )
 _QUALITY_HEAD = (
     "Distance from drawings of the same kinds in the same scenes (squared maximum mean discrepancy in the judge's "
-    "features), how much more than vanilla's; outline strength and sharpness, 1 is vanilla. *Vanilla, blurred* (a "
-    "Gaussian of one pixel) shows what a visible loss would be."
+    "features), how much more than vanilla's. Of vanilla's: outline strength, sharpness, CIELAB chroma of the subjects, "
+    "and how much subjects of one kind differ from each other by hard attributes (pale ones that are all alike would "
+    "agree with themselves). *Vanilla, blurred* (a Gaussian of one pixel) shows what a visible loss would be."
 )
 
 

@@ -7,7 +7,7 @@ that the numbers need, so that these can be computed again without pictures.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from consistory_ray.evaluation.consistency import SubjectScores, scores_of
 from consistory_ray.evaluation.hard_attributes import HARD_ATTRIBUTES, Look, disagreement, look
-from consistory_ray.evaluation.picture_quality import discrepancies, outline_strength, sharpness
+from consistory_ray.evaluation.picture_quality import chroma, discrepancies, outline_strength, sharpness
 from consistory_ray.evaluation.prompts import SubjectPrompts
 from consistory_ray.miniature.judge import Judge
 
@@ -31,7 +31,7 @@ class SubjectEvidence:
         disagreement: by attribute, see :func:`~consistory_ray.evaluation.hard_attributes.disagreement`.
         scene_probability, kind_probability: means of the probabilities that the judge gives to the prompt's scene and
             kind, where it sees another one too.
-        outline, sharpness: means over its pictures, see :mod:`~consistory_ray.evaluation.picture_quality`.
+        outline, sharpness, chroma: means over its pictures, see :mod:`~consistory_ray.evaluation.picture_quality`.
         looks: what the judge reads in each picture.
     """
 
@@ -43,6 +43,7 @@ class SubjectEvidence:
     kind_probability: float
     outline: float
     sharpness: float
+    chroma: float
     looks: tuple[Look | None, ...]
 
     @property
@@ -135,7 +136,7 @@ def judged(judge: Judge, number: int, subject: SubjectPrompts, images: np.ndarra
     portraits = judge.portray(images, masks)
     looks = tuple(look(portrait) for portrait in portraits)
     outlines = [outline_strength(image, mask) for image, mask in zip(images, masks, strict=True)]
-    known = [value for value in outlines if np.isfinite(value)]
+    chromas = [chroma(image, mask) for image, mask in zip(images, masks, strict=True)]
     asked = list(zip(readings, subject.scenes, strict=True))
     row = SubjectEvidence(
         subject=number,
@@ -144,11 +145,18 @@ def judged(judge: Judge, number: int, subject: SubjectPrompts, images: np.ndarra
         disagreement=disagreement(looks),
         scene_probability=float(np.mean([reading.scenes[scene] for reading, scene in asked])),
         kind_probability=float(np.mean([reading.kind_probabilities[subject.kind] for reading in readings])),
-        outline=float(np.mean(known)) if known else float("nan"),
+        outline=_known_mean(outlines),
         sharpness=float(np.mean([sharpness(image) for image in images])),
+        chroma=_known_mean(chromas),
         looks=looks,
     )
     return Judged(row, judge.features(images))
+
+
+def _known_mean(values: Sequence[float]) -> float:
+    """Mean of those that are numbers; NaN without any."""
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def way_of(found: Mapping[int, Judged], drawings: Mapping[int, np.ndarray]) -> Way:

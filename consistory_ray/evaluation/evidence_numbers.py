@@ -10,7 +10,7 @@ import numpy as np
 from consistory_ray.evaluation.bootstrap import difference_interval, ratio_interval
 from consistory_ray.evaluation.consistency import compare
 from consistory_ray.evaluation.evidence import SubjectEvidence, Way
-from consistory_ray.evaluation.hard_attributes import HARD_ATTRIBUTES
+from consistory_ray.evaluation.hard_attributes import HARD_ATTRIBUTES, difference
 from consistory_ray.evaluation.picture_quality import distance, distance_interval
 
 Value = Callable[[SubjectEvidence], float]
@@ -24,7 +24,9 @@ def numbers(way: Way, vanilla: Way) -> dict[str, Any]:
         :data:`~consistory_ray.evaluation.hard_attributes.HARD_ATTRIBUTES` of the disagreement among a subject's scenes
         over vanilla's, and the same of each under ``attributes``; ``scene_probability_drop`` and
         ``kind_probability_drop`` in percentage points; ``outline_ratio`` and ``sharpness_ratio``;
-        ``drawing_distance_rise``, how much farther from drawings than vanilla's pictures; each with ``..._interval``.
+        ``drawing_distance_rise``, how much farther from drawings than vanilla's pictures; ``chroma_ratio``, how
+        colourful subjects are, and ``distinctness_ratio``, how much subjects of one kind differ from each other by hard
+        attributes: whoever makes everybody pale and alike agrees with himself; each with ``..._interval``.
 
     Raises:
         ValueError: they have no subject in common.
@@ -43,6 +45,8 @@ def numbers(way: Way, vanilla: Way) -> dict[str, Any]:
     found |= drop("kind_probability", ours, plain, lambda row: row.kind_probability)
     found |= ratio("outline", "strength", ours, plain, lambda row: row.outline)
     found |= ratio("sharpness", "", ours, plain, lambda row: row.sharpness)
+    found |= ratio("chroma", "", ours, plain, lambda row: row.chroma)
+    found |= ratio_of("distinctness", "", *known(np.stack([distinctness(ours), distinctness(plain)], axis=1)))
     rise = ours.discrepancies - plain.discrepancies
     return found | {
         "drawing_distance": distance(ours.discrepancies),
@@ -64,14 +68,31 @@ def by_kind(way: Way, vanilla: Way) -> dict[str, dict[str, Any]]:
 
 def columns(ours: Way, plain: Way, value: Value) -> tuple[np.ndarray, np.ndarray]:
     """A value of both ways' subjects, of those for which both are known."""
-    both = np.array([[value(a), value(b)] for a, b in zip(ours.rows, plain.rows, strict=True)])
-    known = both[np.isfinite(both).all(1)]
-    return known[:, 0], known[:, 1]
+    return known(np.array([[value(a), value(b)] for a, b in zip(ours.rows, plain.rows, strict=True)]))
+
+
+def known(both: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The columns of ``[subjects, 2]`` without rows in which a number is not known."""
+    rows = both[np.isfinite(both).all(1)]
+    return rows[:, 0], rows[:, 1]
+
+
+def distinctness(way: Way) -> np.ndarray:
+    """How much each subject differs from the others of its kind, ``[subjects]``; NaN where there are none."""
+    found = []
+    for row in way.rows:
+        others = [one for one in way.rows if one.kind == row.kind and one is not row]
+        found.append(np.mean([difference(row.looks, one.looks) for one in others]) if others else np.nan)
+    return np.array(found)
 
 
 def ratio(name: str, of: str, ours: Way, plain: Way, value: Value) -> dict[str, Any]:
     """``NAME_ratio`` and ``NAME_interval`` of means, and the means under ``NAME_OF``; NaN where vanilla's is 0."""
-    mine, theirs = columns(ours, plain, value)
+    return ratio_of(name, of, *columns(ours, plain, value))
+
+
+def ratio_of(name: str, of: str, mine: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
+    """The same of columns."""
     mean = "_".join(filter(None, (name, of))) or "mean"
     prefix = f"{name}_" if name else ""
     found: dict[str, Any] = {mean: _mean(mine), f"{mean}_vanilla": _mean(theirs)}

@@ -7,7 +7,7 @@ wrong pattern, hat and build come near to each other. Here each attribute counts
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 
@@ -40,8 +40,16 @@ def disagreement(looks: Sequence[Look | None]) -> dict[str, float]:
     """
     pairs = list(combinations(looks, 2))
     return {
-        name: float(np.mean([a is None or b is None or a[name] != b[name] for a, b in pairs]))
-        if pairs
-        else float("nan")
+        name: float(np.mean([_differs(a, b, name) for a, b in pairs])) if pairs else float("nan")
         for name in HARD_ATTRIBUTES
     }
+
+
+def difference(some: Sequence[Look | None], others: Sequence[Look | None]) -> float:
+    """How much one subject's pictures differ from another's: mean over pairs and attributes; NaN without pictures."""
+    pairs = list(product(some, others))
+    return float(np.mean([[_differs(a, b, name) for name in HARD_ATTRIBUTES] for a, b in pairs])) if pairs else np.nan
+
+
+def _differs(a: Look | None, b: Look | None, name: str) -> bool:
+    return a is None or b is None or a[name] != b[name]

@@ -1,4 +1,4 @@
-"""Are the pictures still good drawings? Distance to drawings in the judge's features, strength of outlines, sharpness.
+"""Are the pictures still good drawings? Distance from drawings in the judge's features, outlines, sharpness, chroma.
 
 Accuracies of the judge say nothing here: it recognises blurred and blotched subjects as well.
 """
@@ -48,6 +48,18 @@ def outline_strength(image: np.ndarray, mask: np.ndarray) -> float:
     light = lightness(image)
     darkest = _filtered(np.round(2.55 * light), ImageFilter.MinFilter(DARKEST_WITHIN)) / 2.55
     return float(np.median(light[inside]) - darkest[edge].mean())
+
+
+def chroma(image: np.ndarray, mask: np.ndarray) -> float:
+    """How colourful a subject is: the mean CIELAB chroma inside its mask, about 0 for gray; NaN for an empty mask.
+
+    Colours of several individuals that meet in the middle are duller than each of them.
+
+    Args:
+        image: uint8 ``[H, W, 3]``.
+        mask: the subject, bool ``[H, W]``.
+    """
+    return float(np.hypot(*srgb_to_lab(image[mask])[:, 1:].T).mean()) if mask.any() else float("nan")
 
 
 def blurred(image: np.ndarray, radius: float = 1.0) -> np.ndarray:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from consistory_ray.evaluation.evidence import Way, judged, way_of
-from consistory_ray.evaluation.evidence_numbers import by_kind, numbers
+from consistory_ray.evaluation.evidence import SubjectEvidence, Way, judged, way_of
+from consistory_ray.evaluation.evidence_numbers import by_kind, distinctness, numbers
 from consistory_ray.evaluation.hard_attributes import HARD_ATTRIBUTES
 from consistory_ray.evaluation.prompts import SubjectPrompts, consistency_subjects
 from consistory_ray.miniature.judge import Judge
@@ -52,7 +53,24 @@ def test_numbers_tell_an_individual_from_strangers(ways: tuple[Way, Way]) -> Non
     assert found["scene_probability"] > 0.9 < found["kind_probability"] and abs(found["scene_probability_drop"]) < 10
     nothing = numbers(others, others)
     assert nothing["hard_attribute_ratio"] == 1 == nothing["outline_ratio"] == nothing["sharpness_ratio"]
+    assert nothing["chroma_ratio"] == 1 and found["chroma_ratio"] == pytest.approx(1, abs=0.5)
     assert nothing["scene_probability_drop"] == 0 == nothing["drawing_distance_rise"]
+
+
+def test_subjects_of_a_kind_that_are_all_alike_are_told(ways: tuple[Way, Way]) -> None:
+    same, others = ways
+    first = same.rows[0]
+    twin, stranger = replace(first, subject=7), replace(others.rows[1], subject=8, kind=first.kind)
+
+    def way(*rows: SubjectEvidence) -> Way:
+        return Way(rows, np.zeros((len(rows), len(rows))))
+
+    alike, apart = distinctness(way(first, twin)), distinctness(way(first, stranger))
+    assert alike == pytest.approx([first.hard_disagreement * 2 / 3] * 2), "a picture and its own twin are equal"
+    assert apart[0] == apart[1] > 0.5 and np.isnan(distinctness(way(first))).all()
+    found = numbers(way(first, twin), way(first, replace(stranger, subject=7)))
+    assert found["distinctness_ratio"] == pytest.approx(alike[0] / apart[0])
+    assert np.isnan(numbers(way(first), way(first))["distinctness_ratio"]), "nobody else is of this kind"
 
 
 def test_numbers_come_again_from_the_rows_alone(ways: tuple[Way, Way]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.drawn_subjects import drawings_of
 from consistory_ray.evaluation.picture_quality import (
     blurred,
+    chroma,
     discrepancies,
     distance,
     distance_interval,
@@ -69,3 +70,15 @@ def test_the_distance_has_no_bias_with_few_pictures() -> None:
 
 def test_too_few_subjects_have_no_distance() -> None:
     assert np.isnan([distance(np.zeros((1, 1))), *distance_interval(np.zeros((1, 1)))]).all()
+
+
+def test_chroma_is_of_the_subject_and_less_where_colours_meet_in_the_middle() -> None:
+    picture, mask = np.full((8, 8, 3), 128, np.uint8), np.zeros((8, 8), bool)
+    assert np.isnan(chroma(picture, mask))
+    mask[2:6, 2:6] = True
+    assert chroma(picture, mask) == pytest.approx(0, abs=0.1)
+    red, green = np.array([222, 62, 58]), np.array([96, 180, 76])
+    picture[mask] = red
+    vivid = chroma(picture, mask)
+    picture[mask] = (red + green) // 2
+    assert vivid > 60 > chroma(picture, mask) > 10
