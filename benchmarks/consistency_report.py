@@ -56,7 +56,7 @@ _HEAD = (
 )
 _QUALITY_HEAD = (
     "Distance from drawings of the same kinds in the same scenes (squared maximum mean discrepancy in the judge's "
-    "features), how much more than vanilla's. Of vanilla's: outline strength, sharpness, CIELAB chroma of the subjects, "
+    "features), how much more than vanilla's. Of vanilla's: outline strength, sharpness, CIELAB chroma of the subjects "
     "and how much subjects of one kind differ from each other by hard attributes (pale ones that are all alike would "
     "agree with themselves). *Vanilla, blurred* (a Gaussian of one pixel) shows what a visible loss would be."
 )
