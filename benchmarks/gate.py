@@ -30,6 +30,7 @@ Progress goes to stderr; an interrupted run goes on from --cache.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import time
@@ -68,6 +69,8 @@ STEPS = {
 """As pipelines/few_steps.yaml has them."""
 OUTLIER = 2.0
 """How many median gaps make an outlier."""
+THRESHOLD = 0.8
+"""Of judge-2's scores, chosen with --tuning."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,20 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--subjects", type=int, default=16)
     parser.add_argument("--scenes", type=int, default=6)
     parser.add_argument("--takes", type=int, default=4, help="at most, of a scene; the gate's max_takes")
-    parser.add_argument("--within", type=float, default=0.0, help="the gate's: how far below the subject's median")
-    parser.add_argument("--metric", default="colours", help="what gates")
+    bar = parser.add_mutually_exclusive_group()
+    bar.add_argument("--threshold", type=float, default=THRESHOLD, help="the gate's: a score that passes")
+    bar.add_argument("--within", type=float, help="the gate's, in its place: how far below the subject's median")
+    parser.add_argument("--metric", default="judge-2", help="what gates")
     parser.add_argument("--tuning", action="store_true", help="other subjects than those that are reported")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     return parser.parse_args()
+
+
+def bar_of(options: argparse.Namespace) -> Bar:
+    """What the gate demands; a distance from the median stands in the place of a threshold."""
+    if options.within is not None:
+        return Bar(within=options.within, max_takes=options.takes)
+    return Bar(threshold=options.threshold, max_takes=options.takes)
 
 
 def with_takes(subject: SubjectPrompts, takes: int) -> SubjectPrompts:
@@ -215,6 +227,7 @@ def main() -> None:
     pipeline = load_pipeline(options, loras=[LoRA(LORA)])
     settings = pipeline.default_settings.replace(**STEPS)
     renderer = renderer_of(pipeline, settings, options)
+    bar = bar_of(options)
     judge, gating = JudgeMetric(), load_metric(options.metric)
     assert isinstance(gating, Metric)
     first, _ = TUNING if options.tuning else REPORTED
@@ -223,12 +236,11 @@ def main() -> None:
     for number, subject in enumerate(prompts):
         subjects.append(measured(renderer, judge, gating, f"{subject.kind}-{number}", subject, options.takes))
         say(f"{number + 1}/{len(prompts)} subjects")
-    bar = Bar(within=options.within, max_takes=options.takes)
     numbers = {name: rounded(value) for name, value in compared(subjects, bar).items()}
     numbers["score_share"] = rounded(score_share(renderer, gating, prompts[0]))
     report = {
         "numbers": numbers,
-        "gate": {"metric": f"{gating.name} {gating.version}", "within": options.within, "max_takes": options.takes},
+        "gate": {"metric": f"{gating.name} {gating.version}", **dataclasses.asdict(bar)},
         "measured_by": f"{judge.name} {judge.version}",
         "settings": settings.to_dict(),
         "subjects": [

@@ -18,9 +18,10 @@ from training.world import PictureSpec, draw
 SCENES = ("in the forest", "on the beach", "in the snow")
 
 
-@pytest.fixture(scope="module")
-def judge() -> JudgeMetric:
-    metric = load_metric("judge")
+@pytest.fixture(scope="module", params=["judge", "judge-2"])
+def judge(request: pytest.FixtureRequest) -> JudgeMetric:
+    metric = load_metric(request.param)
+    assert metric.name == request.param
     assert isinstance(metric, JudgeMetric) and isinstance(metric, Metric) and isinstance(metric, TextMetric)
     return metric
 
@@ -55,4 +56,10 @@ def test_it_has_no_opinion_on_other_worlds_and_takes_no_weights(
 ) -> None:
     assert np.isnan(judge.align(drawings[:1], ["an elephant at the dentist"])).all()
     with pytest.raises(InputError, match="takes no weights"):
-        load_metric("judge", MetricOptions(weights={"judge": "folder"}))
+        load_metric(judge.name, MetricOptions(weights={judge.name: "folder"}))
+
+
+def test_the_second_judge_is_another_one(drawings: list[Image.Image]) -> None:
+    first, second = load_metric("judge"), load_metric("judge-2")
+    assert isinstance(first, Metric) and isinstance(second, Metric) and first.version != second.version
+    assert np.abs(first.embed(drawings) - second.embed(drawings)).max() > 0.1

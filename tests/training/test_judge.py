@@ -9,7 +9,7 @@ import torch
 from consistory_ray.miniature.judge import ATTRIBUTES, IDENTITY_WEIGHTS
 from consistory_ray.miniature.vocabulary import KINDS
 from training.individuals import Identity
-from training.judge import identity_agreement, identity_targets, judge_specs, label_map
+from training.judge import SECOND_SEED, identity_agreement, identity_targets, judge_specs, label_map
 
 
 def test_agreement_is_the_share_of_the_identity_in_common() -> None:
@@ -33,3 +33,5 @@ def test_labels_and_specs() -> None:
     specs = judge_specs()
     assert specs[0].subjects == specs[1].subjects and specs[0].scene != specs[1].scene
     assert len(specs[-1].subjects) == 2
+    second = judge_specs(SECOND_SEED)
+    assert len(second) == len(specs) and second[0] != specs[0], "the second judge learns from others"
