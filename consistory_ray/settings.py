@@ -93,6 +93,12 @@ class MethodSettings:
         led_anchors: whether each anchor looks only at those before it, so that the first one, which is then a plain
             picture, decides the individual; otherwise they look at each other, and meet in the middle.
 
+    Of anchors and scenes:
+
+    Attributes:
+        anchor_weight: how much an anchor's shared token counts in others' attention, beside their own tokens, which
+            count once: w is what w equal tokens would come to, 1 the paper's (section 3.2).
+
     What the text encoders are told besides the prompts:
 
     Attributes:
@@ -140,6 +146,7 @@ class MethodSettings:
     crops_coords_top_left: tuple[int, int] = (0, 0)
     target_size: tuple[int, int] | None = None
     led_anchors: bool = False
+    anchor_weight: float = 1.0
 
     def __post_init__(self) -> None:
         """As many steps as timesteps, where these are given."""

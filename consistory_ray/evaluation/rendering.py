@@ -30,6 +30,7 @@ METHOD_FIELDS = (
     "query_blend_until",
     "injection_window",
     "injection_alpha",
+    "anchor_weight",
     "dift_timestep",
 )
 """Settings without influence on a vanilla picture."""

@@ -72,6 +72,7 @@ FIXES: Mapping[str, str] = {
     "negative_prompt": 'write text, "" for the empty text, or null for none',
     "mask_dropout": _SHARE,
     "led_anchors": _SWITCH,
+    "anchor_weight": "write a number above 0 and up to 16; 1 is the paper's",
     "sdsa": _SWITCH,
     "query_blending": _SWITCH,
     "injection": _SWITCH,
@@ -280,7 +281,7 @@ def _name(key: str) -> str:
 _OF_SETTINGS = (
     *("num_inference_steps", "guidance_scale", "height", "width", "negative_prompt", "mask_dropout", "torch_dtype"),
     *("batch_size", "png_level", "sdsa", "injection", "query_blending", "freeu", "query_blend", "query_blend_until"),
-    *("injection_window", "injection_alpha", "map_steps", "dift_timestep", "strength", "led_anchors"),
+    *("injection_window", "injection_alpha", "map_steps", "dift_timestep", "strength", "led_anchors", "anchor_weight"),
     *("scheduler", "sigma_schedule", "timestep_spacing", "timesteps", "eta", "guidance_rescale", "clip_skip"),
     *("prompt_syntax", "negative_prompt_2", "original_size", "crops_coords_top_left", "target_size"),
 )

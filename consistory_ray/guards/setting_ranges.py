@@ -38,6 +38,7 @@ Pixels = Annotated[Whole, Field(ge=64, le=8192, multiple_of=8)]
 Steps = Annotated[Whole, Field(ge=1, le=1000)]
 Guidance = Annotated[Number, Field(ge=0, le=100)]
 Timestep = Annotated[Whole, Field(ge=0, le=999)]
+AnchorWeight = Annotated[Number, Field(gt=0, le=16)]
 FreeUFactor = Annotated[Number, Field(gt=0, le=10)]
 Window = Annotated[tuple[Share, Share], _ordered("injection_window")]
 Interval = Annotated[tuple[Share, Share], _ordered("guidance_interval")]
@@ -105,6 +106,7 @@ class _Ranges(BaseModel):
     crops_coords_top_left: Corner = (0, 0)
     target_size: Size | None = None
     led_anchors: Switch = False
+    anchor_weight: AnchorWeight = 1
 
 
 def setting_problems(values: Mapping[str, Any]) -> list[Problem]:

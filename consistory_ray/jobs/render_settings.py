@@ -21,6 +21,7 @@ from consistory_ray.guards.numerics import whole_number
 from consistory_ray.guards.problems import FIXES, fault
 from consistory_ray.guards.sampling import sampling_problems
 from consistory_ray.guards.setting_ranges import (
+    AnchorWeight,
     ClipSkip,
     Corner,
     FreeUFactor,
@@ -124,6 +125,8 @@ class RenderSettings(BaseModel):
     led_anchors: Switch | None = None
     """Whether each anchor looks only at those before it, so that the first one decides the individual; otherwise all
     look at each other, and meet in the middle."""
+    anchor_weight: AnchorWeight | None = None
+    """How much an anchor's token counts in attention, beside a picture's own, which count once: more is more alike."""
     sdsa: Switch | None = None
     """Subject-driven self-attention on or off (section 3.2)."""
     query_blending: Switch | None = None

@@ -211,16 +211,16 @@ def at_work(processors: Sequence[LayerProcessor], call: AttentionCall) -> Iterat
 
 
 def attend_tokens(
-    query: Tensor, key: Tensor, value: Tensor, heads: int, *, ragged: bool, real: Tensor | None = None
+    query: Tensor, key: Tensor, value: Tensor, heads: int, *, ragged: bool, key_mask: Tensor | None = None
 ) -> Tensor:
     """Multi-head attention; all [rows, tokens, channels], the result like ``query``; the rest as for the kernel.
 
     To compiled graphs it is one operator: the kernel is chosen when it runs.
     """
     if torch.compiler.is_compiling():
-        found: Tensor = torch.ops.consistory_ray.attend_tokens(query, key, value, heads, ragged, real)
+        found: Tensor = torch.ops.consistory_ray.attend_tokens(query, key, value, heads, ragged, key_mask)
         return found
-    return _attend_tokens(query, key, value, heads, ragged, real)
+    return _attend_tokens(query, key, value, heads, ragged, key_mask)
 
 
 def split_heads(tensor: Tensor, heads: int) -> Tensor:
@@ -229,9 +229,11 @@ def split_heads(tensor: Tensor, heads: int) -> Tensor:
     return heads_apart.transpose(1, 2)
 
 
-def _attend_tokens(query: Tensor, key: Tensor, value: Tensor, heads: int, ragged: bool, real: Tensor | None) -> Tensor:
+def _attend_tokens(
+    query: Tensor, key: Tensor, value: Tensor, heads: int, ragged: bool, key_mask: Tensor | None
+) -> Tensor:
     query, key, value = (split_heads(tensor, heads) for tensor in (query, key, value))
-    options = {} if real is None else {"real": real}
+    options = {} if key_mask is None else {"key_mask": key_mask}
     return attend(query, key, value, ragged=ragged, **options).transpose(1, 2).flatten(2)
 
 
@@ -239,6 +241,6 @@ _operator: Any = torch.library.custom_op(
     "consistory_ray::attend_tokens",
     _attend_tokens,
     mutates_args=(),
-    schema="(Tensor query, Tensor key, Tensor value, int heads, bool ragged, Tensor? real) -> Tensor",
+    schema="(Tensor query, Tensor key, Tensor value, int heads, bool ragged, Tensor? key_mask) -> Tensor",
 )
 _operator.register_fake(lambda query, *_: query.new_empty(query.shape))

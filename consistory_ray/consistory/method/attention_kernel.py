@@ -63,14 +63,15 @@ _lengths: ContextVar[SharedLengths | None] = ContextVar("shared lengths", defaul
 C = TypeVar("C")
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, *, ragged: bool, real: Tensor | None = None) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, *, ragged: bool, key_mask: Tensor | None = None) -> Tensor:
     """Multi-head attention.
 
     Args:
         query: [rows, heads, tokens, head channels].
         key, value: [rows, heads, key tokens, head channels].
         ragged: the number of key tokens differs from call to call, as that of kept anchor tokens does.
-        real: which keys there are, bool [key tokens], at least one; the others are padding. None for all.
+        key_mask: which keys there are, bool [key tokens], at least one, the others are padding; or what is added to
+            each key's logits, of the dtype of ``query``, -inf for padding. None for all keys as they are.
 
     Returns:
         Like ``query``.
@@ -80,11 +81,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, ragged: bool, real: Ten
     """
     chosen = chosen_kernel()
     if chosen in PACKAGES:
-        if real is None:
+        if key_mask is None:
             return attend_with(chosen, query, key, value)
         chosen = "default"
-    mask = None if real is None else real[None, None, None]
-    backends = _backends(chosen, query.device, ragged and real is None)
+    mask = None if key_mask is None else key_mask[None, None, None]
+    padded = key_mask is not None and key_mask.dtype == torch.bool
+    backends = _backends(chosen, query.device, ragged and not padded)
     if backends is None:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     try:
@@ -93,7 +95,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, ragged: bool, real: Ten
     except RuntimeError as error:  # the words differ between devices
         if "No available kernel" not in str(error) and "No viable backend" not in str(error):
             raise
-        masked = " with padded keys" if real is not None else ""
+        masked = " with padded keys" if key_mask is not None else ""
         fix = "use 'auto', or another dtype or device; PyTorch's warnings say what this kernel asks for"
         where = f"{chosen} for {str(query.dtype).removeprefix('torch.')} on {query.device.type}{masked}"
         raise InputError("the attention kernel cannot be used", [Problem("attention_kernel", where, fix)]) from error

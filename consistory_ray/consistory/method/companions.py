@@ -104,7 +104,9 @@ class LiveAnchors(Companions):
         if kept is None and injection is None:
             return None
         record = self._cache.add_shared if self._read_by_scenes(at) else None
-        return AnchorExchange(self.request.rows, kept, injection, record, led=self.request.settings.led_anchors)
+        settings = self.request.settings
+        weight = settings.anchor_weight
+        return AnchorExchange(self.request.rows, kept, injection, record, led=settings.led_anchors, weight=weight)
 
     def _read_by_scenes(self, at: Pass) -> bool:
         return at in self.scenes.reads
@@ -182,7 +184,8 @@ class CachedAnchors(Companions):
             injection = CachedInjection(self._matches, outputs, self.request.settings.injection_alpha)
         if injects:  # a look ahead jumps, and comes back to what was expected before
             self.placed.expect(self._next_parts(at))
-        return SceneExchange(rows, tokens, injection) if tokens or injection else None
+        weight = self.request.settings.anchor_weight
+        return SceneExchange(rows, tokens, injection, weight=weight) if tokens or injection else None
 
     def _injects(self, at: Pass) -> bool:
         plan = self.request.plan

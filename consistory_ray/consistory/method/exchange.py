@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,7 @@ class AnchorExchange:
         injection: between them, or None.
         led: whether each anchor attends to the earlier ones only, rather than to all others.
         record: receives (layer, kept hidden states of all anchors [halves, tokens, channels]); None to keep none.
+        weight: of others' tokens in attention, that of own ones being 1.
     """
 
     compiles = False  # each anchor keeps another number of tokens, and some of them are recorded
@@ -39,10 +41,12 @@ class AnchorExchange:
         record: Callable[[Layer, Tensor], None] | None,
         *,
         led: bool = False,
+        weight: float = 1.0,
     ) -> None:
         self.rows = rows
         self.kept = kept
         self.led = led
+        self.weight = weight
         self._injection = injection
         self.record = record
         self.shares = kept is not None and rows.images > 1  # a single anchor attends only to itself
@@ -79,15 +83,16 @@ class AnchorExchange:
         for anchor in range(len(kept)):
             others = companions_of(anchor, len(kept), led=self.led)
             if not others:
-                own = (queries[:, anchor], keys[:, anchor], values[:, anchor])
-                outputs.append(attend_tokens(*own, heads, ragged=False))
+                alone = (queries[:, anchor], keys[:, anchor], values[:, anchor])
+                outputs.append(attend_tokens(*alone, heads, ragged=False))
                 continue
-            their_keys, real = padded(torch.cat([shared_keys[other] for other in others], dim=1))
+            their_keys, key_mask = weighted(torch.cat([shared_keys[other] for other in others], dim=1), self.weight)
             their_values, _ = padded(torch.cat([shared_values[other] for other in others], dim=1))
             all_keys = torch.cat([keys[:, anchor], their_keys], dim=1)
             all_values = torch.cat([values[:, anchor], their_values], dim=1)
-            real = _with_own(real, keys.shape[2])
-            outputs.append(attend_tokens(queries[:, anchor], all_keys, all_values, heads, ragged=True, real=real))
+            key_mask = _with_own(key_mask, keys.shape[2])
+            own = queries[:, anchor]
+            outputs.append(attend_tokens(own, all_keys, all_values, heads, ragged=True, key_mask=key_mask))
         return torch.stack(outputs, dim=1).flatten(0, 1)
 
     def injection(self, layer: Layer) -> Injection | None:
@@ -112,17 +117,23 @@ class SceneExchange:
         rows: of the scenes.
         tokens: level -> cached hidden states of one step, [layers, halves, tokens, channels]; None for no sharing.
         injection: from the anchors, or None.
+        weight: of cached tokens in attention, that of own ones being 1.
     """
 
     compiles = True
 
     def __init__(
-        self, rows: Rows, tokens: Mapping[Level, Tensor] | None, injection: CachedInjection | None = None
+        self,
+        rows: Rows,
+        tokens: Mapping[Level, Tensor] | None,
+        injection: CachedInjection | None = None,
+        *,
+        weight: float = 1.0,
     ) -> None:
         self.rows = rows
         self.shares = tokens is not None
         self.injects = injection is not None
-        self._tokens = {level: padded(tensor) for level, tensor in (tokens or {}).items()}
+        self._tokens = {level: weighted(tensor, weight) for level, tensor in (tokens or {}).items()}
         self._injection = injection
 
     def sharing(self, layer: Layer) -> Sharing | None:
@@ -130,8 +141,8 @@ class SceneExchange:
         assert layer.level is not None and layer.shared_slot is not None
         if layer.level not in self._tokens:
             return None
-        tokens, real = self._tokens[layer.level]
-        return SceneSharing(self.rows.halves, varying(tokens[layer.shared_slot], 1), real)
+        tokens, key_mask = self._tokens[layer.level]
+        return SceneSharing(self.rows.halves, varying(tokens[layer.shared_slot], 1), key_mask)
 
     def injection(self, layer: Layer) -> Injection | None:
         """See :class:`~consistory_ray.consistory.method.attention.Exchange`."""
@@ -145,19 +156,19 @@ class SceneSharing:
     Attributes:
         halves: of the rows.
         cached: hidden states, [halves, cached tokens, channels].
-        real: which of the cached tokens there are, bool [cached tokens]; None for all.
+        key_mask: of the cached tokens, see :func:`~consistory_ray.consistory.method.attention_kernel.attend`.
     """
 
     halves: int
     cached: Tensor
-    real: Tensor | None
+    key_mask: Tensor | None
 
     def __call__(self, attn: Attention, hidden_states: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See :data:`~consistory_ray.consistory.method.attention.Sharing`."""
         keys = self.extended(key, attn.to_k(self.cached))
         values = self.extended(value, attn.to_v(self.cached))
-        real = _with_own(self.real, key.shape[1])
-        return attend_tokens(query, keys, values, attn.heads, ragged=True, real=real)
+        key_mask = _with_own(self.key_mask, key.shape[1])
+        return attend_tokens(query, keys, values, attn.heads, ragged=True, key_mask=key_mask)
 
     def extended(self, own: Tensor, cached: Tensor) -> Tensor:
         """Append each half's cached tokens to all of its rows: [rows, own + cached tokens, channels]."""
@@ -179,6 +190,21 @@ def padded(tokens: Tensor) -> tuple[Tensor, Tensor | None]:
     return F.pad(tokens, (0, 0, 0, length - kept)), real
 
 
-def _with_own(real: Tensor | None, own: int) -> Tensor | None:
-    """Which of a picture's own tokens, all of them, and kept ones there are."""
-    return None if real is None else torch.cat([real.new_ones(own), real])
+def weighted(tokens: Tensor, weight: float) -> tuple[Tensor, Tensor | None]:
+    """Kept tokens as :func:`padded` gives them, and their key mask: a token of weight w counts like w equal ones.
+
+    That is what ``log w`` on its logits comes to: the softmax has ``exp(logit + log w) = w exp(logit)``.
+    """
+    tokens, real = padded(tokens)
+    if weight == 1:
+        return tokens, real
+    added = tokens.new_full(tokens.shape[-2:-1], math.log(weight))
+    return tokens, varying(added if real is None else added.masked_fill(~real, -math.inf), 0)
+
+
+def _with_own(key_mask: Tensor | None, own: int) -> Tensor | None:
+    """The key mask of a picture's own tokens, all of which are there and count once, and of kept ones."""
+    if key_mask is None:
+        return None
+    ours = key_mask.new_ones(own) if key_mask.dtype == torch.bool else key_mask.new_zeros(own)
+    return torch.cat([ours, key_mask])

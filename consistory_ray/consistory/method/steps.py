@@ -7,6 +7,7 @@ there is little noise, do the same things at the same noise levels.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -275,6 +276,7 @@ def check_settings(settings: MethodSettings) -> None:
     checks = (
         ("num_inference_steps", settings.num_inference_steps, settings.num_inference_steps >= 1, "at least 1"),
         ("mask_dropout", settings.mask_dropout, 0 <= settings.mask_dropout <= 1, "a probability from 0 to 1"),
+        ("anchor_weight", settings.anchor_weight, 0 < settings.anchor_weight < math.inf, "a number above 0"),
         ("injection_alpha", settings.injection_alpha, 0 <= settings.injection_alpha <= 1, "a share from 0 to 1"),
         ("injection_window", window, 0 <= window[0] <= window[1] <= 1, "two fractions of the steps in rising order"),
         ("query_blend", settings.query_blend, all(0 <= v <= 1 for v in settings.query_blend), "shares from 0 to 1"),

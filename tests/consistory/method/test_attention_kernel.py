@@ -46,10 +46,10 @@ class Door:
         value: torch.Tensor,
         *,
         ragged: bool,
-        real: torch.Tensor | None = None,
+        key_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         self.calls.append((ragged, query.shape[2], key.shape[2]))
-        return attend(query, key, value, ragged=ragged, real=real)
+        return attend(query, key, value, ragged=ragged, key_mask=key_mask)
 
 
 @pytest.fixture
@@ -140,11 +140,11 @@ def test_padding_contributes_nothing() -> None:
     query, key, value = torch.randn(2, 3, 20, 8), torch.randn(2, 3, 33, 8), torch.randn(2, 3, 33, 8)
     expected = attend(query, key, value, ragged=True)
     padding = torch.full((2, 3, 31, 8), 1e4)  # whatever it holds
-    real = torch.arange(64) < 33
+    key_mask = torch.arange(64) < 33
     longer = torch.cat([key, padding], dim=2), torch.cat([value, padding], dim=2)
-    torch.testing.assert_close(attend(query, *longer, ragged=True, real=real), expected)
+    torch.testing.assert_close(attend(query, *longer, ragged=True, key_mask=key_mask), expected)
     with attention_kernel.attention_kernel("math"):
-        torch.testing.assert_close(attend(query, *longer, ragged=True, real=real), expected)
+        torch.testing.assert_close(attend(query, *longer, ragged=True, key_mask=key_mask), expected)
     assert (attend(query, *longer, ragged=True) - expected).abs().max() > 1
 
 
@@ -197,7 +197,7 @@ def test_packages_get_what_they_take(kernel: Any, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setitem(sys.modules, "sageattention", SimpleNamespace(sageattn=heads_first))
         check_choices()
         assert torch.equal(attend(query, key, key, ragged=True), expected) and seen == [kernel]
-        attend(query, key, key, ragged=True, real=torch.arange(33) < 30)
+        attend(query, key, key, ragged=True, key_mask=torch.arange(33) < 30)
         assert seen == [kernel], "they take no masks"
 
 
