@@ -97,7 +97,10 @@ def test_results_say_where_they_come_from() -> None:
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        ("consistency", ["--subjects", "2", "--scenes", "2", "--steps", "2", "--sheet-subjects", "1", "--baselines"]),
+        (
+            "consistency",
+            ["--subjects", "2", "--scenes", "2", "--steps", "2", "--sheet-subjects", "1", "--baselines", "--details"],
+        ),
         ("control", ["--subjects", "1", "--steps", "2", "--timed", "1"]),
         ("miniature_quality", ["--n", "2", "--steps", "2", "--calibration", "0", "--timed", "1"]),
         ("personalization", ["--subjects", "1", "--scenes", "2", "--steps", "2", "--sheet-subjects", "1"]),
