@@ -276,7 +276,7 @@ PROFILES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 """The settings of each profile, all of those that save something on scenes: what a profile does not name it resets."""
 
-_STRONG: Mapping[str, Any] = MappingProxyType({"injection_window": (1 / 10, 3 / 5)})
+_STRONG: Mapping[str, Any] = MappingProxyType({"anchor_weight": 2.0, "injection_window": (1 / 10, 3 / 5)})
 STRENGTHS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {"paper": MappingProxyType({name: _DEFAULTS[name] for name in _STRONG}), "strong": _STRONG}
 )

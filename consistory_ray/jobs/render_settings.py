@@ -116,9 +116,10 @@ class RenderSettings(BaseModel):
     target_size: Size | None = None
     """Height and width that the model is told a picture has; null is the picture's own."""
     strength: Strength | None = None
-    """How alike a subject's pictures are: "paper" is the method as published; "strong" injects features for
-    longer, up to 0.6 of the steps, so that more of the individual is kept. A strength sets injection_window, which wins
-    over it where it is written down, too. Left out, it is the model's own, "paper" with nearly all."""
+    """How alike a subject's pictures are: "paper" is the method as published; in "strong" anchors count twice
+    in attention, and features are injected for longer, up to 0.6 of the steps. A strength sets anchor_weight and
+    injection_window, which win over it where they are written down, too. Left out, it is the model's own, "paper" with
+    nearly all."""
     mask_dropout: Share | None = None
     """Probability that a subject token of an anchor is not shared at a step (section 3.2): lower is more alike, higher
     more varied."""

@@ -32,7 +32,7 @@ def test_a_strength_is_all_of_its_settings_beneath_single_ones() -> None:
     assert method(strength="paper") == method() == MethodSettings() != STRONG
     assert method(strength="strong") == STRONG
     window = (0.2, 0.4)
-    assert method(injection_window=window, strength="strong") == MethodSettings(injection_window=window)
+    assert method(injection_window=window, strength="strong") == STRONG.replace(injection_window=window)
     assert method(strength="strong", profile="fast") == STRONG.with_profile("fast")
     assert STRONG.with_strength("paper") == MethodSettings()
 
