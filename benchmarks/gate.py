@@ -243,6 +243,7 @@ def main() -> None:
         "gate": {"metric": f"{gating.name} {gating.version}", **dataclasses.asdict(bar)},
         "measured_by": f"{judge.name} {judge.version}",
         "settings": settings.to_dict(),
+        "loras": [LORA],
         "subjects": [
             {"kind": subject.kind, "gaps": rounded(one.gaps.astype(float).tolist()), "scores": one.scores.tolist()}
             for subject, one in zip(prompts, subjects, strict=True)
