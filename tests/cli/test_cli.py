@@ -284,7 +284,8 @@ def test_each_kind_of_error_has_its_exit_code() -> None:
     assert {name for name, code in found.items() if code == 75} == {"RunInterrupted"}
     inputs = {"InputError", "JobError", "PromptError", "CacheMismatchError", "CheckpointError"}
     assert {name for name, code in found.items() if code == 2} == inputs
-    assert set(found.values()) == {1, 2, 3, 75}
+    assert {name for name, code in found.items() if code == 76} == {"MaxCostReached"}
+    assert set(found.values()) == {1, 2, 3, 75, 76}
 
 
 def descendants(kind: type) -> list[type]:
