@@ -43,8 +43,7 @@ class Asked:
         """
         on = device if device != "auto" else usual_device(plan)
         kind, needed = self._kind or (CPU if on == "cpu" else ""), "--max-cost" if max_cost is not None else ""
-        given = {"price": self._price, "spot": self._spot, "measured": self._measured}
-        return rate_of(self.prices, kind, needed=needed, **given)
+        return rate_of(self.prices, kind, price=self._price, spot=self._spot, measured=self._measured, needed=needed)
 
     def bills(
         self, plan: Plan, done: Collection[str], seconds: dict[str, float], expected: Forecast, on: str, deadline: str

@@ -153,7 +153,9 @@ def rate_of(
         InputError: there is no such price.
     """
     gpu = prices.gpus.get(kind)
-    per_hour = price if price is not None else gpu and (gpu.spot_per_hour if spot else gpu.per_hour)
+    per_hour = price
+    if per_hour is None and gpu is not None:
+        per_hour = gpu.spot_per_hour if spot else gpu.per_hour
     if per_hour is None and (needed or (spot and gpu)):
         other = "has no spot_per_hour in the prices" if spot and gpu else "is not in the prices"
         fix = f"it {other}: give one that is ({', '.join(prices.gpus)}), or --price-per-gpu-hour"
@@ -273,7 +275,9 @@ def compared(
     return lines
 
 
-def _devices(rendering: Spread, start: Spread, deadline: float, pictures: int) -> tuple[int | None, ...]:
+def _devices(
+    rendering: Spread, start: Spread, deadline: float, pictures: int
+) -> tuple[int | None, int | None, int | None]:
     """How many devices share the rendering so that each has started and is done in time; a picture is not shared."""
 
     def enough(seconds: float, begun: float) -> int | None:
@@ -283,7 +287,9 @@ def _devices(rendering: Spread, start: Spread, deadline: float, pictures: int) -
             return None
         return max(1, wanted)
 
-    return tuple(enough(getattr(rendering, end), getattr(start, end)) for end in ("low", "likely", "high"))
+    ends = ((rendering.low, start.low), (rendering.likely, start.likely), (rendering.high, start.high))
+    low, likely, high = (enough(*end) for end in ends)
+    return low, likely, high
 
 
 def _rendering(plan: Plan, done: Collection[str], rate: Rate) -> tuple[Spread, Basis, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,12 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, change: dict[str, Any], wher
         load_prices(file)
     (problem,) = [one for one in refused.value.problems if one.path == where]
     assert fix in problem.fix
+
+
+def test_the_example_of_the_page_is_a_price_file(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "assets.md").read_text(), re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(text)
+    assert load_prices(tmp_path / "mine.yaml").gpus["L4"].pictures[0].seconds.likely == 41
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"a: [", b"- 1", b"", b"version: 1\n" * 200_000])
