@@ -22,7 +22,8 @@ DEFAULT_PRICES = Path(__file__).with_name("prices.yaml")
 CPU = "CPU"
 """The kind that stands for a machine without a GPU."""
 _MOST_BYTES = 1 << 20
-_MOST = 1e9
+MOST = 1e9
+"""No number of a price file is larger."""
 
 _SPREAD = "write a number from 0 to 10^9, or {low: 3, likely: 5, high: 9} with such numbers that do not fall"
 _MONEY = "write a number from 0 such as 2.5, in the currency of the file"
@@ -44,7 +45,7 @@ _FIXES = {
     **dict.fromkeys(("per_hour", "spot_per_hour", "per_gb_month", "per_1000_puts", "per_1000_gets"), _MONEY),
 }
 
-_Money = Annotated[float, Field(ge=0, le=_MOST)]
+_Money = Annotated[float, Field(ge=0, le=MOST)]
 
 
 class _Strict(BaseModel):
@@ -83,7 +84,7 @@ def _spread(value: Any) -> Any:
 
 
 def _bounded(value: Spread) -> Spread:
-    if value.high > _MOST:
+    if value.high > MOST:
         raise fault(_SPREAD)
     return value
 

@@ -17,7 +17,7 @@ from consistory_ray.consistory.method.call_counts import anchor_calls, scene_cal
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.problems import shown
 from consistory_ray.plan.forecast import CONTROLLED, assets_with_calls, mean_controls, megapixels, rough_seconds
-from consistory_ray.plan.prices import CPU, Gpu, PriceFile, Spread
+from consistory_ray.plan.prices import CPU, MOST, Gpu, PriceFile, Spread
 from consistory_ray.settings import BUNDLED_MODEL, MethodSettings
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ class Rate:
         per_hour: money for an hour of one; None where that is not known.
         currency: of that; empty where nobody said it.
         gpu: what the price file says of the kind.
-        spot: whether ``per_hour`` is the price of spot machines.
         measured: seconds of a call of the network for a million pixels, in an earlier run.
         start: seconds of a machine until its worker renders.
     """
@@ -52,7 +51,6 @@ class Rate:
     per_hour: float | None = None
     currency: str = ""
     gpu: Gpu | None = None
-    spot: bool = False
     measured: Spread | None = None
     start: Spread = _NOTHING
 
@@ -152,6 +150,9 @@ def rate_of(
     Raises:
         InputError: there is no such price.
     """
+    if price is not None and not 0 <= price <= MOST:
+        fix = "give an amount of money from 0"
+        raise InputError("this price cannot be used", [Problem("--price-per-gpu-hour", str(price), fix)])
     gpu = prices.gpus.get(kind)
     per_hour = price
     if per_hour is None and gpu is not None:
@@ -161,7 +162,7 @@ def rate_of(
         fix = f"it {other}: give one that is ({', '.join(prices.gpus)}), or --price-per-gpu-hour"
         what = f"{needed or '--spot'} needs the price of an hour"
         raise InputError(what, [Problem("--accelerator-type", shown(kind) if kind else "none", fix)])
-    return Rate(kind, per_hour, prices.currency, gpu, spot and price is None, measured, prices.start_seconds)
+    return Rate(kind, per_hour, prices.currency, gpu, measured, prices.start_seconds)
 
 
 def kinds_of(prices: PriceFile, device: str) -> list[str]:

@@ -203,6 +203,9 @@ def test_which_price_counts() -> None:
     assert rate_of(prices, "L4", spot=True).per_hour == prices.gpus["L4"].spot_per_hour
     assert rate_of(prices, "L4", price=9.0, spot=True).per_hour == 9.0
     assert rate_of(prices, "unheard-of").per_hour is None
+    for wrong in (-1.0, math.nan, math.inf):
+        with pytest.raises(InputError, match="--price-per-gpu-hour"):
+            rate_of(prices, "L4", price=wrong)
     with pytest.raises(InputError, match="--max-cost needs") as refused:
         rate_of(prices, "H10", needed="--max-cost")
     assert "--price-per-gpu-hour" in str(refused.value) and "H100, A100" in str(refused.value)
