@@ -17,6 +17,7 @@
         ├── OutageError        the output was out of reach for too long; the same command resumes once it is back
         ├── ClusterLostError   Ray ended during the run; the same command resumes it
         ├── RunInterrupted     stopped on request; the same command resumes it
+        │   └── MaxCostReached by its --max-cost; going on may cost as much again
         └── RunFailed          the run ended with failed assets
 
 Anything else that is raised is a bug, here or in a dependency.
@@ -166,6 +167,10 @@ class ClusterLostError(RunError):
 
 class RunInterrupted(RunError):
     """The run was asked to stop; everything finished is on storage and the same command resumes it."""
+
+
+class MaxCostReached(RunInterrupted):
+    """The run was stopped before it would have cost more than it may; the same command resumes it, as a new run."""
 
 
 class RunFailed(RunError):

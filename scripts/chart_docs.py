@@ -122,7 +122,7 @@ written.
 
 `consistory-ray status URL --watch` follows a run from storage alone: the run record, and the parts of the index, each
 of which it reads once. It says when a run's coordinator has fallen silent. It ends with the run, and its exit code is
-the render's: 0, 1 (some pictures failed), 3 (it could not go on) or 75 (interrupted).
+the render's: 0, 1 (some pictures failed), 3 (it could not go on), 75 (interrupted) or 76 (stopped by `--max-cost`).
 """
 
 

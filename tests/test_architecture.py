@@ -54,7 +54,7 @@ ABOVE = {
 }
 # the engine from the ground up: each part may import those before it, and none that stands above it
 ENGINE = (
-    *("faults", "machine", "stopping", "rendering", "events", "options", "outages", "inputs"),
+    *("faults", "machine", "stopping", "rendering", "events", "options", "spending", "outages", "inputs"),
     *("scheduling", "cluster", "workers", "packing"),
     *("scoring", "takes", "ledger", "workload", "anchor_files", "history", "dispatching", "coordinator", "running"),
 )
@@ -243,6 +243,7 @@ def test_the_wheel_holds_the_package_and_its_data_and_nothing_else() -> None:
     assert {path.parts[0] for path in files} == {"consistory_ray"}
     names = {path.as_posix() for path in files}
     assert {"consistory_ray/py.typed", "consistory_ray/miniature/weights/model_index.json"} <= names
+    assert "consistory_ray/plan/prices.yaml" in names
     controlnet = {path.name for path in files if path.parent == Path("consistory_ray/miniature/controlnet")}
     assert controlnet == {"config.json", "diffusion_pytorch_model.safetensors"}
     miniature = {path.name for path in files if path.parent == Path("consistory_ray/miniature")}

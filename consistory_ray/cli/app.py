@@ -19,10 +19,10 @@ from consistory_ray.cli.common import (
     EXIT_CODES,
     EXIT_FAILED,
     EXIT_INPUT,
-    EXIT_OF_STATE,
     EXIT_STOPPED,
     EXIT_STOPPED_WATCHING,
     counting,
+    exit_of_end,
     exits,
     open_of,
     out,
@@ -34,18 +34,24 @@ from consistory_ray.cli.doctor import doctor
 from consistory_ray.cli.evaluate import evaluate
 from consistory_ray.cli.options import (
     DEFAULTS,
+    AcceleratorType,
     AllThumbnails,
     AsJson,
+    Deadline,
     DeviceOption,
     Interval,
     Job,
     KeepAnchorsOption,
+    Measured,
     Output,
     OutputOfJob,
+    PricePerGpuHour,
+    Prices,
     ProfileOption,
     RenderCommand,
     Repair,
     Split,
+    Spot,
     Threads,
     Url,
     UrlOrJob,
@@ -63,7 +69,7 @@ from consistory_ray.jobs.allowlist import check_allowed
 from consistory_ray.jobs.job import RenderJob
 from consistory_ray.plan.advice import job_notes
 from consistory_ray.plan.drawing import Drawer, DrawnPrompt
-from consistory_ray.watch.reports import line, print_drawn, print_forecast, print_notes, print_status
+from consistory_ray.watch.reports import line, print_drawn, print_forecast, print_notes, print_price, print_status
 from consistory_ray.watch.status_display import watch_status
 
 if TYPE_CHECKING:
@@ -128,13 +134,21 @@ def plan_command(
     keep_anchors: KeepAnchorsOption = DEFAULTS.keep_anchors,
     device: DeviceOption = DEFAULTS.device,
     workers: Workers = DEFAULTS.workers,
+    accelerator_type: AcceleratorType = DEFAULTS.accelerator_type,
+    prices: Prices = None,
+    price_per_gpu_hour: PricePerGpuHour = None,
+    spot: Spot = False,
+    measured: Measured = None,
+    deadline: Deadline = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show what a render would do: subjects, scenes, what is there already, time and space. Renders nothing."""
+    """Show what a render would do: what is there already, time, space and money. Renders nothing."""
+    from consistory_ray.cli.price import Asked, told_as_json
     from consistory_ray.engine.machine import read_gpus
     from consistory_ray.output.comparison import pictures_made, plan_as_begun
     from consistory_ray.plan.forecast import forecast, usual_device
 
+    asked = Asked(prices, accelerator_type, price_per_gpu_hour, measured, spot=spot)
     loaded, plan = load(job, profile)
     store = open_of(output, plan)
     plan = plan_as_begun(plan, store)
@@ -142,11 +156,14 @@ def plan_command(
     drawn = list(Drawer(loaded).drawn(plan.subjects))
     on = device if device != "auto" else usual_device(plan)
     count = workers or (max(1, len(read_gpus())) if on == "cuda" else 1)
-    result = forecast(plan, store.url, *pictures_made(plan, store), workers=count, device=on, keep_anchors=keep_anchors)
+    done, seconds = pictures_made(plan, store)
+    result = forecast(plan, store.url, done, seconds, workers=count, device=on, keep_anchors=keep_anchors)
+    bills, shelf = asked.bills(plan, done, seconds, result, on, deadline)
     if as_json:
-        print_json({**result.to_dict(), **notes.to_dict(), **_drawn(drawn)})
+        print_json({**result.to_dict(), **told_as_json(bills, shelf, asked.prices), **notes.to_dict(), **_drawn(drawn)})
     else:
         print_forecast(out, result)
+        print_price(out, bills, shelf, asked.prices, deadline)
         print_drawn(out, drawn)
         print_notes(out, notes)
 
@@ -194,7 +211,7 @@ def _watch(read: Callable[[], Status], interval: float) -> int:
         last = watch_status(read, out, interval)
     except KeyboardInterrupt:
         return EXIT_STOPPED_WATCHING
-    return EXIT_STOPPED if last.error else EXIT_OF_STATE[last.state]
+    return EXIT_STOPPED if last.error else exit_of_end(last)
 
 
 @app.command(rich_help_panel=AFTER)

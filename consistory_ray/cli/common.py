@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec
 import typer
 
 from consistory_ray.engine.running import load
-from consistory_ray.engine.stopping import EXIT_RESUME
-from consistory_ray.errors import AssetError, ConsistoryError, InputError, RunFailed, RunInterrupted
+from consistory_ray.engine.stopping import EXIT_MAX_COST, EXIT_RESUME
+from consistory_ray.errors import AssetError, ConsistoryError, InputError, MaxCostReached, RunFailed, RunInterrupted
 from consistory_ray.guards.redaction import redacted, visible_json
 from consistory_ray.guards.terminal import SafeConsole, speaks_unicode
 from consistory_ray.jobs.allowlist import check_allowed
@@ -23,7 +23,9 @@ from consistory_ray.plan.plan import Plan
 from consistory_ray.watch.reports import line, print_problems
 
 if TYPE_CHECKING:
+    from consistory_ray.engine.events import RunSummary
     from consistory_ray.output.storage import OutputStore
+    from consistory_ray.watch.status import Status
 
 EXIT_FAILED = 1
 EXIT_INPUT = 2
@@ -36,6 +38,7 @@ EXIT_CODES = {
     EXIT_INPUT: "Something that was given has to be changed; nothing was rendered.",
     EXIT_STOPPED: "It could not go on: storage, workers, or another run that holds the output. Worth trying again.",
     EXIT_RESUME: "It was interrupted, by Ctrl-C or SIGTERM: the same command goes on.",
+    EXIT_MAX_COST: "It was stopped by its `--max-cost`: the same command goes on, and may cost as much again.",
     EXIT_STOPPED_WATCHING: "`status --watch` was stopped, and the run goes on.",
 }
 EXIT_OF_STATE = {"complete": 0, "failed": EXIT_FAILED, "interrupted": EXIT_RESUME}
@@ -69,8 +72,13 @@ def exit_of(error: ConsistoryError) -> int:
     if isinstance(error, InputError):
         return EXIT_INPUT
     if isinstance(error, RunInterrupted):
-        return EXIT_RESUME
+        return EXIT_MAX_COST if isinstance(error, MaxCostReached) else EXIT_RESUME
     return EXIT_FAILED if isinstance(error, (AssetError, RunFailed)) else EXIT_STOPPED
+
+
+def exit_of_end(end: RunSummary | Status) -> int:
+    """The exit code of a run that is over."""
+    return EXIT_MAX_COST if end.max_cost_reached else EXIT_OF_STATE[end.state]
 
 
 def output_of(target: str, output: str | None) -> tuple[OutputStore, Plan | None]:

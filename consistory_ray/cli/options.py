@@ -21,6 +21,7 @@ DEFAULTS = RunOptions()
 WHAT = "What"
 WHERE = "Where it runs"
 HOW_MANY = "How many"
+MONEY = "What it costs"
 FAILURES = "When it fails or is stopped"
 LOGS = "Logs and metrics"
 
@@ -292,8 +293,38 @@ PricePerGpuHour = Annotated[
     typer.Option(
         min=0,
         envvar="CONSISTORY_PRICE_PER_GPU_HOUR",
-        help="For the cost metrics, in any currency.",
-        rich_help_panel=LOGS,
+        help="Money for an hour of a GPU (on CPU: of a machine), in the place of the price file's: for forecasts, "
+        "--max-cost and the cost metrics.",
+        rich_help_panel=MONEY,
+    ),
+]
+Prices = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="FILE",
+        envvar="CONSISTORY_PRICES",
+        help="Your own prices, in place of cluster/prices.yaml, which are examples.",
+        rich_help_panel=MONEY,
+    ),
+]
+Spot = Annotated[bool, typer.Option("--spot", help="Prices are those of spot machines.", rich_help_panel=MONEY)]
+Measured = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="URL",
+        help="How long pictures take is what they took in this output, on the same kind of device.",
+        rich_help_panel=MONEY,
+    ),
+]
+Deadline = Annotated[
+    str,
+    typer.Option(metavar="8h", help="Also say how many devices are done within 8h, 90m, 1d12h.", rich_help_panel=MONEY),
+]
+MaxCost = Annotated[
+    Optional[float],
+    typer.Option(
+        help="Stop in order, with exit code 76, before the workers' hours cost more than that. Each run counts anew.",
+        rich_help_panel=MONEY,
     ),
 ]
 Renderer = Annotated[Optional[str], typer.Option(hidden=True, metavar="MODULE:NAME")]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from consistory_ray.cli.common import EXIT_OF_STATE, err, exit_of, exits, out, print_json, url_of
+from consistory_ray.cli.common import err, exit_of, exit_of_end, exits, out, print_json, url_of
 from consistory_ray.cli.options import (
     DEFAULTS,
     AcceleratorType,
@@ -33,21 +33,26 @@ from consistory_ray.cli.options import (
     Labels,
     LogFormatOption,
     LogLevelOption,
+    MaxCost,
     MaxFailures,
+    Measured,
     MetricsHost,
     MetricsPort,
     MinWorkers,
     OutageSeconds,
     Output,
     PricePerGpuHour,
+    Prices,
     ProfileOption,
     Renderer,
     RendererOptions,
+    Spot,
     StuckSeconds,
     Submission,
     SummaryAsJson,
     Workers,
 )
+from consistory_ray.cli.price import Asked
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.running import load, run_loaded
 from consistory_ray.engine.stopping import EXIT_RESUME, StopRequest, stop_on_signals
@@ -98,6 +103,10 @@ def _command(*, only_failed: bool) -> Callable[..., None]:
         metrics_port: MetricsPort = None,
         metrics_host: MetricsHost = DEFAULT_HOST,
         price_per_gpu_hour: PricePerGpuHour = None,
+        prices: Prices = None,
+        spot: Spot = False,
+        measured: Measured = None,
+        max_cost: MaxCost = None,
         renderer: Renderer = None,
         renderer_options: RendererOptions = "{}",
     ) -> None:
@@ -106,6 +115,7 @@ def _command(*, only_failed: bool) -> Callable[..., None]:
         export = Export(metrics_port, metrics_host, price_per_gpu_hour)
         try:
             with logging_run(err, style=log_format, level=level):
+                asked = Asked(prices, accelerator_type, price_per_gpu_hour, measured, spot=spot)
                 loaded, plan = load(job, profile)
                 factory = consistory_renderer if renderer is None else _renderer(renderer, renderer_options)
                 options = RunOptions(
@@ -123,6 +133,8 @@ def _command(*, only_failed: bool) -> Callable[..., None]:
                     compile=compile_network,
                     label_selector=_labels(label or []),
                     max_failures=max_failures,
+                    rate=asked.rate(plan, device, max_cost),
+                    max_cost=max_cost,
                     only_failed=only_failed,
                     accept_below=accept_below,
                     keep_anchors=keep_anchors,
@@ -180,11 +192,11 @@ def _run(
                 print_json(asdict(summary))
             else:
                 print_summary(out, summary)
-            if summary.state == "interrupted" and log_format == "text":
+            if summary.state == "interrupted" and not summary.max_cost_reached and log_format == "text":
                 line(err, "the same command resumes the run", "yellow")
     except KeyboardInterrupt:  # asked again while the run was already ending
         raise typer.Exit(EXIT_RESUME) from None
-    raise typer.Exit(EXIT_OF_STATE[summary.state])
+    raise typer.Exit(exit_of_end(summary))
 
 
 def _renderer(name: str, options: str) -> RendererFactory:

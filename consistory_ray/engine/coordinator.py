@@ -23,7 +23,8 @@ from consistory_ray.engine.inputs import copy_inputs
 from consistory_ray.engine.ledger import Ledger
 from consistory_ray.engine.options import RunOptions
 from consistory_ray.engine.outages import Outages, with_backoff
-from consistory_ray.engine.stopping import StopRequest, stop_on_signals
+from consistory_ray.engine.spending import Spending
+from consistory_ray.engine.stopping import EXIT_MAX_COST, StopRequest, stop_on_signals
 from consistory_ray.engine.takes import TakeKeeper
 from consistory_ray.engine.workload import Workload, missing_pictures
 from consistory_ray.errors import (
@@ -43,6 +44,7 @@ from consistory_ray.output.lease.record import LEASE_FOLDER
 from consistory_ray.output.resume import REPLACED, Resumed, resume
 from consistory_ray.output.run_record import RUN_RECORD, RunRecord
 from consistory_ray.output.storage import OutputStore, open_output
+from consistory_ray.plan.pricing import bill, worded
 
 if TYPE_CHECKING:
     from consistory_ray.plan.plan import Plan
@@ -88,10 +90,16 @@ def run_plan(
     """
     stop = stop if stop is not None else StopRequest()
     options, emit = options or RunOptions(), on_event or (lambda event: None)
-    history = History(RunRecord(plan.name, plan.model, dict(job or {}), submission=options.submission))
+    record = RunRecord(plan.name, plan.model, dict(job or {}), submission=options.submission)
+    history = History(record, spending := Spending(options, stop))
+
+    def tell(event: Event) -> None:
+        spending.take(event)
+        emit(event)
+
     with stop_on_signals(stop):
-        return Outages(options.outage_seconds, stop, emit).keep_trying(
-            lambda: _Run(plan, open_output(url), options, emit, stop, history)
+        return Outages(options.outage_seconds, stop, tell).keep_trying(
+            lambda: _Run(plan, open_output(url), options, tell, stop, history)
         )
 
 
@@ -199,12 +207,14 @@ class _Run:
             if self._work.found + self._ledger.failed < self._work.planned and not self._stopped:
                 self._patiently(lambda: copy_inputs(self._store, self._plan.inputs(), self._lost))
                 self._stopped = self._session.render(self._plan, done, self._takes)
+                self._history.spending.rest()
                 if self._stopped and not self._stop:
                     self._history.stopped, self._history.books = self._stopped, self._ledger
             self._finish()
             self._finished = True
         summary = self._summary()
-        self._write_record(state=summary.state, exit_code=1 if summary.state == "failed" else None)
+        code = EXIT_MAX_COST if summary.max_cost_reached else 1 if summary.state == "failed" else None
+        self._write_record(state=summary.state, exit_code=code)
         self._emit(RunFinished(summary))
         return summary
 
@@ -222,9 +232,19 @@ class _Run:
         self._work = Workload.of(plan, found.done, found.failed, only_failed=only_failed, keep=keep, takes=takes)
         if not self._again:
             self._history.found = self._work.found
+            self._expect()
         self._write_record(state="running")
         self._history.recorded = True
         return found
+
+    def _expect(self) -> None:
+        """Forecast what this run takes, for its record, and say so if it will hardly do with its money."""
+        options, limit = self._options, self._options.max_cost
+        expected = bill(self._plan, self._work.done, options.rate, workers=options.workers or 1)
+        self._history.forecast = expected.to_record()
+        if limit is not None and expected.cost is not None and expected.cost.likely > limit:
+            money = worded(expected.cost, expected.currency)
+            self._emit(Notice(f"what is left will cost about {money}, and --max-cost is {limit:g}: it will be stopped"))
 
     def _tell(self, found: Resumed) -> None:
         plan, work, url = self._plan, self._work, self._store.url
@@ -335,7 +355,9 @@ class _Run:
             "failed": self._ledger.failed,
             **({"short": self._takes.shortfalls()[0]} if self._plan.quality is not None else {}),
             "seconds": round(self._history.seconds, 3),
+            **self._history.spending.to_record(),
         }
+        changes |= {"forecast": self._history.forecast, "currency": self._options.rate.currency}
         fingerprint = self._history.fingerprint = self._ledger.fingerprint
         if self._ledger.controlnets:
             changes["controlnets"] = dict(zip(self._plan.controlnets, self._ledger.controlnets, strict=True))
@@ -363,6 +385,10 @@ class _Run:
             stopped=self._stopped,
             caches=self._session.caches_told,
             profile=self._plan.profile,
+            forecast=self._history.forecast,
+            outcome=self._history.spending.to_record(),
+            currency=self._options.rate.currency,
+            max_cost_reached=state == "interrupted" and self._history.spending.reached,
             spent={name: round(seconds, 3) for name, seconds in self._history.spent.items()},
             scored=ledger.scored,
             takes=ledger.takes,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from consistory_ray.errors import RunFailed, RunInterrupted
+from consistory_ray.errors import MaxCostReached, RunFailed, RunInterrupted
 
 if TYPE_CHECKING:
     from consistory_ray.engine.machine import MachineReading
@@ -252,6 +252,11 @@ class RunSummary:
         profile: what was saved on all of its scenes; None where they differ, or have settings of their own.
         spent: seconds that all workers together have spent on this run's pictures: on the ``device``, and beside it to
             ``score``, to ``encode`` and to ``write``.
+        forecast: what was expected of this run at its start, as its record has it: ``pictures``, ``device_hours_low``,
+            ``_likely`` and ``_high``, and the same of ``cost`` where a price was known.
+        outcome: what it took, ``device_hours`` and ``cost``.
+        currency: of both.
+        max_cost_reached: whether it was stopped by its ``max_cost``.
         scored: pictures that were there before and have only been looked at.
         takes: how many of ``rendered`` are further takes.
         short: of how many pictures no take passes the job's gate.
@@ -273,6 +278,10 @@ class RunSummary:
     gallery: str = ""
     spent: Mapping[str, float] = field(default_factory=dict)
     profile: str | None = None
+    forecast: Mapping[str, float] = field(default_factory=dict)
+    outcome: Mapping[str, float] = field(default_factory=dict)
+    currency: str = ""
+    max_cost_reached: bool = False
     scored: int = 0
     takes: int = 0
     short: int = 0
@@ -282,7 +291,8 @@ class RunSummary:
         """Raise RunInterrupted or RunFailed unless the run is complete."""
         if self.state == "interrupted":
             left = self.planned - self.found - self.rendered - self.scored
-            raise RunInterrupted(f"the run was stopped with {left} pictures left; the same command resumes it")
+            how = f"the run was stopped with {left} pictures left; the same command resumes it"
+            raise MaxCostReached(f"{how}, and may cost as much again") if self.max_cost_reached else RunInterrupted(how)
         if self.state == "failed":
             lines = [f"  - {failure.path}: {failure.error}" for failure in self.failures]
             lines += [f"  - {told}" for told in map(str, self.shortfalls)]

@@ -11,8 +11,9 @@ from typing import Any, Literal
 from consistory_ray.engine.cluster.placement import WorkerShape
 from consistory_ray.engine.ledger import Ledger
 from consistory_ray.engine.outages import with_backoff
-from consistory_ray.engine.stopping import StopRequest
-from consistory_ray.errors import ConsistoryError, InputError, OutageError, Problem, RunError, RunFailed
+from consistory_ray.engine.spending import Spending
+from consistory_ray.engine.stopping import EXIT_MAX_COST, StopRequest
+from consistory_ray.errors import ConsistoryError, InputError, MaxCostReached, OutageError, Problem, RunError, RunFailed
 from consistory_ray.output.lease.lease import Lease
 from consistory_ray.output.run_record import (
     RUN_RECORD,
@@ -31,6 +32,7 @@ class History:
 
     Attributes:
         record: as it was at first.
+        spending: what its workers cost.
         began: by the monotonic clock.
         recorded: whether the record was written, which is when it has begun.
         found: how many pictures were there at first.
@@ -41,9 +43,11 @@ class History:
         stopped: why there is nothing more to try, only to finish.
         books: of the try that was stopped.
         lost_ray: how the Ray that the run had started ended, if it did.
+        forecast: what was expected at first.
     """
 
     record: RunRecord
+    spending: Spending
     began: float = field(default_factory=time.monotonic)
     recorded: bool = False
     found: int = 0
@@ -54,6 +58,7 @@ class History:
     stopped: str = ""
     books: Ledger | None = None
     lost_ray: str = ""
+    forecast: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float:
@@ -80,7 +85,7 @@ class RecordKeeper:
         """A scheduler that repeats whatever has failed is told at once what would come out again.
 
         Raises:
-            RunFailed, InputError: as the run did that it repeats.
+            RunFailed, InputError, MaxCostReached: as the run did that it repeats.
         """
         submission = self._record.submission
         if submission is None:
@@ -93,6 +98,8 @@ class RecordKeeper:
         short = int(there.totals.get("short", 0))
         lack = f"{failed} pictures failed" + (f" and {short} fall short of the gate" if short else "")
         why = there.error or f"{lack}, see consistory-ray status {self._store.url}"
+        if code == EXIT_MAX_COST:
+            raise MaxCostReached("this submission was stopped by its --max-cost; submit it anew to spend as much again")
         told = f"this submission has run already and would end the same way: {why}"
         if code == 1:
             raise RunFailed(told)

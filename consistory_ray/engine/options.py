@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Literal, get_args
 
 from consistory_ray.engine.faults import Caps
 from consistory_ray.engine.rendering import RendererFactory
 from consistory_ray.errors import InputError, Problem
+from consistory_ray.plan.pricing import Rate
 
 Device = Literal["auto", "cpu", "cuda"]
 KeepAnchors = Literal["auto", "all", "previews", "none"]
@@ -47,6 +49,9 @@ class RunOptions:
             own object store, three quarters, is kept to in any case.
         grace_seconds: how long running batches may take to finish once the run was asked to stop.
         max_failures: stop once more pictures than that have failed; None never stops, 0 stops at the first.
+        rate: what its devices cost and how long pictures take on them, for the forecast that it leaves at the output.
+        max_cost: stop, as on a signal, before the workers' hours cost more than that, in the currency of ``rate``,
+            which has to know the price of an hour then. Each run counts anew.
         only_failed: render only what failed in earlier runs.
         accept_below: end well although pictures fall short of the job's gate, whatever ``when_none_passes`` says.
         keep_anchors: what stays of a subject's anchors once all of its scenes are done: ``"all"``, only the pictures
@@ -81,6 +86,8 @@ class RunOptions:
     cache_budget: int | None = None
     grace_seconds: float = 120.0
     max_failures: int | None = None
+    rate: Rate = field(default_factory=Rate)
+    max_cost: float | None = None
     only_failed: bool = False
     accept_below: bool = False
     keep_anchors: KeepAnchors = "auto"
@@ -106,6 +113,12 @@ class RunOptions:
             ("cache_budget", self.cache_budget is None or self.cache_budget > 0, "give a number of bytes above 0"),
             ("grace_seconds", self.grace_seconds >= 0, "give a number of seconds from 0"),
             ("max_failures", self.max_failures is None or self.max_failures >= 0, "give a number from 0"),
+            ("max_cost", self.max_cost is None or 0 < self.max_cost < math.inf, "give an amount of money above 0"),
+            (
+                "rate.per_hour",
+                self.max_cost is None or bool(self.rate.per_hour and 0 < self.rate.per_hour < math.inf),
+                "max_cost needs the price of an hour: --price-per-gpu-hour, or an --accelerator-type of the prices",
+            ),
             ("keep_anchors", self.keep_anchors in get_args(KeepAnchors), "choose auto, all, previews or none"),
             ("stuck_factor", self.stuck_factor > 1, "give a number above 1"),
             ("stuck_seconds", self.stuck_seconds > 0, "give a number of seconds above 0"),
@@ -114,7 +127,7 @@ class RunOptions:
             ("submission", self.submission is None or 0 < len(self.submission) <= 200, "give 1 to 200 characters"),
             ("lease_seconds", 0 < self.lease_seconds <= 3600, "give a number of seconds up to 3600"),
         ]
-        problems = [Problem(name, repr(getattr(self, name)), fix) for name, good, fix in checks if not good]
+        problems = [Problem(name, repr(attrgetter(name)(self)), fix) for name, good, fix in checks if not good]
         if problems:
             raise InputError("these options cannot be used", problems)
 

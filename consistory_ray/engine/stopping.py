@@ -13,6 +13,8 @@ from consistory_ray.errors import RunInterrupted
 
 EXIT_RESUME = 75
 """Exit code of an interrupted run (EX_TEMPFAIL): run the same command again."""
+EXIT_MAX_COST = 76
+"""Exit code of a run that its ``--max-cost`` has stopped: the same command goes on, and may cost as much again."""
 
 
 class StopRequest:

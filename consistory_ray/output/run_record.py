@@ -25,6 +25,8 @@ RECORD_VERSION = 1
 _log = logging.getLogger(__name__)
 State = Literal["running", "complete", "failed", "interrupted"]
 _LIMITS = Limits(bytes=1 << 30, values=16_000_000, depth=32)
+SAME_AGAIN = (1, 2, 76)
+"""Exit codes of runs that a scheduler is not to repeat: they would end the same way, or cost as much again."""
 _PACKAGES = ("consistory-ray", "torch", "diffusers", "transformers", "ray", "pyarrow", "pillow")
 
 
@@ -62,7 +64,10 @@ class RunRecord:
         started_at, updated_at, finished_at: UTC, ISO 8601; finished_at is None while running.
         error: why the run stopped early, if it did; while it is running, why it waits for its output.
         submission: what a scheduler calls this run and its own repetitions of it; None for a run of a person.
-        exit_code: of a run that would end the same way again, 1 or 2; None for all others.
+        exit_code: of a run that would end the same way again, 1 or 2, or was stopped by its ``max_cost``, 76; None for
+            all others.
+        forecast: what was expected at its start, see :class:`~consistory_ray.engine.events.RunSummary`.
+        currency: of money in the forecast and in ``totals``, which have ``device_hours`` and ``cost``.
         controlnets: fingerprints of the ControlNets that lead pictures, by what the job calls them, once a worker has
             loaded them.
     """
@@ -81,6 +86,8 @@ class RunRecord:
     submission: str | None = None
     exit_code: int | None = None
     controlnets: Mapping[str, str] = field(default_factory=dict)
+    forecast: Mapping[str, float] = field(default_factory=dict)
+    currency: str = ""
     version: int = RECORD_VERSION
 
     def __post_init__(self) -> None:
@@ -126,6 +133,8 @@ class _Stored(BaseModel):
     submission: _Text | None = None
     exit_code: int | None = None
     controlnets: dict[str, _Text] = {}
+    forecast: dict[str, float] = {}
+    currency: Annotated[str, Field(max_length=12)] = ""
     version: int = RECORD_VERSION
 
 
@@ -199,13 +208,14 @@ def ended_the_same(record: RunRecord, there: RunRecord | None) -> int | None:
         there: what the output has.
 
     Returns:
-        1 or 2; None where it has to be tried: nobody calls it a repetition, or job or packages have changed.
+        One of :data:`SAME_AGAIN`; None where it has to be tried: nobody calls it a repetition, or job or packages have
+        changed.
     """
     if record.submission is None or there is None or there.submission != record.submission:
         return None
     job = json.loads(json.dumps(_without_secrets(record.job)))
     same = (there.job, there.versions) == (job, record.versions)
-    return there.exit_code if same and there.exit_code in (1, 2) else None
+    return there.exit_code if same and there.exit_code in SAME_AGAIN else None
 
 
 def _without_secrets(job: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ _MINIATURE_SECONDS_PER_CALL = 0.05  # at 128 px, two cores, float32
 _SDXL_SECONDS_PER_CALL_AND_MEGAPIXEL = 0.125  # float16, one data-centre GPU
 _PICTURE_BYTES_PER_PIXEL = 1.8  # of a PNG as it is written here
 _MIN_SAMPLES = 3
-_CONTROLLED = 0.5
+CONTROLLED = 0.5
 """What each ControlNet that leads a picture adds to its time, as a share of it."""
 KEPT_CACHE_BYTES = 100_000_000_000
 """Without a word about it, the anchor caches of a job are kept if all of them together are no larger than that."""
@@ -147,7 +147,7 @@ def forecast(
     by_subject = tuple(_subject(subject, done, sizes[subject.subject_id]) for subject in plan.subjects)
     todo = sum(subject.todo for subject in by_subject)
     each = _seconds_per_call(plan, seconds)
-    calls = sum(calls for asset, calls in _assets_with_calls(plan) if asset.asset_id not in done)
+    calls = sum(calls for asset, calls in assets_with_calls(plan) if asset.asset_id not in done)
     everything = sum(sizes.values())
     return Forecast(
         name=plan.name,
@@ -210,7 +210,13 @@ def _subject(subject: SubjectPlan, done: Collection[str], cache_bytes: int) -> S
     )
 
 
-def _mean_controls(plan: Plan) -> float:
+def megapixels(model: str, settings: MethodSettings) -> float:
+    """Millions of pixels of a picture."""
+    side = 128 if model == BUNDLED_MODEL else 1024
+    return (settings.height or side) * (settings.width or side) / 1e6
+
+
+def mean_controls(plan: Plan) -> float:
     """How many ControlNets lead a picture, on average."""
     if not plan.controlnets:
         return 0.0
@@ -218,22 +224,22 @@ def _mean_controls(plan: Plan) -> float:
 
 
 def _picture_bytes(model: str, subject: SubjectPlan) -> int:
-    side = 128 if model == BUNDLED_MODEL else 1024
-    pixels = (subject.settings.height or side) * (subject.settings.width or side)
+    pixels = megapixels(model, subject.settings) * 1e6
     return round((len(subject.anchors) + len(subject.scenes)) * pixels * _PICTURE_BYTES_PER_PIXEL)
 
 
 def _seconds_per_call(plan: Plan, seconds: Mapping[str, float]) -> float:
     """Of what was measured where that is enough, else a rough figure."""
     if len(seconds) >= _MIN_SAMPLES:
-        taken = ((asset, calls) for asset, calls in _assets_with_calls(plan) if asset.asset_id in seconds)
+        taken = ((asset, calls) for asset, calls in assets_with_calls(plan) if asset.asset_id in seconds)
         if samples := [seconds[asset.asset_id] / calls for asset, calls in taken]:
             return statistics.median(samples)
-    guess = max((_rough_seconds(plan.model, subject.settings) for subject in plan.subjects), default=0.0)
-    return guess * (1 + _CONTROLLED * _mean_controls(plan))
+    guess = max((rough_seconds(plan.model, subject.settings) for subject in plan.subjects), default=0.0)
+    return guess * (1 + CONTROLLED * mean_controls(plan))
 
 
-def _assets_with_calls(plan: Plan) -> Iterator[tuple[Asset, float]]:
+def assets_with_calls(plan: Plan) -> Iterator[tuple[Asset, float]]:
+    """Every picture of a plan, and how many calls of the network it takes."""
     for subject in plan.subjects:
         anchor, scene = anchor_calls(subject.settings), scene_calls(subject.settings)
         yield from ((asset, anchor) for asset in subject.anchors)
@@ -280,12 +286,11 @@ def _scene_cost(settings: MethodSettings) -> float:
     return scene_calls(settings) / settings.num_inference_steps
 
 
-def _rough_seconds(model: str, settings: MethodSettings) -> float:
-    """Of a call."""
+def rough_seconds(model: str, settings: MethodSettings) -> float:
+    """Of a call, where nothing was measured."""
     if model == BUNDLED_MODEL:
         return _MINIATURE_SECONDS_PER_CALL
-    megapixels = (settings.height or 1024) * (settings.width or 1024) / 1e6
-    return _SDXL_SECONDS_PER_CALL_AND_MEGAPIXEL * megapixels
+    return _SDXL_SECONDS_PER_CALL_AND_MEGAPIXEL * megapixels(model, settings)
 
 
 def _cache_bytes(

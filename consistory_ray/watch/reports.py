@@ -13,6 +13,7 @@ from consistory_ray.engine.events import duration, plural, size
 from consistory_ray.errors import InputError
 from consistory_ray.guards.redaction import redacted, visible
 from consistory_ray.jobs.template_draws import UNCOUNTED
+from consistory_ray.plan.pricing import compared, figure, worded
 from consistory_ray.watch.progress import pace
 from consistory_ray.watch.status_display import silence
 from consistory_ray.watch.tally import FailureGroup, grouped
@@ -22,12 +23,15 @@ if TYPE_CHECKING:
     from consistory_ray.plan.advice import Notes
     from consistory_ray.plan.drawing import DrawnPrompt
     from consistory_ray.plan.forecast import Forecast
+    from consistory_ray.plan.prices import PriceFile, Spread
+    from consistory_ray.plan.pricing import Bill, Shelf
     from consistory_ray.watch.status import Status
 
 ROWS_SHOWN = 60
 FAILURES_SHOWN = 20
 DRAWN_SHOWN = 20
 PROBLEMS_SHOWN = 20
+_MAX_COST = "stopped by its --max-cost; the same command goes on, and may cost as much again"
 
 
 def line(console: Console, text: str | Text, style: str = "") -> None:
@@ -92,6 +96,37 @@ def print_forecast(console: Console, plan: Forecast) -> None:
     line(console, f"output: {plan.output}")
 
 
+def print_price(console: Console, bills: Sequence[Bill], shelf: Shelf, prices: PriceFile, deadline: str) -> None:
+    """What a plan costs on each kind of device: likely, and of the cost from where to where."""
+    timely = [">in " + deadline] if deadline else []
+    table = _table("devices", ">hours", ">cost", ">spot", ">kWh", ">done in", *timely, "seconds")
+    for bill in bills:
+        cost, hours = bill.cost, bill.device_hours
+        cells = [
+            f"{bill.workers} {bill.kind}".strip(),
+            figure(hours.likely) if cost is not None else _narrow(hours),
+            "" if cost is None else _narrow(cost),
+            "" if bill.spot_cost is None else figure(bill.spot_cost.likely),
+            "" if bill.kwh is None else figure(bill.kwh.likely),
+            duration(bill.hours.likely * 3600),
+        ]
+        if bill.devices_for_deadline is not None:
+            low, likely, high = ("-" if number is None else str(number) for number in bill.devices_for_deadline)
+            cells.append(f"{likely} ({low}-{high})")
+        table.add_row(*map(Text, [*cells, bill.basis]))
+    console.print(table)
+    currency = prices.currency
+    kept = f"{worded(shelf.gigabytes, 'GB')} kept: {worded(shelf.per_month, currency)} a month"
+    requests = f"{worded(shelf.puts)} PUT and {worded(shelf.gets)} GET: {worded(shelf.requests_cost, currency)}"
+    line(console, f"storage: {kept}; requests: {requests}")
+    dated = f" of {prices.dated}" if prices.dated else ""
+    line(console, f"in {currency}, likely (from-to), at prices{dated}; give your own with --prices FILE", "dim")
+
+
+def _narrow(value: Spread) -> str:
+    return f"{figure(value.likely)} ({figure(value.low)}-{figure(value.high)})"
+
+
 def _profiles(plan: Forecast) -> Table:
     """What each profile would take."""
     table = _table("profile", ">a scene", ">caches", ">all pictures")
@@ -121,6 +156,10 @@ def print_status(console: Console, status: Status) -> None:
         line(console, f"  {what}: {redacted(status.error)}", "red")
     if len(status.failure_kinds) > 1:
         line(console, f"  failed: {_kinds(status)}", "red")
+    for text in compared(status.forecast, status.outcome, status.currency, over=status.state in ("complete", "failed")):
+        line(console, f"  {'took' if status.outcome else 'forecast:'} {text}")
+    if status.max_cost_reached:
+        line(console, f"  {_MAX_COST}", "yellow")
     if status.takes or status.short:
         line(console, f"  {_takes(status.takes, len(status.short))}", "yellow" if status.short else "")
     told = ((item["path"], f"{item['path']} (attempt {item['attempt']})", item["error"]) for item in status.failures)
@@ -138,6 +177,11 @@ def print_summary(console: Console, summary: RunSummary) -> None:
     line(console, Text.assemble((summary.state, style), f": {made}{rest}{saved}"))
     if summary.rendered and summary.spent:
         line(console, _spent(summary))
+    if summary.rendered:
+        for text in compared(summary.forecast, summary.outcome, summary.currency, over=summary.state != "interrupted"):
+            line(console, f"took {text}")
+    if summary.max_cost_reached:
+        line(console, _MAX_COST, "bold yellow")
     if summary.stopped:
         line(console, f"stopped: {summary.stopped}", "bold red")
     if summary.failures_by_kind:

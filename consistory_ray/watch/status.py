@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from consistory_ray.engine.stopping import EXIT_MAX_COST
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.watch.tally import RATE_WINDOW_SECONDS
 
@@ -68,6 +69,9 @@ class Status:
         error: why the last run could not go on, if it could not; of a running run, why it waits for its output.
         heard_at: when the coordinator of a running run was last heard of.
         silent: whether that is so long ago, or its process so surely gone, that the same command should be run again.
+        forecast, outcome, currency: of the last run, see :class:`~consistory_ray.engine.events.RunSummary`; while it is
+            running there is no outcome.
+        max_cost_reached: whether it was stopped by its ``max_cost``.
         takes: how many further takes there are of a gated job's scenes.
         short: asset id, path, score, bar and number of takes of each scene of which no take passes the gate.
     """
@@ -89,6 +93,10 @@ class Status:
     error: str | None = None
     heard_at: str | None = None
     silent: bool = False
+    forecast: Mapping[str, float] = field(default_factory=dict)
+    outcome: Mapping[str, float] = field(default_factory=dict)
+    currency: str = ""
+    max_cost_reached: bool = False
     takes: int = 0
     short: tuple[dict[str, Any], ...] = ()
 
@@ -199,6 +207,7 @@ class StatusReader:
             seconds_left=left / rate if rate else None,
             newest_at=newest.isoformat(timespec="seconds") if newest else None,
             error=record.error if record is not None else None,
+            **(_money_of(record) if record is not None else {}),
             **self._gated(everything),
             **(_heard_of(self._store, bool(record and record.error)) if running else {}),
         )
@@ -320,6 +329,15 @@ def _heard_of(store: OutputStore, waits: bool) -> dict[str, Any]:
         return {}
     heard = datetime.fromtimestamp(lease.renewed_at, timezone.utc)
     return {"heard_at": heard.isoformat(timespec="seconds"), "silent": is_silent(lease, waits=waits)}
+
+
+def _money_of(record: RunRecord) -> dict[str, Any]:
+    """What a run was expected to take, and what it took."""
+    took = {} if record.state == "running" else record.totals
+    outcome = {name: took[name] for name in ("device_hours", "cost") if name in took}
+    reached = record.state == "interrupted" and record.exit_code == EXIT_MAX_COST
+    known = {"forecast": dict(record.forecast), "outcome": outcome, "currency": record.currency}
+    return {**known, "max_cost_reached": reached}
 
 
 def _counts(column: pa.ChunkedArray) -> Counter[str]:

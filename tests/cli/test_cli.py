@@ -268,6 +268,51 @@ def test_a_second_ctrl_c_leaves_at_once(job: Path, tmp_path: Path) -> None:
     assert render(job, out).exit_code == 0
 
 
+def test_plan_tells_the_price_of_every_kind_or_of_one(tmp_path: Path) -> None:
+    subject = {"id": "cat", "concept": "cat", "anchors": ["a cat here"], "scenes": ["a cat there"] * 9}
+    job = tmp_path / "job.json"
+    job.write_text(json.dumps({"model": "some/sdxl", "subjects": [subject]}))
+    price = json.loads(call("plan", job, "-o", tmp_path / "out", "--deadline", "1h", "--json").stdout)["price"]
+    assert {one["basis"] for one in price["devices"]} == {"assumed"} and len(price["devices"]) > 4
+    assert all(len(one["devices_for_deadline"]) == 3 for one in price["devices"])
+    shown = call("plan", job, "-o", tmp_path / "out", "--accelerator-type", "L4", "--workers", 3).stdout
+    assert "3 L4" in shown and "H100" not in shown and "assumed" in shown and "USD" in shown
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("{version: 1, currency: EUR, gpus: {L4: {per_hour: 7.2, pictures: [{seconds: 5}]}}}")
+    given = ("plan", job, "-o", tmp_path / "out", "--prices", mine, "--json")
+    (only,) = json.loads(call(*given).stdout)["price"]["devices"]
+    assert (only["kind"], only["basis"]) == ("L4", "measured") and only["cost"]["low"] < only["cost"]["high"]
+    refused = call("plan", job, "--prices", mine, "--accelerator-type", "B200")
+    assert refused.exit_code == 2 and "B200" in refused.stderr and "L4" in refused.stderr
+    for wrong in (("--deadline", "soon"), ("--prices", tmp_path), ("--measured", tmp_path)):
+        refused = call("plan", job, *wrong)
+        assert refused.exit_code == 2 and wrong[0] in refused.stderr, refused.stderr
+
+
+def test_a_limit_without_a_price_is_refused_before_anything_is_loaded(job: Path, tmp_path: Path) -> None:
+    refused = render(job, tmp_path / "out", "--max-cost", 5)
+    assert refused.exit_code == 2 and "--price-per-gpu-hour" in refused.stderr, refused.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_max_cost_has_an_exit_code_of_its_own(job: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    price = ("--price-per-gpu-hour", 3600, "--batch-size", 1)
+    stopped = render(job, out, "--max-cost", 0.001, *price, seconds=1.0)
+    assert stopped.exit_code == 76, stopped.output
+    assert "as much again" in stopped.stdout and "so far, of a forecast of" in stopped.stdout
+    assert "may cost as much again" in call("status", out).stdout
+    assert call("status", out, "--watch").exit_code == 76
+    assert render(job, out, *price).exit_code == 0
+    shown = call("status", out).stdout
+    assert "the forecast of" in shown and "device-hours" in shown
+    measured = ("--measured", out, "--accelerator-type", "L4", "--json")
+    (told,) = json.loads(call("plan", job, "-o", tmp_path / "other", *measured).stdout)["price"]["devices"]
+    assert told["basis"] == "measured" and told["pictures"] == 12
+    assert "--accelerator-type" in call("plan", job, "-o", tmp_path / "other", "--measured", out).stderr
+
+
 def test_each_kind_of_error_has_its_exit_code() -> None:
     """The tree in errors.py says what the caller does next; so does the exit code."""
     found = {
@@ -284,7 +329,8 @@ def test_each_kind_of_error_has_its_exit_code() -> None:
     assert {name for name, code in found.items() if code == 75} == {"RunInterrupted"}
     inputs = {"InputError", "JobError", "PromptError", "CacheMismatchError", "CheckpointError"}
     assert {name for name, code in found.items() if code == 2} == inputs
-    assert set(found.values()) == {1, 2, 3, 75}
+    assert {name for name, code in found.items() if code == 76} == {"MaxCostReached"}
+    assert set(found.values()) == {1, 2, 3, 75, 76}
 
 
 def descendants(kind: type) -> list[type]:

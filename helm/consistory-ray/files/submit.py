@@ -35,8 +35,8 @@ EXIT_FAILED = 1
 EXIT_UNAVAILABLE = 69
 EXIT_STOPPED = 130
 EXIT_TERMINATED = 143
-SAME_AGAIN = (1, 2)
-"""Exit codes of a run that the same command would end with again: pictures that fail, a job that cannot be used."""
+SAME_AGAIN = (1, 2, 76)
+"""Exit codes of a run that is not to be repeated: pictures that fail, a job that cannot be used, its money is spent."""
 
 RELEASE_KEY = "consistory-ray/release"
 PAUSE_SECONDS = 30

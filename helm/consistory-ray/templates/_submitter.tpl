@@ -46,7 +46,7 @@ podFailurePolicy:
   rules:
     # How the run ended, or that somebody stopped it: another pod would report the same. What is left is trouble on the way.
     - action: FailJob
-      onExitCodes: {containerName: submitter, operator: In, values: [1, 2, 3, 75, 130]}
+      onExitCodes: {containerName: submitter, operator: In, values: [1, 2, 3, 75, 76, 130]}
       onPodConditions: [] # Kubernetes 1.27 lists it as required
     - action: Ignore
       onPodConditions: [{type: DisruptionTarget, status: "True"}]
