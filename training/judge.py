@@ -86,7 +86,8 @@ def judge_specs(seed: int = JUDGE_SEED) -> list[PictureSpec]:
 
 def quick_precision() -> AbstractContextManager[Any]:
     """bfloat16 where the processor computes in it; elsewhere it would take several times as long as float32."""
-    native = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    mkldnn: Any = torch.ops.mkldnn
+    native = torch.backends.mkldnn.is_available() and mkldnn._is_mkldnn_bf16_supported()
     return torch.autocast("cpu", torch.bfloat16) if native else nullcontext()
 
 
@@ -148,10 +149,10 @@ def reconstruct_judge_pictures(run: Path, folder: Path, seed: int) -> None:
     print(f"judge: {len(result)} pictures reconstructed", flush=True)
 
 
-def bundled_autoencoder() -> AutoencoderKL:
+def bundled_autoencoder() -> Any:
     """The exported one, where the run has trained none."""
-    vae: AutoencoderKL = AutoencoderKL.from_pretrained(BUNDLED, subfolder="vae", torch_dtype=torch.float32)
-    return vae
+    loader: Any = AutoencoderKL
+    return loader.from_pretrained(BUNDLED, subfolder="vae", torch_dtype=torch.float32)
 
 
 def judge_data(run: Path, folder: Path, seed: int = JUDGE_SEED) -> JudgeData:
