@@ -5,6 +5,7 @@
 
     components   what each part contributes, and what masks are for: the method without each of them
     dropout      mask dropout 0, 0.25, 0.5, 0.75 on the plane of consistency and variety
+    levers       what was tried to be more alike: dropout, injection, the anchors' weight, led anchors, details named
     seeds        another seed for the anchors is another individual: distances between them and within one
     baselines    Textual Inversion and DreamBooth-LoRA, trained for each subject on its anchors, under stated budgets
     several, personalization, control      as benchmarks/multi_subject.py, personalization.py and control.py measured
@@ -32,7 +33,7 @@ if not __package__:  # run as a script
 from benchmarks.model_options import add_model_options, add_rendering_options, described_pipeline, load_pipeline, say
 from benchmarks.paper.baselines import BUDGETS, baselines
 from benchmarks.paper.bench import Bench
-from benchmarks.paper.components import DROPOUTS, components, dropout
+from benchmarks.paper.components import DROPOUTS, components, dropout, levers
 from benchmarks.paper.consistory_plus import plus
 from benchmarks.paper.panels import control, personalization, several
 from benchmarks.paper.seeds import seeds
@@ -41,6 +42,7 @@ from consistory_ray.miniature.judge import Judge
 FIGURES: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "components": components,
     "dropout": dropout,
+    "levers": levers,
     "seeds": seeds,
     "baselines": baselines,
     "several": several,
