@@ -86,8 +86,9 @@ def judge_specs(seed: int = JUDGE_SEED) -> list[PictureSpec]:
 
 def quick_precision() -> AbstractContextManager[Any]:
     """bfloat16 where the processor computes in it; elsewhere it would take several times as long as float32."""
-    mkldnn: Any = torch.ops.mkldnn
-    native = torch.backends.mkldnn.is_available() and mkldnn._is_mkldnn_bf16_supported()
+    backend: Any = torch.backends.mkldnn
+    operators: Any = torch.ops.mkldnn
+    native = backend.is_available() and operators._is_mkldnn_bf16_supported()
     return torch.autocast("cpu", torch.bfloat16) if native else nullcontext()
 
 
