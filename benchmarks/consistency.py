@@ -61,7 +61,16 @@ if not __package__:  # run as a script
 
 
 from benchmarks.consistency_report import tables
-from benchmarks.consistency_ways import BLURRED, DETAILS, NAMED_DETAILS, SAME_INDIVIDUAL, VANILLA, Ways, label
+from benchmarks.consistency_ways import (
+    BLURRED,
+    DETAILS,
+    NAMED_DETAILS,
+    SAME_INDIVIDUAL,
+    STRANGERS,
+    VANILLA,
+    Ways,
+    label,
+)
 from benchmarks.model_options import (
     add_model_options,
     add_rendering_options,
@@ -188,7 +197,9 @@ def write(report: Mapping[str, Any], found: Ways, strength: str, options: argpar
     told = {name: way["numbers"] for name, way in report["ways"].items() if "numbers" in way}
     kinds = {name: way["by_kind"] for name, way in report["ways"].items() if "by_kind" in way}
     (options.out / "consistency.md").write_text(tables(told, kinds))
-    points = {label(name): numbers for name, numbers in told.items() if name not in (BLURRED, SAME_INDIVIDUAL)}
+    points = {
+        label(name): numbers for name, numbers in told.items() if name not in (BLURRED, SAME_INDIVIDUAL, STRANGERS)
+    }
     plot_planes(points, told.get(SAME_INDIVIDUAL), options.out / "consistency_plane.png")
     both = sorted(set(found.pictures[VANILLA]) & set(found.pictures[strength]))[: options.sheet_subjects]
     rows = [

@@ -24,7 +24,7 @@ def plot_planes(ways: Mapping[str, Mapping[str, Any]], floor: Mapping[str, Any] 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.6), dpi=130)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 5.4), dpi=130)
     left.errorbar(1, 1, fmt="s", color=VANILLA_COLOUR, label="vanilla")
     right.errorbar(0, 1, fmt="s", color=VANILLA_COLOUR, label="vanilla")
     for index, (name, numbers) in enumerate(ways.items()):
@@ -41,10 +41,10 @@ def plot_planes(ways: Mapping[str, Mapping[str, Any]], floor: Mapping[str, Any] 
     for axes in (left, right):
         axes.set_ylim(0, max(1.1, axes.get_ylim()[1]))
         axes.grid(alpha=0.3)
-    left.legend(fontsize=8)
+    figure.legend(*left.get_legend_handles_labels(), fontsize=8, loc="lower center", ncols=3)
     subjects = max((numbers["subjects"] for numbers in ways.values()), default=0)
     figure.suptitle(f"{subjects} subjects, 95 % bootstrap intervals; below is more consistent", fontsize=10)
-    figure.tight_layout()
+    figure.tight_layout(rect=(0, 0.06 + 0.04 * ((len(ways) + 2) // 3), 1, 1))
     figure.savefig(path)
     pyplot.close(figure)
 
