@@ -201,14 +201,21 @@ def write(report: Mapping[str, Any], found: Ways, strength: str, options: argpar
         label(name): numbers for name, numbers in told.items() if name not in (BLURRED, SAME_INDIVIDUAL, STRANGERS)
     }
     plot_planes(points, told.get(SAME_INDIVIDUAL), options.out / "consistency_plane.png")
-    both = sorted(set(found.pictures[VANILLA]) & set(found.pictures[strength]))[: options.sheet_subjects]
+    sheet(found, VANILLA, strength, options.sheet_subjects).save(options.out / "consistency.png", optimize=True)
+    if options.details:
+        told_sheet = sheet(found, NAMED_DETAILS, strength + DETAILS, options.sheet_subjects)
+        told_sheet.save(options.out / "consistency_details.webp", quality=85, method=6)
+    say(f"tables, plot and contact sheets: {options.out}")
+
+
+def sheet(found: Ways, without: str, ours: str, subjects: int) -> Image.Image:
+    """The first subjects' scenes in two ways, the one without the method above the other."""
+    both = sorted(set(found.pictures[without]) & set(found.pictures[ours]))[:subjects]
     rows = [
         [[Image.fromarray(image) for image in found.pictures[way][number]] for number in both]
-        for way in (VANILLA, strength)
+        for way in (without, ours)
     ]
-    titles = [found.subjects[number].kind for number in both]
-    comparison_sheet(rows[0], rows[1], titles).save(options.out / "consistency.png", optimize=True)
-    say(f"tables, plot and contact sheet: {options.out}")
+    return comparison_sheet(rows[0], rows[1], [found.subjects[number].kind for number in both])
 
 
 def progress(found: Ways, strengths: list[str], done: int, total: int) -> None:
