@@ -248,7 +248,9 @@ def test_the_wheel_holds_the_package_and_its_data_and_nothing_else() -> None:
     assert controlnet == {"config.json", "diffusion_pytorch_model.safetensors"}
     miniature = {path.name for path in files if path.parent == Path("consistory_ray/miniature")}
     code = {"__init__.py", "architecture.py", "judge.py", "vocabulary.py"}
-    assert miniature == {*code, "judge.safetensors"}, "to render with it and to judge its pictures, not to train it"
+    assert miniature == {*code, "judge.safetensors", "judge-2.safetensors"}, (
+        "to render with it and to judge its pictures, not to train it"
+    )
     assert any(name.endswith(".safetensors") for name in names)
     assert any(name.endswith(".html.j2") for name in names)
     assert not any(".cache" in name or name.endswith(".pyc") for name in names)
