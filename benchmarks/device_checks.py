@@ -83,7 +83,7 @@ def kernels(action: Callable[[], object]) -> dict[bool, Counter[str]]:
 
     def watched(query: Tensor, key: Tensor, value: Tensor, *, ragged: bool, real: Tensor | None = None) -> Tensor:
         with DispatchedKernels() as dispatched:
-            result = attend(query, key, value, ragged=ragged, real=real)
+            result = attend(query, key, value, ragged=ragged, key_mask=real)
         found[ragged].update(dispatched.kernels[:1] or ["math"])
         return result
 
