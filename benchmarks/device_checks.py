@@ -81,9 +81,9 @@ def kernels(action: Callable[[], object]) -> dict[bool, Counter[str]]:
     """
     found: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
 
-    def watched(query: Tensor, key: Tensor, value: Tensor, *, ragged: bool, real: Tensor | None = None) -> Tensor:
+    def watched(query: Tensor, key: Tensor, value: Tensor, *, ragged: bool, key_mask: Tensor | None = None) -> Tensor:
         with DispatchedKernels() as dispatched:
-            result = attend(query, key, value, ragged=ragged, key_mask=real)
+            result = attend(query, key, value, ragged=ragged, key_mask=key_mask)
         found[ragged].update(dispatched.kernels[:1] or ["math"])
         return result
 
