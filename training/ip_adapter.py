@@ -40,7 +40,7 @@ from training.lora import train_lora
 from training.world import PictureSpec, draw
 
 NAME = "ip_adapter"
-INDIVIDUALS, BLOCK = 1500, 250
+INDIVIDUALS, BLOCK = 1000, 250
 """Who is drawn for the training, and how many of them lie in one file."""
 VIEWS, TARGETS, GIVEN = 4, 2, 2
 """Pictures of each individual in different places; the first are denoised, with so many others given."""
@@ -50,7 +50,7 @@ FEATURES = 320
 """Numbers that the identifier makes of a subject before it names anything."""
 DROPPED = 0.05
 """Share of the pictures that are denoised without their caption, without the given pictures, and without either."""
-STAGE = Stage(NAME, pixels=PICTURE_SIZE, steps=1500, batch=8, learning_rate=2e-3, final_rate=2e-5)
+STAGE = Stage(NAME, pixels=PICTURE_SIZE, steps=800, batch=8, learning_rate=2e-3, final_rate=2e-5)
 """Of full size from the start: the model has become bad at smaller pictures, which the adapter would learn to mend."""
 
 
