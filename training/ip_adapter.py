@@ -51,7 +51,7 @@ FEATURES = 320
 DROPPED = 0.05
 """Share of the pictures that are denoised without their caption, without the given pictures, and without either."""
 STAGE = Stage(NAME, pixels=PICTURE_SIZE, steps=800, batch=8, learning_rate=2e-3, final_rate=2e-5)
-"""Of full size from the start: the model has become bad at smaller pictures, which the adapter would learn to mend."""
+"""Of full size from the start: what was learned on half-size pictures, where that was tried, did not last."""
 
 
 class Encoder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -139,3 +140,12 @@ def test_the_committed_one_is_small_and_of_the_bundled_weights() -> None:
     assert notes["encoder_sha256"] == encoder_sha256()
     assert json.loads(notes["training_seconds"]) > 60
     assert IP_ADAPTER.stat().st_size <= 6_000_000
+
+
+def test_the_committed_numbers_are_of_the_committed_one() -> None:
+    """After a change of the adapter: ``python benchmarks/paper.py baselines``."""
+    report = json.loads((IP_ADAPTER.parents[1] / "results" / "paper" / "baselines.json").read_text())
+    assert report["ip_adapter"]["sha256"] == hashlib.sha256(IP_ADAPTER.read_bytes()).hexdigest()
+    assert report["variants"]["ip adapter, scale 1"]["training_seconds"] == float(
+        notes_of(IP_ADAPTER)["training_seconds"]
+    )
