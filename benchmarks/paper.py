@@ -7,7 +7,8 @@
     dropout      mask dropout 0, 0.25, 0.5, 0.75 on the plane of consistency and variety
     levers       what was tried to be more alike: dropout, injection, the anchors' weight, led anchors, details named
     seeds        another seed for the anchors is another individual: distances between them and within one
-    baselines    Textual Inversion and DreamBooth-LoRA, trained for each subject on its anchors, under stated budgets
+    baselines    an IP-Adapter that is shown the anchors, and Textual Inversion and DreamBooth-LoRA, trained for each
+                 subject on its anchors, under stated budgets
     several, personalization, control      as benchmarks/multi_subject.py, personalization.py and control.py measured
     plus         a file in the layout of ConsiStory+, 192 subjects and 1,100 prompts: planned and rendered by the fake
                  renderer, then for real the subjects whose words the bundled model knows
@@ -35,6 +36,7 @@ from benchmarks.paper.baselines import BUDGETS, baselines
 from benchmarks.paper.bench import Bench
 from benchmarks.paper.components import DROPOUTS, components, dropout, levers
 from benchmarks.paper.consistory_plus import plus
+from benchmarks.paper.ip_adapter import SCALE
 from benchmarks.paper.panels import control, personalization, several
 from benchmarks.paper.seeds import seeds
 from consistory_ray.miniature.judge import Judge
@@ -64,7 +66,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--scenes", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3, help="of anchors for each subject, in the figure seeds")
     parser.add_argument("--dropouts", type=float, nargs="+", default=list(DROPOUTS), help="in the figure dropout")
-    parser.add_argument("--budgets", type=int, nargs="+", default=list(BUDGETS), help="training steps of baselines")
+    parser.add_argument("--budgets", type=int, nargs="*", default=list(BUDGETS), help="training steps of baselines")
+    parser.add_argument("--scales", type=float, nargs="*", default=[SCALE], help="of the IP-Adapter, in baselines")
     parser.add_argument("--file", type=Path, help="the ConsiStory+ file, for the figure plus (default: one of ours)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "paper")
     options = parser.parse_args()

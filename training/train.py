@@ -14,6 +14,7 @@ The stages, each resumable by running the same command again (checkpoints lie in
     paths         the exported pipeline's guided sampling paths (no other stage is needed)
     distil        LoRAs with which it takes 8 and 4 steps, from the paths, float16 safetensors
     style         a LoRA of a style (no other stage is needed), float16 safetensors
+    ip-adapter    an IP-Adapter to compare with (needs the second judge), float16 safetensors
 
 The seeds are fixed, but averaging over processes makes runs equal only up to rounding.
 """
@@ -37,6 +38,7 @@ from training.dataset import TRAIN_SEED, draw_pictures, open_pictures
 from training.denoiser import Denoiser, Stage, train_stage
 from training.distillation import PATHS, Sampler, export_student, sample_paths, train_student
 from training.distillation import STAGES as STUDENTS
+from training.ip_adapter import export_ip_adapter, train_ip_adapter
 from training.judge import SECOND_SEED, train_judge
 from training.parallel import launch
 from training.style import export_style, train_style
@@ -50,6 +52,7 @@ STAGES = (
 WEIGHTS = JUDGE_WEIGHTS.parent / "weights"
 CONTROLNET = JUDGE_WEIGHTS.parent / "controlnet"
 LORAS = JUDGE_WEIGHTS.parent / "loras"
+IP_ADAPTER = Path(__file__).parents[1] / "benchmarks" / "paper" / "ip_adapter.safetensors"
 
 
 def stage_draw(run: Path, options: argparse.Namespace) -> None:
@@ -157,6 +160,12 @@ def stage_style(run: Path, options: argparse.Namespace) -> None:
     export_style(run, Path(options.out), Path(options.loras_out))
 
 
+def stage_ip_adapter(run: Path, options: argparse.Namespace) -> None:
+    """Train the IP-Adapter, and write it."""
+    launch(train_ip_adapter, options.processes, str(run), options.out)
+    export_ip_adapter(run, Path(options.out), Path(options.ip_adapter_out))
+
+
 COMMANDS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "draw": stage_draw,
     "autoencoder": stage_autoencoder,
@@ -170,6 +179,7 @@ COMMANDS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "paths": stage_paths,
     "distil": stage_distil,
     "style": stage_style,
+    "ip-adapter": stage_ip_adapter,
 }
 
 
@@ -183,6 +193,7 @@ def main() -> None:
     parser.add_argument("--out", default=str(WEIGHTS), help="where export writes the pipeline folder")
     parser.add_argument("--controlnet-out", default=str(CONTROLNET), help="where controlnet writes its folder")
     parser.add_argument("--loras-out", default=str(LORAS), help="where distil and style write their files")
+    parser.add_argument("--ip-adapter-out", default=str(IP_ADAPTER), help="where ip-adapter writes its file")
     parser.add_argument("--warm-start", help="an exported pipeline folder to start the denoiser from")
     parser.add_argument("--processes", type=int, default=2, help="one-thread training processes")
     parser.add_argument("--latent-size", type=int, choices=(16, 32), help="encode only this size")

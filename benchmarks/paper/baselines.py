@@ -1,4 +1,4 @@
-"""What a subject costs that is trained, and how consistent it then is: baselines on the very anchors of the method."""
+"""Other ways to a subject, what it costs and how consistent it then is: baselines on the very anchors of the method."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.consistency import rounded
 from benchmarks.model_options import say, synchronise
 from benchmarks.paper.bench import Bench
+from benchmarks.paper.ip_adapter import ImagePrompts, adapted_scenes
 from benchmarks.paper.per_subject import RANK, RATES, TOKEN, PerSubject, learn_lora, learn_word
 from benchmarks.paper.plots import variants_sheet
 from consistory_ray.adapters.names import Embedding, LoRA
@@ -40,23 +41,30 @@ class Way:
         seconds: until the first scene could be rendered, for each; a training that was stopped and goes on tells those
             of its last part.
         flops: for the same, of one subject.
+        training_seconds: of what was trained once for all subjects, which ``seconds`` do not count.
     """
 
     pictures: list[list[Rendered]]
     seconds: list[float]
     flops: list[float]
+    training_seconds: float | None = None
 
 
 def baselines(bench: Bench) -> dict[str, Any]:
-    """ConsiStory, Textual Inversion and DreamBooth-LoRA: identity to the anchors and among scenes, and what each costs.
+    """ConsiStory, IP-Adapter, Textual Inversion, DreamBooth-LoRA: likeness to the anchors and among scenes, and cost.
 
-    All are given the same two anchors: to the method they are its anchors, to the others training pictures. Scenes have
-    the same words and seeds; only Textual Inversion's say the new word in the place of the kind.
+    All are given the same two anchors: to the method they are its anchors, to the IP-Adapter given pictures, to the
+    others training pictures. Scenes have the same words and seeds; only Textual Inversion's say the new word in the
+    place of the kind.
     """
     made = [bench.renderer().subject(subject) for subject in bench.subjects]
     anchors = [own for own, _ in made]
     ways = {"vanilla": Way(bench.vanilla, [], []), "consistory": Way([scenes for _, scenes in made], [], [])}
     ways["consistory"].seconds, ways["consistory"].flops = _cost_of_anchors(bench)
+    adapter = ImagePrompts(device=bench.pipeline.device, dtype=_dtype(bench))
+    for scale in bench.options.scales:
+        say(f"ip adapter, scale {scale:g}")
+        ways[f"ip adapter, scale {scale:g}"] = _adapted(bench, anchors, adapter, scale)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(bench.options.cache or temporary) / "baselines"
         for steps in bench.options.budgets:
@@ -66,6 +74,7 @@ def baselines(bench: Bench) -> dict[str, Any]:
     measured = {name: bench.measured(way.pictures) for name, way in ways.items()}
     variants = {name: _numbers(bench, way, measured[name], anchors) for name, way in ways.items()}
     report = {"variants": variants, "rows": bench.rows(measured), "batch": BATCH, "rank": RANK, "learning_rates": RATES}
+    report["ip_adapter"] = {"sha256": adapter.sha256, **adapter.notes}
     report["time_to_a_consistent_subject"] = consistent = _first_as_good(variants)
     bench.write("baselines", report, variants_sheet(bench, {name: way.pictures for name, way in ways.items()}))
     keys = (
@@ -73,6 +82,7 @@ def baselines(bench: Bench) -> dict[str, Any]:
         "hard_attribute_ratio",
         "to_anchors",
         "seconds",
+        "training_seconds",
         "layout_diversity_ratio",
         "scene_accuracy",
     )
@@ -109,6 +119,21 @@ def _trained(bench: Bench, anchors: list[list[Rendered]], name: str, steps: int,
     with count_flops() as counter:
         PerSubject([one.image for one in anchors[0]], bench.subjects[0].anchors).losses("0", BATCH)
     way.flops = [3.0 * counter.get_total_flops() * steps]  # backward is about two forwards
+    return way
+
+
+def _adapted(bench: Bench, anchors: list[list[Rendered]], adapter: ImagePrompts, scale: float) -> Way:
+    """Every subject's anchors shown to the IP-Adapter, and its scenes."""
+    way = Way([], [], [], float(adapter.notes["training_seconds"]))
+    for subject, own in zip(bench.subjects, anchors, strict=True):
+        pictures = [one.image for one in own]
+        started = _clock(bench)
+        embedded = adapter.embedded(pictures)
+        way.seconds.append(_clock(bench) - started)
+        way.pictures.append(adapted_scenes(bench, adapter, subject, embedded, scale))
+    with count_flops() as counter:
+        adapter.embedded([one.image for one in anchors[0]])
+    way.flops = [float(counter.get_total_flops())]
     return way
 
 
@@ -156,6 +181,8 @@ def _numbers(bench: Bench, way: Way, measured: Measured, anchors: list[list[Rend
     found["to_anchors_interval"] = list(mean_interval(likeness))
     if way.seconds:
         found |= {"seconds": float(np.mean(way.seconds)), "flops": way.flops[0], "timed_subjects": len(way.seconds)}
+    if way.training_seconds is not None:
+        found["training_seconds"] = way.training_seconds
     return {key: rounded(value) for key, value in found.items()}
 
 

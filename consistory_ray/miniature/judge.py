@@ -151,12 +151,16 @@ class Identifier(nn.Module):
 
     def forward(self, crops: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Crops ``[B, 3, 64, 64]`` in [-1, 1] to attribute logits and unit embeddings ``[B, 64]``."""
-        texture = self.texture(crops)
-        # Patterns are seen anywhere on the subject, accessories at their place.
-        features = torch.cat([self.shape(texture), _pooled(texture)], 1)
+        features = self.features(crops)
         return {name: head(features) for name, head in self.heads.items()}, F.normalize(
             self.embedding(features).float(), dim=1
         )
+
+    def features(self, crops: Tensor) -> Tensor:
+        """``[B, 320]``: what the heads and the embedding are read from."""
+        texture = self.texture(crops)
+        # Patterns are seen anywhere on the subject, accessories at their place.
+        return torch.cat([self.shape(texture), _pooled(texture)], 1)
 
 
 def boxes(masks: Tensor, margin: float = 0.05) -> Tensor:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from benchmarks.paper.baselines import _first_as_good
 from benchmarks.paper.components import everything_is_subject
 from benchmarks.paper.consistory_plus import run_through
+from benchmarks.paper.ip_adapter import ImagePrompts
 from benchmarks.paper.plus_file import (
     FEWEST,
     MOST,
@@ -25,6 +31,7 @@ from benchmarks.paper.plus_file import (
     plus_document,
 )
 from benchmarks.paper.seeds import reseeded
+from consistory_ray.consistory import ConsiStoryPipeline
 from consistory_ray.consistory.method.layout import Grid
 from consistory_ray.consistory.method.masks import AttentionMaps
 from consistory_ray.errors import InputError
@@ -32,6 +39,8 @@ from consistory_ray.evaluation.prompts import consistency_subjects
 from consistory_ray.jobs.job import load_job
 from consistory_ray.miniature.vocabulary import words
 from consistory_ray.plan.plan import make_plan
+from training.ip_adapter import FEATURES
+from training.train import IP_ADAPTER
 
 
 @given(st.integers(0, 50))
@@ -108,9 +117,43 @@ def test_the_time_to_a_consistent_subject_is_that_of_the_smallest_budget_that_ge
             "vanilla": {"to_anchors": 0.2},
             "consistory": {"to_anchors": 0.8, "seconds": 9.0},
             "word, 50 steps": {"to_anchors": 0.5, "seconds": 50.0},
+            "ip adapter, scale 1": {"to_anchors": 0.8, "seconds": 0.1},
             "lora, 50 steps": {"to_anchors": 0.7, "seconds": 60.0},
             "word, 200 steps": {"to_anchors": 0.6, "seconds": 200.0},
             "lora, 200 steps": {"to_anchors": 0.85, "seconds": 240.0},
         }
     )
-    assert found == {"consistory": 9.0, "word": None, "lora": 240.0}
+    assert found == {"consistory": 9.0, "word": None, "ip adapter": 0.1, "lora": 240.0}
+
+
+@pytest.fixture(scope="module")
+def adapter() -> ImagePrompts:
+    """The committed IP-Adapter on the bundled model."""
+    return ImagePrompts()
+
+
+def test_at_scale_zero_the_ip_adapter_draws_the_vanilla_pictures(adapter: ImagePrompts) -> None:
+    (subject,) = consistency_subjects(1, scenes=2)
+    pipeline = ConsiStoryPipeline.from_pretrained("miniature", device="cpu")
+    settings = pipeline.default_settings.replace(num_inference_steps=6)
+    plain = pipeline.render_vanilla(subject.prompts, subject.seeds, concepts=[subject.kind], settings=settings).images
+    shown = adapter.embedded(plain)
+    assert shown.shape == (2, 2, FEATURES) and not shown[0].any() and shown[1].any(1).all()
+    drawn = {scale: adapter.render(subject.prompts, subject.seeds, shown, scale, settings) for scale in (0.0, 1.0)}
+
+    def apart(one: Sequence[Image.Image], other: Sequence[Image.Image]) -> float:
+        pixels = [np.stack([np.asarray(picture, dtype=float) for picture in pictures]) for pictures in (one, other)]
+        return float(np.abs(pixels[0] - pixels[1]).max())
+
+    assert apart(drawn[0.0], plain) <= 1, "scale 0 is vanilla up to rounding"
+    assert apart(drawn[1.0], plain) > 30, "the adapter does something"
+
+
+def test_an_ip_adapter_of_other_weights_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    with safe_open(IP_ADAPTER, "pt") as file:
+        notes = dict(file.metadata()) | {"base_revision": "of another model"}
+    save_file(load_file(IP_ADAPTER), path, notes)
+    with pytest.raises(InputError, match="of another model") as caught:
+        ImagePrompts(path)
+    assert len(caught.value.problems) == 1
