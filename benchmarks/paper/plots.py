@@ -13,6 +13,8 @@ from consistory_ray.evaluation.rendering import Rendered
 from consistory_ray.evaluation.sheets import blocks_sheet
 
 SHOWN_SUBJECTS, SHOWN_SCENES = 4, 2
+MARKERS = "os^"
+"""One for every ten variants: matplotlib's colours begin again then."""
 
 
 def plane(variants: Mapping[str, Mapping[str, Any]], path: Path, title: str, line: bool = False) -> None:
@@ -30,14 +32,23 @@ def plane(variants: Mapping[str, Mapping[str, Any]], path: Path, title: str, lin
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(6, 4.4), dpi=130)
-    points = []
-    for name, numbers in variants.items():
+    points: list[tuple[float, float]] = []
+    for number, (name, numbers) in enumerate(variants.items()):
         x, y = numbers["layout_diversity_ratio"], numbers["identity_similarity"]
         bounds = numbers["layout_diversity_interval"], numbers["identity_similarity_interval"]
         if None in (x, y, *bounds[0], *bounds[1]):
             continue  # not known: a single scene has no variety
         spread = [[[max(v - low, 0)], [max(high - v, 0)]] for v, (low, high) in zip((x, y), bounds, strict=True)]
-        axes.errorbar(x, y, xerr=spread[0], yerr=spread[1], fmt="o", capsize=2, elinewidth=0.6, label=name)
+        axes.errorbar(
+            x,
+            y,
+            xerr=spread[0],
+            yerr=spread[1],
+            fmt=MARKERS[number // 10 % len(MARKERS)],
+            capsize=2,
+            elinewidth=0.6,
+            label=name,
+        )
         points.append((x, y))
     if line:
         axes.plot(*zip(*points, strict=True), color="#8a8f9a", linewidth=1, zorder=0)
