@@ -47,7 +47,7 @@ def priced(planned: Plan, **more: Any) -> Bill:
 def test_the_package_brings_the_file_of_the_cluster_folder() -> None:
     assert (ROOT / "cluster" / "prices.yaml").resolve() == DEFAULT_PRICES.resolve()
     prices = load_prices()
-    assert prices.dated and "EXAMPLES" in DEFAULT_PRICES.read_text()
+    assert not prices.dated and "not looked up" in prices.note and "EXAMPLES" in DEFAULT_PRICES.read_text()
     assert {*PEAKS, "CPU"} == set(prices.gpus)
 
 
@@ -116,6 +116,15 @@ def test_hours_money_and_energy_by_hand() -> None:
     exact, calls = MethodSettings(), scene_calls(MethodSettings().with_profile("fast"))
     expected = (2 * anchor_calls(exact) + 6 * calls) / (8 * scene_calls(exact))
     assert fast.device_hours.likely / made.device_hours.likely == pytest.approx(expected)
+
+
+def test_every_worker_s_start_is_paid() -> None:
+    start, planned = Spread(low=36, likely=360, high=3600), plan(6)
+    rate = Rate("G", 3.6, "USD", gpu(), start=start)
+    for workers in (1, 3):
+        more = bill(planned, set(), rate, workers=workers)
+        assert more.device_hours.likely == pytest.approx(priced(planned).device_hours.likely + 0.1 * workers)
+        assert more.cost is not None and more.cost.high > 3.6 * workers
 
 
 def test_the_entry_that_is_most_alike_counts() -> None:
