@@ -47,9 +47,9 @@ torch_index() {
     fi
 }
 
-# ensure_venv LEVEL: 0 the package, 1 with test extras, 2 with development extras.
+# ensure_venv LEVEL: 0 the package with what reviews and exports need, 1 with test extras, 2 with development extras.
 ensure_venv() {
-    local level=$1 extras=("" "[test]" "[dev]") state index
+    local level=$1 extras=("[review,export]" "[test]" "[dev]") state index
     .venv/bin/python -c "" 2>/dev/null || make_venv
     state=$({ pwd && .venv/bin/python --version && cat pyproject.toml constraints.txt; } | sha256sum | cut -d " " -f 1)
     local done_state="" done_level=-1

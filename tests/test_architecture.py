@@ -39,6 +39,8 @@ LATER = (
     "evaluation",
     "testing",
     "doctor",
+    "review",
+    "export",
     "quality",
     "study",
 )
@@ -106,6 +108,14 @@ FORBIDDEN = {
         *(*MODELS, "ray", *rooms("consistory", "miniature", "engine", "watch", "cli", "testing", "doctor")),
         *rooms("evaluation.consistency", "evaluation.rendering"),
     ),
+    "export": (
+        *(*MODELS, "ray", *rooms("concepts", "consistory", "miniature", "engine", "watch", "cli", "evaluation")),
+        *rooms("testing", "doctor", "review", "study"),
+    ),
+    "review": (
+        *(*MODELS, "ray", *rooms("concepts", "consistory", "miniature", "engine", "watch", "cli", "evaluation")),
+        *rooms("testing", "doctor", "export", "study"),
+    ),
     "cli": ("ray", *rooms("testing")),
 }
 # what is allowed nevertheless: arithmetic that needs no model; of the engine its table of faults
@@ -120,7 +130,7 @@ PURE = {
     "engine/scheduling": ("engine.faults", "engine.scheduling"),
 }
 LAZY = ("torch", "diffusers", "transformers", "ray")
-SHALLOW = ("quality", "study", "cli", "guards", "adapters", "pictures", "concepts", "jobs", "plan", "testing", "watch")
+SHALLOW = ("quality", "study", "export", "review", "cli", "guards", "adapters", "pictures", "concepts", "jobs", "plan", "testing", "watch")
 
 
 def modules(part: str) -> list[Path]:
