@@ -58,7 +58,18 @@ ABOVE = {
 ENGINE = (
     *("faults", "machine", "stopping", "rendering", "events", "options", "spending", "outages", "inputs"),
     *("scheduling", "cluster", "workers", "packing"),
-    *("scoring", "takes", "ledger", "workload", "anchor_files", "history", "dispatching", "coordinator", "running"),
+    *(
+        "scoring",
+        "takes",
+        "ledger",
+        "workload",
+        "anchor_files",
+        "history",
+        "dispatching",
+        "coordinator",
+        "running",
+        "casting",
+    ),
 )
 # what stands before the method and calls it
 FACE = (
@@ -130,7 +141,10 @@ PURE = {
     "engine/scheduling": ("engine.faults", "engine.scheduling"),
 }
 LAZY = ("torch", "diffusers", "transformers", "ray")
-SHALLOW = ("quality", "study", "export", "review", "cli", "guards", "adapters", "pictures", "concepts", "jobs", "plan", "testing", "watch")
+SHALLOW = (
+    *("quality", "study", "export", "review", "cli", "guards", "adapters", "pictures", "concepts", "jobs", "plan"),
+    *("testing", "watch"),
+)
 
 
 def modules(part: str) -> list[Path]:
