@@ -135,7 +135,11 @@ def export(
             stale, pruned = [], stale
         gone = [name for name in journal.records if name not in own and name not in stale]
         journal.add(Record(name, "removed") for name in gone)
-        head = {"output": source.root.rsplit("/", 1)[-1], "options": recipe.options.to_dict(), "left_out": dict(selection.left_out)}
+        head = {
+            "output": source.root.rsplit("/", 1)[-1],
+            "options": recipe.options.to_dict(),
+            "left_out": dict(selection.left_out),
+        }
         write_manifest(to, head, records, lambda: lease.lost)
         journal.compact()
     return Exported(to.url, tuple(records), written, selection.left_out, tuple(sorted(stale)), tuple(sorted(pruned)))

@@ -2,7 +2,7 @@
 
 The journal is how an export goes on after a kill: parts of JSON lines in ``.export/journal/`` that are only ever added.
 The last line of a file's name counts. Lines for all that is about to be made (``planned``) are written before the first
-picture, so that whatever a kill leaves behind is known by name; a line with a checksum is written after its file. A part
+picture, so that whatever a kill leaves is known by name; a line with a checksum is written after its file. A part
 appears whole or not at all, locally and on object stores.
 
 The manifest is for people and tools: ``manifest.json`` and ``manifest.csv``, replaced whole at the end, without times,
