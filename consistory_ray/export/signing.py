@@ -2,9 +2,9 @@
 
 A signed file says, so that any change of it shows: this program made it (claim generator), with a model (action
 ``c2pa.created``, IPTC's trainedAlgorithmicMedia, the model as software agent), and IPTC's fields on AI (model,
-fingerprint of its weights, on request the prompt) with the asset's id. It holds no thumbnail, which would be larger than
-many a picture. Two signatures of the same file differ in random numbers and, with a time stamp, in time: whoever compares
-files compares the unsigned ones.
+fingerprint of its weights, on request the prompt) with the asset's id. It holds no thumbnail, which would be a third as
+large again as many a picture. Two signatures of the same file differ in random numbers and, with a time stamp, in time:
+whoever compares files compares the unsigned ones.
 
 Signing computes on this machine; only a time stamp asks its authority, for every picture.
 """
@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from consistory_ray.errors import AssetError, InputError, Problem
-from consistory_ray.export.credentials import INSTALL, PURPOSES, Credentials
+from consistory_ray.export.credentials import FIELD, INSTALL, PURPOSES, Credentials
 from consistory_ray.guards.redaction import redacted
 from consistory_ray.jobs.model_names import is_hub_id
 from consistory_ray.pictures.provenance import IPTC_EXTENSION, TRAINED
@@ -215,5 +215,5 @@ def _c2pa() -> Any:
         import c2pa
     except ImportError:
         value = "the extra sign is not installed"
-        raise InputError("pictures cannot be signed", [Problem("--c2pa", value, INSTALL)]) from None
+        raise InputError("pictures cannot be signed", [Problem(FIELD, value, INSTALL)]) from None
     return c2pa
