@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from consistory_ray.errors import InputError, Problem, RunInterrupted
-from consistory_ray.export.making import Made, Maker, Recipe, makers
+from consistory_ray.export.making import Made, Maker, Recipe, Sign, makers, signed
 from consistory_ray.export.records import CONTROL, NOT_MADE, Journal, Record, write_manifest
 from consistory_ray.export.selection import Selection, Source
 from consistory_ray.output.files import bounded_map
@@ -74,6 +74,7 @@ def export(
     names: Mapping[str, Source],
     recipe: Recipe,
     *,
+    sign: Sign | None = None,
     products: Sequence[Product] = (),
     prune: bool = False,
     processes: int = 0,
@@ -88,6 +89,7 @@ def export(
         selection: what is exported.
         names: the name of each file, as :func:`.naming.named` makes them.
         recipe: how a picture becomes a file.
+        sign: what signs the files; what it depends on belongs into ``recipe.options.further``.
         products: what is made of all of them.
         prune: delete files of earlier exports that are not asked for any more.
         processes: that compute, see :func:`.making.makers`.
@@ -114,7 +116,7 @@ def export(
         }
         planned = (Record(name, "planned", asset_id=one.asset_id) for name, one in waiting.items())
         journal.add(planned, at_once=True)
-        run = _Run(to, journal, lease, should_stop)
+        run = _Run(to, journal, lease, should_stop, sign)
         try:
             with makers(source, recipe, min(processes, len(waiting))) as maker:
                 written = run.pictures(waiting, maker, len(names), on_progress)
@@ -148,8 +150,10 @@ def export(
 class _Run:
     """The writing part of an export that holds the lease."""
 
-    def __init__(self, to: OutputStore, journal: Journal, lease: Lease, should_stop: Callable[[], bool]) -> None:
-        self._to, self._journal, self._lease, self._should_stop = to, journal, lease, should_stop
+    def __init__(
+        self, to: OutputStore, journal: Journal, lease: Lease, should_stop: Callable[[], bool], sign: Sign | None
+    ) -> None:
+        self._to, self._journal, self._lease, self._should_stop, self._sign = to, journal, lease, should_stop, sign
 
     def pictures(
         self,
@@ -166,6 +170,8 @@ class _Run:
                 stopped.set()
                 return None
             made = maker(*item)
+            if self._sign is not None:
+                made = signed(made, item[1], self._sign)
             if made.data is not None:
                 self._write(made.record.file, made.data)
             self._journal.add([made.record])

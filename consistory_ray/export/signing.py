@@ -14,7 +14,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from PIL import Image
@@ -25,9 +25,6 @@ from consistory_ray.guards.redaction import redacted
 from consistory_ray.jobs.model_names import is_hub_id
 from consistory_ray.pictures.provenance import IPTC_EXTENSION, TRAINED
 from consistory_ray.settings import BUNDLED_MODEL
-
-if TYPE_CHECKING:
-    import c2pa
 
 Ending = Literal["png", "webp"]
 UNTRUSTED = "signingCredential.untrusted"
@@ -134,7 +131,7 @@ class PictureSigner:
         c2pa = _c2pa()
         signed = io.BytesIO()
         try:
-            with c2pa.Context.from_dict(_settings(thumbnails=False)) as context, self._signer(c2pa) as signer:
+            with c2pa.Context.from_dict(_settings()) as context, self._signer(c2pa) as signer:
                 builder = c2pa.Builder(claim.manifest(self._version), context)
                 with builder:
                     builder.sign(signer, f"image/{ending}", io.BytesIO(data), signed)
@@ -146,7 +143,7 @@ class PictureSigner:
         """What decides how its signatures look, JSON-ready, without secrets."""
         return {"certificates": self._credentials.digest, "timestamps": redacted(self._timestamps or "")}
 
-    def _signer(self, c2pa: Any) -> c2pa.Signer:
+    def _signer(self, c2pa: Any) -> Any:
         asked = c2pa.C2paSignerInfo(
             alg=getattr(c2pa.C2paSigningAlg, self._credentials.algorithm),
             sign_cert=self._credentials.chain,
@@ -181,10 +178,9 @@ def validate(data: bytes, ending: Ending, anchors: bytes | None = None) -> Valid
         AssetError: there are no credentials in it, or they cannot be read.
     """
     c2pa = _c2pa()
-    trusted = {} if anchors is None else {"trust_anchors": anchors.decode()}
     try:
         with (
-            c2pa.Context.from_dict(_settings(**trusted)) as context,
+            c2pa.Context.from_dict(_settings(anchors)) as context,
             c2pa.Reader(f"image/{ending}", io.BytesIO(data), context=context) as reader,
         ):
             results = (reader.get_validation_results() or {}).get("activeManifest") or {}
@@ -201,18 +197,19 @@ def shown_model(model: str) -> str:
     return model.split("?")[0].rstrip("/").replace("\\", "/").rpartition("/")[2] or "a model"
 
 
-def _settings(*, thumbnails: bool = False, **trust: str) -> dict[str, Any]:
-    purposes = "".join(f"{purpose}\n" for purpose in PURPOSES)
+def _settings(anchors: bytes | None = None) -> dict[str, Any]:
+    purposes = "".join(f"{purpose}\n" for purpose in PURPOSES)  # all, where c2pa's own list lacks that of C2PA
+    trusted = {} if anchors is None else {"trust_anchors": anchors.decode()}
     return {
-        "builder": {"thumbnail": {"enabled": thumbnails}},
-        "trust": {"trust_config": purposes, **trust},
+        "builder": {"thumbnail": {"enabled": False}},
+        "trust": {"trust_config": purposes, **trusted},
         "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False},
     }
 
 
 def _c2pa() -> Any:
     try:
-        import c2pa
+        import c2pa  # type: ignore[import-untyped]
     except ImportError:
         value = "the extra sign is not installed"
         raise InputError("pictures cannot be signed", [Problem(FIELD, value, INSTALL)]) from None
