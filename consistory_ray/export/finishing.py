@@ -77,9 +77,12 @@ def finish(
 def _signing(signer: PictureSigner, with_prompt: bool) -> Sign:
     from consistory_ray.export.signing import Claim
 
-    def sign(data: bytes, file: str, source: Source) -> bytes:
-        prompt = source.prompt if with_prompt else None
-        claim = Claim(file, source.asset_id, source.model, source.model_fingerprint, prompt)
+    def sign(data: bytes, file: str, sources: Sequence[Source]) -> bytes:
+        one = sources[0] if len(sources) == 1 else None
+        models = sorted({(source.model, source.model_fingerprint) for source in sources})
+        model, fingerprint = models[0] if len(models) == 1 else ("several models", "")
+        prompt = one.prompt if one is not None and with_prompt else None
+        claim = Claim(file, "" if one is None else one.asset_id, model, fingerprint, prompt)
         return signer.sign(data, "webp" if file.endswith(".webp") else "png", claim)
 
     return sign

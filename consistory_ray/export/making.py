@@ -10,7 +10,7 @@ import hashlib
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -28,8 +28,8 @@ from consistory_ray.export.steps import steps
 from consistory_ray.output.storage import MissingFileError, OutputStore, UnfitFileError
 from consistory_ray.pictures.provenance import TRAINED, source_type
 
-Sign = Callable[[bytes, str, Source], bytes]
-"""From the bytes of an unsigned file, its name and its source to those of a signed one, of the same format."""
+Sign = Callable[[bytes, str, Sequence[Source]], bytes]
+"""From the bytes of an unsigned file, its name and what it was made of to those of a signed one, of the same format."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def make(store: OutputStore, recipe: Recipe, file: str, source: Source) -> Made:
     return Made(done, data)
 
 
-def signed(made: Made, source: Source, sign: Sign) -> Made:
+def signed(made: Made, sources: Sequence[Source], sign: Sign) -> Made:
     """A finished file with its signature. Done in the process that holds the key, and in no other."""
     if made.data is None:
         return made
@@ -107,7 +107,7 @@ def signed(made: Made, source: Source, sign: Sign) -> Made:
         note = "not signed: it was given, not made by the run"
         return replace(made, record=replace(made.record, note="; ".join(filter(None, (made.record.note, note)))))
     try:
-        data = sign(made.data, made.record.file, source)
+        data = sign(made.data, made.record.file, sources)
     except AssetError as error:
         known = made.record
         kept = {name: getattr(known, name) for name in ("asset_id", "subject", "scene", "take", "source", "options")}

@@ -38,7 +38,7 @@ class Claim:
 
     Attributes:
         title: the name of its file.
-        asset_id: of the picture in its output.
+        asset_id: of the picture in its output; empty for what is of several.
         model, fingerprint: what made it, and of its weights; see
             :class:`consistory_ray.output.index.rows.IndexRow`.
         prompt: None where it is not to be told.

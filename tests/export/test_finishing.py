@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,14 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from consistory_ray.cli.app import app
+from consistory_ray.export.exporting import export
+from consistory_ray.export.finishing import finish
+from consistory_ray.export.making import Recipe
+from consistory_ray.export.naming import ONE_TAKE, named
+from consistory_ray.export.options import PictureOptions
+from consistory_ray.export.records import Record
+from consistory_ray.export.selection import Wanted, select
+from consistory_ray.export.signing import validate
 from consistory_ray.guards.named_code import VARIABLE
 from consistory_ray.output.assets import relabelled, write_asset
 from consistory_ray.output.index.index import read_index
@@ -142,6 +150,35 @@ def test_signed_pictures_are_valid_and_stay_as_they_are(output: OutputStore, run
     shipped = [path for path in (tmp_path / "shipped").rglob("*") if path.is_file()]
     assert len(shipped) > 4 and not any(secret in path.read_bytes() for path in shipped)
     assert "2 files written" in run().output and len(files(tmp_path)) == 2, "and without signatures"
+
+
+def test_sheets_are_signed_once_too(output: OutputStore, run: Ran, tmp_path: Path) -> None:
+    finished = finish(credentials=Authority().files(tmp_path), with_prompt=True)
+    recipe = Recipe(PictureOptions(further=finished.further))
+    wanted = select(output, Wanted())
+    names = named(wanted.sources, ONE_TAKE, "png")
+    sheet = output.read(wanted.sources[0].path)
+
+    def product(_: OutputStore, records: Sequence[Record]) -> Iterator[tuple[str, bytes]]:
+        yield "sheet.png", sheet
+        yield "sheet.json", json.dumps([record.file for record in records]).encode()
+
+    def once() -> tuple[int, bytes]:
+        result = export(output, tmp_path / "shipped", wanted, names, recipe, sign=finished.sign, products=[product])
+        return result.written, (tmp_path / "shipped/sheet.png").read_bytes()
+
+    assert once()[0] == 4
+    written, data = once()
+    assert (written, once()[1]) == (0, data), "the same signature"
+    found = validate(data, "png")
+    assert found.state == "Valid" and "a drawing of" not in json.dumps(dict(found.manifest))
+    record = files(tmp_path)["sheet.png"]
+    assert record["unsigned_sha256"] == hashlib.sha256(sheet).hexdigest() != record["sha256"]
+    (tmp_path / "shipped/sheet.png").unlink()
+    assert once()[0] == 1, "signed anew where it is gone"
+    sheet = output.read(wanted.sources[1].path)
+    written, other = once()
+    assert written == 1 and other != data and validate(other, "png").state == "Valid"
 
 
 def test_sprites_are_made_in_other_processes_and_signed_in_this_one(run: Ran, house: Path, tmp_path: Path) -> None:
