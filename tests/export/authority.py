@@ -97,7 +97,7 @@ class Authority:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), False)
         )
         if purpose is not None:
-            made = made.add_extension(x509.ExtendedKeyUsage([purpose]), False)
+            made = made.add_extension(x509.ExtendedKeyUsage([purpose]), purpose == ExtendedKeyUsageOID.TIME_STAMPING)
         return made.sign(self.key, SHA256())
 
     def files(self, folder: Path, key: Any = None, **wanted: Any) -> tuple[Path, Path]:

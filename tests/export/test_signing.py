@@ -5,7 +5,11 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import shutil
+import subprocess
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +227,45 @@ def test_credentials_are_as_documented(authority: Authority, tmp_path: Path) -> 
     assert read_credentials(tmp_path / "cert.pem", tmp_path / "key.pem", now=NOW + 5 * DAY)
     with pytest.raises(InputError, match="expired"):
         read_credentials(tmp_path / "cert.pem", tmp_path / "key.pem", now=NOW + 20 * DAY)
+
+
+class _Stamps(BaseHTTPRequestHandler):
+    """A time stamp authority: openssl's, behind HTTP."""
+
+    folder: Path
+
+    def do_POST(self) -> None:
+        (self.folder / "query").write_bytes(self.rfile.read(int(self.headers["Content-Length"])))
+        command = "openssl ts -reply -config tsa.cnf -queryfile query -signer cert.pem -inkey key.pem -out reply"
+        subprocess.run(command.split(), cwd=self.folder, check=True, capture_output=True)
+        reply = (self.folder / "reply").read_bytes()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/timestamp-reply")
+        self.send_header("Content-Length", str(len(reply)))
+        self.end_headers()
+        self.wfile.write(reply)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is the time stamp authority")
+def test_a_time_stamp_is_of_when_it_was_signed(authority: Authority, tmp_path: Path) -> None:
+    (stamps := tmp_path / "stamps").mkdir()
+    authority.files(stamps, purpose=ExtendedKeyUsageOID.TIME_STAMPING)
+    rules = (
+        "serial=serial default_policy=1.2.3.4 digests=sha256,sha384,sha512 signer_digest=sha256 ess_cert_id_alg=sha256"
+    )
+    (stamps / "tsa.cnf").write_text("[tsa]\ndefault_tsa=own\n[own]\n" + rules.replace(" ", "\n") + "\n")
+    (stamps / "serial").write_text("01")
+    handler = type("Stamps", (_Stamps,), {"folder": stamps})
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        credentials = read_credentials(*authority.files(tmp_path))
+        signer = PictureSigner(credentials, f"http://127.0.0.1:{server.server_port}/")
+        found = validate(signer.sign(picture("png"), "png", CLAIM), "png", pem(authority.certificate))
+        server.shutdown()
+    assert found.state == "Trusted"
+    assert found.manifest["signature_info"]["time"][:10] in {f"{NOW:%Y-%m-%d}", f"{NOW + DAY:%Y-%m-%d}"}
+    plain = validate(PictureSigner(credentials).sign(picture("png"), "png", CLAIM), "png")
+    assert "time" not in plain.manifest["signature_info"]
