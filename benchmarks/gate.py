@@ -288,7 +288,7 @@ def rounded(value: Any) -> Any:
         return {name: rounded(part) for name, part in value.items()}
     if isinstance(value, list):
         return [rounded(part) for part in value]
-    return round(float(value), 4) if isinstance(value, float) else value
+    return round(float(value), 4) if isinstance(value, float | np.floating) else value
 
 
 def told(prompts: Sequence[SubjectPrompts], subjects: Sequence[Takes]) -> list[dict[str, Any]]:
