@@ -64,7 +64,7 @@ from consistory_ray.jobs.dynamic_checks import dynamic_findings
 from consistory_ray.jobs.given_pictures import Fit, look_up_pictures
 from consistory_ray.jobs.input_files import File, InputFiles
 from consistory_ray.jobs.joined_subjects import MOST_JOINED
-from consistory_ray.jobs.matrix import expanded
+from consistory_ray.jobs.matrix import expanded, locating, places_of
 from consistory_ray.jobs.model_names import model_name
 from consistory_ray.jobs.quality import MAX_TAKES, Quality, Takes, quality_findings, takes_findings
 from consistory_ray.jobs.readers import Document, read_document
@@ -81,6 +81,7 @@ from consistory_ray.jobs.validation import (
     checked,
     handed_down,
     invalid,
+    relocated,
 )
 from consistory_ray.jobs.wildcards import look_up_wildcards
 from consistory_ray.settings import BUNDLED_MODEL
@@ -286,10 +287,15 @@ class Subject(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _complete(cls, data: Any, handler: Callable[[Any], Self], info: ValidationInfo) -> Self:
-        data, wrong = expanded(data)
+        written, wrong = expanded(data)
         if wrong:
             raise invalid(cls, wrong)
-        subject: Self = checked(cls, data, handler, subject_findings, info)
+        try:
+            subject: Self = checked(cls, written, handler, subject_findings, info)
+        except ValidationError as error:
+            if written is data:
+                raise
+            raise relocated(cls, error, places_of(data)) from None
         return subject
 
 
@@ -439,7 +445,7 @@ def parse_document(document: Document) -> RenderJob:
             job = RenderJob.model_validate(data, context=Budget())
         except ValidationError as error:
             told = {problem.path for problem in problems}
-            found = explain(error, data, document.locate, _known_keys)
+            found = explain(error, data, locating(data, document.locate), _known_keys)
             problems += [problem for problem in found if problem.path not in told]
     if problems or job is None:
         raise _cannot_be_rendered(document, problems)

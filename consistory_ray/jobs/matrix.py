@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from consistory_ray.guards.problems import did_you_mean, shown
+from consistory_ray.guards.problems import Loc, did_you_mean, shown
 from consistory_ray.jobs.checks import Finding, check_text
 from consistory_ray.jobs.fields import MATRIX_WORDS
 from consistory_ray.jobs.ids import MAX_ID, id_problem, short_hash, slug
@@ -86,6 +86,33 @@ def expanded(subject: Any) -> tuple[Any, list[Finding]]:
     if given is not None and not isinstance(given, (list, tuple)):
         return rest, []  # which has a problem of its own
     return {**rest, "scenes": [*(given or ()), *scenes]}, []
+
+
+def places_of(subject: Mapping[str, Any]) -> Callable[[Loc], Loc]:
+    """From places in a subject whose matrix is :func:`expanded` to places as they were written."""
+    given = subject.get("scenes")
+    count = len(given) if isinstance(given, (list, tuple)) else 0
+    is_listed = given is None or isinstance(given, (list, tuple))
+
+    def place(loc: Loc) -> Loc:
+        is_made = is_listed and len(loc) > 1 and loc[0] == "scenes" and isinstance(loc[1], int) and loc[1] >= count
+        return ("matrix",) if is_made else loc
+
+    return place
+
+
+def locating(data: Any, locate: Callable[[Loc], str]) -> Callable[[Loc], str]:
+    """The same for a whole job: what is wrong with scenes that a matrix has made is told of the matrix."""
+
+    def where(loc: Loc) -> str:
+        if len(loc) > 2 and loc[0] == "subjects" and loc[2] == "scenes" and isinstance(loc[1], int):
+            subject = data["subjects"][loc[1]]
+            if isinstance(subject, Mapping) and subject.get("matrix") is not None:
+                made = subject.get("scenes") is None or places_of(subject)(loc[2:]) == ("matrix",)
+                return locate((*loc[:2], "matrix") if made else loc)
+        return locate(loc)
+
+    return where
 
 
 def read_matrix(data: Any) -> tuple[Matrix | None, list[Finding]]:

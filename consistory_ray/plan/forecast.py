@@ -32,7 +32,7 @@ KEPT_CACHE_BYTES = 100_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class SubjectForecast:
-    """One subject: pictures planned, of which ``takes`` are further takes, pictures there, bytes of its anchor cache."""
+    """One subject: pictures planned, pictures there, bytes of its anchor cache; takes are further ones of scenes."""
 
     subject_id: str
     anchors: int
@@ -215,15 +215,8 @@ def expected_cache_bytes(plan: Plan, device: str) -> dict[str, int]:
 def _subject(subject: SubjectPlan, done: Collection[str], cache_bytes: int) -> SubjectForecast:
     assets = [*subject.anchors, *subject.renders]
     there = sum(asset.asset_id in done for asset in assets)
-    return SubjectForecast(
-        subject.subject_id,
-        len(subject.anchors),
-        len(subject.scenes),
-        there,
-        len(assets) - there,
-        cache_bytes,
-        len(subject.takes),
-    )
+    counts = len(subject.anchors), len(subject.scenes), there, len(assets) - there
+    return SubjectForecast(subject.subject_id, *counts, cache_bytes, len(subject.takes))
 
 
 def megapixels(model: str, settings: MethodSettings) -> float:
