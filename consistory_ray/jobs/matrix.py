@@ -223,14 +223,16 @@ def _collisions(matrix: Matrix) -> Iterator[Finding]:
     if size > MAX_SCENES:
         yield Finding(("matrix",), f"{size} combinations", f"write fewer values: {MAX_SCENES} combinations at most")
         return
-    ids: dict[str, str] = {}
+    ids: set[str] = set()
     words: dict[str, str] = {}
     for name, text in matrix.scenes():
         fix = check_text(text)[1] if text else "write words for one of its values: it would have none"
-        if fix is None and (other := words.setdefault(text, name)) != name:
-            fix = f"it has the same words as {other}, {shown(text)}: write other words or a template"
-        elif fix is None and ids.setdefault(name.lower(), text) != text:
+        if fix is None and text in words:
+            fix = f"it has the same words as {words[text]}, {shown(text)}: write other words or a template"
+        elif fix is None and name.lower() in ids:
             fix = "another combination has this id, too: write axes as mappings of ids to texts"
+        words[text] = name
+        ids.add(name.lower())
         if fix is not None:
             yield Finding(("matrix",), f"the scene {name}", fix)
             return
