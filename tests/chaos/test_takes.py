@@ -98,11 +98,11 @@ def test_takes_and_rerolls_survive_kills(cluster: Cluster, tmp_path: Path) -> No
         coordinator = run.start()
         if let_it_begin(run, coordinator, chance.randrange(2, 4)) is not None:
             break
-        for scene in chance.sample(scenes, 2):  # of which they may not be there yet, and the run goes on
+        for scene in chance.sample(scenes, 2):  # while the run goes on, which does not hear of it
             names = (scene.asset_id, scene.asset_id, scene.subject_id, scene.scene_id)
             for one_run in (run, calm):
-                reroll = Decision(*names, "reroll", "mia", take=3 + round_number)
-                write_decisions(one_run.store, [reroll, Decision(*names, "reject", "mia")])
+                seen = [Decision(*names, "reject", "mia")] if scene.path in pictures(run.store) else []
+                write_decisions(one_run.store, [Decision(*names, "reroll", "mia", take=3 + round_number), *seen])
         if round_number % 2:
             run.kill_worker(chance)
         run.kill(coordinator)
