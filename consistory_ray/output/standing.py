@@ -88,6 +88,7 @@ def take_in(gate: Gate, plan: Plan, rows: pa.Table, *, rejected: bool = True) ->
         gone.discard(asset_id)
         if score is None:
             unscored.add(asset_id)
+            gate.coming(picture, take)
         else:
             gate.known(picture, take, score)
     if rejected:

@@ -81,7 +81,7 @@ class Gate:
     ) -> None:
         self._bar = bar
         self._only = only
-        self._due = due
+        self._due = {picture: set(numbers) for picture, numbers in due.items()}
         self._settled = frozenset(settled)
         self._subjects = subjects
         self._subject_of = {picture: subject for subject, pictures in subjects.items() for picture in pictures}
@@ -98,6 +98,10 @@ class Gate:
         self._takes[picture][take] = score
         if take == 1:
             self._missing[self._subject_of[picture]].discard(picture)
+
+    def coming(self, picture: str, take: int) -> None:
+        """A take was there before and will be looked at: it is due."""
+        self._due.setdefault(picture, set()).add(take)
 
     def refused(self, picture: str, take: int) -> None:
         """A take was rejected before, and is not to be made again."""

@@ -180,7 +180,9 @@ def check(plan: Plan, folder: Path) -> None:
         assert chosen[scene.asset_id] == best.asset_id and gate.best(scene.asset_id) == (best.take, score(best))
         assert gate.verdict(scene.asset_id) is not Verdict.OPEN
     gallery = {path.relative_to(folder).as_posix() for path in folder.rglob("images/**/*.png")}
-    assert gallery == {row["path"] for row in rows.values() if row["kind"] == "scene" and row["status"] == "ok"}
+    indexed = {row["path"] for row in rows.values() if row["kind"] == "scene" and row["status"] == "ok"}
+    assert indexed <= gallery
+    assert all("/takes/" in path for path in gallery - indexed), "of a run that died, and that no later one asks for"
 
 
 def files(folder: Path) -> dict[Path, int]:
