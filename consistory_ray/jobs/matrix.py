@@ -29,6 +29,7 @@ MAX_AXES = 8
 MAX_SCENES = 100_000
 _AXIS = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")
 _NAMED = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_COMMAS = re.compile(r"\s*,[\s,]*")
 _MARK = 9
 _AN_AXIS = "write a list of texts such as [sitting, running], or a mapping of ids to texts such as {sit: sitting}"
 _EXCLUSIONS = "write a list of combinations such as [{pose: sitting, place: [forest, beach]}]"
@@ -48,7 +49,7 @@ class Matrix:
 
     Attributes:
         axes: the values of each, by its name, in the order of the file.
-        template: how the words join; None joins them with commas.
+        template: how the words join; None joins them with commas. A value without words takes a comma beside it along.
         excluded: for each exclusion the values that it is about, by axis.
     """
 
@@ -66,7 +67,10 @@ class Matrix:
     def _words(self, chosen: Mapping[str, Value]) -> str:
         if self.template is None:
             return ", ".join(value.text for value in chosen.values() if value.text)
-        return " ".join(_NAMED.sub(lambda match: chosen[match.group(1)].text, self.template).split())
+        text = " ".join(_NAMED.sub(lambda match: chosen[match.group(1)].text, self.template).split())
+        if all(value.text for value in chosen.values()):
+            return text
+        return _COMMAS.sub(", ", text).strip(" ,")  # between which there is nothing any more
 
 
 def expanded(subject: Any) -> tuple[Any, list[Finding]]:

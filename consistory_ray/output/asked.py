@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from consistory_ray.output.comparison import plan_as_begun
 from consistory_ray.output.decisions import Decision, decided_rows, read_decisions, standing
@@ -58,9 +59,13 @@ def decision_counts(plan: Plan, decisions: Iterable[Decision]) -> dict[str, int]
 
 def pictures_of(table: pa.Table, store: OutputStore) -> pa.Table:
     """The rows of pictures, one for each scene: the take that people have picked, else the best one of those that they
-    have not rejected, see :func:`~consistory_ray.output.decisions.decided_rows`.
+    have not rejected, see :func:`~consistory_ray.output.decisions.decided_rows`. Anchors are nobody's to decide about.
 
     Raises:
         StorageError: the storage failed.
     """
-    return decided_rows(table, standing(read_decisions(store)[0]))
+    stands = standing(read_decisions(store)[0])
+    if stands:
+        anchors = set(table.filter(pc.equal(table["kind"], "anchor"))["asset_id"].to_pylist())
+        stands = {picture: one for picture, one in stands.items() if picture not in anchors}
+    return decided_rows(table, stands)

@@ -67,7 +67,7 @@ def test_what_a_review_asks_for_is_what_the_next_render_makes(job: Path, tmp_pat
     assert told(call("status", out, "--json"))["rerolls_todo"] == 0
     page = (out / "gallery" / "index.html").read_text()
     assert all(page.count(f"../{path}") for path in (*new, scenes[0].path)), "all takes are to be seen"
-    assert page.count("<small>take 2</small>") == 2 and "to come" not in page
+    assert page.count('<small class="take">take 2</small>') == 2 and "to come" not in page
     assert call("verify", out).exit_code == 0
     assert "0 pictures made" in render(job, out).stdout and digests(out) == after
 

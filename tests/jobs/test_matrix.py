@@ -57,6 +57,8 @@ def test_a_template_says_how_words_join_and_leaves_other_braces_alone() -> None:
     found = scenes({**POSES, "template": " {place}:  {pose} {mood} "})
     assert found["sitting-happy-in-the-forest"] == "in the forest: sitting with a happy face"
     assert found["running-calm-on-the-beach"] == "on the beach: running"
+    some = {"a": {"n": "", "x": "x"}, "b": {"n": "", "y": "y"}, "c": ["z"], "template": "{a}, {b} , {c}"}
+    assert scenes(some) == {"n-n-z": "z", "n-y-z": "y, z", "x-n-z": "x, z", "x-y-z": "x, y , z"}
     drawn = {"place": ["at sea"], "template": "{red|blue} {place}"}
     assert scenes(drawn, dynamic_prompts=True) == {"at-sea": "{red|blue} at sea"}
 
