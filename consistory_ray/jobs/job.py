@@ -195,6 +195,7 @@ class Subject(BaseModel):
     model_config = ConfigDict(
         serialize_by_alias=True,
         json_schema_extra={
+            "required": [],
             "allOf": [
                 {"anyOf": [{"required": ["scenes"]}, {"required": ["matrix"]}]},
                 {

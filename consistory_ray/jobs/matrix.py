@@ -142,8 +142,8 @@ def read_matrix(data: Any) -> tuple[Matrix | None, list[Finding]]:
 def _axis(name: Any, values: Any, found: list[Finding]) -> Iterator[Value]:
     """The values of an axis, as far as they can be used."""
     if not isinstance(name, str) or not _AXIS.fullmatch(name):
-        fix = f"name an axis by a word of up to 40 letters, digits and _; {' and '.join(MATRIX_WORDS)} are no axes"
-        found.append(Finding(("matrix",), str(name), fix))
+        naming = f"name an axis by a word of up to 40 letters, digits and _; {' and '.join(MATRIX_WORDS)} are no axes"
+        found.append(Finding(("matrix",), str(name), naming))
         return
     listed: Iterable[tuple[Any, Any]]
     if isinstance(values, Mapping) and values:
@@ -153,24 +153,32 @@ def _axis(name: Any, values: Any, found: list[Finding]) -> Iterator[Value]:
     else:
         found.append(Finding(("matrix", name), values, _AN_AXIS))
         return
-    first: dict[str, Any] = {}
+    ids: dict[str, Any] = {}
     texts: dict[str, Any] = {}
     for key, value in listed:
-        loc, is_listed = ("matrix", name, key if isinstance(key, str | int) else str(key)), isinstance(values, Sequence)
-        if not isinstance(value, str) and not (value is None and not is_listed):
-            found.append(Finding(loc, value, "write text, in quotes if it looks like a number or true or false"))
-            continue
-        text, fix = check_text(value or "") if (value or "").strip() or is_listed else ("", None)
-        own = slug(text, name) if is_listed else key
-        fix = fix or (None if is_listed else id_problem(own) if isinstance(own, str) else "put the id in quotes")
-        if fix is None and (other := first.setdefault(own.lower(), key)) != key:
+        loc = ("matrix", name, key if isinstance(key, (str, int)) else str(key))
+        has_ids = isinstance(values, Mapping)
+        text, fix = _words(value, may_be_none=has_ids)
+        own = str(key) if has_ids else slug(text, name)
+        if has_ids:
+            fix = (id_problem(key) if isinstance(key, str) else "put the id in quotes") or fix
+        if fix is None and (other := ids.setdefault(own.lower(), key)) != key:
             fix = f"{_place(name, other)} has the same id, {shown(own)}: write the axis as a mapping of ids to texts"
         elif fix is None and (other := texts.setdefault(text, key)) != key:
             fix = f"{_place(name, other)} has the same words: leave this one out, or write other words"
         if fix is not None:
-            found.append(Finding(loc, value if is_listed else own if not text else value, fix))
+            found.append(Finding(loc, value, fix))
             continue
         yield Value(own, text)
+
+
+def _words(value: Any, *, may_be_none: bool) -> tuple[str, str | None]:
+    """The words of a value in normal form, and what to change about them."""
+    if may_be_none and (value is None or (isinstance(value, str) and not value.strip())):
+        return "", None
+    if not isinstance(value, str):
+        return "", "write text, in quotes if it looks like a number or true or false"
+    return check_text(value)
 
 
 def _template(value: Any, axes: list[str], found: list[Finding]) -> str | None:

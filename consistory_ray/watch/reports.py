@@ -169,9 +169,9 @@ def print_status(console: Console, status: Status) -> None:
     elif status.takes:
         line(console, f"  {plural(status.takes, 'further take')} of scenes")
     if status.decisions:
-        told = ", ".join(f"{count} {kind}" for kind, count in status.decisions.items())
+        counts = ", ".join(f"{count} {kind}" for kind, count in status.decisions.items())
         left = f"; {plural(status.rerolls_todo, 're-roll')} to do: render makes them" if status.rerolls_todo else ""
-        line(console, f"  decided: {told}{left}")
+        line(console, f"  decided: {counts}{left}")
     for text in status.decisions_unread:
         line(console, f"  decisions that cannot be used: {text}", "yellow")
     told = ((item["path"], f"{item['path']} (attempt {item['attempt']})", item["error"]) for item in status.failures)
