@@ -54,6 +54,7 @@ from consistory_ray.cli.options import (
     Repair,
     Split,
     Spot,
+    TakesOption,
     Threads,
     Url,
     UrlOrJob,
@@ -114,6 +115,7 @@ def validate(job: Job, as_json: AsJson = False) -> None:
     notes = job_notes(loaded, plan)
     drawn = list(Drawer(loaded).drawn(plan.subjects))
     counts = {"subjects": len(plan.subjects), "anchors": plan.anchor_count, "scenes": plan.scene_count}
+    counts |= {"further takes": plan.take_count} if plan.take_count else {}
     if as_json:
         print_json({"valid": True, "name": plan.name, **counts, **notes.to_dict(), **_drawn(drawn)})
     else:
@@ -133,6 +135,7 @@ def plan_command(
     job: Job,
     output: Output = None,
     profile: ProfileOption = None,
+    takes: TakesOption = None,
     keep_anchors: KeepAnchorsOption = DEFAULTS.keep_anchors,
     device: DeviceOption = DEFAULTS.device,
     workers: Workers = DEFAULTS.workers,
@@ -147,18 +150,21 @@ def plan_command(
     """Show what a render would do: what is there already, time, space and money. Renders nothing."""
     from consistory_ray.cli.price import Asked, told_as_json
     from consistory_ray.engine.machine import read_gpus
-    from consistory_ray.output.comparison import pictures_made, plan_as_begun
+    from consistory_ray.output.asked import plan_as_asked
+    from consistory_ray.output.comparison import pictures_made
     from consistory_ray.plan.forecast import forecast, usual_device
+    from consistory_ray.plan.takes import without
 
     asked = Asked(prices, accelerator_type, price_per_gpu_hour, measured, spot=spot)
-    loaded, plan = load(job, profile)
+    loaded, plan = load(job, profile, takes)
     store = open_of(output, plan)
-    plan = plan_as_begun(plan, store)
+    plan = plan_as_asked(plan, store)
     notes = job_notes(loaded, plan, device)
     drawn = list(Drawer(loaded).drawn(plan.subjects))
     on = device if device != "auto" else usual_device(plan)
     count = workers or (max(1, len(read_gpus())) if on == "cuda" else 1)
     done, seconds = pictures_made(plan, store)
+    plan = without(plan, plan.decided.rejected - done)
     result = forecast(plan, store.url, done, seconds, workers=count, device=on, keep_anchors=keep_anchors)
     bills, shelf = asked.bills(plan, done, seconds, result, on, deadline)
     if as_json:

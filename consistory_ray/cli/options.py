@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 
 from consistory_ray.engine.options import Device, KeepAnchors, RunOptions
 from consistory_ray.guards.choices import CacheCodec, Profile
+from consistory_ray.jobs.quality import MAX_TAKES
 from consistory_ray.plan.casting import MAX_CANDIDATES
 from consistory_ray.watch.logs import LogFormat, LogLevel
 
@@ -62,6 +63,16 @@ Job = Annotated[
 ProfileOption = Annotated[
     Optional[Profile],
     typer.Option("--profile", help="What is saved on scenes, in the place of the job's profile.", rich_help_panel=WHAT),
+]
+TakesOption = Annotated[
+    Optional[int],
+    typer.Option(
+        "--takes",
+        min=1,
+        max=MAX_TAKES,
+        help="Takes of each scene to choose from, in the place of the job's number.",
+        rich_help_panel=WHAT,
+    ),
 ]
 Url = Annotated[str, typer.Argument(metavar="URL", help="An output.")]
 UrlOrJob = Annotated[str, typer.Argument(metavar="URL-OR-JOB", help="An output, or a job file.")]

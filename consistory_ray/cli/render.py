@@ -50,6 +50,7 @@ from consistory_ray.cli.options import (
     StuckSeconds,
     Submission,
     SummaryAsJson,
+    TakesOption,
     Workers,
 )
 from consistory_ray.cli.price import Asked
@@ -77,6 +78,7 @@ def _command(*, only_failed: bool) -> Callable[..., None]:
         job: Job,
         output: Output = None,
         profile: ProfileOption = None,
+        takes: TakesOption = None,
         keep_anchors: KeepAnchorsOption = DEFAULTS.keep_anchors,
         gallery: Gallery = True,
         address: Address = DEFAULTS.address,
@@ -116,7 +118,7 @@ def _command(*, only_failed: bool) -> Callable[..., None]:
         try:
             with logging_run(err, style=log_format, level=level):
                 asked = Asked(prices, accelerator_type, price_per_gpu_hour, measured, spot=spot)
-                loaded, plan = load(job, profile)
+                loaded, plan = load(job, profile, takes)
                 factory = consistory_renderer if renderer is None else _renderer(renderer, renderer_options)
                 options = RunOptions(
                     address=address,

@@ -74,18 +74,18 @@ def job_forecast(
             return None
         share = _pixels(subject.settings, size) / (size[0] * size[1])
         total += seconds * share
-        profiles[profile] += len(subject.scenes)
+        profiles[profile] += len(subject.renders)
         scaled |= share != 1 or _made(subject) not in (0, MEASURED_ANCHORS)
         largest = max(largest, at_once)
     workers = max(1, workers)
-    counts = plan.anchor_count, plan.scene_count
+    counts = plan.anchor_count, plan.scene_count + plan.take_count
     return JobForecast(plan.name, *counts, dict(profiles), largest, workers, total / workers, scaled)
 
 
 def _of_subject(subject: SubjectPlan, timings: Sequence[Timing], profile: str, batch: int) -> float | None:
     anchor = seconds_of(timings, ANCHORS, 1, anchor_calls(subject.settings)) if _made(subject) else 0.0
     scene = seconds_of(timings, profile, batch, scene_calls(subject.settings)) if subject.scenes else 0.0
-    return None if anchor is None or scene is None else _made(subject) * anchor + len(subject.scenes) * scene
+    return None if anchor is None or scene is None else _made(subject) * anchor + len(subject.renders) * scene
 
 
 def _made(subject: SubjectPlan) -> int:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from consistory_ray.engine.anchor_files import clear_anchors, move_caches
 from consistory_ray.engine.cluster.address import check_address
 from consistory_ray.engine.dispatching.session import RaySession
-from consistory_ray.engine.events import Event, Notice, RunFinished, RunStarted, RunState, RunSummary
+from consistory_ray.engine.events import Event, Notice, RunFinished, RunStarted, RunState, RunSummary, plural
 from consistory_ray.engine.faults import is_lasting
 from consistory_ray.engine.history import History, RecordKeeper, told
 from consistory_ray.engine.inputs import copy_inputs
@@ -36,7 +36,9 @@ from consistory_ray.errors import (
     RunInterrupted,
     StorageError,
 )
+from consistory_ray.output.asked import asked_plan
 from consistory_ray.output.comparison import named, plan_as_begun
+from consistory_ray.output.decisions import read_decisions
 from consistory_ray.output.index.index import current_index
 from consistory_ray.output.index.writer import IndexWriter
 from consistory_ray.output.lease.lease import Lease
@@ -45,6 +47,7 @@ from consistory_ray.output.resume import REPLACED, Resumed, resume
 from consistory_ray.output.run_record import RUN_RECORD, RunRecord
 from consistory_ray.output.storage import OutputStore, open_output
 from consistory_ray.plan.pricing import bill, worded
+from consistory_ray.plan.takes import without
 
 if TYPE_CHECKING:
     from consistory_ray.plan.plan import Plan
@@ -125,6 +128,7 @@ class _Run:
         self._work = Workload({}, frozenset(), 0)
         self._rejected: Mapping[str, str] = {}
         self._takes = TakeKeeper(plan)
+        self._unread: Mapping[str, str] = {}
         self._stopped = ""
         self._finished = False
         self._begun: float | None = None
@@ -220,12 +224,16 @@ class _Run:
 
     def _compare_with_plan(self) -> Resumed:
         """Bring the output into step with the plan, and write down that the run has begun."""
-        self._plan = plan = self._patiently(lambda: plan_as_begun(self._plan, self._store, self._lost))
+        plan = self._patiently(lambda: plan_as_begun(self._plan, self._store, self._lost))
+        decisions, self._unread = self._patiently(lambda: read_decisions(self._store))
+        plan = asked_plan(plan, decisions)
         takes = self._takes = TakeKeeper(plan)
         paths = {asset.asset_id: asset.path for asset in plan.assets()} | takes.possible()
         found = self._patiently(lambda: resume(self._store, paths, lost=self._lost))
         if found.moved:
             self._patiently(lambda: move_caches(self._store, plan, self._lost))
+        self._plan = plan = without(plan, plan.decided.rejected - found.done)
+        self._ledger.asked = plan.decided.rerolls
         keep, only_failed = self._options.keep_anchors, self._options.only_failed
         self._rejected = {} if only_failed else found.rejected
         self._patiently(lambda: takes.begin(self._store, found.done, only_failed=only_failed))
@@ -249,6 +257,11 @@ class _Run:
     def _tell(self, found: Resumed) -> None:
         plan, work, url = self._plan, self._work, self._store.url
         self._emit(RunStarted(plan.name, url, work.progress(plan), work.planned, work.found, found.recovered))
+        for part, reason in self._unread.items():
+            self._emit(Notice(f"decisions that cannot be used are passed over: {part} ({reason})"))
+        if rerolls := plan.decided.rerolls:
+            left = plural(len(rerolls - work.done), "re-roll")
+            self._emit(Notice(f"people have asked for {plural(len(rerolls), 'further take')}: {left} to make"))
         for part in found.set_aside:
             self._emit(Notice(f"a part of the index was damaged and moved away: {part}"))
         if found.moved:
@@ -392,6 +405,8 @@ class _Run:
             spent={name: round(seconds, 3) for name, seconds in self._history.spent.items()},
             scored=ledger.scored,
             takes=ledger.takes,
+            rerolls=ledger.rerolls,
+            gated=self._plan.quality is not None,
             short=short,
             shortfalls=shortfalls,
         )

@@ -259,6 +259,8 @@ class RunSummary:
         max_cost_reached: whether it was stopped by its ``max_cost``.
         scored: pictures that were there before and have only been looked at.
         takes: how many of ``rendered`` are further takes.
+        rerolls: how many of those people have asked for.
+        gated: whether the job has a gate.
         short: of how many pictures no take passes the job's gate.
         shortfalls: the first 1,000 of them.
     """
@@ -284,6 +286,8 @@ class RunSummary:
     max_cost_reached: bool = False
     scored: int = 0
     takes: int = 0
+    rerolls: int = 0
+    gated: bool = False
     short: int = 0
     shortfalls: tuple[Shortfall, ...] = field(default=())
 

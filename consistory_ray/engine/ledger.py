@@ -51,6 +51,8 @@ class Ledger:
         rendered, failed: how many pictures of the plan this run has made and given up.
         scored: how many that were there before it has only looked at.
         takes: how many of the rendered ones are further takes.
+        asked: ids of the takes that people have asked for.
+        rerolls: how many of those it has made.
         failures: the first of those given up.
         failures_by_kind: how many were given up for what.
     """
@@ -75,6 +77,8 @@ class Ledger:
         self.rendered = 0
         self.scored = 0
         self.takes = 0
+        self.asked: Collection[str] = ()
+        self.rerolls = 0
         self.failed = 0
         self.failures: list[AssetFailure] = []
         self.failures_by_kind: Counter[str] = Counter()
@@ -118,6 +122,7 @@ class Ledger:
         if not again:
             self.rendered += 1
             self.takes += bool(asset.take_of)
+            self.rerolls += asset.asset_id in self.asked
             self.emit(AssetDone(asset, item.seconds, worker, attempt, item.score.value if item.score else None))
 
     def looked_at(self, asset: Asset, row: IndexRow, score: Scored, worker: str, attempt: int) -> None:

@@ -37,6 +37,7 @@ def run_job(
     options: RunOptions | None = None,
     *,
     profile: Profile | None = None,
+    takes: int | None = None,
     on_event: Callable[[Event], None] | None = None,
     gallery: bool = True,
     stop: StopRequest | None = None,
@@ -67,6 +68,7 @@ def run_job(
         output: a folder or any fsspec URL that all workers can reach.
         options: where and how to run.
         profile: in the place of the job's own; single settings of the job stay.
+        takes: of each scene, in the place of the job's own number.
         on_event: is told what happens, in the thread that called this, while the run waits: it must be quick. What it
             raises ends the run, with everything that was finished indexed. In order: a :class:`Notice` for each thing
             about the job that looks unintended; :class:`RunStarted`; then workers, anchors and pictures as they come
@@ -88,18 +90,19 @@ def run_job(
         ClusterLostError: Ray ended during the run.
         RunError: the run cannot go on, for example because every worker dies.
     """
-    loaded, plan = load(job, profile)
+    loaded, plan = load(job, profile, takes)
     url = os.fspath(output)
     check_allowed("output", url)
     return run_loaded(loaded, plan, url, options, on_event=on_event, gallery=gallery, stop=stop)
 
 
-def load(source: JobSource, profile: Profile | None = None) -> tuple[RenderJob, Plan]:
+def load(source: JobSource, profile: Profile | None = None, takes: int | None = None) -> tuple[RenderJob, Plan]:
     """A job and its plan, if the job, its model and the stored subjects it refers to are in places that are allowed.
 
     Args:
         source: of the job.
         profile: in the place of the job's own, if it is not None.
+        takes: the same of their number.
 
     Raises:
         JobError, InputError: as of :func:`run_job`.
@@ -114,6 +117,8 @@ def load(source: JobSource, profile: Profile | None = None) -> tuple[RenderJob, 
         job = load_job(name)
     if profile is not None:
         job = job.with_profile(profile)
+    if takes is not None:
+        job = job.with_takes(takes)
     check_allowed_model(job.model)
     check_model_is_there(job.model)
     if job.config is not None:
@@ -177,9 +182,9 @@ def build_gallery_of(url: str, plan: Plan, *, all_thumbnails: bool = False) -> s
     Raises:
         StorageError: it cannot be read or written.
     """
-    from consistory_ray.output.comparison import plan_as_begun
+    from consistory_ray.output.asked import plan_as_asked
     from consistory_ray.output.gallery.pages import MAX_THUMBNAILS, build_gallery
     from consistory_ray.output.storage import open_output
 
-    assets = plan_as_begun(plan, open_output(url)).assets()
+    assets = plan_as_asked(plan, open_output(url)).assets()
     return build_gallery(url, assets, max_thumbnails=None if all_thumbnails else MAX_THUMBNAILS)

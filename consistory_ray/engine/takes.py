@@ -13,7 +13,7 @@ from consistory_ray.output.index.index import read_index
 from consistory_ray.output.index.rows import IndexRow, is_not_kept, table_to_rows
 from consistory_ray.output.index.takes import picture_ids
 from consistory_ray.output.standing import Shortfall, gate_of, shortfalls, take_in
-from consistory_ray.plan.takes import further_takes, gated_scenes, take_of
+from consistory_ray.plan.takes import further_takes, possible_scenes, take_of
 from consistory_ray.quality.gate import Gate, Wanted
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 
 class TakeKeeper:
-    """What one try of a run knows of the takes of a gated plan. Without a gate it knows of none, and asks for none.
+    """What one try of a run knows of the takes of a gated plan besides those that the plan has itself.
+
+    Without a gate it knows of none, and asks for none.
 
     Args:
         plan: what is rendered.
@@ -38,7 +40,8 @@ class TakeKeeper:
         self._gate: Gate | None = None
         self._scenes: dict[str, Asset] = {}
         if plan.quality is not None:
-            self._scenes = {scene.asset_id: scene for subject in plan.subjects for scene in gated_scenes(subject)}
+            self._scenes = {scene.asset_id: scene for subject in plan.subjects for scene in possible_scenes(subject)}
+        self._planned = {take.asset_id for subject in plan.subjects for take in subject.takes}
         self._rows: dict[str, IndexRow] = {}  # of pictures that have to be looked at
         self.wanted: tuple[Asset, ...] = ()
         self.expected: dict[str, str] = {}
@@ -71,8 +74,9 @@ class TakeKeeper:
             row.asset_id: row for row in table_to_rows(to_look) if only is None or (row.take_of or row.asset_id) in only
         }
         self.wanted = tuple(self._assets(self._gate.begin()))
-        there = (self.asset(picture, take) for picture, take in _further(rows, done))
-        self.expected = {take.asset_id: take.path for take in (*there, *self.to_make())}
+        there = (self.asset(picture, take) for picture, take in _further(rows, done) if picture in self._scenes)
+        takes = (*(take for take in there if take.asset_id not in self._planned), *self.to_make())
+        self.expected = {take.asset_id: take.path for take in takes}
 
     @property
     def unscored(self) -> frozenset[str]:
@@ -86,7 +90,8 @@ class TakeKeeper:
     def to_make(self) -> Iterator[Asset]:
         """The further takes that are to be made, or only looked at, from the start."""
         yield from self.wanted
-        yield from (self.asset(row.take_of, row.take or 1) for row in self._rows.values() if row.take_of)
+        further = (row for row in self._rows.values() if row.take_of and row.asset_id not in self._planned)
+        yield from (self.asset(row.take_of or "", row.take or 1) for row in further)
 
     def there(self, asset_ids: Iterable[str]) -> frozenset[str]:
         """Those of these that only have to be looked at."""

@@ -117,7 +117,7 @@ def subject_works(
     for take in takes:
         further.setdefault(take.subject_id, []).append(take.asset_id)
     for subject in plan.subjects:
-        scenes = tuple(asset.asset_id for asset in subject.scenes if asset.asset_id not in done)
+        scenes = tuple(asset.asset_id for asset in subject.renders if asset.asset_id not in done)
         scenes += tuple(further.get(subject.subject_id, ()))
         anchors = tuple(asset.asset_id for asset in subject.anchors)
         to_make = () if not anchors or anchors[0] in done else anchors
@@ -132,16 +132,16 @@ def failed_with_anchors(plan: Plan, failed: Collection[str], done: Collection[st
     chosen: set[str] = set()
     for subject in plan.subjects:
         anchors = {asset.asset_id for asset in subject.anchors}
-        scenes = {asset.asset_id for asset in subject.scenes if asset.asset_id in failed}
+        scenes = {asset.asset_id for asset in subject.renders if asset.asset_id in failed}
         if scenes or not anchors.isdisjoint(failed):
             chosen |= scenes | {asset_id for asset_id in anchors if asset_id not in done}
     return chosen
 
 
 def finished_subjects(plan: Plan, done: Collection[str]) -> list[SubjectPlan]:
-    """The subjects of which every scene is there."""
+    """The subjects of which every scene is there, in all of its takes."""
     there = frozenset(done)
-    return [subject for subject in plan.subjects if all(asset.asset_id in there for asset in subject.scenes)]
+    return [subject for subject in plan.subjects if all(asset.asset_id in there for asset in subject.renders)]
 
 
 def anchors_of_finished(plan: Plan, done: Collection[str]) -> frozenset[str]:

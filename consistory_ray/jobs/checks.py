@@ -16,7 +16,7 @@ from consistory_ray.concepts.compel_syntax import plain_text
 from consistory_ray.concepts.matching import find_concepts, mentions, stands
 from consistory_ray.errors import Problem
 from consistory_ray.guards.problems import FIXES, Loc, shown
-from consistory_ray.jobs.fields import MAX_TEXT, Entry, entries, field, text_field
+from consistory_ray.jobs.fields import MAX_TEXT, Entry, entries, field, matrix_size, text_field
 
 MAX_SEED = 2**63 - 1
 MAX_PICTURES = 2_000_000
@@ -64,7 +64,7 @@ def oversized(data: Any) -> list[tuple[Loc, Problem]]:
         return []
     found: list[tuple[Loc, Problem]] = []
     counted: dict[int, int] = {}
-    pictures = 0
+    pictures, takes = 0, _takes(data)
     for index, subject in enumerate(subjects):
         if not isinstance(subject, Mapping):
             continue
@@ -73,10 +73,11 @@ def oversized(data: Any) -> list[tuple[Loc, Problem]]:
             if isinstance(value, (list, tuple)) and len(value) > most and len(found) < _TOLD:
                 found.append((("subjects", index, name), Problem("", f"a list of {len(value)}", FIXES[name])))
         scenes = subject.get("scenes")
+        pictures += matrix_size(subject.get("matrix")) * takes
         if isinstance(scenes, (list, tuple)):
             if id(scenes) not in counted:
                 counted[id(scenes)] = len(scenes) if len(scenes) > MAX_PICTURES else sum(map(_count, scenes))
-            pictures += counted[id(scenes)]
+            pictures += counted[id(scenes)] * takes
     if max(pictures, len(subjects)) > MAX_PICTURES:
         value = f"{pictures} pictures" if pictures > MAX_PICTURES else f"{len(subjects)} subjects"
         fix = f"split the job, it may have {MAX_PICTURES} pictures at most"
@@ -115,6 +116,8 @@ def subject_findings(subject: Any) -> Iterator[Finding]:
         fix = "leave out anchors or pictures: a subject is made of words, or of pictures that are given"
         yield Finding(("pictures",), field(subject, "pictures"), fix)
     is_subject = isinstance(subject, Mapping) or hasattr(subject, "scenes")
+    if is_subject and not _has(subject, "scenes"):
+        yield Finding(("scenes",), MISSING, "")
     if is_subject and not _has(subject, "anchors") and not _has(subject, "pictures"):
         yield Finding(("anchors",), MISSING, "")
     yield from _concept_findings(subject, scenes)
@@ -214,7 +217,8 @@ def job_findings(job: Any) -> Iterator[Finding]:
             yield Finding(("subjects", index, "id"), name, fix)
         poses = max(1, sum(1 for _ in entries(subject, "poses")))
         pictures += poses * sum(_count(scene) for _, scene in entries(subject, "scenes"))
-    if pictures > MAX_PICTURES:
+    if pictures > MAX_PICTURES // _takes(job):
+        pictures *= _takes(job)
         fix = f"split the job, it may have {MAX_PICTURES} pictures at most"
         yield Finding(("subjects",), f"{pictures} pictures", fix)
 
@@ -363,6 +367,11 @@ def _count(scene: Any) -> int:
         return 1
     count = field(scene, "count")
     return count if isinstance(count, int) and count > 0 else 1
+
+
+def _takes(job: Any) -> int:
+    takes = field(job, "takes")
+    return takes if isinstance(takes, int) and takes > 0 else 1
 
 
 def _concepts(subject: Any) -> list[str]:

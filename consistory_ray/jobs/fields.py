@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 MAX_TEXT = 4_000
 """Characters of a text that can be used."""
+
+MATRIX_WORDS = ("template", "exclude")
+"""The keys of a matrix that are no axes."""
 
 Entry = tuple[int, Any]
 
@@ -29,3 +32,14 @@ def entries(owner: Any, name: str) -> Iterator[Entry]:
     value = field(owner, name)
     listed = value if isinstance(value, Sequence) and not isinstance(value, str) else ()
     return ((index, entry) for index, entry in enumerate(listed) if not isinstance(entry, int | float))
+
+
+def matrix_size(matrix: Any) -> int:
+    """How many scenes a subject's matrix is at most, as far as it can be used."""
+    if not isinstance(matrix, Mapping):
+        return 0
+    size = 1
+    for name, values in matrix.items():
+        if name not in MATRIX_WORDS and isinstance(values, (Mapping, list, tuple)):
+            size *= len(values)
+    return size

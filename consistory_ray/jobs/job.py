@@ -31,7 +31,7 @@ from typing_extensions import Self
 from consistory_ray.errors import JobError, Problem
 from consistory_ray.guards.choices import Profile
 from consistory_ray.guards.named_code import is_named_code
-from consistory_ray.guards.problems import explain, fault
+from consistory_ray.guards.problems import FIXES, explain, fault, path, shown
 from consistory_ray.guards.setting_ranges import (
     Switch,
     Whole,
@@ -64,8 +64,9 @@ from consistory_ray.jobs.dynamic_checks import dynamic_findings
 from consistory_ray.jobs.given_pictures import Fit, look_up_pictures
 from consistory_ray.jobs.input_files import File, InputFiles
 from consistory_ray.jobs.joined_subjects import MOST_JOINED
+from consistory_ray.jobs.matrix import expanded, locating, places_of
 from consistory_ray.jobs.model_names import model_name
-from consistory_ray.jobs.quality import Quality, quality_findings
+from consistory_ray.jobs.quality import MAX_TAKES, Quality, Takes, quality_findings, takes_findings
 from consistory_ray.jobs.readers import Document, read_document
 from consistory_ray.jobs.render_settings import FROZEN, STRICT, RenderSettings, Seed, TextOrNothing
 from consistory_ray.jobs.stored_caches import StoredCache, as_sources, as_written
@@ -79,6 +80,8 @@ from consistory_ray.jobs.validation import (
     bounded_subject,
     checked,
     handed_down,
+    invalid,
+    relocated,
 )
 from consistory_ray.jobs.wildcards import look_up_wildcards
 from consistory_ray.settings import BUNDLED_MODEL
@@ -118,6 +121,7 @@ def _as_lists(value: Any) -> Any:
     return {} if value is None else value
 
 
+MatrixSource = dict[str, list[str] | dict[str, str | None] | str | list[dict[str, str | list[str]]]]
 OnMissingConcept = Literal["fail", "skip"]
 Expand = Literal["draw", "all"]
 
@@ -191,11 +195,16 @@ class Subject(BaseModel):
     model_config = ConfigDict(
         serialize_by_alias=True,
         json_schema_extra={
-            "required": ["scenes"],
-            "anyOf": [
-                {"required": ["from"]},
-                {"required": ["concept", "anchors"]},
-                {"required": ["concept", "pictures"]},
+            "required": [],
+            "allOf": [
+                {"anyOf": [{"required": ["scenes"]}, {"required": ["matrix"]}]},
+                {
+                    "anyOf": [
+                        {"required": ["from"]},
+                        {"required": ["concept", "anchors"]},
+                        {"required": ["concept", "pictures"]},
+                    ]
+                },
             ],
         },
         **FROZEN,
@@ -242,8 +251,13 @@ class Subject(BaseModel):
     scenes: Annotated[
         tuple[Annotated[Scene, WrapValidator(bounded_entry, json_schema_input_type=str | Scene)], ...],
         Field(min_length=1),
-    ]
-    """The pictures to render."""
+    ] = ()
+    """The pictures to render. Needed unless there is a matrix."""
+    matrix: Annotated[MatrixSource | None, Field(exclude=True, repr=False)] = None
+    """More scenes, one for each combination of values: a mapping of axes, each a list of texts or a mapping of ids to
+    texts, such as {pose: [sitting, running], place: {forest: in the forest, beach: on the beach}}. template, such as
+    "{pose} {place}", says how their words join, and exclude lists combinations to leave out. What is made of it stands
+    among the scenes, as if it had been written there."""
     poses: Annotated[
         tuple[Pose, ...],
         Field(max_length=MAX_POSES),
@@ -274,11 +288,19 @@ class Subject(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _complete(cls, data: Any, handler: Callable[[Any], Self], info: ValidationInfo) -> Self:
-        subject: Self = checked(cls, data, handler, subject_findings, info)
+        written, wrong = expanded(data)
+        if wrong:
+            raise invalid(cls, wrong)
+        try:
+            subject: Self = checked(cls, written, handler, subject_findings, info)
+        except ValidationError as error:
+            if written is data:
+                raise
+            raise relocated(cls, error, places_of(data)) from None
         return subject
 
 
-_FINDINGS = (job_findings, control_findings, dynamic_findings, loading_findings, quality_findings)
+_FINDINGS = (job_findings, control_findings, dynamic_findings, loading_findings, quality_findings, takes_findings)
 
 
 class RenderJob(BaseModel):
@@ -329,6 +351,9 @@ class RenderJob(BaseModel):
     quality: Quality | None = None
     """What is demanded of scenes; left out, nobody looks at them. It changes no picture: first takes are what they are
     without it."""
+    takes: Takes = 1
+    """How many takes of each scene are made, to choose from: the same words with other seeds. The first one is the
+    picture that there is without it; a quality may ask for more."""
     on_missing_concept: OnMissingConcept = "fail"
     """That of all subjects that have none of their own."""
     dynamic_prompts: Switch = False
@@ -346,6 +371,20 @@ class RenderJob(BaseModel):
     def with_profile(self, profile: Profile) -> Self:
         """The job with that profile in the place of its own; its single settings stay on top of it."""
         return self.model_copy(update={"settings": self.settings.model_copy(update={"profile": profile})})
+
+    def with_takes(self, takes: int) -> Self:
+        """The job with that many takes of each scene in the place of its own number.
+
+        Raises:
+            JobError: there cannot be so many.
+        """
+        job = self.model_copy(update={"takes": takes})
+        problems = [] if 1 <= takes <= MAX_TAKES else [Problem("--takes", str(takes), FIXES["takes"])]
+        found = chain(takes_findings(job), job_findings(job)) if not problems else ()
+        problems += [Problem(path(one.loc), shown(one.value), one.fix) for one in found]
+        if problems:
+            raise JobError(f"{self.name} cannot be rendered with {takes} takes of each scene", problems)
+        return job
 
     @model_validator(mode="wrap")
     @classmethod
@@ -407,7 +446,7 @@ def parse_document(document: Document) -> RenderJob:
             job = RenderJob.model_validate(data, context=Budget())
         except ValidationError as error:
             told = {problem.path for problem in problems}
-            found = explain(error, data, document.locate, _known_keys)
+            found = explain(error, data, locating(data, document.locate), _known_keys)
             problems += [problem for problem in found if problem.path not in told]
     if problems or job is None:
         raise _cannot_be_rendered(document, problems)

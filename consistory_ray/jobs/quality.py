@@ -13,11 +13,12 @@ from consistory_ray.guards.named_code import is_named_code
 from consistory_ray.guards.problems import FIXES, fault
 from consistory_ray.guards.setting_ranges import Number, Whole
 from consistory_ray.jobs.checks import Finding
-from consistory_ray.jobs.fields import entries
+from consistory_ray.jobs.fields import entries, field
 from consistory_ray.jobs.render_settings import STRICT
 from consistory_ray.jobs.validation import Text
 
 MAX_TAKES = 64
+DEFAULT_MAX_TAKES = 3
 
 
 def _metric(value: str) -> str:
@@ -43,13 +44,30 @@ class Quality:
     """A picture with at least this score passes. Either this or within."""
     within: Annotated[Number, Field(ge=0, le=1e6)] | None = None
     """A picture passes whose score is at least the median of its subject's first takes, less this."""
-    max_takes: Annotated[Whole, Field(ge=1, le=MAX_TAKES)] = 3
-    """How many pictures a scene may take, the first one included."""
+    max_takes: Annotated[Whole, Field(ge=1, le=MAX_TAKES)] = DEFAULT_MAX_TAKES
+    """How many pictures a scene may take, the first one included, and those that the job's takes asks for."""
     keep: Keep = "best"
     """Which take is the scene's picture: the one with the best score, the earlier one of equals."""
     when_none_passes: WhenNonePasses = "fail"
     """How a run ends in which scenes have no take that passes: their best take is kept in any case, and with "fail" the
     exit code is 1."""
+
+
+Takes = Annotated[Whole, Field(ge=1, le=MAX_TAKES)]
+"""How many takes there are of each scene in any case."""
+
+
+def takes_findings(job: Any) -> Iterator[Finding]:
+    """More takes of each scene than its gate allows for, or than a job may have pictures."""
+    takes, quality = field(job, "takes"), field(job, "quality")
+    if not isinstance(takes, int) or takes < 2:
+        return
+    most = field(quality, "max_takes") if quality is not None else None
+    if quality is not None and most is None:
+        most = DEFAULT_MAX_TAKES
+    if isinstance(most, int) and most < takes <= MAX_TAKES:
+        fix = f"write {takes} to {MAX_TAKES}: {takes} takes of each scene are made in any case, as takes says"
+        yield Finding(("quality", "max_takes"), most, fix)
 
 
 def quality_findings(job: Any) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Strict, ValidationError, ValidationInfo, ValidatorFunctionWrapHandler
 from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticOmit
 
-from consistory_ray.guards.problems import MAX_PROBLEMS, fault
+from consistory_ray.guards.problems import MAX_PROBLEMS, Loc, fault
 from consistory_ray.jobs.checks import MISSING, Finding, check_text
 from consistory_ray.jobs.ids import id_problem
 
@@ -116,6 +116,15 @@ def checked(
 def invalid(cls: type[Any], findings: Sequence[Finding]) -> ValidationError:
     """Findings as pydantic raises them."""
     return ValidationError.from_exception_data(cls.__name__, _details(findings))
+
+
+def relocated(cls: type[Any], error: ValidationError, move: Callable[[Loc], Loc]) -> ValidationError:
+    """An error with the places of its findings told otherwise, each place once."""
+    lines: dict[Loc, InitErrorDetails] = {}
+    for line in error.errors(include_url=False):
+        place = move(line["loc"])
+        lines.setdefault(place, _again({**line, "loc": place}))
+    return ValidationError.from_exception_data(cls.__name__, list(lines.values()))
 
 
 def _details(findings: Sequence[Finding]) -> list[InitErrorDetails]:

@@ -28,6 +28,7 @@ from consistory_ray.output.index.rows import IndexRow, table_to_rows
 from consistory_ray.output.index.writer import IndexWriter
 from consistory_ray.output.lease.fencing import Lost, delete_all, refuse_if_lost
 from consistory_ray.output.storage import MissingFileError, OutputStore, UnfitFileError
+from consistory_ray.plan.takes import named_by
 
 _BATCH = 1000
 
@@ -43,7 +44,7 @@ class Move:
     @property
     def is_possible(self) -> bool:
         """Whether both places differ where capitals make no difference, and are as plans name them."""
-        return self.old.lower() != self.new.lower() and len(self.new.split("/")) == 3
+        return self.old.lower() != self.new.lower() and named_by(self.new) is not None
 
 
 def move_pictures(store: OutputStore, moves: Sequence[Move], kept: Iterable[str], lost: Lost = str) -> set[str]:
@@ -122,8 +123,7 @@ def _copy(store: OutputStore, move: Move, row: IndexRow | None, lost: Lost) -> I
     known = read_metadata(data)
     if hashlib.sha256(data).hexdigest() != row.sha256 or known is None or known.get("asset_id") != row.asset_id:
         return None
-    _, subject, name = move.new.split("/")
-    scene = name.removesuffix(".png")
+    subject, scene = named_by(move.new) or ("", "")
     copied = relabelled(data, {"subject": subject, "scene": scene, "path": move.new})
     if copied is None:
         return None

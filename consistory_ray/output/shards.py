@@ -22,10 +22,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from consistory_ray.errors import AssetError, InputError, Problem, RunInterrupted
+from consistory_ray.output.asked import pictures_of
 from consistory_ray.output.files import bounded_map
 from consistory_ray.output.index.index import read_index
 from consistory_ray.output.index.rows import SCHEMA, described
-from consistory_ray.output.index.takes import chosen_rows, picture_ids
+from consistory_ray.output.index.takes import picture_ids
 from consistory_ray.output.lease.fencing import Lost, delete_all, refuse_if_lost
 from consistory_ray.output.storage import MissingFileError, Output, OutputStore, UnfitFileError, as_store
 
@@ -133,7 +134,7 @@ def _go_on(should_stop: Callable[[], bool]) -> None:
 
 
 def _chosen(store: OutputStore, asset_ids: Collection[str] | None) -> pa.Table:
-    table = chosen_rows(read_index(store))
+    table = pictures_of(read_index(store), store)
     table = table.filter(pc.equal(table["status"], "ok"))
     if asset_ids is not None:
         table = table.filter(pc.is_in(picture_ids(table), value_set=pa.array(list(asset_ids), pa.string())))

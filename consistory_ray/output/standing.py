@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from consistory_ray.output.index.takes import picture_ids
-from consistory_ray.plan.takes import gated_scenes, take_of
+from consistory_ray.plan.takes import possible_scenes, take_of
 from consistory_ray.quality.gate import Bar, Gate, Verdict
 
 if TYPE_CHECKING:
@@ -60,9 +60,12 @@ def gate_of(plan: Plan, only: Collection[str] | None = None) -> Gate | None:
     asked = plan.quality
     bar = Bar(asked.threshold, asked.within, asked.max_takes)
     subjects = {
-        subject.subject_id: tuple(scene.asset_id for scene in gated_scenes(subject)) for subject in plan.subjects
+        subject.subject_id: tuple(scene.asset_id for scene in possible_scenes(subject)) for subject in plan.subjects
     }
-    return Gate(bar, subjects, only)
+    due: dict[str, list[int]] = {}
+    for take in (take for subject in plan.subjects for take in subject.takes):
+        due.setdefault(take.take_of, []).append(take.take)
+    return Gate(bar, subjects, only, due=due, settled=plan.decided.pictures)
 
 
 def take_in(gate: Gate, plan: Plan, rows: pa.Table, *, rejected: bool = True) -> set[str]:
@@ -78,11 +81,14 @@ def take_in(gate: Gate, plan: Plan, rows: pa.Table, *, rejected: bool = True) ->
         Asset ids of takes that are there and have no score that counts, such as those of before there was a gate.
     """
     unscored = set()
+    gone = set(plan.decided.rejected)
     for asset_id, picture, take, score in _ok_takes(rows, scored_as(plan)):
         if picture not in gate:
             continue
+        gone.discard(asset_id)
         if score is None:
             unscored.add(asset_id)
+            gate.coming(picture, take)
         else:
             gate.known(picture, take, score)
     if rejected:
@@ -91,12 +97,15 @@ def take_in(gate: Gate, plan: Plan, rows: pa.Table, *, rejected: bool = True) ->
         for picture, take in zip(picture_ids(refused).to_pylist(), takes, strict=True):
             if picture in gate:
                 gate.refused(picture, take)
+    for picture in gone:  # of first takes that are gone for good, for which no median waits
+        if picture in gate:
+            gate.refused(picture, 1)
     return unscored
 
 
 def shortfalls(gate: Gate, plan: Plan) -> Iterator[Shortfall]:
     """The scenes that fall short for good, in the plan's order."""
-    scenes = (scene for subject in plan.subjects for scene in gated_scenes(subject))
+    scenes = (scene for subject in plan.subjects for scene in possible_scenes(subject))
     for scene in scenes:
         if gate.verdict(scene.asset_id) is not Verdict.SHORT:
             continue

@@ -32,7 +32,7 @@ KEPT_CACHE_BYTES = 100_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class SubjectForecast:
-    """One subject: pictures planned, pictures there, bytes of its anchor cache."""
+    """One subject: pictures planned, pictures there, bytes of its anchor cache; takes are further ones of scenes."""
 
     subject_id: str
     anchors: int
@@ -40,6 +40,7 @@ class SubjectForecast:
     done: int
     todo: int
     cache_bytes: int
+    takes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,10 @@ class Forecast:
         loaded: what is loaded with the model, as :meth:`~consistory_ray.plan.loaded.Loaded.told` tells it.
         loading: the same in a line; empty where that is nothing.
         most_takes: how many pictures a scene may take, where the job has a gate; counts, times and bytes are those of
-            first takes alone.
+            takes that are made in any case.
+        takes: further takes of the scenes that are made in any case.
+        rerolls: how many of those people have asked for.
+        rerolls_todo: how many of those are not there.
     """
 
     name: str
@@ -106,6 +110,9 @@ class Forecast:
     loaded: Mapping[str, Any] = field(default_factory=dict)
     loading: str = ""
     most_takes: int = 1
+    takes: int = 0
+    rerolls: int = 0
+    rerolls_todo: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
@@ -172,6 +179,9 @@ def forecast(
         loaded=plan.loaded.told(),
         loading=plan.loaded.words(),
         most_takes=1 if plan.quality is None else plan.quality.max_takes,
+        takes=plan.take_count,
+        rerolls=len(plan.decided.rerolls),
+        rerolls_todo=len(plan.decided.rerolls.difference(done)),
     )
 
 
@@ -203,11 +213,10 @@ def expected_cache_bytes(plan: Plan, device: str) -> dict[str, int]:
 
 
 def _subject(subject: SubjectPlan, done: Collection[str], cache_bytes: int) -> SubjectForecast:
-    assets = [*subject.anchors, *subject.scenes]
+    assets = [*subject.anchors, *subject.renders]
     there = sum(asset.asset_id in done for asset in assets)
-    return SubjectForecast(
-        subject.subject_id, len(subject.anchors), len(subject.scenes), there, len(assets) - there, cache_bytes
-    )
+    counts = len(subject.anchors), len(subject.scenes), there, len(assets) - there
+    return SubjectForecast(subject.subject_id, *counts, cache_bytes, len(subject.takes))
 
 
 def megapixels(model: str, settings: MethodSettings) -> float:
@@ -225,7 +234,7 @@ def mean_controls(plan: Plan) -> float:
 
 def _picture_bytes(model: str, subject: SubjectPlan) -> int:
     pixels = megapixels(model, subject.settings) * 1e6
-    return round((len(subject.anchors) + len(subject.scenes)) * pixels * _PICTURE_BYTES_PER_PIXEL)
+    return round((len(subject.anchors) + len(subject.renders)) * pixels * _PICTURE_BYTES_PER_PIXEL)
 
 
 def _seconds_per_call(plan: Plan, seconds: Mapping[str, float]) -> float:
@@ -243,12 +252,12 @@ def assets_with_calls(plan: Plan) -> Iterator[tuple[Asset, float]]:
     for subject in plan.subjects:
         anchor, scene = anchor_calls(subject.settings), scene_calls(subject.settings)
         yield from ((asset, anchor) for asset in subject.anchors)
-        yield from ((asset, scene) for asset in subject.scenes)
+        yield from ((asset, scene) for asset in subject.renders)
 
 
 def _all_calls(subjects: Iterable[SubjectPlan]) -> float:
     return sum(
-        len(subject.anchors) * anchor_calls(subject.settings) + len(subject.scenes) * scene_calls(subject.settings)
+        len(subject.anchors) * anchor_calls(subject.settings) + len(subject.renders) * scene_calls(subject.settings)
         for subject in subjects
     )
 

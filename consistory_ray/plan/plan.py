@@ -10,181 +10,33 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import chain
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from consistory_ray.errors import JobError, Problem
 from consistory_ray.jobs.checks import impossible
 from consistory_ray.jobs.ids import Wanted, distinct_names, seed_scope, slug
 from consistory_ray.jobs.job import RenderJob, Subject
-from consistory_ray.jobs.quality import Quality
 from consistory_ray.jobs.render_settings import RenderSettings
 from consistory_ray.plan.controls import ControlPlanner, PlannedControl, in_poses
 from consistory_ray.plan.controls import identity as identity_of
 from consistory_ray.plan.drawing import Drawer, Take, scene_names
-from consistory_ray.plan.inputs import PlannedFile, PlannedPicture, planned_picture
+from consistory_ray.plan.inputs import planned_picture
 from consistory_ray.plan.loaded import ALONE, Loaded, planned_loading
+from consistory_ray.plan.planned import Asset, CacheSource, Plan, SubjectPlan
 from consistory_ray.plan.sampling import refuse_sampling
 from consistory_ray.plan.seeds import Seeds
 from consistory_ray.plan.stored_settings import refuse_other_settings
+from consistory_ray.plan.takes import taken
 from consistory_ray.plan.text_encoders import refuse_unreadable
 from consistory_ray.plan.words import NO_WORDS, Words, canonical, digest, own_words, told, whole
 from consistory_ray.settings import MethodSettings, configuration_revision, model_revision
 
+__all__ = ["PLAN_FORMAT", "Asset", "CacheSource", "Plan", "SubjectPlan", "as_begun", "make_plan", "scene_asset_id"]
+
 PLAN_FORMAT = 1
 
 _FORMER_NUMBERS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Asset:
-    """One picture to make.
-
-    Attributes:
-        asset_id: 32 hexadecimal digits, a hash of everything that decides the picture.
-        kind: anchors define a subject, scenes follow it.
-        subject_id, scene_id: names, unique in the job and in the subject; an anchor's scene_id is ``anchor-0``, ….
-        prompt: the whole prompt.
-        seed: of the initial latents.
-        path: of the PNG file, relative to the output URL.
-        control: what leads its layout.
-        words: what it is told besides its prompt.
-        take: which of the pictures of one scene, from 1; see :mod:`consistory_ray.plan.takes`.
-        take_of: of a further take the asset_id of the first one; empty for that one.
-    """
-
-    asset_id: str
-    kind: Literal["anchor", "scene"]
-    subject_id: str
-    scene_id: str
-    prompt: str
-    seed: int
-    path: str
-    control: tuple[PlannedControl, ...] = ()
-    words: Words = NO_WORDS
-    take: int = 1
-    take_of: str = ""
-
-    @property
-    def picture_id(self) -> str:
-        """Of the first take: what all takes of one scene have in common."""
-        return self.take_of or self.asset_id
-
-
-@dataclass(frozen=True, slots=True)
-class CacheSource:
-    """An anchor cache that another run has stored: where, its SHA-256, its size in bytes."""
-
-    url: str
-    sha256: str
-    nbytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class SubjectPlan:
-    """One subject: its anchors are made once and cached, its scenes are rendered from that cache.
-
-    Attributes:
-        subject_key: 32 hexadecimal digits, a hash of everything that decides the anchor cache.
-        cache_path: of the anchor cache, relative to the output URL.
-        style, text, anchor_prompts: the words that the subject is made of, for whoever takes it up again: first and
-            second part of its prompts, and the third part and the seed of each anchor.
-        anchor_words: the same of what anchors are told besides: as their third part; empty where there is none.
-        sources: the anchor caches of a stored subject, which has no anchors to make, or of several that meet, which are
-            joined in this order; none for all others.
-        details: what is to be seen of it in scenes, for whoever takes it up again.
-        pictures: the pictures that are given instead of its anchors, one for each; empty where they are made.
-        settings: what its scenes are rendered with, and its anchors, where they are made.
-        stored_with: of a stored subject the settings that its cache was made with, where those are others.
-        loaded: what is loaded with the model, the same for all subjects of a plan.
-        impossible: ids of pictures that cannot be made, which the job accepts, each with the reason.
-        former: the same subject with the seeds that an earlier version may have given it because of its neighbours, for
-            outputs that were begun with it; see :func:`as_begun`.
-    """
-
-    subject_id: str
-    subject_key: str
-    concepts: tuple[str, ...]
-    anchors: tuple[Asset, ...]
-    scenes: tuple[Asset, ...]
-    settings: MethodSettings
-    cache_path: str
-    style: str = ""
-    text: str = ""
-    anchor_prompts: tuple[tuple[str, int], ...] = ()
-    anchor_words: tuple[Words, ...] = ()
-    sources: tuple[CacheSource, ...] = ()
-    details: str = ""
-    pictures: tuple[PlannedPicture, ...] = ()
-    impossible: tuple[tuple[str, str], ...] = ()
-    former: tuple[SubjectPlan, ...] = field(default=(), compare=False, repr=False)
-    stored_with: MethodSettings | None = None
-    loaded: Loaded = ALONE
-
-    @property
-    def cache_settings(self) -> MethodSettings:
-        """The settings of its anchor cache: its own, unless it was stored with others."""
-        return self.stored_with or self.settings
-
-    def assets(self) -> Iterator[Asset]:
-        """Its pictures, anchors first."""
-        yield from self.anchors
-        yield from self.scenes
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Everything a run has to make.
-
-    Attributes:
-        controlnets: the networks that hints are for, as the job names them.
-        guess_mode: see :class:`~consistory_ray.jobs.job.RenderJob`.
-        png_level: of the pictures' files; it changes none of their pixels, and is no part of any id.
-        loaded: what is loaded with the model.
-        checks: names of functions that look at every picture before it is kept; they are no part of any id.
-        quality: what is demanded of scenes; None looks at none.
-    """
-
-    name: str
-    model: str
-    subjects: tuple[SubjectPlan, ...]
-    batch_size: int | Literal["auto"]
-    torch_dtype: str
-    config: str | None = None
-    controlnets: tuple[str, ...] = ()
-    guess_mode: bool = False
-    png_level: int = 1
-    loaded: Loaded = ALONE
-    checks: tuple[str, ...] = ()
-    quality: Quality | None = None
-
-    @property
-    def anchor_count(self) -> int:
-        """Number of anchor pictures."""
-        return sum(len(subject.anchors) for subject in self.subjects)
-
-    @property
-    def scene_count(self) -> int:
-        """Number of scene pictures."""
-        return sum(len(subject.scenes) for subject in self.subjects)
-
-    @property
-    def profile(self) -> str | None:
-        """The profile that all scenes are rendered with; None where they differ, or have settings of their own."""
-        found = {settings.profile for settings in {subject.settings for subject in self.subjects}}
-        return found.pop() if len(found) == 1 else None
-
-    def assets(self) -> Iterator[Asset]:
-        """All pictures, subject by subject, anchors first; of scenes that may have several takes the first ones."""
-        for subject in self.subjects:
-            yield from subject.assets()
-
-    def inputs(self) -> Iterator[PlannedFile]:
-        """Every file that is given, once."""
-        given = (file for subject in self.subjects for picture in subject.pictures for file in picture.files)
-        hints = (control.file for asset in self.assets() for control in asset.control)
-        yield from {file.path: file for file in chain(given, hints)}.values()
 
 
 def make_plan(job: RenderJob) -> Plan:
@@ -220,6 +72,8 @@ def make_plan(job: RenderJob) -> Plan:
     drawer.check(subjects)
     refuse_unreadable(job.model, subjects)
     _refuse_twins(subjects)
+    if job.takes > 1:
+        subjects = tuple(taken(subject, job.takes) for subject in subjects)
     nets = tuple(net.model for net in job.controlnets)
     batch_size, dtype, level = job.settings.batch_size, job.settings.torch_dtype, job.settings.png_level
     own = (job.guess_mode, level, loaded, job.checks, job.quality)

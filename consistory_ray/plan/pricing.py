@@ -300,7 +300,7 @@ def _rendering(plan: Plan, done: Collection[str], rate: Rate) -> tuple[Spread, B
     total, pictures, bases = _NOTHING, 0, set[Basis]()
     kinds: tuple[tuple[str, Callable[[MethodSettings], float]], ...] = (
         ("anchors", anchor_calls),
-        ("scenes", scene_calls),
+        ("renders", scene_calls),
     )
     for subject in plan.subjects:
         settings = subject.settings

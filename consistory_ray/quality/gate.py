@@ -10,7 +10,9 @@ What is promised, whatever the order in which takes come, and however often a ru
 * with a threshold, what is asked for a picture depends on its own takes alone;
 * with a median, nothing is asked for before every first take of the subject has come or was given up, so that the order
   does not matter; a scene that is added to a job later may move the bar, and never a picture that is there;
-* the best take is the one with the highest score, the lower number of equals.
+* the best take is the one with the highest score, the lower number of equals;
+* where takes are made in any case (they are *due*), none is asked for before all of them have come;
+* pictures that people have settled are asked for no more, and never fall short; their scores still move a median.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 from typing import NamedTuple
 
 
@@ -52,6 +55,8 @@ class Verdict(Enum):
     PASSED = "passed"
     SHORT = "short"
     """None of its takes passes, and the budget is spent."""
+    SETTLED = "settled"
+    """People have decided about it."""
 
 
 class Gate:
@@ -61,11 +66,23 @@ class Gate:
         bar: what passes.
         subjects: ids of each subject's pictures.
         only: the pictures that further takes may be asked for; None is all.
+        due: the takes that are made in any case, from 2, by their picture.
+        settled: the pictures that people have decided about.
     """
 
-    def __init__(self, bar: Bar, subjects: Mapping[str, Sequence[str]], only: Collection[str] | None = None) -> None:
+    def __init__(
+        self,
+        bar: Bar,
+        subjects: Mapping[str, Sequence[str]],
+        only: Collection[str] | None = None,
+        *,
+        due: Mapping[str, Collection[int]] = MappingProxyType({}),
+        settled: Collection[str] = (),
+    ) -> None:
         self._bar = bar
         self._only = only
+        self._due = {picture: set(numbers) for picture, numbers in due.items()}
+        self._settled = frozenset(settled)
         self._subjects = subjects
         self._subject_of = {picture: subject for subject, pictures in subjects.items() for picture in pictures}
         self._takes: dict[str, dict[int, float | None]] = {picture: {} for picture in self._subject_of}
@@ -81,6 +98,10 @@ class Gate:
         self._takes[picture][take] = score
         if take == 1:
             self._missing[self._subject_of[picture]].discard(picture)
+
+    def coming(self, picture: str, take: int) -> None:
+        """A take was there before and will be looked at: it is due."""
+        self._due.setdefault(picture, set()).add(take)
 
     def refused(self, picture: str, take: int) -> None:
         """A take was rejected before, and is not to be made again."""
@@ -126,13 +147,15 @@ class Gate:
 
     def verdict(self, picture: str) -> Verdict:
         """Where a picture stands."""
+        if picture in self._settled:
+            return Verdict.SETTLED
         bar, best = self.bar_of(picture), self.best(picture)
         if bar is None or best is None:
             return Verdict.OPEN
         if best[1] >= bar:
             return Verdict.PASSED
         takes = self._takes[picture]
-        spent = self._next(picture) is None and None not in takes.values()
+        spent = self._next(picture) is None and None not in takes.values() and not self._is_due(picture)
         return Verdict.SHORT if spent else Verdict.OPEN
 
     def short(self) -> Iterator[str]:
@@ -160,13 +183,17 @@ class Gate:
         takes = self._takes[picture]
         if picture in self._asked or 1 not in takes or None in takes.values():
             return
-        if self._only is not None and picture not in self._only:
+        if self._is_due(picture) or (self._only is not None and picture not in self._only):
             return
         if self.verdict(picture) is Verdict.OPEN and self.bar_of(picture) is not None:
             number = self._next(picture)
             if number is not None:
                 self._asked[picture] = number
                 yield Wanted(picture, number)
+
+    def _is_due(self, picture: str) -> bool:
+        """Whether takes of it are still to come in any case."""
+        return any(number not in self._takes[picture] for number in self._due.get(picture, ()))
 
     def _next(self, picture: str) -> int | None:
         """The lowest number of a take that is not there; None once the budget is spent."""

@@ -142,6 +142,7 @@ class Observation:
         self._queued = 0
         self._leaving: set[str] = set()
         self._made = self._further = 0
+        self._scenes = plan.scene_count + plan.take_count
         self._stopping = False
         self._ended = False
 
@@ -167,7 +168,7 @@ class Observation:
         record.set(metrics.RUN_START, time.time())
         record.set(metrics.LAST_PROGRESS, time.time())
         record.set(metrics.ASSETS_PLANNED, plan.anchor_count, kind="anchor")
-        record.set(metrics.ASSETS_PLANNED, plan.scene_count, kind="scene")
+        record.set(metrics.ASSETS_PLANNED, self._scenes, kind="scene")
         record.set(metrics.ETA, math.nan)
         record.set(metrics.RUN_ACTIVE, 1)
         return self
@@ -263,9 +264,11 @@ class Observation:
         if isinstance(event, RunStarted):
             # after an outage it also finds what was counted when it was made
             record.set(metrics.ASSETS_SKIPPED, max(0, event.done - self._made))
+            self._scenes = max(self._scenes, event.planned - self._plan.anchor_count)  # takes that people asked for
+            record.set(metrics.ASSETS_PLANNED, self._scenes + self._further, kind="scene")
         elif isinstance(event, TakesWanted):
             self._further += len(event.takes)
-            record.set(metrics.ASSETS_PLANNED, self._plan.scene_count + self._further, kind="scene")
+            record.set(metrics.ASSETS_PLANNED, self._scenes + self._further, kind="scene")
         elif isinstance(event, Paused):
             for worker in list(self._places):
                 self._forget_worker(worker)

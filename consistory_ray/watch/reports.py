@@ -71,20 +71,24 @@ def print_drawn(console: Console, drawn: Sequence[DrawnPrompt]) -> None:
 
 def print_forecast(console: Console, plan: Forecast) -> None:
     """A plan as a table of subjects."""
-    table = _table("subject", ">anchors", ">scenes", ">done", ">to do", ">cache")
+    further = [">takes"] if plan.takes else []
+    table = _table("subject", ">anchors", ">scenes", *further, ">done", ">to do", ">cache")
     for item in plan.by_subject[:ROWS_SHOWN]:
-        counts = (item.anchors, item.scenes, item.done, item.todo)
+        counts = (item.anchors, item.scenes, *([item.takes] if further else []), item.done, item.todo)
         table.add_row(Text(item.subject_id), *map(str, counts), size(item.cache_bytes))
     _print_table(console, table, len(plan.by_subject))
     counted = [plural(plan.subjects, "subject"), plural(plan.anchors, "anchor"), plural(plan.scenes, "scene")]
+    counted += [plural(plan.takes, "further take")] if plan.takes else []
     line(console, f"{plan.name} with {plan.model}: {', '.join(counted)}; {plan.done} done, {plan.todo} to do")
     if plan.loading:
         line(console, redacted(f"loaded with the model: {plan.loading}"))
     line(console, f"sampled with {' or '.join(plan.sampling)}")
     if plan.most_takes > 1:
-        pictures = plan.anchors + plan.scenes
-        most = plan.anchors + plan.scenes * plan.most_takes
+        pictures = plan.anchors + plan.scenes + plan.takes
+        most = max(pictures, plan.anchors + plan.scenes * plan.most_takes)
         line(console, f"gate: {pictures} to {most} pictures, up to {plan.most_takes} takes of each scene")
+    if plan.rerolls:
+        line(console, f"asked for in a review: {plural(plan.rerolls, 're-roll')}, {plan.rerolls_todo} to do")
     if plan.todo:
         basis = "as long as the pictures there took" if plan.measured else "a rough figure"
         workers = plural(plan.workers, "worker")
@@ -160,8 +164,16 @@ def print_status(console: Console, status: Status) -> None:
         line(console, f"  {'took' if status.outcome else 'forecast:'} {text}")
     if status.max_cost_reached:
         line(console, f"  {_MAX_COST}", "yellow")
-    if status.takes or status.short:
-        line(console, f"  {_takes(status.takes, len(status.short))}", "yellow" if status.short else "")
+    if status.gated and (status.takes or status.short):
+        line(console, f"  {_gate(status.takes, len(status.short))}", "yellow" if status.short else "")
+    elif status.takes:
+        line(console, f"  {plural(status.takes, 'further take')} of scenes")
+    if status.decisions:
+        counts = ", ".join(f"{count} {kind}" for kind, count in status.decisions.items())
+        left = f"; {plural(status.rerolls_todo, 're-roll')} to do: render makes them" if status.rerolls_todo else ""
+        line(console, f"  decided: {counts}{left}")
+    for text in status.decisions_unread:
+        line(console, f"  decisions that cannot be used: {text}", "yellow")
     told = ((item["path"], f"{item['path']} (attempt {item['attempt']})", item["error"]) for item in status.failures)
     _print_failures(console, grouped((path, error, f"{what}: {error}") for path, what, error in told), status.failed)
     line(console, f"output: {status.output}")
@@ -191,9 +203,13 @@ def print_summary(console: Console, summary: RunSummary) -> None:
         console.print(table)
     failures = ((failure.path, failure.error, f"{failure.path}: {failure.error}") for failure in summary.failures)
     _print_failures(console, grouped(failures), summary.failed)
-    if summary.takes or summary.short or summary.scored:
+    if summary.gated and (summary.takes or summary.short or summary.scored):
         looked = f"; {plural(summary.scored, 'picture')} that were there were looked at" if summary.scored else ""
-        line(console, _takes(summary.takes, summary.short) + looked)
+        line(console, _gate(summary.takes, summary.short) + looked)
+    elif summary.takes > summary.rerolls:
+        line(console, f"{plural(summary.takes, 'further take')} of scenes, to choose from")
+    if summary.rerolls:
+        line(console, f"{plural(summary.rerolls, 're-roll')} made, as a review asked for")
     for one in summary.shortfalls[:FAILURES_SHOWN]:
         line(console, f"  {one}", "yellow")
     if (rest_short := summary.short - FAILURES_SHOWN) > 0:
@@ -205,7 +221,7 @@ def print_summary(console: Console, summary: RunSummary) -> None:
             line(console, f"{name + ':':10}{summary.url}/{place}")
 
 
-def _takes(further: int, short: int) -> str:
+def _gate(further: int, short: int) -> str:
     """What the job's gate did."""
     lack = f"{plural(short, 'scene')} {'has' if short == 1 else 'have'} no take that passes"
     return f"gate: {plural(further, 'further take')}, {lack if short else 'every scene has a take that passes'}"

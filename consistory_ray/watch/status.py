@@ -18,6 +18,7 @@ from consistory_ray.watch.tally import RATE_WINDOW_SECONDS
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from consistory_ray.output.decisions import Decision
     from consistory_ray.output.run_record import RunRecord
     from consistory_ray.output.storage import OutputStore
     from consistory_ray.plan.plan import Plan
@@ -72,7 +73,11 @@ class Status:
         forecast, outcome, currency: of the last run, see :class:`~consistory_ray.engine.events.RunSummary`; while it is
             running there is no outcome.
         max_cost_reached: whether it was stopped by its ``max_cost``.
-        takes: how many further takes there are of a gated job's scenes.
+        takes: how many further takes there are of the scenes.
+        gated: whether the job has a gate.
+        decisions: how many pictures people have picked, rejected, asked a re-roll of or noted something about, by what.
+        rerolls, rerolls_todo: takes that they have asked for, and those of them that are not made yet.
+        decisions_unread: parts of the decisions that cannot be used, and why; they are passed over.
         short: asset id, path, score, bar and number of takes of each scene of which no take passes the gate.
     """
 
@@ -98,6 +103,11 @@ class Status:
     currency: str = ""
     max_cost_reached: bool = False
     takes: int = 0
+    gated: bool = False
+    decisions: dict[str, int] = field(default_factory=dict)
+    rerolls: int = 0
+    rerolls_todo: int = 0
+    decisions_unread: tuple[str, ...] = ()
     short: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -142,14 +152,16 @@ class StatusReader:
     """Compares an output with a plan, again and again.
 
     Args:
-        plan: what was to be rendered.
+        plan: what was to be rendered, and what people have asked for.
         store: the output.
+        decided: what :class:`Status` says of decisions.
     """
 
-    def __init__(self, plan: Plan, store: OutputStore) -> None:
+    def __init__(self, plan: Plan, store: OutputStore, decided: Mapping[str, Any] | None = None) -> None:
         import pyarrow as pa
 
         self._plan = plan
+        self._decided = dict(decided or {})
         self._store = store
         self._index = IndexFollower(store)
         assets = list(plan.assets())
@@ -175,27 +187,29 @@ class StatusReader:
         rows = self._of_plan(everything)
         done, failed = self._done(rows), rows.filter(is_not_kept(rows))
         done_by, failed_by = (_counts(table["planned_subject"]) for table in (done, failed))
+        gone = self._gone(done)
+        planned = len(self._ids) - gone.total()
         failures = [
             {"path": row["planned_path"], "attempt": row["attempt"], "fault": row["fault"], "error": row["error"]}
             for row in failed.select(["planned_path", "attempt", "fault", "error"]).to_pylist()
         ]
         running = record is not None and record.state == "running"
         rate = _rate(done, record, now or datetime.now(timezone.utc)) if record is not None and running else None
-        left = len(self._ids) - len(done) - len(failed)
+        left = planned - len(done) - len(failed)
         newest = pc.max(done["created_at"]).as_py() if running else None
         return Status(
             name=self._plan.name,
             output=self._store.url,
             state=record.state if record else "new",
             updated_at=record.updated_at if record else None,
-            planned=len(self._ids),
+            planned=planned,
             done=len(done),
             failed=len(failed),
-            todo=len(self._ids) - len(done),
+            todo=planned - len(done),
             subjects=tuple(
                 SubjectStatus(
                     subject.subject_id,
-                    len(subject.anchors) + len(subject.scenes),
+                    len(subject.anchors) + len(subject.renders) - gone[subject.subject_id],
                     done_by[subject.subject_id],
                     failed_by[subject.subject_id],
                 )
@@ -208,18 +222,16 @@ class StatusReader:
             newest_at=newest.isoformat(timespec="seconds") if newest else None,
             error=record.error if record is not None else None,
             **(_money_of(record) if record is not None else {}),
-            **self._gated(everything),
+            **self._taken(everything, done),
+            **self._decided,
             **(_heard_of(self._store, bool(record and record.error)) if running else {}),
         )
 
     def _of_plan(self, rows: pa.Table) -> pa.Table:
-        """Rows of the plan's pictures, of each its best take, with where the plan has its first."""
+        """Rows of the plan's pictures, with where the plan has them; none of takes that a gate has asked for."""
         import pyarrow.compute as pc
 
-        from consistory_ray.output.index.takes import chosen_rows, picture_ids
-
-        rows = chosen_rows(rows)
-        place = pc.index_in(picture_ids(rows), value_set=self._ids)
+        place = pc.index_in(rows["asset_id"], value_set=self._ids)
         known = pc.is_valid(place)
         rows, place = rows.filter(known), place.filter(known)
         rows = rows.append_column("planned_path", self._paths.take(place.combine_chunks()))
@@ -228,22 +240,31 @@ class StatusReader:
     def _done(self, rows: pa.Table) -> pa.Table:
         import pyarrow.compute as pc
 
-        in_place = pc.or_(pc.is_valid(rows["take_of"]), pc.equal(rows["path"], rows["planned_path"]))
+        in_place = pc.equal(rows["path"], rows["planned_path"])
         return rows.filter(pc.and_(_equal(rows, "status", "ok"), in_place))
 
-    def _gated(self, rows: pa.Table) -> dict[str, Any]:
-        """What the plan's gate makes of the index; nothing without one."""
+    def _gone(self, done: pa.Table) -> Counter[str]:
+        """How many pictures of each subject people have rejected and are not there any more: nobody misses them."""
+        rejected = self._plan.decided.rejected
+        gone = rejected.difference(done["asset_id"].to_pylist()) if rejected else frozenset()
+        takes = ((take, subject.subject_id) for subject in self._plan.subjects for take in subject.renders)
+        return Counter(subject_id for take, subject_id in takes if take.asset_id in gone) if gone else Counter()
+
+    def _taken(self, rows: pa.Table, done: pa.Table) -> dict[str, Any]:
+        """How many further takes there are and are still wanted, and what the plan's gate makes of them."""
         import pyarrow.compute as pc
 
         from consistory_ray.output.standing import gate_of, shortfalls, take_in
 
-        gate = gate_of(self._plan)
-        if gate is None:
-            return {}
-        take_in(gate, self._plan, rows)
+        decided = self._plan.decided
+        asked = decided.rerolls.difference(done["asset_id"].to_pylist()) if decided.rerolls else frozenset()
         further = pc.and_(_equal(rows, "status", "ok"), pc.is_in(rows["take_of"], value_set=self._ids))
-        short = tuple(asdict(one) for one in shortfalls(gate, self._plan))
-        return {"takes": pc.sum(further).as_py() or 0, "short": short}
+        told = {"takes": pc.sum(further).as_py() or 0, "rerolls": len(decided.rerolls)}
+        told["rerolls_todo"] = len(asked - decided.rejected)
+        if (gate := gate_of(self._plan)) is None:
+            return told
+        take_in(gate, self._plan, rows)
+        return {**told, "gated": True, "short": tuple(asdict(one) for one in shortfalls(gate, self._plan))}
 
 
 def read_status(plan: Plan, store: OutputStore) -> Status:
@@ -264,10 +285,15 @@ class StatusFollower:
     """
 
     def __init__(self, store: OutputStore, plan: Plan | None = None) -> None:
+        from consistory_ray.output.decisions import DecisionReader
+
         self._store = store
         self._job: Mapping[str, Any] | None = None
-        self._reader = StatusReader(plan, store) if plan is not None else None
+        self._reader: StatusReader | None = None
+        self._plan = plan
         self._given = plan is not None
+        self._decisions = DecisionReader(store)
+        self._decided: list[Decision] = []
 
     def read(self) -> Status:
         """The output as it is.
@@ -276,14 +302,21 @@ class StatusFollower:
             InputError: no run record names a job.
             StorageError: the output cannot be read.
         """
+        from consistory_ray.output.asked import asked_plan, decision_counts
         from consistory_ray.output.run_record import read_run_record
 
         record = read_run_record(self._store)
         if record is not None and not self._given and any(_is_unread(subject) for subject in _subjects(record)):
             record = None  # no run has written it: reading it would fetch what it names
-        if self._reader is None or not (self._given or record is None or record.job == self._job):
-            plan = plan_of_record(record, self._store)
-            self._reader, self._job = StatusReader(plan, self._store), record.job if record else None
+        decisions, unread = self._decisions.read()
+        if self._plan is None or not (self._given or record is None or record.job == self._job):
+            self._plan, self._job = plan_of_record(record, self._store), record.job if record else None
+            self._reader = None
+        if self._reader is None or decisions != self._decided:
+            plan, counts = asked_plan(self._plan, decisions), decision_counts(self._plan, decisions)
+            told = tuple(f"{path} ({reason})" for path, reason in unread.items())
+            self._reader = StatusReader(plan, self._store, {"decisions": counts, "decisions_unread": told})
+            self._decided = decisions
         return self._reader.read(record)
 
 

@@ -93,6 +93,7 @@ def test_examples_are_jobs_and_keep_to_the_schema(
         ("json", 2, 1),
         ("yaml", 2, 2),  # of given pictures
         ("yaml", 4, 7),  # of poses and hints
+        ("yaml", 2, 6),  # of a matrix
         ("yaml", 2, 1),  # with a gate
         ("yaml", 2, 1),  # of LoRAs and an embedding
         ("yaml", 2, 24),  # drawn

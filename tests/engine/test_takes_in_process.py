@@ -19,6 +19,8 @@ from consistory_ray.engine.takes import TakeKeeper
 from consistory_ray.engine.workers.worker import RenderWorker
 from consistory_ray.engine.workload import Workload, missing_pictures, subject_works
 from consistory_ray.jobs.job import parse_job
+from consistory_ray.output.asked import asked_plan
+from consistory_ray.output.decisions import Decision, read_decisions, write_decisions
 from consistory_ray.output.index.index import read_index
 from consistory_ray.output.index.takes import chosen_rows
 from consistory_ray.output.index.writer import IndexWriter
@@ -26,7 +28,7 @@ from consistory_ray.output.resume import resume
 from consistory_ray.output.standing import gate_of, take_in
 from consistory_ray.output.storage import open_output
 from consistory_ray.plan.plan import Asset, Plan, make_plan
-from consistory_ray.plan.takes import take_of
+from consistory_ray.plan.takes import take_of, without
 from consistory_ray.quality.gate import Verdict
 from consistory_ray.testing import FakeMetric, FakeRenderer
 
@@ -41,15 +43,15 @@ GATES: dict[str, dict[str, Any]] = {
 }
 
 
-def plan_of(gate: str) -> Plan:
-    """Two subjects of four scenes under a gate."""
+def plan_of(gate: str, takes: int = 1) -> Plan:
+    """Two subjects of four scenes under a gate, so many takes of which are made in any case."""
     subjects = [
         {"id": f"cat-{n}", "concept": "cat", "subject": "a cat", "anchors": [f"at home {n}"], "scenes": scenes}
         for n, scenes in enumerate([[f"at place {number}" for number in range(SCENES)]] * 2)
     ]
     quality = {"metric": "consistory_ray.testing:FakeMetric", "measure": "alignment", **GATES[gate]}
     more = {} if gate == "none" else {"quality": quality}
-    return make_plan(parse_job({"name": "gated", "model": "fake", "subjects": subjects, **more}))
+    return make_plan(parse_job({"name": "gated", "model": "fake", "takes": takes, "subjects": subjects, **more}))
 
 
 def score(asset: Asset) -> float:
@@ -66,7 +68,8 @@ class Session:
 
     def __init__(self, plan: Plan, folder: Path, faults: dict[str, Any]) -> None:
         self.store = open_output(str(folder))
-        self.plan, self.takes = plan, TakeKeeper(plan)
+        plan = self.plan = asked_plan(plan, read_decisions(self.store)[0])
+        self.takes = TakeKeeper(plan)
         spec = RendererSpec("fake", "cpu", "auto", 1)
         self.worker = RenderWorker(FakeRenderer.factory(faults=faults), spec, self.store, quality=plan.quality)
         self.rendered: list[str] = []
@@ -81,6 +84,7 @@ class Session:
         plan, takes = self.plan, self.takes
         paths = {asset.asset_id: asset.path for asset in plan.assets()} | takes.possible()
         found = resume(self.store, paths)
+        self.plan = plan = without(plan, plan.decided.rejected - found.done)
         takes.begin(self.store, found.done, only_failed=only_failed)
         self.work = Workload.of(plan, found.done, found.failed, only_failed=only_failed, keep="none", takes=takes)
         self.assets = {asset.asset_id: asset for asset in (*plan.assets(), *takes.to_make())}
@@ -158,19 +162,27 @@ def check(plan: Plan, folder: Path) -> None:
     failed = [row for row in rows.values() if row["status"] != "ok"]
     assert all(row["take_of"] for row in failed), "but for takes that nobody wants any more, as after a lower bar"
     chosen = {row["take_of"] or row["asset_id"]: row["asset_id"] for row in pictures}
-    assert set(chosen) == {asset.asset_id for asset in plan.assets()}
-    gate = gate_of(plan)
-    assert gate is not None and not take_in(gate, plan, table), "a picture without a score"
+    decided = asked_plan(plan, read_decisions(str(folder))[0])
+    gone = decided.decided.rejected - rows.keys()
+    assert set(chosen) | gone == {asset.asset_id for asset in plan.assets() if not asset.take_of} | gone
+    assert {asset.asset_id for asset in decided.assets()} - gone <= rows.keys(), "what was asked for is there"
+    gate = gate_of(decided)
+    assert gate is not None and not take_in(gate, decided, table), "a picture without a score"
     for scene in (scene for subject in plan.subjects for scene in subject.scenes):
-        count = sum(row["take_of"] == scene.asset_id for row in rows.values()) + 1
-        takes = [take_of(scene, number) for number in range(1, count + 1)]
+        numbers = sorted(row["take"] for row in rows.values() if (row["take_of"] or row["asset_id"]) == scene.asset_id)
+        takes = [take_of(scene, number) for number in numbers]
         takes = [take for take in takes if rows[take.asset_id]["status"] == "ok"]
+        if not takes:
+            assert scene.asset_id in gone
+            continue
         assert [rows[take.asset_id]["score"] for take in takes] == [score(take) for take in takes]
         best = max(takes, key=lambda take: (score(take), -take.take))
         assert chosen[scene.asset_id] == best.asset_id and gate.best(scene.asset_id) == (best.take, score(best))
         assert gate.verdict(scene.asset_id) is not Verdict.OPEN
     gallery = {path.relative_to(folder).as_posix() for path in folder.rglob("images/**/*.png")}
-    assert gallery == {row["path"] for row in rows.values() if row["kind"] == "scene" and row["status"] == "ok"}
+    indexed = {row["path"] for row in rows.values() if row["kind"] == "scene" and row["status"] == "ok"}
+    assert indexed <= gallery
+    assert all("/takes/" in path for path in gallery - indexed), "of a run that died, and that no later one asks for"
 
 
 def files(folder: Path) -> dict[Path, int]:
@@ -178,7 +190,22 @@ def files(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("images/**/*.png")}
 
 
-@settings(max_examples=8)
+def decide(data: st.DataObject, folder: Path) -> None:
+    """Somebody rejects a take, and maybe deletes it, or asks for one more."""
+    scenes = [scene for subject in plan_of("none").subjects for scene in subject.scenes]
+    store, scene = open_output(str(folder)), data.draw(st.sampled_from(scenes))
+    names, what = (scene.subject_id, scene.scene_id), data.draw(st.sampled_from(["", "reject", "reroll"]))
+    if what == "reject":
+        take = take_of(scene, data.draw(st.integers(1, 2)))
+        write_decisions(store, [Decision(scene.asset_id, take.asset_id, *names, "reject", "mia")])
+        if data.draw(st.booleans()):
+            (folder / take.path).unlink(missing_ok=True)
+    elif what == "reroll":
+        number = data.draw(st.integers(2, 6))
+        write_decisions(store, [Decision(scene.asset_id, scene.asset_id, *names, "reroll", "mia", take=number)])
+
+
+@settings(max_examples=12)
 @given(st.data())
 def test_whatever_dies_and_is_edited_each_take_is_made_once(data: st.DataObject) -> None:
     """Runs die after some calls, with rows committed or lost; the gate is edited; some takes fail and are retried."""
@@ -187,11 +214,14 @@ def test_whatever_dies_and_is_edited_each_take_is_made_once(data: st.DataObject)
         for gate in data.draw(st.lists(st.sampled_from(sorted(GATES)), max_size=3)):
             bad = data.draw(st.sampled_from(["", "cat-0/at-place-1", "cat-1/at-place-2.2"]))
             retries = data.draw(st.booleans()) and (folder / "index").exists()
+            decide(data, folder)
             before = files(folder)
-            session = Session(plan_of(gate), folder, {bad: "bad"} if bad else {})
+            takes = data.draw(st.integers(1, 2))
+            session = Session(plan_of(gate, takes), folder, {bad: "bad"} if bad else {})
             session.run(data.draw(st.integers(0, 9)), data.draw(st.booleans()), retries, lambda count: 0)
             assert before.items() <= files(folder).items(), "a take that was there was made again"
-        plan = plan_of(data.draw(st.sampled_from(["low", "high", "more", "less", "median"])))
+        takes = data.draw(st.integers(1, 2))
+        plan = plan_of(data.draw(st.sampled_from(["low", "high", "more", "less", "median"])), takes)
         pick, before = data.draw(st.integers(0, 3)), files(folder)
         assert Session(plan, folder, {}).run(1000, True, only_failed=False, order=lambda count: pick % count)
         assert before.items() <= files(folder).items(), "a take that was there was made again"

@@ -169,7 +169,7 @@ def test_configurations_are_for_single_files() -> None:
 def test_a_key_far_from_all_known_ones_lists_them() -> None:
     known = (
         "name, model, config, variant, revision, vae, loras, embeddings, settings, controlnets, guess_mode, "
-        "checks, quality, on_missing_concept, dynamic_prompts, wildcards, subjects"
+        "checks, quality, takes, on_missing_concept, dynamic_prompts, wildcards, subjects"
     )
     assert problems(job(zzz=1))["zzz"] == f"remove this key, known are {known}"
 

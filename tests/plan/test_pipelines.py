@@ -23,6 +23,7 @@ COUNTS = {  # subjects, anchors, scenes
     "few_steps.yaml": (2, 4, 6),
     "gated.yaml": (2, 4, 8),
     "schedulers.yaml": (2, 4, 7),
+    "matrix.yaml": (1, 2, 11),
     "dynamic.yaml": (1, 2, 16),
     "weighted_prompts.yaml": (2, 4, 6),
     "sdxl_gpus.yaml": (3, 6, 19),
@@ -35,7 +36,7 @@ def test_a_pipeline_is_planned(name: str) -> None:
     job = load_job(str(FOLDER / name))
     plan = make_plan(job)
     assert (len(plan.subjects), plan.anchor_count, plan.scene_count) == COUNTS[name]
-    assert len({asset.path for asset in plan.assets()}) == plan.anchor_count + plan.scene_count
+    assert len({asset.path for asset in plan.assets()}) == plan.anchor_count + plan.scene_count + plan.take_count
     if plan.model == BUNDLED_MODEL:
         for subject in plan.subjects:
             said = (plain_text(asset.prompt, subject.settings.prompt_syntax) for asset in subject.assets())
@@ -47,7 +48,16 @@ def test_every_pipeline_is_counted_here_and_told_in_the_readme() -> None:
     assert files == set(COUNTS)
     readme = (FOLDER / "README.md").read_text()
     for name, (_, _, scenes) in COUNTS.items():
-        assert any(f"`{name}`" in line and line.endswith(f"| {scenes} |") for line in readme.splitlines())
+        pictures = scenes * load_job(str(FOLDER / name)).takes
+        assert any(f"`{name}`" in line and line.endswith(f"| {pictures} |") for line in readme.splitlines())
+
+
+def test_the_matrix_is_written_out_by_the_ids_of_its_values() -> None:
+    (subject,) = make_plan(load_job(str(FOLDER / "matrix.yaml"))).subjects
+    names = [f"{wears}-{place}" for wears in ("plain", "hat", "scarf") for place in ("snow", "space", "meadow")]
+    assert [scene.scene_id for scene in subject.scenes] == ["in-the-kitchen", *names, "glasses-snow"]
+    assert subject.scenes[4].prompt == "a drawing of a cat with a hat in the snow"
+    assert [take.take for take in subject.takes] == [2] * 11
 
 
 def test_the_quickstart_has_three_subjects_of_eight_scenes() -> None:

@@ -50,6 +50,35 @@ def test_a_take_that_was_given_up_holds_its_picture_and_not_the_others() -> None
     assert list(gate.short()) == []
 
 
+def test_takes_that_are_made_anyway_are_waited_for() -> None:
+    gate = Gate(Bar(threshold=0.5, max_takes=4), {"cat": ("a", "b")}, due={"a": [2], "b": [2, 7]})
+    assert gate.came("a", 1, 0.1) == [] and gate.verdict("a") is Verdict.OPEN
+    assert gate.came("a", 2, 0.2) == [Wanted("a", 3)]
+    assert gate.came("b", 7, 0.1) == gate.came("b", 2, 0.6) == gate.came("b", 1, 0.2) == []
+    assert gate.verdict("b") is Verdict.PASSED and gate.best("b") == (2, 0.6)
+    nearly = Gate(Bar(threshold=0.5, max_takes=1), {"cat": ("a",)}, due={"a": [2]})
+    nearly.came("a", 1, 0.1)
+    assert list(nearly.short()) == [], "not before all of them have come"
+    nearly.came("a", 2, 0.1)
+    assert list(nearly.short()) == ["a"]
+
+
+def test_takes_that_will_be_looked_at_again_are_waited_for() -> None:
+    gate = Gate(Bar(threshold=0.5, max_takes=3), {"cat": ("a",)})
+    gate.coming("a", 1)
+    gate.coming("a", 2)
+    assert gate.begin() == [] and gate.came("a", 1, 0.1) == [], "the second one is there"
+    assert gate.came("a", 2, 0.1) == [Wanted("a", 3)]
+
+
+def test_what_people_have_settled_is_asked_for_no_more_and_still_counts_for_others() -> None:
+    gate = Gate(Bar(within=0.0, max_takes=3), {"cat": ("a", "b", "c")}, settled={"a"})
+    gate.came("a", 1, 0.1)
+    gate.came("b", 1, 0.2)
+    assert gate.came("c", 1, 0.3) == [] and gate.bar_of("b") == pytest.approx(0.2)
+    assert gate.verdict("a") is Verdict.SETTLED and list(gate.short()) == []
+
+
 def test_edits_go_on_from_the_takes_that_are_there() -> None:
     def rerun(bar: Bar) -> list[Wanted]:
         gate = Gate(bar, {"cat": ("a",)})

@@ -193,4 +193,4 @@ class CacheKeeper:
 
 def bare(subject: SubjectPlan) -> SubjectPlan:
     """A subject without its scenes, of which there may be very many."""
-    return dataclasses.replace(subject, scenes=())
+    return dataclasses.replace(subject, scenes=(), takes=())

@@ -24,8 +24,8 @@ from consistory_ray.engine.scoring.work import Evaluation, ScoreWork
 from consistory_ray.engine.stopping import StopRequest, stop_on_signals
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.guards.named_code import is_named_code
+from consistory_ray.output.asked import pictures_of
 from consistory_ray.output.index.index import read_index
-from consistory_ray.output.index.takes import chosen_rows
 from consistory_ray.output.lease.lease import Lease
 from consistory_ray.output.lease.record import LEASE_FOLDER
 from consistory_ray.output.storage import OutputStore, open_output
@@ -106,7 +106,7 @@ def scorable(store: OutputStore) -> pa.Table:
     Raises:
         InputError: there are none.
     """
-    table = chosen_rows(with_backoff(lambda: read_index(store)))
+    table = with_backoff(lambda: pictures_of(read_index(store), store))
     table = table.filter(pc.equal(table["status"], "ok"))
     if not len(table):
         fix = "give the folder or URL that a render wrote to"

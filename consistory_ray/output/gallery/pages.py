@@ -73,11 +73,13 @@ class Card:
     profile: str | None = None
     score: float | None = None
     rejected: bool = False
+    take: int = 1
 
     @property
     def words(self) -> str:
         """What the filter box looks through."""
-        return f"{self.subject} {self.scene} {self.prompt} {'failed' if self.error else ''}".lower()
+        take = f"take {self.take}" if self.take > 1 else ""
+        return f"{self.subject} {self.scene} {take} {self.prompt} {'failed' if self.error else ''}".lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +215,7 @@ class _Previews:
     def row(self, listing: Listing, subject: int, choice: Choice) -> SubjectRow:
         """A subject as a page shows it."""
         cards = tuple(self._card(row) for row in listing.rows(choice.shown))
-        links = tuple((row["scene"], f"../{quote(row['path'])}") for row in listing.rows(choice.linked))
+        links = tuple((_name(row), f"../{quote(row['path'])}") for row in listing.rows(choice.linked))
         return SubjectRow(listing.subjects[subject], cards, links, choice.more, choice.more_failures)
 
     def _due(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -253,8 +255,15 @@ class _Previews:
         )
         own = {key: row[key] for key in facts}
         own["score"] = None if error is not None else self.scores.get(row["asset_id"])
+        own["take"] = row["take"] or 1
         own["rejected"] = row["status"] == "rejected"
         return Card(**own, picture=picture, thumbnail=thumbnail, error=error, mask=shown, hints=hints)
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    """What a picture is called where it is only linked."""
+    take = row["take"] or 1
+    return f"{row['scene']} (take {take})" if take > 1 else str(row["scene"])
 
 
 def identity_scores(store: OutputStore, rows: pa.Table) -> tuple[str, dict[str, float]]:

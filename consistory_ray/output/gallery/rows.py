@@ -6,7 +6,7 @@ Rows stay in Arrow's columns, sorted and grouped by subject; Python objects are 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -109,16 +109,13 @@ def read_listing(store: OutputStore, assets: Iterable[Asset] | None) -> Listing:
     Raises:
         StorageError: the storage failed, or the index cannot be read.
     """
-    table = chosen_rows(latest_rows(read_parts(store, _COLUMNS)[0]))
+    everything = latest_rows(read_parts(store, _COLUMNS)[0])
+    table = chosen_rows(everything)
     pending = 0
     if assets is None:
         table = table.take(pa.array(_by_name(table), pa.int64()))
     else:
-        wanted = pa.array((asset.asset_id for asset in assets), pa.string())
-        place = pc.index_in(picture_ids(table), value_set=wanted)
-        there = pc.is_valid(place)
-        table = table.filter(there).take(pc.sort_indices(place.filter(there)))
-        pending = len(wanted) - len(table)
+        table, pending = _of_plan(table, everything, list(assets))
     names = table["subject"].combine_chunks().dictionary_encode()
     codes = names.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     order = np.argsort(codes, kind="stable")
@@ -129,6 +126,25 @@ def read_listing(store: OutputStore, assets: Iterable[Asset] | None) -> Listing:
     failures = np.bincount(codes[~ok], minlength=count).astype(np.int64)
     starts = np.concatenate([[0], np.cumsum(pictures + failures)]).astype(np.int64)
     return Listing(table, tuple(names.dictionary.to_pylist()), starts, pictures, failures, pending)
+
+
+def _of_plan(chosen: pa.Table, everything: pa.Table, assets: Sequence[Asset]) -> tuple[pa.Table, int]:
+    """The rows of planned pictures in the plan's order, takes of a scene side by side; and how many have no row yet.
+
+    Of scenes of which several takes are made in any case all of those are shown, of others their pictures.
+    """
+    wanted = pa.array((asset.asset_id for asset in assets), pa.string())
+    if takes := {one for asset in assets if asset.take_of for one in (asset.asset_id, asset.take_of)}:
+        ids = pa.array(sorted(takes), pa.string())
+        others = chosen.filter(pc.invert(pc.is_in(chosen["asset_id"], value_set=ids)))
+        chosen = pa.concat_tables([others, everything.filter(pc.is_in(everything["asset_id"], value_set=ids))])
+    place = pc.index_in(picture_ids(chosen), value_set=wanted)
+    there = pc.is_valid(place)
+    table, place = chosen.filter(there), place.filter(there)
+    own = pc.coalesce(pc.index_in(table["asset_id"], value_set=wanted), place)
+    keys = pa.table({"place": place, "take": pc.fill_null(table["take"], 1)})
+    order = pc.sort_indices(keys, sort_keys=[("place", "ascending"), ("take", "ascending")])
+    return table.take(order), len(wanted) - len(pc.unique(own))
 
 
 def share_of(listing: Listing, thumbnails: Collection[str], limit: int | None) -> Share:
