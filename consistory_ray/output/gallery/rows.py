@@ -112,7 +112,7 @@ def read_listing(store: OutputStore, assets: Iterable[Asset] | None) -> Listing:
     table = chosen_rows(latest_rows(read_parts(store, _COLUMNS)[0]))
     pending = 0
     if assets is None:
-        table = table.take(pa.array(_by_name(table), pa.int64()))
+        table = table.take(pa.array(by_name(table), pa.int64()))
     else:
         wanted = pa.array((asset.asset_id for asset in assets), pa.string())
         place = pc.index_in(picture_ids(table), value_set=wanted)
@@ -190,7 +190,7 @@ def _names(table: pa.Table) -> pa.ChunkedArray:
     return pc.utf8_slice_codeunits(table["sha256"], 0, NAME_DIGITS)
 
 
-def _by_name(table: pa.Table) -> list[int]:
+def by_name(table: pa.Table) -> list[int]:
     """Places of the rows sorted by subject, kind and scene, in the order in which people count."""
     places: dict[str, list[int]] = {}
     for place, subject in enumerate(table["subject"].to_pylist()):
