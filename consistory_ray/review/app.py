@@ -237,7 +237,8 @@ def make_app(
 
 async def _unfit(request: Request, error: Exception) -> Response:
     assert isinstance(error, InputError)
-    problems = [{"path": one.path, "value": one.value, "fix": one.fix} for one in error.problems]
+    told = ({"path": one.path, "value": one.value, "fix": one.fix} for one in error.problems)
+    problems = [{key: text.encode("utf-8", "backslashreplace").decode() for key, text in one.items()} for one in told]
     return JSONResponse({"error": error.message, "problems": problems}, 400)
 
 

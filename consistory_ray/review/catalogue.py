@@ -1,4 +1,4 @@
-"""The pictures of an index, scene by scene: columns in Arrow and numpy, Python objects for what is on the page alone."""
+"""The pictures of an index, scene by scene: columns of Arrow and numpy, and Python objects for what is shown alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decisions on their way: ours to storage, several at a time, and those of others from there; pictures that come, too."""
+"""Decisions on their way to storage, several at a time, and those of others from there; and pictures that come."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Small pictures for the grid: the gallery's thumbnails, made where they are missing, once for everybody.
 
-They are written where the gallery keeps them, named by the picture's content: whoever reviews next, on whatever machine,
-and the gallery itself find them there. Decisions are written to the same output anyway. Where it cannot be written to,
-they are made for this process alone.
+They are written where the gallery keeps them, named by the picture's content: whoever reviews next, on whatever
+machine, and the gallery itself find them there. Decisions are written to the same output anyway. Where it cannot be
+written to, they are made for this process alone.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import socket
 import sys
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,5 @@ def serve(app: Starlette, sock: socket.socket, address: str, *, browse: bool, re
     ready()
     if browse:
         webbrowser.open(address)
-    try:
+    with suppress(KeyboardInterrupt):  # uvicorn raises it once more when it is done
         uvicorn.Server(config).run(sockets=[sock])
-    except KeyboardInterrupt:
-        pass  # uvicorn raises it once more when it is done

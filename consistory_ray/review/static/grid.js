@@ -113,12 +113,14 @@ export class Grid {
     cell.box.classList.toggle("coming", !item);
     if (!item) {
       cell.box.dataset.state = "";
+      cell.box.setAttribute("aria-label", "coming");
       cell.badges.replaceChildren();
       cell.scene.textContent = cell.subject.textContent = cell.score.textContent = cell.reason.textContent = "";
       return;
     }
     cell.box.dataset.state = item.gone ? "gone" : item.state;
     cell.box.classList.toggle("marked", this.marked.has(item.id));
+    cell.box.classList.toggle("refused", Boolean(item.rejected));
     cell.box.classList.toggle("unsaved", this.isUnsaved(item.id));
     cell.scene.textContent = item.gone ? "no longer there" : item.scene;
     cell.subject.textContent = item.subject ?? "";
@@ -172,7 +174,7 @@ function badges(item, marked) {
   if (item.gone) return found;
   if (item.state !== "undecided" && item.state !== "reroll") found.push(h("span", { class: `badge ${item.state}` }, WORDS[item.state]));
   if (item.asked.length) found.push(h("span", { class: "badge reroll" }, `↻ take ${item.asked.join(", ")} asked`));
-  if (item.takes > 1) found.push(h("span", { class: "badge" }, item.rejected_takes ? `${item.takes - Math.min(item.rejected_takes, item.takes)} of ${item.takes} takes` : `${item.takes} takes`));
+  if (item.takes > 1) found.push(h("span", { class: "badge" }, item.rejected_takes ? `${Math.max(0, item.takes - item.rejected_takes)} of ${item.takes} takes left` : `${item.takes} takes`));
   if (item.notes.length) found.push(h("span", { class: "badge note", title: item.notes.at(-1).note }, "✎ note"));
   if (marked) found.push(h("span", { class: "badge marked" }, "◆ marked"));
   return found;

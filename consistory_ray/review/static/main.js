@@ -69,7 +69,12 @@ function put(items) {
   strip();
 }
 
+let loading = 0;
 function show(counts) {
+  if (JSON.stringify(counts) !== JSON.stringify(filters.counts)) { // subjects say how many are undecided, too
+    clearTimeout(loading);
+    loading = setTimeout(() => filters.load().catch(() => {}), 800);
+  }
   filters.show(counts);
   const decided = counts.picked + counts.rejected + counts.reroll;
   for (const name of ["picked", "reroll", "rejected", "failed"]) $("far").querySelector(`.${name}`).style.width = `${100 * counts[name] / Math.max(1, counts.all)}%`;
@@ -81,8 +86,10 @@ function show(counts) {
 
 async function open() {
   const id = view.id(grid.selected);
+  let place = 0;
   try {
     if ((await view.open(filters.query)) === null) return;
+    if (id) place = Math.max(0, (await ask("position", { view: view.name, picture: id })).position);
     trouble("view", "");
   } catch (error) {
     trouble("view", `This filter cannot be applied: ${error.message}`);
@@ -94,10 +101,9 @@ async function open() {
   $("empty").hidden = view.total > 0;
   $("empty").querySelector("p").textContent = filters.isEmpty ? "There are no pictures yet. They appear here as a render makes them." : "No scene matches this filter.";
   $("empty").querySelector("button").hidden = filters.isEmpty;
+  grid.selected = place;
   grid.box.scrollTop = 0;
   grid.layout();
-  let place = 0;
-  if (id) place = Math.max(0, (await ask("position", { view: view.name, picture: id })).position);
   grid.select(place);
 }
 

@@ -36,6 +36,7 @@ export class View {
 
   // See that everything between two indices is here or on its way.
   want(first, last) {
+    if (!this.name || !this.total) return;
     const from = Math.floor(Math.max(0, first) / PAGE);
     const to = Math.floor(Math.max(0, Math.min(last, this.total - 1)) / PAGE);
     for (const [number, page] of this.pages) {
