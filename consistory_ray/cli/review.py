@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import getpass
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from consistory_ray.cli.common import err, exits, out
 from consistory_ray.cli.options import OpenBrowser, ReviewHost, ReviewPort, ReviewWho, Url
 from consistory_ray.errors import ConsistoryError, InputError, Problem
 from consistory_ray.jobs.allowlist import check_allowed
-from consistory_ray.output.decisions import MAX_NAME
-from consistory_ray.output.storage import OutputStore
 from consistory_ray.watch.reports import line
+
+if TYPE_CHECKING:
+    from consistory_ray.output.storage import OutputStore
 
 
 @exits
@@ -31,6 +32,7 @@ def review(
     from consistory_ray.review.server import can_open_browser, link, listen, refuse_without_extra, serve
 
     refuse_without_extra()
+    from consistory_ray.output.decisions import MAX_NAME
     from consistory_ray.output.run_record import read_run_record
     from consistory_ray.output.storage import open_output
     from consistory_ray.review.access import is_loopback, known_hosts, new_token

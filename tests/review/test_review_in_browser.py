@@ -167,6 +167,7 @@ def test_filters_help_and_names(served: Served, output: OutputStore, person: Cal
     press(page, "/")
     page.keyboard.type("cat-1 scene-2")
     until(page, "document.querySelectorAll('.cell').length === 1")
+    page.wait_for_selector('.cell.selected[aria-label^="cat-1, scene-2,"]')
     assert "words=cat-1" in page.url
     press(page, "Enter", "p")
     saved(page)

@@ -22,6 +22,10 @@ export class Filters {
       });
     }
     $("like").addEventListener("input", () => this.load());
+    this.only = new Map(ONLY.map(([name, words]) => [name, h("button", {
+      type: "button", class: `choice ${name}`, role: "radio", "data-only": name, onclick: () => this.set({ only: name }),
+    }, h("span", {}, words), h("small"))]));
+    $("only").replaceChildren(...this.only.values());
     this.drawOnly();
   }
 
@@ -44,13 +48,15 @@ export class Filters {
     this.drawOnly();
   }
 
+  // Buttons are made once and changed in place: one that is being clicked stays where it is.
   drawOnly() {
     const chosen = this.query.only ?? "";
-    const rows = ONLY.filter(([name]) => !["takes", "failed", "notes"].includes(name) || this.counts[name] || chosen === name);
-    $("only").replaceChildren(...rows.map(([name, words]) => h("button", {
-      type: "button", class: `choice ${name}`, role: "radio", "aria-checked": String(chosen === name), "data-only": name,
-      onclick: () => this.set({ only: name }),
-    }, h("span", {}, words), h("small", {}, (this.counts[name || "all"] ?? 0).toLocaleString("en")))));
+    for (const [name, button] of this.only) {
+      const count = this.counts[name || "all"] ?? 0;
+      button.hidden = ["takes", "failed", "notes"].includes(name) && !count && chosen !== name;
+      button.setAttribute("aria-checked", String(chosen === name));
+      button.lastChild.textContent = count.toLocaleString("en");
+    }
   }
 
   async load() {
@@ -72,6 +78,9 @@ export class Filters {
     const chosen = this.query.subject ?? "";
     const names = this.facets.subjects;
     const rows = [{ name: "", all: null }, ...names];
+    const drawn = JSON.stringify([chosen, this.facets]);
+    if (drawn === this.drawn) return;
+    this.drawn = drawn;
     if (chosen && !names.some((one) => one.name === chosen)) rows.splice(1, 0, { name: chosen, all: null });
     $("subjects").replaceChildren(...rows.map(({ name, all, undecided }) => h("button", {
       type: "button", class: "choice", role: "radio", "aria-checked": String(chosen === name), title: name || "all subjects",

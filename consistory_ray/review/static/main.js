@@ -157,7 +157,7 @@ const shownTake = ({ asset_id, take, seed, width, height, content, score }) => (
 function decideHere(action) {
   const side = compare.isOpen ? compare.current : null;
   const item = side ? view.items.get(side.item.id) ?? side.item : view.at(grid.selected);
-  if (!item) return;
+  if (!item) return void say(view.total ? "This scene is still coming." : "There is nothing to decide about.");
   const left = item.takes - item.rejected_takes - 1;
   const done = decide(action, item, side?.take ?? item);
   const finished = action === "pick" || (action === "reject" && left <= 0) || (action === "reroll" && !compare.isOpen);
