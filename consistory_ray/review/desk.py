@@ -172,8 +172,10 @@ class Desk:
         self._merging = None
 
     def _read_decisions(self) -> None:
+        before = self._reader.parts
         decisions, self.broken = self._reader.read()
-        self.board.take_in(decisions)
+        if self._reader.parts != before:
+            self.board.take_in(decisions)
 
     def _read_index(self) -> None:
         state = index_state(self._store)
