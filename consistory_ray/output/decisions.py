@@ -170,7 +170,8 @@ def next_take(takes: Iterable[int], stands: Standing | None) -> int:
         takes: numbers of the takes that are there.
         stands: what was decided about the picture.
     """
-    return 1 + max([1, *takes, *(stands.wanted_takes if stands else ())])
+    asked: Iterable[int] = stands.wanted_takes if stands else ()
+    return 1 + max([1, *takes, *asked])
 
 
 def decided_rows(table: pa.Table, stands: Mapping[str, Standing]) -> pa.Table:

@@ -125,7 +125,8 @@ class Door:
 
 def _token_of(scope: Scope) -> str:
     """The token in an address; empty where there is none."""
-    return parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+    query: bytes = scope["query_string"]
+    return parse_qs(query.decode("latin-1")).get("token", [""])[0]
 
 
 async def _close(send: Send) -> None:

@@ -127,8 +127,16 @@ class Desk:
         facts = self.board.catalogue.facts([self.board.catalogue.rows(place or 0).start])[0]
         try:
             made = Decision(
-                *(wish.picture_id, wish.asset_id, facts["subject"], facts["scene"], wish.action, wish.who),
-                **{"take": wish.take, "note": wish.note, "undoes": wish.undoes, "at": at},
+                wish.picture_id,
+                wish.asset_id,
+                facts["subject"],
+                facts["scene"],
+                wish.action,
+                wish.who,
+                take=wish.take,
+                note=wish.note,
+                undoes=wish.undoes,
+                at=at,
             )
         except ValueError as error:
             raise _unfit(number, wish.action, str(error)) from error

@@ -85,7 +85,7 @@ export class Filters {
     $("subjects").replaceChildren(...rows.map(({ name, all, undecided }) => h("button", {
       type: "button", class: "choice", role: "radio", "aria-checked": String(chosen === name), title: name || "all subjects",
       onclick: () => this.set({ subject: name }),
-    }, h("span", {}, name || "all"), all === null ? "" : h("small", { title: "undecided of all" }, undecided ? `${undecided} / ${all}` : `${all}`))),
+    }, h("span", {}, name || "all"), all === null ? "" : h("small", { title: "undecided of all" }, `${undecided} / ${all}`))),
     this.facets.more_subjects ? h("p", { class: "hint" }, `and ${this.facets.more_subjects.toLocaleString("en")} more: find one by its name`) : "");
   }
 }
