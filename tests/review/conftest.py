@@ -28,12 +28,12 @@ HOSTS = frozenset({"localhost"})
 
 @pytest.fixture(scope="session")
 def s3_options() -> Iterator[dict[str, Any]]:
-    """A running S3 server with a bucket named ``runs``, as options for the file system."""
+    """A running S3 server with a bucket named ``reviews``, as options for the file system."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     options = {"key": "test", "secret": "test", "client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
-    open_output("s3://runs", **options).fs.mkdir("runs")
+    open_output("s3://reviews", **options).fs.mkdir("reviews")  # buckets are those of the whole process
     yield options
     server.stop()
 

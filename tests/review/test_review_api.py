@@ -318,7 +318,7 @@ def test_only_the_page_itself_decides(output: OutputStore, review: Review) -> No
 
 
 def test_a_review_on_s3(s3_options: dict[str, Any], fill: Callable[..., Any], review: Review) -> None:
-    store = fill(open_output("s3://runs/review", **s3_options))
+    store = fill(open_output("s3://reviews/out", **s3_options))
     with review(store) as client:
         assert len(find(client)) == 12
         assert decide(client, wish("pick", 0, 0, 2)).status_code == 200
