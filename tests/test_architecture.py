@@ -277,6 +277,7 @@ def test_the_wheel_holds_the_package_and_its_data_and_nothing_else() -> None:
     )
     assert any(name.endswith(".safetensors") for name in names)
     assert any(name.endswith(".html.j2") for name in names)
+    assert {f"consistory_ray/review/static/{name}" for name in ("index.html", "main.js", "review.css")} <= names
     assert not any(".cache" in name or name.endswith(".pyc") for name in names)
 
 

@@ -63,6 +63,7 @@ from consistory_ray.cli.options import (
 )
 from consistory_ray.cli.pack import pack
 from consistory_ray.cli.render import render, retry
+from consistory_ray.cli.review import review
 from consistory_ray.cli.study import preferences, study
 from consistory_ray.engine.running import build_gallery_of, load
 from consistory_ray.engine.stopping import EXIT_RESUME, StopRequest, stop_on_signals
@@ -298,6 +299,7 @@ def dataset(
 app.command(rich_help_panel=AFTER)(evaluate)
 app.command(rich_help_panel=AFTER)(export)
 app.command(rich_help_panel=AFTER)(pack)
+app.command(rich_help_panel=AFTER)(review)
 app.command(rich_help_panel=AFTER)(study)
 app.command(rich_help_panel=AFTER)(preferences)
 

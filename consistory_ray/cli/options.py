@@ -147,6 +147,23 @@ StudySeed = Annotated[int, typer.Option("--seed", min=0, help="Of what is asked,
 StudyTitle = Annotated[str, typer.Option("--title", help="Of the page.")]
 StudyFolder = Annotated[str, typer.Argument(metavar="FOLDER", help="What `study` wrote: page and key.")]
 AnswerFiles = Annotated[list[str], typer.Argument(metavar="FILE...", help="What people downloaded from the page.")]
+ReviewHost = Annotated[
+    str,
+    typer.Option(
+        "--host", metavar="ADDRESS", help="Where to listen; any other than this machine's own lets others connect."
+    ),
+]
+ReviewPort = Annotated[int, typer.Option("--port", min=0, max=65535, help="Where to listen; 0 is any free one.")]
+ReviewWho = Annotated[
+    Optional[str],
+    typer.Option("--who", metavar="NAME", help="Who decides; without it, your login name. The page can change it."),
+]
+OpenBrowser = Annotated[
+    Optional[bool],
+    typer.Option(
+        "--browser/--no-browser", help="Open a browser at the link; without it, where this machine has a screen."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 Output = Annotated[

@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from consistory_ray.errors import StorageError
+from consistory_ray.output.files import StoredFile
 from consistory_ray.output.index.takes import picture_ids
 from consistory_ray.output.lease.fencing import delete_all
 from consistory_ray.output.storage import MissingFileError, Output, OutputStore, UnfitFileError, as_store
@@ -37,7 +38,7 @@ MAX_NOTE, MAX_NAME, MAX_TAKE = 2000, 200, 10_000
 _PART = f"{DECISIONS_FOLDER}/part-"
 _VERSION_KEY, _VERSION = b"consistory_decisions_version", 1
 _MAX_BYTES, _MAX_ROWS, _MAX_TEXT = 256 << 20, 5_000_000, 4096
-_READ_TRIES = 5
+_READ_TRIES = 20
 _SCHEMA = pa.schema(
     [
         *(pa.field(name, pa.string(), nullable=False) for name in ("decision_id", "picture_id", "asset_id")),
@@ -169,7 +170,8 @@ def next_take(takes: Iterable[int], stands: Standing | None) -> int:
         takes: numbers of the takes that are there.
         stands: what was decided about the picture.
     """
-    return 1 + max([1, *takes, *(stands.wanted_takes if stands else ())])
+    asked: Iterable[int] = stands.wanted_takes if stands else ()
+    return 1 + max([1, *takes, *asked])
 
 
 def decided_rows(table: pa.Table, stands: Mapping[str, Standing]) -> pa.Table:
@@ -237,19 +239,15 @@ class DecisionReader:
     def read(self) -> tuple[list[Decision], dict[str, str]]:
         """See :func:`read_decisions`."""
         for _ in range(_READ_TRIES):
-            listed = {
-                file.path: file.size
+            listed = [
+                file
                 for file in self._store.list_files(DECISIONS_FOLDER)
                 if file.path.startswith(_PART) and file.path.endswith(".parquet")
-            }
-            try:
-                self._parts = {
-                    path: self._parts[path] if path in self._parts else _part(self._store, path, size)
-                    for path, size in listed.items()
-                }
-            except MissingFileError:
-                continue  # merged into another one since it was listed: list again
-            break
+            ]
+            found = {file.path: self._parts.get(file.path) or _part(self._store, file) for file in listed}
+            self._parts = {path: part for path, part in found.items() if part is not None}
+            if len(self._parts) == len(listed):
+                break  # else one was merged into another since it was listed, which a new listing has
         else:
             raise StorageError(f"the decisions at {self._store.url} keep changing while they are read")
         every = {one.decision_id: one for part in self._parts.values() if not isinstance(part, str) for one in part}
@@ -291,14 +289,14 @@ def _name(data: bytes) -> str:
     return f"{_PART}{hashlib.sha256(data).hexdigest()[:32]}.parquet"
 
 
-def _part(store: OutputStore, path: str, size: int) -> list[Decision] | str:
-    """A part's decisions, or why it cannot be used."""
-    if size > _MAX_BYTES:
+def _part(store: OutputStore, file: StoredFile) -> list[Decision] | str | None:
+    """A part's decisions, or why it cannot be used; None where it is gone."""
+    if file.size > _MAX_BYTES:
         return "it is too large"
     try:
-        return _decoded(path, store.read(path))
+        return _decoded(file.path, store.read(file.path))
     except MissingFileError:
-        raise
+        return None
     except (UnfitFileError, ValueError, TypeError, pa.ArrowException, OSError, KeyError, OverflowError) as error:
         return str(error).splitlines()[0] if str(error) else type(error).__name__
 

@@ -23,12 +23,14 @@ import pyarrow.compute as pc
 from consistory_ray.errors import InputError
 from consistory_ray.guards.outside import Limits, parse_json
 from consistory_ray.output.assets import MASK_ENDING, mask_path
+from consistory_ray.output.decisions import Standing
 from consistory_ray.output.files import bounded_map
 from consistory_ray.output.gallery.rows import (
     Choice,
     Listing,
     Share,
     choose,
+    decided_words,
     read_listing,
     share_of,
     shown_counts,
@@ -54,7 +56,10 @@ _THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One picture, or one failure, as a page shows it; addresses are relative to the gallery's folder."""
+    """One picture, or one failure, as a page shows it; addresses are relative to the gallery's folder.
+
+    ``rejected`` is what a check of the job did; ``decided`` what people have, as kinds and words.
+    """
 
     asset_id: str
     kind: str
@@ -74,6 +79,7 @@ class Card:
     score: float | None = None
     rejected: bool = False
     take: int = 1
+    decided: tuple[tuple[str, str], ...] = ()
 
     @property
     def words(self) -> str:
@@ -148,7 +154,7 @@ def build_gallery(
     share = share_of(listing, there, max_thumbnails)
     pages = _paginate(shown_counts(listing, share), pictures_per_page)
     measured, scores = identity_scores(store, listing.table)
-    previews = _Previews(store, there, share, scores)
+    previews = _Previews(store, there, share, scores, listing.stands)
     previews.make(
         row for page in pages for subject in page for row in listing.rows(choose(listing, subject, share).shown)
     )
@@ -196,8 +202,16 @@ class _Previews:
         scores: identity of the pictures that an evaluation has scored, by asset id.
     """
 
-    def __init__(self, store: OutputStore, there: set[str], share: Share, scores: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        store: OutputStore,
+        there: set[str],
+        share: Share,
+        scores: Mapping[str, float],
+        stands: Mapping[str, Standing],
+    ) -> None:
         self._store = store
+        self._stands = stands
         self._share = share
         self.there = there
         self.broken: dict[str, str] = {}
@@ -257,6 +271,7 @@ class _Previews:
         own["score"] = None if error is not None else self.scores.get(row["asset_id"])
         own["take"] = row["take"] or 1
         own["rejected"] = row["status"] == "rejected"
+        own["decided"] = decided_words(row["asset_id"], self._stands.get(row["take_of"] or row["asset_id"]))
         return Card(**own, picture=picture, thumbnail=thumbnail, error=error, mask=shown, hints=hints)
 
 

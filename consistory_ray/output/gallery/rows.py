@@ -6,14 +6,15 @@ Rows stay in Arrow's columns, sorted and grouped by subject; Python objects are 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from consistory_ray.output.decisions import Standing, decided_rows, read_decisions, standing
 from consistory_ray.output.gallery.thumbnails import NAME_DIGITS, need_thumbnails, thumbnail_name
 from consistory_ray.output.index.parts import read_parts
 from consistory_ray.output.index.rows import latest_rows
@@ -61,6 +62,7 @@ class Listing:
         starts: the first row of each subject, and the number of rows at the end.
         pictures, failures: how many of a subject's rows are ok, and how many are not.
         pending: how many planned pictures have no row yet.
+        stands: what people have decided, by picture id.
     """
 
     table: pa.Table
@@ -69,6 +71,7 @@ class Listing:
     pictures: Numbers
     failures: Numbers
     pending: int
+    stands: Mapping[str, Standing] = field(default_factory=dict)
 
     def rows(self, places: Collection[int] | Numbers) -> list[dict[str, Any]]:
         """Some rows as dictionaries."""
@@ -106,14 +109,20 @@ class Choice:
 def read_listing(store: OutputStore, assets: Iterable[Asset] | None) -> Listing:
     """The rows that count: those of the plan's pictures in its order, or all, by name.
 
+    Args:
+        store: the output.
+        assets: the plan's pictures; None for all. Of a scene all of whose takes were rejected, one is listed
+            nevertheless.
+
     Raises:
         StorageError: the storage failed, or the index cannot be read.
     """
     everything = latest_rows(read_parts(store, _COLUMNS)[0])
-    table = chosen_rows(everything)
+    stands = _still_asked(everything, standing(read_decisions(store)[0]))
+    table = _with_rejected(everything, stands)
     pending = 0
     if assets is None:
-        table = table.take(pa.array(_by_name(table), pa.int64()))
+        table = table.take(pa.array(by_name(table), pa.int64()))
     else:
         table, pending = _of_plan(table, everything, list(assets))
     names = table["subject"].combine_chunks().dictionary_encode()
@@ -125,7 +134,44 @@ def read_listing(store: OutputStore, assets: Iterable[Asset] | None) -> Listing:
     pictures = np.bincount(codes[ok], minlength=count).astype(np.int64)
     failures = np.bincount(codes[~ok], minlength=count).astype(np.int64)
     starts = np.concatenate([[0], np.cumsum(pictures + failures)]).astype(np.int64)
-    return Listing(table, tuple(names.dictionary.to_pylist()), starts, pictures, failures, pending)
+    return Listing(table, tuple(names.dictionary.to_pylist()), starts, pictures, failures, pending, stands)
+
+
+def _with_rejected(table: pa.Table, stands: Mapping[str, Standing]) -> pa.Table:
+    """One row for each scene: its picture after what was decided, or where every take was rejected the best of them."""
+    if not stands:
+        return chosen_rows(table)
+    pictures = decided_rows(table, stands)
+    without = pc.invert(pc.is_in(picture_ids(table), value_set=pc.unique(picture_ids(pictures))))
+    return pa.concat_tables([pictures, chosen_rows(table.filter(without))])
+
+
+def _still_asked(table: pa.Table, stands: Mapping[str, Standing]) -> dict[str, Standing]:
+    """What was decided, of the takes that were asked for those alone that are not there."""
+    asked = pa.array([picture for picture, one in stands.items() if one.wanted_takes], pa.string())
+    rows = table.filter(pc.and_(pc.is_in(picture_ids(table), value_set=asked), pc.equal(table["status"], "ok")))
+    made: dict[str, set[int]] = {}
+    for picture, take in zip(picture_ids(rows).to_pylist(), rows["take"].to_pylist(), strict=True):
+        made.setdefault(picture, set()).add(take or 1)
+    return {
+        picture: replace(one, wanted_takes=one.wanted_takes.difference(made.get(picture, ())))
+        for picture, one in stands.items()
+    }
+
+
+def decided_words(asset_id: str, stands: Standing | None) -> tuple[tuple[str, str], ...]:
+    """What a card says of people's decisions: kinds and words."""
+    if stands is None:
+        return ()
+    found = []
+    if stands.picked == asset_id:
+        found.append(("picked", "✓ picked"))
+    if asset_id in stands.rejected:
+        found.append(("turned-down", "✕ rejected"))
+    if stands.wanted_takes:
+        found.append(("asked", f"↻ take {', '.join(map(str, sorted(stands.wanted_takes)))} asked"))
+    found += [("note", f"✎ {one.who}: {one.note}") for one in stands.notes]
+    return tuple(found)
 
 
 def _of_plan(chosen: pa.Table, everything: pa.Table, assets: Sequence[Asset]) -> tuple[pa.Table, int]:
@@ -206,7 +252,7 @@ def _names(table: pa.Table) -> pa.ChunkedArray:
     return pc.utf8_slice_codeunits(table["sha256"], 0, NAME_DIGITS)
 
 
-def _by_name(table: pa.Table) -> list[int]:
+def by_name(table: pa.Table) -> list[int]:
     """Places of the rows sorted by subject, kind and scene, in the order in which people count."""
     places: dict[str, list[int]] = {}
     for place, subject in enumerate(table["subject"].to_pylist()):

@@ -56,12 +56,25 @@ def make_thumbnail(store: OutputStore, row: Mapping[str, Any]) -> str:
     except UnfitFileError as error:
         return str(error)
     try:
+        small = shrunk(data)
+    except ValueError as error:
+        return str(error)
+    store.write_atomic(thumbnail_path(row["sha256"]), small)
+    return ""
+
+
+def shrunk(data: bytes) -> bytes:
+    """A thumbnail, WebP, of a picture's file.
+
+    Raises:
+        ValueError: it cannot be decoded.
+    """
+    try:
         with open_picture(data) as image:
             image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
             buffer = io.BytesIO()
             said = PACKET.encode() if source_type(data) == TRAINED else b""
             image.convert("RGB").save(buffer, "WEBP", quality=82, method=4, xmp=said)
     except Exception as error:  # see open_picture
-        return f"the file cannot be decoded: {error}"
-    store.write_atomic(thumbnail_path(row["sha256"]), buffer.getvalue())
-    return ""
+        raise ValueError(f"the file cannot be decoded: {error}") from error
+    return buffer.getvalue()

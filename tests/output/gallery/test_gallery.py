@@ -14,6 +14,7 @@ from urllib.parse import unquote
 import pytest
 from PIL import Image
 
+from consistory_ray.output.decisions import Decision, write_decisions
 from consistory_ray.output.gallery import rows as gallery_rows
 from consistory_ray.output.gallery.pages import GALLERY_PAGE, build_gallery
 from consistory_ray.output.index.index import compact, read_index
@@ -270,3 +271,26 @@ def test_what_is_neither_shown_nor_linked_is_counted(
 def test_nothing_yet(store: OutputStore) -> None:
     build_gallery(store)
     assert "No pictures yet" in page_of(store).text
+
+
+def test_what_people_decided_is_shown(local: OutputStore, render: Any) -> None:
+    fill(local, [render(local, number, score=0.9 if number == 1 else 0.5) for number in (1, 2, 3)])
+    first = read_index(local)["asset_id"].to_pylist()
+    by_scene = dict(zip(read_index(local)["scene"].to_pylist(), first, strict=True))
+    one, two, three = (by_scene[f"scene-{number}"] for number in (1, 2, 3))
+    further = render(local, 9, scene="scene-1.2", take=2, take_of=one)
+    fill(local, [further])
+
+    def decide(picture: str, action: Any, asset: str = "", **more: Any) -> Decision:
+        return Decision(picture, asset or picture, "cat", "scene", action, "ada", **more)
+
+    build_gallery(local)
+    assert 'class="decided"' not in page_of(local).html and "scene-1.2" not in page_of(local).text
+    decisions = [decide(one, "pick", further.asset_id), decide(two, "reject"), decide(two, "reroll", take=2)]
+    write_decisions(local, [*decisions, decide(one, "reroll", take=2), decide(three, "note", note=HOSTILE[:-1])])
+    build_gallery(local)
+    page = page_of(local)
+    assert "scene-1.2" in page.text, "the picked take is the picture"
+    assert [page.text.count(words) for words in ("✓ picked", "✕ rejected", "↻ take 2 asked", "✎ ada")] == [1, 1, 1, 1]
+    assert "scene-2" in page.text, "what was rejected is shown as such"
+    assert sum(1 for attributes in page.all("script")) == 1 and HOSTILE[:30] not in page.html
