@@ -1,0 +1,66 @@
+"""Sprites to lay out, and a slow, obvious reader of what was laid out."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import random
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from consistory_ray.export.atlas import Sprite
+from consistory_ray.output.storage import OutputStore
+
+
+def blob(seed: int, size: tuple[int, int] = (48, 48)) -> Image.Image:
+    """A picture with something in it, no two alike, on transparent ground."""
+    chance = random.Random(seed)
+    image = Image.new("RGBA", size)
+    pen = ImageDraw.Draw(image)
+    left, upper = chance.randrange(size[0] // 2), chance.randrange(size[1] // 2)
+    box = (left, upper, left + chance.randrange(4, size[0] // 2), upper + chance.randrange(4, size[1] // 2))
+    pen.rectangle(box, fill=(chance.randrange(256), chance.randrange(256), chance.randrange(256), 255))
+    pen.point([(box[0], box[1])], fill=(255, 0, 0, 128))
+    pen.point([(box[2], box[3])], fill=(0, 255, 0, 1))
+    return image
+
+
+def keep(store: OutputStore, name: str, image: Image.Image, path: str = "", ending: str = "png", **more: Any) -> Sprite:
+    """Write a sprite's file into an export's folder."""
+    file = io.BytesIO()
+    image.save(file, ending.upper(), **({"lossless": True, "exact": True} if ending == "webp" else {}))
+    path = path or f"{name}.{ending}"
+    store.write_atomic(path, file.getvalue())
+    return Sprite(name, path, hashlib.sha256(file.getvalue()).hexdigest(), **more)
+
+
+def read_atlas(store: OutputStore, name: str) -> dict[str, Image.Image]:
+    """The untrimmed pictures that an atlas holds, by frame, as the format is documented."""
+    found: dict[str, Image.Image] = {}
+    waiting, seen = [f"atlas/{name}.json"], set[str]()
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        values = json.loads(store.read(path))
+        meta = values["meta"]
+        page = Image.open(io.BytesIO(store.read(f"atlas/{meta['image']}"))).convert("RGBA")
+        assert page.size == (meta["size"]["w"], meta["size"]["h"])
+        for frame, told in values["frames"].items():
+            assert frame not in found
+            x, y, width, height = (told["frame"][key] for key in "xywh")
+            if told["rotated"]:
+                part = page.crop((x, y, x + height, y + width)).rotate(90, expand=True)  # back, counterclockwise
+            else:
+                part = page.crop((x, y, x + width, y + height))
+            picture = Image.new("RGBA", (told["sourceSize"]["w"], told["sourceSize"]["h"]))
+            place = told["spriteSourceSize"]
+            assert (place["w"], place["h"]) == (width, height) == part.size
+            assert told["trimmed"] == (part.size != picture.size)
+            picture.paste(part, (place["x"], place["y"]))
+            found[frame] = picture
+        waiting += [f"atlas/{one}" for one in meta.get("related_multi_packs", [])]
+    return found
