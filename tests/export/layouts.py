@@ -15,15 +15,16 @@ from consistory_ray.output.storage import OutputStore
 
 
 def blob(seed: int, size: tuple[int, int] = (48, 48)) -> Image.Image:
-    """A picture with something in it, no two alike, on transparent ground."""
+    """A picture with something in it, no two alike and no side like another, on transparent ground."""
     chance = random.Random(seed)
     image = Image.new("RGBA", size)
     pen = ImageDraw.Draw(image)
     left, upper = chance.randrange(size[0] // 2), chance.randrange(size[1] // 2)
-    box = (left, upper, left + chance.randrange(4, size[0] // 2), upper + chance.randrange(4, size[1] // 2))
-    pen.rectangle(box, fill=(chance.randrange(256), chance.randrange(256), chance.randrange(256), 255))
-    pen.point([(box[0], box[1])], fill=(255, 0, 0, 128))
-    pen.point([(box[2], box[3])], fill=(0, 255, 0, 1))
+    right, lower = left + chance.randrange(4, size[0] // 2), upper + chance.randrange(4, size[1] // 2)
+    pen.rectangle((left, upper, right, lower), fill=tuple(chance.randrange(256) for _ in range(3)))
+    pen.line((left, upper, right, upper), fill=(255, 0, 0, 128))
+    pen.line((left, lower, right, lower), fill=(255, 255, 0))
+    pen.line((right, upper + 1, right, lower - 1), fill=(0, 255, 0, 1))
     return image
 
 
