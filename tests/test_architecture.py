@@ -130,7 +130,21 @@ PURE = {
     "engine/scheduling": ("engine.faults", "engine.scheduling"),
 }
 LAZY = ("torch", "diffusers", "transformers", "ray")
-SHALLOW = ("quality", "study", "export", "review", "cli", "guards", "adapters", "pictures", "concepts", "jobs", "plan", "testing", "watch")
+SHALLOW = (
+    "quality",
+    "study",
+    "export",
+    "review",
+    "cli",
+    "guards",
+    "adapters",
+    "pictures",
+    "concepts",
+    "jobs",
+    "plan",
+    "testing",
+    "watch",
+)
 
 
 def modules(part: str) -> list[Path]:

@@ -32,6 +32,7 @@ from consistory_ray.cli.common import (
 )
 from consistory_ray.cli.doctor import doctor
 from consistory_ray.cli.evaluate import evaluate
+from consistory_ray.cli.export import export
 from consistory_ray.cli.options import (
     DEFAULTS,
     AcceleratorType,
@@ -287,6 +288,7 @@ def dataset(
 
 
 app.command(rich_help_panel=AFTER)(evaluate)
+app.command(rich_help_panel=AFTER)(export)
 app.command(rich_help_panel=AFTER)(pack)
 app.command(rich_help_panel=AFTER)(study)
 app.command(rich_help_panel=AFTER)(preferences)

@@ -1,0 +1,150 @@
+"""Making one exported file: source bytes to file bytes and what is known of them, in this process or in others.
+
+Matting takes seconds of one core, so pictures that are cut out are made in a pool of processes. Those compute and write
+nothing: a process that outlives a killed export can do no harm, and ends as soon as it notices.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from consistory_ray.errors import AssetError, RunError
+from consistory_ray.export.encoding import encoded, opened
+from consistory_ray.export.options import PictureOptions
+from consistory_ray.export.pictures import NotCutOutError, Picture, Step
+from consistory_ray.export.records import Record
+from consistory_ray.export.selection import Source
+from consistory_ray.export.steps import steps
+from consistory_ray.output.storage import MissingFileError, OutputStore, UnfitFileError
+
+Sign = Callable[[bytes, Picture], bytes]
+"""From the bytes of an unsigned file to those of a signed one, of the same format."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How files are made of pictures; it can be sent to other processes.
+
+    Attributes:
+        options: what is asked for.
+        marks: steps at the end of the others, see :mod:`.steps`. What they depend on belongs into
+            ``options.further``.
+        sign: what signs the bytes; None for nothing. What it depends on belongs into ``options.further``, too.
+    """
+
+    options: PictureOptions
+    marks: tuple[Step, ...] = ()
+    sign: Sign | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A finished file: its bytes, and its record; of a picture that could not be made no bytes."""
+
+    record: Record
+    data: bytes | None = None
+
+
+def make(store: OutputStore, recipe: Recipe, file: str, source: Source) -> Made:
+    """Read a picture and make its file. Writes nothing.
+
+    Raises:
+        StorageError: the output cannot be read now, which says nothing of the picture.
+    """
+    record = partial(
+        Record,
+        file,
+        asset_id=source.asset_id,
+        subject=source.subject,
+        scene=source.scene,
+        take=source.take,
+        source=source.path,
+        source_sha256=source.sha256,
+        options=recipe.options.digest(),
+    )
+    try:
+        picture = opened(source, _read(store, source))
+        for step in steps(recipe.options, recipe.marks):
+            picture = step(picture)
+        unsigned = encoded(picture, recipe.options)
+        data = unsigned if recipe.sign is None else recipe.sign(unsigned, picture)
+    except NotCutOutError as error:
+        return Made(record(state=error.state, note=str(error)))
+    except AssetError as error:
+        return Made(record(state="failed", note=str(error)))
+    done = record(
+        state="touches_frame" if any(note.startswith("touches") for note in picture.notes) else "ok",
+        sha256=hashlib.sha256(data).hexdigest(),
+        size=len(data),
+        unsigned_sha256=hashlib.sha256(unsigned).hexdigest(),
+        width=picture.image.width,
+        height=picture.image.height,
+        box=_four(picture.box),
+        placed=_four(picture.placed),
+        note="; ".join(picture.notes),
+    )
+    return Made(done, data)
+
+
+def _four(box: object) -> tuple[int, int, int, int]:
+    left, top, width, height = (getattr(box, name) for name in ("left", "top", "width", "height"))
+    return int(left), int(top), int(width), int(height)
+
+
+def _read(store: OutputStore, source: Source) -> bytes:
+    try:
+        return store.read(source.path)
+    except (MissingFileError, UnfitFileError) as error:
+        advice = "run `consistory-ray verify --repair` on the output, then render again"
+        raise AssetError(f"{error}: {advice}") from error
+
+
+Maker = Callable[[str, Source], Made]
+
+
+@contextmanager
+def makers(store: OutputStore, recipe: Recipe, processes: int) -> Iterator[Maker]:
+    """What makes files; it may be called from several threads.
+
+    Args:
+        store: the output.
+        recipe: how.
+        processes: how many others compute; 0 for this one alone.
+    """
+    if not processes:
+        yield partial(make, store, recipe)
+        return
+    # spawned: this process has threads, which do not survive a fork
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, initializer=_end_with_parent) as pool:
+
+        def made(file: str, source: Source) -> Made:
+            try:
+                return pool.submit(make, store, recipe, file, source).result()
+            except BrokenProcessPool as error:
+                advice = "if it ran out of memory, use fewer --workers; the same command goes on"
+                raise RunError(f"a process that cut out pictures has died: {advice}") from error
+
+        try:
+            yield made
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Leave as soon as the process that started this one is gone."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a terminal's processes; the parent decides
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
