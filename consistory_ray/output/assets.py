@@ -2,8 +2,9 @@
 
 Two text chunks precede the pixels. ``parameters`` is the layout that common image tools and web interfaces read.
 ``consistory`` is JSON with everything that identifies the asset, so that a picture whose index row was lost (a kill
-between the two writes) can be indexed without rendering it again. Neither holds a time or a machine's name: the bytes
-of a picture file depend on the asset and, for a scene, on the anchor cache that it was rendered from.
+between the two writes) can be indexed without rendering it again. An XMP packet behind them says that a model made the
+picture. None of them holds a time or a machine's name: the bytes of a picture file depend on the asset and, for a
+scene, on the anchor cache that it was rendered from.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from consistory_ray.errors import AssetError
 from consistory_ray.guards.outside import Limits, parse_json
 from consistory_ray.guards.redaction import redacted
 from consistory_ray.output.storage import OutputStore, as_store
+from consistory_ray.pictures.provenance import PACKET, XMP_KEYWORD
 
 if TYPE_CHECKING:
     from consistory_ray.plan.plan import Asset, SubjectPlan
@@ -152,13 +154,14 @@ def stored_mask(parameters: Mapping[str, Any]) -> bytes | None:
 
 
 def encode_png(image: Image.Image, parameters: Mapping[str, Any], level: int = PNG_LEVEL) -> bytes:
-    """A picture as PNG bytes, with its parameters in text chunks.
+    """A picture as PNG bytes, with its parameters in text chunks, and the statement that a model made it.
 
     Args:
         image: the picture, 8 bits per channel.
         parameters: JSON-ready values as :func:`asset_parameters` makes them. ``asset_id``, ``prompt`` and ``seed``
             are needed; ``settings`` (the method's settings as a mapping), ``negative_prompt`` and ``model`` are shown
-            to other tools when present; all others are kept in the JSON chunk.
+            to other tools when present; all others are kept in the JSON chunk. With ``given`` it is a picture that
+            was given, of which nothing is stated.
         level: zlib's, 0 (largest and fastest) to 9. The pixels are the same with all of them.
 
     Returns:
@@ -175,6 +178,8 @@ def encode_png(image: Image.Image, parameters: Mapping[str, Any], level: int = P
         _add_text(info, PARAMETERS_KEY, _web_ui_text(parameters, image.size))
         # ASCII JSON survives any text, lone surrogates included
         _add_text(info, CONSISTORY_KEY, json.dumps({"version": METADATA_VERSION, **parameters}, sort_keys=True))
+        if not parameters.get("given"):
+            info.add_itxt(XMP_KEYWORD, PACKET)
         buffer = io.BytesIO()
         image.save(buffer, "PNG", pnginfo=info, compress_level=level)
     except (TypeError, ValueError, OSError) as error:

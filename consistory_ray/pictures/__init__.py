@@ -6,6 +6,8 @@
 * ``hints``: what ControlNets were trained to see, made of it: edges, outlines, silhouettes.
 * ``memory``: pictures that need no decoding.
 * ``fitting``: a picture of any shape at the size that is rendered.
+
+``provenance`` is about the other pictures, those that are made: what their files say of how they came to be.
 """
 
 from consistory_ray.pictures.fitting import FITS, Fit, fit

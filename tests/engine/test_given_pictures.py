@@ -22,6 +22,7 @@ from consistory_ray.output.run_record import read_run_record
 from consistory_ray.output.storage import open_output
 from consistory_ray.output.verify import verify
 from consistory_ray.pictures import fit, open_picture
+from consistory_ray.pictures.provenance import TRAINED, source_type
 from consistory_ray.plan.plan import make_plan
 from consistory_ray.testing import FakeRenderer
 from tests.pictures.making import disc, encoded, gradient
@@ -60,6 +61,8 @@ def test_a_run_keeps_what_it_was_given(folder: Path, tmp_path: Path) -> None:
     with Image.open(out / subject.anchors[1].path) as anchor:
         given = fit(open_picture((folder / "two.jpg").read_bytes(), "image"), 32, 32)
         assert (np.asarray(anchor) == np.asarray(given.image)).all()
+    assert {source_type(out / anchor.path) for anchor in subject.anchors} == {None}, "nobody said how they were made"
+    assert {source_type(out / scene.path) for scene in subject.scenes} == {TRAINED}
     assert (out / "anchors/mia/anchor-0.mask.png").is_file()
     assert "anchor-0.mask.png" in (out / "gallery/index.html").read_text()
     checked = verify(str(out))

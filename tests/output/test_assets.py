@@ -26,6 +26,7 @@ from consistory_ray.output.assets import (
 )
 from consistory_ray.output.index.rows import IndexRow, rows_to_table, table_to_rows
 from consistory_ray.output.storage import OutputStore
+from consistory_ray.pictures.provenance import TRAINED, packet_chunk, source_type
 from consistory_ray.plan.plan import make_plan
 
 
@@ -79,6 +80,20 @@ def test_a_scene_tells_its_anchor_cache_and_an_anchor_has_none(picture: Any) -> 
     assert text_of(after)["parameters"] == text_of(before)["parameters"]
     with Image.open(io.BytesIO(before)) as one, Image.open(io.BytesIO(after)) as other:
         assert one.tobytes() == other.tobytes(), "the pixels are the same"
+
+
+def test_it_says_that_a_model_made_it_unless_it_was_given(parameters: Any, picture: Any) -> None:
+    made, kept = (encode_png(picture(3), parameters(3, **more)) for more in ({}, {"given": {"sha256": "a" * 64}}))
+    assert source_type(made) == TRAINED and source_type(kept) is None
+    assert made == encode_png(picture(3), parameters(3)), "no time, no random identifier"
+    assert text_of(made)["parameters"] == text_of(kept)["parameters"]
+    assert read_metadata(made) == {"version": 1, **parameters(3)}
+    moved = relabelled(made, {"path": "images/x/y.png"})
+    assert moved is not None and source_type(moved) == TRAINED
+    before = made.replace(packet_chunk(), b"")  # as versions wrote it that stated nothing
+    assert len(made) - len(before) < 700 and read_metadata(before) == read_metadata(made)
+    kinds = [kind for kind, _ in chunks(made)]
+    assert kinds == ["IHDR", "tEXt", "tEXt", "iTXt", "IDAT", "IEND"]
 
 
 @settings(deadline=None)

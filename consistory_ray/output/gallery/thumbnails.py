@@ -12,6 +12,7 @@ from PIL import Image
 
 from consistory_ray.output.assets import open_picture
 from consistory_ray.output.storage import MissingFileError, OutputStore, UnfitFileError
+from consistory_ray.pictures.provenance import PACKET, TRAINED, source_type
 
 THUMBNAIL_FOLDER = "gallery/thumbnails"
 THUMBNAIL_PIXELS = 448
@@ -58,7 +59,8 @@ def make_thumbnail(store: OutputStore, row: Mapping[str, Any]) -> str:
         with open_picture(data) as image:
             image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), Image.Resampling.LANCZOS)
             buffer = io.BytesIO()
-            image.convert("RGB").save(buffer, "WEBP", quality=82, method=4)
+            said = PACKET.encode() if source_type(data) == TRAINED else b""
+            image.convert("RGB").save(buffer, "WEBP", quality=82, method=4, xmp=said)
     except Exception as error:  # see open_picture
         return f"the file cannot be decoded: {error}"
     store.write_atomic(thumbnail_path(row["sha256"]), buffer.getvalue())

@@ -21,6 +21,7 @@ from consistory_ray.output.index.rows import IndexRow
 from consistory_ray.output.index.writer import IndexWriter
 from consistory_ray.output.run_record import RunRecord, write_run_record
 from consistory_ray.output.storage import OutputStore
+from consistory_ray.pictures.provenance import TRAINED, source_type
 from consistory_ray.plan.plan import Asset
 
 HOSTILE = "\"><script>alert('x')</script><img src=x onerror=alert(1)> {{ 7 * 7 }} </title> & été 猫 \x07"
@@ -127,8 +128,10 @@ def test_large_pictures_get_thumbnails_once(store: OutputStore, render: Any, mon
     build_gallery(store)
     thumbnails = store.list_files("gallery/thumbnails")
     assert len(thumbnails) == 1
-    with Image.open(io.BytesIO(store.read(thumbnails[0].path))) as image:
+    small = store.read(thumbnails[0].path)
+    with Image.open(io.BytesIO(small)) as image:
         assert (image.format, image.size) == ("WEBP", (448, 224))
+    assert source_type(small) == TRAINED
     sources = [str(one["src"]) for one in page_of(store).all("img") if one.get("src")]
     assert sorted(sources) == ["../images/cat/scene-2.png", thumbnails[0].path.removeprefix("gallery/")]
 
