@@ -25,9 +25,11 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from consistory_ray.errors import AssetError
 from consistory_ray.export.packing import Page, Placed, Size, natural
+from consistory_ray.pictures.provenance import PACKET, XMP_KEYWORD
 
 PageFormat = Literal["png", "webp"]
 APP = "consistory-ray"
@@ -117,7 +119,11 @@ def frame_of(sprite: Sprite, seen: Seen, *, whole: bool) -> Frame:
     """What is shown of a sprite: what can be seen, or the ``whole`` picture that it was cut out of."""
     width, height = sprite.source_size or seen.file_size
     x, y = sprite.offset[0] + seen.x, sprite.offset[1] + seen.y
-    if min(x, y) < 0 or x + seen.width > width or y + seen.height > height:  # it is not where it was in that picture
+    beyond = max(-x, -y, x + seen.width - width, y + seen.height - height)
+    if beyond == 1:  # scaled, its size and its place were rounded each for itself
+        x, y = min(max(x, 0), width - seen.width), min(max(y, 0), height - seen.height)
+        sprite = replace(sprite, offset=(x - seen.x, y - seen.y))
+    if beyond > 1 or min(x, y) < 0:  # it is not where it was in that picture, or does not fit
         x, y, (width, height) = seen.x, seen.y, seen.file_size
         sprite = replace(sprite, source_size=None, offset=(0, 0))
     shown = (0, 0, width, height) if whole else (x, y, seen.width, seen.height)
@@ -147,12 +153,17 @@ def draw_page(page: Page, frames: Mapping[str, Frame], images: Iterable[Image.Im
 
 
 def encode_page(image: Image.Image, kind: PageFormat) -> bytes:
-    """A page's file, without loss. The same bytes for the same pixels, as long as Pillow is the same."""
+    """A page's file, without loss, which says that a model made what is on it.
+
+    The same bytes for the same pixels, as long as Pillow is the same.
+    """
     buffer = io.BytesIO()
     if kind == "png":
-        image.save(buffer, "PNG", compress_level=9)
+        info = PngInfo()
+        info.add_itxt(XMP_KEYWORD, PACKET)
+        image.save(buffer, "PNG", pnginfo=info, compress_level=9)
     else:
-        image.save(buffer, "WEBP", lossless=True, exact=True, quality=80, method=4)
+        image.save(buffer, "WEBP", lossless=True, exact=True, quality=80, method=4, xmp=PACKET.encode())
     return buffer.getvalue()
 
 

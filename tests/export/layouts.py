@@ -6,11 +6,15 @@ import hashlib
 import io
 import json
 import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image, ImageDraw
 
 from consistory_ray.export.atlas import Sprite
+from consistory_ray.export.atlas_files import AtlasRules, atlas_files
+from consistory_ray.export.records import write_if_changed
 from consistory_ray.output.storage import OutputStore
 
 
@@ -35,6 +39,30 @@ def keep(store: OutputStore, name: str, image: Image.Image, path: str = "", endi
     path = path or f"{name}.{ending}"
     store.write_atomic(path, file.getvalue())
     return Sprite(name, path, hashlib.sha256(file.getvalue()).hexdigest(), **more)
+
+
+@dataclass(frozen=True)
+class Written:
+    """Paths of an atlas's files, and of those that were not there as they are."""
+
+    files: tuple[str, ...]
+    written: tuple[str, ...]
+
+    @property
+    def pages(self) -> list[str]:
+        return [path for path in self.files if path.endswith(".json")]
+
+
+def write_atlases(
+    store: OutputStore, atlases: Mapping[str, Sequence[Sprite]], rules: AtlasRules | None = None, **more: Any
+) -> Written:
+    """Write atlases as an export does."""
+    files, written = [], []
+    for path, data in atlas_files(store, atlases, rules, **more):
+        files.append(path)
+        if write_if_changed(store, path, data):
+            written.append(path)
+    return Written(tuple(files), tuple(written))
 
 
 def read_atlas(store: OutputStore, name: str) -> dict[str, Image.Image]:

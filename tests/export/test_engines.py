@@ -22,10 +22,10 @@ import pytest
 from PIL import Image
 
 from consistory_ray.export.atlas import Sprite
-from consistory_ray.export.atlas_files import AtlasRules, write_atlases
+from consistory_ray.export.atlas_files import AtlasRules
 from consistory_ray.export.packing import PageRules
 from consistory_ray.output.storage import OutputStore, open_output
-from tests.export.layouts import blob, keep
+from tests.export.layouts import blob, keep, write_atlases
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ENGINES = {"pixi": ("pixi.js", "8.22.0", "dist/pixi.min.js"), "phaser": ("phaser", "3.90.0", "dist/phaser.min.js")}
@@ -147,7 +147,7 @@ def sprites(store: OutputStore) -> list[Sprite]:
 def test_an_engine_draws_every_frame(engine: str, store: OutputStore, sprites: list[Sprite]) -> None:
     rotate = engine != "phaser"  # which has no way to draw frames that are turned: its texture coordinates are upright
     result = write_atlases(store, {"moss": sprites}, AtlasRules(PageRules(size=64, rotate=rotate)))
-    pages = [file.path for file in result.files if file.path.endswith(".json")]
+    pages = result.pages
     frames = [frame for path in pages for frame in json.loads(store.read(path))["frames"].values()]
     assert len(pages) > 1 and all(any(frame[what] for frame in frames) for what in ("trimmed", "rotated")[: 1 + rotate])
     asked = asked_of(sprites, pages)
