@@ -87,7 +87,7 @@ def check_rules(rules: PageRules) -> None:
         problems.append(Problem("--atlas-size", str(rules.size), f"give 1 to {LARGEST_PAGE} pixels"))
     elif rules.power_of_two and rules.size & (rules.size - 1):
         near = 1 << (rules.size.bit_length() - 1)
-        fix = f"give a power of two, as {near} or {2 * near}, or --no-atlas-power-of-two"
+        fix = f"give a power of two, as {near} or {2 * near}, or --atlas-any-size"
         problems.append(Problem("--atlas-size", str(rules.size), fix))
     for option, value in (("--atlas-padding", rules.padding), ("--atlas-extrude", rules.extrude)):
         if not 0 <= value <= 64:

@@ -1,0 +1,314 @@
+"""From a sheet's content to pages of primitives: texts, pictures, boxes and lines, in points from the upper left.
+
+The first page has the subject's name and words, its anchors large, its colours and what decided them; then come the
+scenes as a grid that goes on for as many pages as it takes. Everything stands on one set of columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from consistory_ray.export.character_sheet.content import Colour, SheetContent, Shown
+from consistory_ray.export.character_sheet.fonts import Fonts
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MARGIN, FOOT, GAP = 42.0, 26.0, 10.0
+INK, GREY, FAINT, GROUND = (24, 26, 30), (104, 108, 116), (206, 208, 212), (245, 245, 243)
+TITLE, LEAD, HEADING, BODY, LABEL, SMALL = 26.0, 11.0, 9.0, 7.5, 7.5, 6.2
+LEADING = 1.32
+"""From one baseline to the next, in font sizes."""
+_PAPERS = {"a4": (595.28, 841.89), "letter": (612.0, 792.0)}
+_BY_WIDTH = {False: (4, 5, 6), True: (6, 7, 8)}
+"""Columns of scenes, upright and across: for up to 12 of them, up to 30, and more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Words on one line: x of their beginning, or end if ``right``, and y of the baseline."""
+
+    x: float
+    y: float
+    words: str
+    size: float
+    bold: bool = False
+    colour: Colour = INK
+    right: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle, filled, with or without a line around it."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    fill: Colour
+    line: Colour | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture, drawn into a rectangle of its own proportions, over a plain ground."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    image: Image
+    ground: Colour = GROUND
+
+
+@dataclass
+class PaperPage:
+    """A page: its size in points, and what is on it, in the order in which it is drawn."""
+
+    width: float
+    height: float
+    parts: list[Text | Box | Picture] = field(default_factory=list)
+
+    @property
+    def words(self) -> str:
+        """All of its texts."""
+        return "\n".join(part.words for part in self.parts if isinstance(part, Text))
+
+
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """A paper's size in points."""
+
+    width: float
+    height: float
+
+    @property
+    def is_across(self) -> bool:
+        """Whether it is wider than high."""
+        return self.width > self.height
+
+
+def paper_named(name: str) -> Paper:
+    """``a4``, ``letter``, or one of them with ``-landscape``."""
+    width, height = _PAPERS[name.removesuffix("-landscape")]
+    return Paper(height, width) if name.endswith("-landscape") else Paper(width, height)
+
+
+def lay_out(content: SheetContent, paper: Paper, fonts: Fonts) -> list[PaperPage]:
+    """The pages of a sheet, at least one."""
+    setter = _Setter(content, paper, fonts)
+    setter.head()
+    setter.first_block()
+    setter.scenes()
+    setter.feet()
+    return setter.pages
+
+
+def wrapped(text: str, width: float, size: float, fonts: Fonts, *, lines: int, bold: bool = False) -> list[str]:
+    """A text in lines of at most a width; words that are wider are broken, and what is too much ends in an ellipsis."""
+    found, rest = list[str](), " ".join(text.split())
+    while rest and len(found) < lines:
+        end = _fitting(rest, width, size, fonts, bold=bold)
+        if end < len(rest):
+            if len(found) == lines - 1:
+                while end > 1 and fonts.width(rest[:end].rstrip() + "…", size, bold=bold) > width:
+                    end -= 1
+                return [*found, rest[:end].rstrip() + "…"]
+            space = rest.rfind(" ", 0, end + 1)
+            end = space if space > 0 else end
+        found.append(rest[:end].rstrip())
+        rest = rest[end:].lstrip()
+    return found
+
+
+def _fitting(text: str, width: float, size: float, fonts: Fonts, *, bold: bool) -> int:
+    """How many letters fit, at least one."""
+    low, high = 1, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fonts.width(text[:middle], size, bold=bold) <= width:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+class _Setter:
+    """Sets one sheet, from the top down; ``y`` is where the next part begins."""
+
+    def __init__(self, content: SheetContent, paper: Paper, fonts: Fonts) -> None:
+        self._content, self._paper, self._fonts = content, paper, fonts
+        self.pages = [PaperPage(paper.width, paper.height)]
+        self._left, self._right = MARGIN, paper.width - MARGIN
+        self._bottom = paper.height - MARGIN - FOOT
+        self._y = MARGIN
+
+    @property
+    def _width(self) -> float:
+        return self._right - self._left
+
+    def _add(self, *parts: Text | Box | Picture) -> None:
+        self.pages[-1].parts.extend(parts)
+
+    def _text(
+        self,
+        x: float,
+        y: float,
+        text: str,
+        size: float,
+        width: float,
+        lines: int,
+        *,
+        bold: bool = False,
+        colour: Colour = INK,
+    ) -> float:
+        """Set a text whose upper edge is ``y``; returns where its lower edge is."""
+        for words in wrapped(text, width, size, self._fonts, lines=lines, bold=bold):
+            self._add(Text(x, y + size, words, size, bold, colour))
+            y += size * LEADING
+        return y
+
+    def _rule(self, y: float, colour: Colour = FAINT) -> None:
+        self._add(Box(self._left, y, self._width, 0.6, colour))
+
+    def _heading(self, x: float, y: float, text: str, more: str = "") -> float:
+        self._add(Text(x, y + HEADING, text, HEADING, bold=True))
+        if more:
+            at = x + self._fonts.width(text, HEADING, bold=True) + 6
+            self._add(Text(at, y + HEADING, more, BODY, colour=GREY))
+        return y + HEADING * LEADING + 5
+
+    def head(self) -> None:
+        """Name, words, and where it is from."""
+        content = self._content
+        run = wrapped(content.run, self._width * 0.3, BODY, self._fonts, lines=1)
+        self._add(Text(self._right, self._y + TITLE * 0.94, run[0] if run else "", BODY, colour=GREY, right=True))
+        y = self._text(self._left, self._y, content.title, TITLE, self._width * 0.68, 1, bold=True) + 1
+        y = self._text(self._left, y, content.lead, LEAD, self._width, 2)
+        if content.details:
+            y = self._text(self._left, y + 1, content.details, LEAD, self._width, 4, colour=GREY)
+        self._rule(y + 7, INK)
+        self._y = y + 7 + 14
+
+    def first_block(self) -> None:
+        """Anchors, and beside them colours and facts."""
+        share = 0.64 if not self._paper.is_across else 0.56
+        side_x = self._left + self._width * share + 2 * GAP
+        anchors_end = self._anchors(self._left, self._y, self._width * share)
+        side_width = self._right - side_x
+        if not self._content.anchors:
+            side_x, side_width = self._left, self._width
+        side_end = self._facts(side_x, self._palette(side_x, self._y, side_width), side_width)
+        self._y = max(anchors_end, side_end) + 16
+
+    def _anchors(self, x: float, y: float, width: float) -> float:
+        shown = self._content.anchors
+        if not shown:
+            return y
+        y = self._heading(x, y, "Anchors", "the pictures that define it")
+        columns = 2 if len(shown) <= 2 else 3 if len(shown) <= 6 else 4
+        return self._grid(shown, x, y, width, columns, ground=GROUND)
+
+    def _palette(self, x: float, y: float, width: float) -> float:
+        swatches = self._content.palette
+        if not swatches:
+            return y
+        y = self._heading(x, y, "Colours")
+        side, columns = 21.0, max(2, int(width // 84))
+        step = width / columns
+        for number, swatch in enumerate(swatches):
+            left, top = x + number % columns * step, y + number // columns * (side + 6)
+            self._add(Box(left, top, side, side, swatch.colour, FAINT))
+            self._add(Text(left + side + 6, top + 9.5, swatch.code, LABEL, bold=True))
+            self._add(Text(left + side + 6, top + 18.5, f"{100 * swatch.share:.0f} %", SMALL, colour=GREY))
+        return y + -(-len(swatches) // columns) * (side + 6) + 8
+
+    def _facts(self, x: float, y: float, width: float) -> float:
+        if not self._content.facts:
+            return y
+        y = self._heading(x, y, "Made with")
+        names = max(self._fonts.width(name, BODY) for name, _ in self._content.facts) + 8
+        for name, value in self._content.facts:
+            self._add(Text(x, y + BODY, name, BODY, colour=GREY))
+            y = self._text(x + names, y, value, BODY, width - names, 3) + 1.5
+        return y
+
+    def scenes(self) -> None:
+        """The grid of scenes, over as many pages as it takes."""
+        shown = self._content.scenes
+        if not shown:
+            return
+        few, some, many = _BY_WIDTH[self._paper.is_across]
+        columns = few if len(shown) <= 12 else some if len(shown) <= 30 else many
+        cell = (self._width - (columns - 1) * GAP) / columns
+        row_height = cell + _words_height(shown)
+        more = f"{len(shown)}" + (f" of {len(shown) + self._content.left_out}" if self._content.left_out else "")
+        if self._y + HEADING * 2 + row_height > self._bottom:
+            self._turn()
+        self._rule(self._y)
+        self._y = self._heading(self._left, self._y + 11, "Scenes", more)
+        rest, largest = list(shown), _largest(shown)
+        while rest:
+            rows = max(1, int((self._bottom - self._y + GAP) // (row_height + GAP)))
+            some_of_it, rest = rest[: rows * columns], rest[rows * columns :]
+            self._grid(some_of_it, self._left, self._y, self._width, columns, GROUND, largest, _words_height(shown))
+            if rest:
+                self._turn()
+
+    def _turn(self) -> None:
+        """A new page."""
+        self.pages.append(PaperPage(self._paper.width, self._paper.height))
+        title = wrapped(self._content.title, self._width * 0.68, LEAD, self._fonts, lines=1, bold=True)
+        self._add(Text(self._left, MARGIN + LEAD, title[0], LEAD, bold=True))
+        self._rule(MARGIN + LEAD + 7, INK)
+        self._y = MARGIN + LEAD + 7 + 14
+
+    def _grid(
+        self,
+        shown: Sequence[Shown],
+        x: float,
+        y: float,
+        width: float,
+        columns: int,
+        ground: Colour,
+        largest: float | None = None,
+        words_height: float | None = None,
+    ) -> float:
+        """Pictures in square cells, all at one scale, with their words below; returns where the last row ends."""
+        cell = (width - (columns - 1) * GAP) / columns
+        height = _words_height(shown) if words_height is None else words_height
+        scale = cell / (largest or _largest(shown))
+        for number, one in enumerate(shown):
+            left = x + number % columns * (cell + GAP)
+            top = y + number // columns * (cell + height + GAP)
+            self._add(Box(left, top, cell, cell, ground))
+            drawn = one.image.width * scale, one.image.height * scale
+            self._add(Picture(left + (cell - drawn[0]) / 2, top + cell - drawn[1], *drawn, one.image, ground))
+            self._words(one, left, top + cell + 3, cell)
+        return y + -(-len(shown) // columns) * (cell + height + GAP) - GAP
+
+    def _words(self, one: Shown, x: float, y: float, width: float) -> None:
+        y = self._text(x, y, one.label, LABEL, width, 1, bold=True)
+        if one.caption:
+            y = self._text(x, y, one.caption, SMALL, width, 2)
+        self._text(x, y, one.note, SMALL, width, 1, colour=GREY)
+
+    def feet(self) -> None:
+        """The last line of every page."""
+        y = self._paper.height - MARGIN + SMALL
+        for number, page in enumerate(self.pages):
+            made = "Pictures made by a generative model · consistory_ray"
+            page.parts.append(Text(self._left, y, made, SMALL, colour=GREY))
+            page.parts.append(Text(self._right, y, f"{number + 1} / {len(self.pages)}", SMALL, colour=GREY, right=True))
+
+
+def _largest(shown: Sequence[Shown]) -> float:
+    return float(max(max(one.image.size) for one in shown))
+
+
+def _words_height(shown: Sequence[Shown]) -> float:
+    """Of what stands below pictures, the most that any of them has."""
+    lines = max((2 if one.caption else 0) + (1 if one.note else 0) for one in shown)
+    return 3 + LABEL * LEADING + lines * SMALL * LEADING
