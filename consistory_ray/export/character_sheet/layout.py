@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 MARGIN, FOOT, GAP = 42.0, 26.0, 10.0
 INK, GREY, FAINT, GROUND = (24, 26, 30), (104, 108, 116), (206, 208, 212), (245, 245, 243)
 TITLE, LEAD, HEADING, BODY, LABEL, SMALL = 26.0, 11.0, 9.0, 7.5, 7.5, 6.2
+_INSET = 0.05
+"""Room around sprites in their cells, in sides of these."""
+_LABEL_LINES, _CAPTION_LINES = 2, 2
 LEADING = 1.32
 """From one baseline to the next, in font sizes."""
 _PAPERS = {"a4": (595.28, 841.89), "letter": (612.0, 792.0)}
@@ -107,7 +110,10 @@ def lay_out(content: SheetContent, paper: Paper, fonts: Fonts) -> list[PaperPage
 
 
 def wrapped(text: str, width: float, size: float, fonts: Fonts, *, lines: int, bold: bool = False) -> list[str]:
-    """A text in lines of at most a width; words that are wider are broken, and what is too much ends in an ellipsis."""
+    """A text in lines of at most a width, and no more than ``lines``: what is too much ends in an ellipsis.
+
+    Lines end at spaces, after hyphens and slashes, or in the middle of what is wider than a line.
+    """
     found, rest = list[str](), " ".join(text.split())
     while rest and len(found) < lines:
         end = _fitting(rest, width, size, fonts, bold=bold)
@@ -116,8 +122,7 @@ def wrapped(text: str, width: float, size: float, fonts: Fonts, *, lines: int, b
                 while end > 1 and fonts.width(rest[:end].rstrip() + "…", size, bold=bold) > width:
                     end -= 1
                 return [*found, rest[:end].rstrip() + "…"]
-            space = rest.rfind(" ", 0, end + 1)
-            end = space if space > 0 else end
+            end = max(rest.rfind(" ", 0, end + 1), rest.rfind("-", 0, end) + 1, rest.rfind("/", 0, end) + 1) or end
         found.append(rest[:end].rstrip())
         rest = rest[end:].lstrip()
     return found
@@ -185,7 +190,9 @@ class _Setter:
         content = self._content
         run = wrapped(content.run, self._width * 0.3, BODY, self._fonts, lines=1)
         self._add(Text(self._right, self._y + TITLE * 0.94, run[0] if run else "", BODY, colour=GREY, right=True))
-        y = self._text(self._left, self._y, content.title, TITLE, self._width * 0.68, 1, bold=True) + 1
+        room = self._width * 0.68
+        fits = (size for size in (TITLE, 20.0, 16.0) if self._fonts.width(content.title, size, bold=True) <= room)
+        y = self._text(self._left, self._y, content.title, next(fits, 16.0), room, 2, bold=True) + 1
         y = self._text(self._left, y, content.lead, LEAD, self._width, 2)
         if content.details:
             y = self._text(self._left, y + 1, content.details, LEAD, self._width, 4, colour=GREY)
@@ -243,17 +250,20 @@ class _Setter:
         few, some, many = _BY_WIDTH[self._paper.is_across]
         columns = few if len(shown) <= 12 else some if len(shown) <= 30 else many
         cell = (self._width - (columns - 1) * GAP) / columns
-        row_height = cell + _words_height(shown)
+        words_height = self._words_height(shown, cell)
+        row_height = cell + words_height
         more = f"{len(shown)}" + (f" of {len(shown) + self._content.left_out}" if self._content.left_out else "")
         if self._y + HEADING * 2 + row_height > self._bottom:
             self._turn()
-        self._rule(self._y)
-        self._y = self._heading(self._left, self._y + 11, "Scenes", more)
+        else:
+            self._rule(self._y)
+            self._y += 11
+        self._y = self._heading(self._left, self._y, "Scenes", more)
         rest, largest = list(shown), _largest(shown)
         while rest:
             rows = max(1, int((self._bottom - self._y + GAP) // (row_height + GAP)))
             some_of_it, rest = rest[: rows * columns], rest[rows * columns :]
-            self._grid(some_of_it, self._left, self._y, self._width, columns, GROUND, largest, _words_height(shown))
+            self._grid(some_of_it, self._left, self._y, self._width, columns, GROUND, largest, words_height)
             if rest:
                 self._turn()
 
@@ -278,21 +288,33 @@ class _Setter:
     ) -> float:
         """Pictures in square cells, all at one scale, with their words below; returns where the last row ends."""
         cell = (width - (columns - 1) * GAP) / columns
-        height = _words_height(shown) if words_height is None else words_height
-        scale = cell / (largest or _largest(shown))
+        height = self._words_height(shown, cell) if words_height is None else words_height
+        is_cut_out = any(one.image.mode == "RGBA" for one in shown)
+        inset = cell * _INSET if is_cut_out else 0.0
+        scale = (cell - 2 * inset) / (largest or _largest(shown))
         for number, one in enumerate(shown):
             left = x + number % columns * (cell + GAP)
             top = y + number // columns * (cell + height + GAP)
             self._add(Box(left, top, cell, cell, ground))
             drawn = one.image.width * scale, one.image.height * scale
-            self._add(Picture(left + (cell - drawn[0]) / 2, top + cell - drawn[1], *drawn, one.image, ground))
+            self._add(Picture(left + (cell - drawn[0]) / 2, top + cell - inset - drawn[1], *drawn, one.image, ground))
             self._words(one, left, top + cell + 3, cell)
         return y + -(-len(shown) // columns) * (cell + height + GAP) - GAP
 
+    def _words_height(self, shown: Sequence[Shown], width: float) -> float:
+        """Of what stands below pictures of a width, the most that any of them has."""
+
+        def height(one: Shown) -> float:
+            label = wrapped(one.label, width, LABEL, self._fonts, lines=_LABEL_LINES, bold=True)
+            caption = wrapped(one.caption, width, SMALL, self._fonts, lines=_CAPTION_LINES)
+            return LEADING * (len(label) * LABEL + (len(caption) + bool(one.note)) * SMALL)
+
+        return 3 + max(map(height, shown))
+
     def _words(self, one: Shown, x: float, y: float, width: float) -> None:
-        y = self._text(x, y, one.label, LABEL, width, 1, bold=True)
+        y = self._text(x, y, one.label, LABEL, width, _LABEL_LINES, bold=True)
         if one.caption:
-            y = self._text(x, y, one.caption, SMALL, width, 2)
+            y = self._text(x, y, one.caption, SMALL, width, _CAPTION_LINES)
         self._text(x, y, one.note, SMALL, width, 1, colour=GREY)
 
     def feet(self) -> None:
@@ -306,9 +328,3 @@ class _Setter:
 
 def _largest(shown: Sequence[Shown]) -> float:
     return float(max(max(one.image.size) for one in shown))
-
-
-def _words_height(shown: Sequence[Shown]) -> float:
-    """Of what stands below pictures, the most that any of them has."""
-    lines = max((2 if one.caption else 0) + (1 if one.note else 0) for one in shown)
-    return 3 + LABEL * LEADING + lines * SMALL * LEADING

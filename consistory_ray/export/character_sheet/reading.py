@@ -174,6 +174,8 @@ def _facts(material: Material, told: Mapping[str, Any]) -> Iterator[tuple[str, s
         yield "Seeds", ", ".join(map(str, seeds))
     names = {"num_inference_steps": "Steps", "guidance_scale": "Guidance", "scheduler": "Scheduler"}
     yield from ((name, _text(settings[key])) for key, name in names.items() if settings.get(key) is not None)
+    sizes = dict.fromkeys(f"{source.width} x {source.height} px" for source in material.sources)
+    yield from (("Size", size) for size in [*sizes][:1])
     yield "Profile", _text(told.get("profile") or "exact")
     if negative := _text(told.get("negative_prompt")):
         yield "Without", negative
