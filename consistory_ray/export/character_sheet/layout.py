@@ -21,6 +21,7 @@ INK, GREY, FAINT, GROUND = (24, 26, 30), (104, 108, 116), (206, 208, 212), (245,
 TITLE, LEAD, HEADING, BODY, LABEL, SMALL = 26.0, 11.0, 9.0, 7.5, 7.5, 6.2
 _INSET = 0.05
 """Room around sprites in their cells, in sides of these."""
+_MOST_ANCHOR_COLUMNS = 8
 _LABEL_LINES, _CAPTION_LINES = 2, 2
 LEADING = 1.32
 """From one baseline to the next, in font sizes."""
@@ -216,7 +217,13 @@ class _Setter:
             return y
         y = self._heading(x, y, "Anchors", "the pictures that define it")
         columns = 2 if len(shown) <= 2 else 3 if len(shown) <= 6 else 4
+        while columns < _MOST_ANCHOR_COLUMNS and y + self._grid_height(shown, width, columns) > self._bottom:
+            columns += 1
         return self._grid(shown, x, y, width, columns, ground=GROUND)
+
+    def _grid_height(self, shown: Sequence[Shown], width: float, columns: int) -> float:
+        cell = (width - (columns - 1) * GAP) / columns
+        return -(-len(shown) // columns) * (cell + self._words_height(shown, cell) + GAP) - GAP
 
     def _palette(self, x: float, y: float, width: float) -> float:
         swatches = self._content.palette
@@ -237,10 +244,17 @@ class _Setter:
             return y
         y = self._heading(x, y, "Made with")
         names = max(self._fonts.width(name, BODY) for name, _ in self._content.facts) + 8
+        lines = 3
+        while lines > 1 and y + self._facts_height(width - names, lines) > self._bottom:
+            lines -= 1
         for name, value in self._content.facts:
             self._add(Text(x, y + BODY, name, BODY, colour=GREY))
-            y = self._text(x + names, y, value, BODY, width - names, 3) + 1.5
+            y = self._text(x + names, y, value, BODY, width - names, lines) + 1.5
         return y
+
+    def _facts_height(self, width: float, lines: int) -> float:
+        values = (wrapped(value, width, BODY, self._fonts, lines=lines) for _, value in self._content.facts)
+        return sum(len(value) * BODY * LEADING + 1.5 for value in values)
 
     def scenes(self) -> None:
         """The grid of scenes, over as many pages as it takes."""
