@@ -55,10 +55,16 @@ class Layouts:
         if self.paper is not None and self.fonts is not None:
             from consistory_ray.export.character_sheet.product import CharacterSheets
 
-            sources = {source.asset_id: source for source in selection.sources}
-            made.append(
-                CharacterSheets(output, sources, self.paper, self.fonts, on_progress, should_stop, _tell_missing)
+            sheets = CharacterSheets(
+                output,
+                {source.asset_id: source for source in selection.sources},
+                self.paper,
+                self.fonts,
+                on_progress=on_progress,
+                should_stop=should_stop,
+                on_missing=_tell_missing,
             )
+            made.append(sheets)
         return made
 
 

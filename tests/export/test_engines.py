@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import functools
-import http.server
-import io
 import json
 import os
 import shutil
-import subprocess
-import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,78 +16,21 @@ from consistory_ray.export.atlas import Sprite
 from consistory_ray.export.atlas_files import AtlasRules
 from consistory_ray.export.packing import PageRules
 from consistory_ray.output.storage import OutputStore, open_output
+from tests.export.browser import from_npm, needs_chromium, opened, picture_at
 from tests.export.layouts import blob, keep, write_atlases
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ENGINES = {"pixi": ("pixi.js", "8.22.0", "dist/pixi.min.js"), "phaser": ("phaser", "3.90.0", "dist/phaser.min.js")}
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "consistory-ray-tests"
 BACKGROUND, SIDE, COLUMNS = (32, 64, 96), 48, 4
-GPU_LESS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]
-
-
-def engine_script(name: str) -> bytes:
-    """An engine from npm, kept for the next time."""
-    package, version, path = ENGINES[name]
-    folder = CACHE / f"{package}-{version}"
-    if not folder.exists():
-        npm = shutil.which("npm")
-        if npm is None:
-            pytest.skip("there is no npm to get an engine with")
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=CACHE) as fresh:
-            command = [npm, "install", f"--prefix={fresh}", f"{package}@{version}", "--ignore-scripts", "--no-save"]
-            got = subprocess.run(
-                [*command, "--no-audit", "--no-fund", "--fetch-retries=0"],
-                capture_output=True,
-                text=True,
-                timeout=300,
-                check=False,
-            )
-            if got.returncode:
-                pytest.skip(f"npm does not fetch {package}: {got.stderr.strip()[-200:]}")
-            Path(fresh, "node_modules").rename(folder) if not folder.exists() else None
-    found = json.loads((folder / package / "package.json").read_text())
-    assert found["version"] == version
-    return (folder / package / path).read_bytes()
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """The address of a folder, from a server of its own."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+pytestmark = [pytest.mark.slow, needs_chromium]
 
 
 def drawn_by(engine: str, store: OutputStore, asked: dict[str, Any]) -> Image.Image:
     """What an engine shows in Chromium."""
-    from playwright.sync_api import sync_playwright
-
-    folder = Path(store.root)
-    (folder / "engine.js").write_bytes(engine_script(engine))
+    folder, (package, version, script) = Path(store.root), ENGINES[engine]
+    shutil.copy(from_npm(package, version) / script, folder / "engine.js")
     shutil.copy(Path(__file__).parent / "engines.html", folder / "index.html")
-    with served(folder) as url, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=GPU_LESS)
-        page, errors = browser.new_page(viewport={"width": 800, "height": 600}), []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda one: errors.append(one.text) if one.type in ("error", "warning") else None)
-        page.goto(f"{url}/index.html")
-        address = page.evaluate(f"asked => drawers.{engine}(asked)", asked)
-        browser.close()
-    assert not [text for text in errors if "GPU stall" not in text and "GL Driver" not in text]
-    shown = Image.open(io.BytesIO(base64.b64decode(address.split(",", 1)[1]))).convert("RGB")
+    with opened(folder, "index.html") as page:
+        shown = picture_at(page.evaluate(f"asked => drawers.{engine}(asked)", asked))
     if look := os.environ.get("LOOK_AT"):
         shown.resize((shown.width * 3, shown.height * 3), Image.Resampling.NEAREST).save(f"{look}/{engine}.png")
     return shown

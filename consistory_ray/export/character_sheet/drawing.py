@@ -19,7 +19,6 @@ from consistory_ray.export.character_sheet.layout import Box, PaperPage, Picture
 from consistory_ray.pictures.provenance import PACKET, XMP_KEYWORD
 
 DPI = 300
-_SCALE = DPI / 72
 _JPEG_QUALITY = 93
 
 
@@ -50,7 +49,7 @@ def as_pdf(pages: Sequence[PaperPage], fonts: Fonts, title: str, keywords: str =
                 canvas.rect(*rectangle, stroke=int(part.line is not None), fill=1)
             else:
                 encoded = io.BytesIO()
-                _printed(part).save(encoded, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
+                _printed(part, DPI).save(encoded, "JPEG", quality=_JPEG_QUALITY, subsampling=0)
                 y = page.height - part.y - part.height
                 canvas.drawImage(ImageReader(encoded), part.x, y, part.width, part.height)
         canvas.showPage()
@@ -58,40 +57,40 @@ def as_pdf(pages: Sequence[PaperPage], fonts: Fonts, title: str, keywords: str =
     return file.getvalue()
 
 
-def as_png(page: PaperPage, fonts: Fonts) -> bytes:
+def as_png(page: PaperPage, fonts: Fonts, dpi: int = DPI) -> bytes:
     """A page as PNG, white paper, that says its size in print and that a model made its pictures."""
-    image = Image.new("RGB", (_dots(page.width), _dots(page.height)), "white")
+
+    def dots(points: float) -> int:
+        return round(points * dpi / 72)
+
+    image = Image.new("RGB", (dots(page.width), dots(page.height)), "white")
     pen = ImageDraw.Draw(image)
     for part in page.parts:
         if isinstance(part, Text):
-            font = _font(fonts.path(bold=part.bold), part.size * _SCALE)
-            place = (part.x * _SCALE, part.y * _SCALE)
+            font = _font(fonts.path(bold=part.bold), part.size * dpi / 72)
+            place = (part.x * dpi / 72, part.y * dpi / 72)
             pen.text(place, part.words, part.colour, font, anchor="rs" if part.right else "ls")
         elif isinstance(part, Box):
-            corner = (_dots(part.x + part.width), _dots(part.y + part.height))
-            start = (_dots(part.x), _dots(part.y))
-            end = (max(corner[0] - 1, start[0]), max(corner[1] - 1, start[1]))
-            pen.rectangle((*start, *end), part.fill, part.line, width=2 if part.line else 0)
+            left, upper = dots(part.x), dots(part.y)
+            right, lower = dots(part.x + part.width) - 1, dots(part.y + part.height) - 1
+            rectangle = (left, upper, max(right, left), max(lower, upper))
+            pen.rectangle(rectangle, part.fill, part.line, width=2 if part.line else 0)
         else:
-            image.paste(_printed(part), (_dots(part.x), _dots(part.y)))
+            image.paste(_printed(part, dpi), (dots(part.x), dots(part.y)))
     file, info = io.BytesIO(), PngInfo()
     info.add_itxt(XMP_KEYWORD, PACKET)
-    image.save(file, "PNG", dpi=(DPI, DPI), pnginfo=info, compress_level=6)
+    image.save(file, "PNG", dpi=(dpi, dpi), pnginfo=info, compress_level=6)
     return file.getvalue()
 
 
-def _printed(part: Picture) -> Image.Image:
+def _printed(part: Picture, dpi: int) -> Image.Image:
     """A picture over its ground, with as many pixels as are printed: viewers enlarge small ones badly."""
-    size = max(1, _dots(part.width)), max(1, _dots(part.height))
+    size = max(1, round(part.width * dpi / 72)), max(1, round(part.height * dpi / 72))
     if part.image.mode != "RGBA":
         return part.image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     ground = Image.new("RGBA", part.image.size, (*part.ground, 255))
     ground.alpha_composite(part.image)
     return ground.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-
-
-def _dots(points: float) -> int:
-    return round(points * _SCALE)
 
 
 def _shares(colour: Colour) -> tuple[float, float, float]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from consistory_ray.errors import RunInterrupted
-from consistory_ray.export.character_sheet.drawing import as_pdf, as_png
+from consistory_ray.export.character_sheet.drawing import DPI, as_pdf, as_png
 from consistory_ray.export.character_sheet.fonts import Fonts
 from consistory_ray.export.character_sheet.layout import lay_out, paper_named
 from consistory_ray.export.character_sheet.reading import Material, materials, read_content
@@ -36,6 +36,7 @@ class CharacterSheets:
         sources: the exported pictures, by asset.
         paper: see :func:`.layout.paper_named`.
         fonts: see :func:`.fonts.find_fonts`.
+        dpi: dots per inch of PNG pages.
         on_progress: is told how many of how many sheets are made.
         should_stop: is asked before every sheet whether to stop.
         on_missing: is told of letters that the font does not have, and in whose sheet.
@@ -45,6 +46,7 @@ class CharacterSheets:
     sources: Mapping[str, Source]
     paper: str
     fonts: Fonts
+    dpi: int = DPI
     on_progress: Callable[[int, int], None] | None = None
     should_stop: Callable[[], bool] = lambda: False
     on_missing: Callable[[str, str], None] = field(default=lambda _subject, _letters: None)
@@ -79,13 +81,20 @@ class CharacterSheets:
             self.on_missing(material.subject, missing)
         checksums = []
         for number, page in enumerate(pages):
-            data = as_png(page, self.fonts)
+            data = as_png(page, self.fonts, self.dpi)
             checksums.append(f" page:{hashlib.sha256(data).hexdigest()}")
             yield _page_path(material.subject, number), data
         yield _pdf_path(material.subject), as_pdf(pages, self.fonts, content.title, f"sheet:{key}{''.join(checksums)}")
 
     def _key(self, material: Material) -> str:
-        parts = [LAYOUT_VERSION, self.paper, self.fonts.regular.name, self.fonts.bold.name, material.identity()]
+        parts = [
+            LAYOUT_VERSION,
+            self.paper,
+            self.dpi,
+            self.fonts.regular.name,
+            self.fonts.bold.name,
+            material.identity(),
+        ]
         return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
 
 
