@@ -86,11 +86,13 @@ def as_png(page: PaperPage, fonts: Fonts, dpi: int = DPI) -> bytes:
 def _printed(part: Picture, dpi: int) -> Image.Image:
     """A picture over its ground, with as many pixels as are printed: viewers enlarge small ones badly."""
     size = max(1, round(part.width * dpi / 72)), max(1, round(part.height * dpi / 72))
+    smaller = size[0] < part.image.width
+    how = Image.Resampling.LANCZOS if smaller else Image.Resampling.BICUBIC  # which rings less around hard edges
     if part.image.mode != "RGBA":
-        return part.image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+        return part.image.convert("RGB").resize(size, how)
     ground = Image.new("RGBA", part.image.size, (*part.ground, 255))
     ground.alpha_composite(part.image)
-    return ground.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    return ground.convert("RGB").resize(size, how)
 
 
 def _shares(colour: Colour) -> tuple[float, float, float]:

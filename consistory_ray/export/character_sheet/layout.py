@@ -216,7 +216,7 @@ class _Setter:
         if not shown:
             return y
         y = self._heading(x, y, "Anchors", "the pictures that define it")
-        columns = 2 if len(shown) <= 2 else 3 if len(shown) <= 6 else 4
+        columns = 2 if len(shown) <= 2 and not self._paper.is_across else 3 if len(shown) <= 6 else 4
         while columns < _MOST_ANCHOR_COLUMNS and y + self._grid_height(shown, width, columns) > self._bottom:
             columns += 1
         return self._grid(shown, x, y, width, columns, ground=GROUND)
@@ -262,7 +262,10 @@ class _Setter:
         if not shown:
             return
         few, some, many = _BY_WIDTH[self._paper.is_across]
-        columns = few if len(shown) <= 12 else some if len(shown) <= 30 else many
+        usual = few if len(shown) <= 12 else some if len(shown) <= 30 else many
+        room = self._bottom - self._y - 11 - HEADING * LEADING - 5
+        fitting = (n for n in range(usual, many + 1) if self._grid_height(shown, self._width, n) <= room)
+        columns = next(fitting, usual)  # rather a little smaller than two that are left over on another page
         cell = (self._width - (columns - 1) * GAP) / columns
         words_height = self._words_height(shown, cell)
         row_height = cell + words_height
