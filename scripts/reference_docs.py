@@ -78,7 +78,8 @@ Variables that stand in for an option are named with it below.
 
 ENVIRONMENT = {
     "`CONSISTORY_ALLOWED_CODE`": "Comma-separated `package.module:function` or modules that jobs may name as `checks`; "
-    "unset allows none ([evaluation.md](evaluation.md)).",
+    "unset allows none ([evaluation.md](evaluation.md)). Where it is set, `export --check` and `--watermark` may name "
+    "no others.",
     "`CONSISTORY_ALLOWED_URLS`": "Comma-separated prefixes: jobs, models, outputs and stored subjects anywhere else "
     "are refused ([security.md](security.md)).",
     "`CONSISTORY_SUBJECTS`": "Folder or URL in which `from: NAME` is looked up.",

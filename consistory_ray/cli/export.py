@@ -11,6 +11,10 @@ from consistory_ray.cli.common import EXIT_FAILED, counting, exits, out, print_j
 from consistory_ray.cli.export_options import (
     AllTakes,
     Anchors,
+    C2paFiles,
+    C2paPrompt,
+    C2paTsa,
+    Checks,
     ExportFolder,
     ExportScenes,
     ExportSubjects,
@@ -27,6 +31,7 @@ from consistory_ray.cli.export_options import (
     Size,
     Sprites,
     Trim,
+    WatermarkOption,
 )
 from consistory_ray.cli.layout_options import (
     RULES,
@@ -73,6 +78,11 @@ def export(
     layout: Layout = None,
     format: FormatOption = None,
     metadata: KeepMetadata = True,
+    check: Checks = None,
+    watermark: WatermarkOption = None,
+    c2pa: C2paFiles = None,
+    c2pa_prompt: C2paPrompt = False,
+    c2pa_tsa: C2paTsa = None,
     prune: Prune = False,
     workers: ExportWorkers = None,
     atlas: AtlasOption = None,
@@ -95,6 +105,7 @@ def export(
     from consistory_ray.cli.layouts import Layouts, atlas_rules, sheet_fonts
     from consistory_ray.export.exporting import export as write
     from consistory_ray.export.exporting import told
+    from consistory_ray.export.finishing import finish
     from consistory_ray.export.making import Recipe
     from consistory_ray.export.naming import ALL_TAKES, ONE_TAKE, ending_of, named
     from consistory_ray.export.options import PictureOptions, check_installed
@@ -103,6 +114,11 @@ def export(
 
     check_allowed("URL", url)
     check_allowed("--to", to)
+    if c2pa_tsa is not None:
+        check_allowed("--c2pa-tsa", c2pa_tsa)
+    finished = finish(
+        mark=watermark, checks=check or (), credentials=c2pa, with_prompt=c2pa_prompt, timestamps=c2pa_tsa
+    )
     template = layout or (ALL_TAKES if all_takes else ONE_TAKE)
     options = PictureOptions(
         sprites=sprites,
@@ -114,6 +130,7 @@ def export(
         power_of_two=power_of_two,
         ending=format or ending_of(template) or "png",
         metadata=metadata,
+        further=finished.further,
     )
     check_installed(options)
     pages = PageRules(
@@ -133,7 +150,8 @@ def export(
             target,
             selection,
             names,
-            Recipe(options),
+            Recipe(options, finished.marks, finished.checks),
+            sign=finished.sign,
             products=layouts.products(output, selection, on_progress, lambda: bool(stop)),
             prune=prune,
             processes=processes,

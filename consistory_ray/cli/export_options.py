@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal, Optional
 
 import typer
@@ -11,6 +12,7 @@ import typer
 WHICH = "Which pictures"
 CUT = "Cut out"
 FILES = "Files"
+MARKS = "Checks, marks and signatures"
 
 ExportFolder = Annotated[
     str, typer.Option("--to", metavar="DIR", help="Where to: a folder or fsspec URL.", rich_help_panel=FILES)
@@ -74,4 +76,27 @@ ExportWorkers = Annotated[
     Optional[int],
     typer.Option("--workers", min=0, metavar="N", help="Processes that cut out; without it, one per core, at most 8.",
                  rich_help_panel=CUT),
+]  # fmt: skip
+Checks = Annotated[
+    Optional[list[str]],
+    typer.Option("--check", metavar="MODULE:NAME", rich_help_panel=MARKS,
+                 help="A function of yours, from a picture to a reason not to export it, or None; may be repeated."),
+]  # fmt: skip
+WatermarkOption = Annotated[
+    Optional[str],
+    typer.Option("--watermark", metavar="MODULE:NAME", rich_help_panel=MARKS,
+                 help="A function of yours, from a picture to one of the same size with your mark in it."),
+]  # fmt: skip
+C2paFiles = Annotated[
+    Optional[tuple[Path, Path]],
+    typer.Option("--c2pa", metavar="CERT KEY", rich_help_panel=MARKS,
+                 help="Sign with Content Credentials: certificates, the signer's first, and private key, PEM."),
+]  # fmt: skip
+C2paPrompt = Annotated[
+    bool, typer.Option("--c2pa-prompt", help="Tell the prompt in what is signed.", rich_help_panel=MARKS)
+]
+C2paTsa = Annotated[
+    Optional[str],
+    typer.Option("--c2pa-tsa", metavar="URL", rich_help_panel=MARKS,
+                 help="Ask this time stamp authority for every picture; without it nothing is asked."),
 ]  # fmt: skip

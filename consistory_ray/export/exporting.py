@@ -16,17 +16,18 @@ import hashlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from consistory_ray.errors import InputError, Problem, RunInterrupted
-from consistory_ray.export.making import Made, Maker, Recipe, makers
+from consistory_ray.export.making import Made, Maker, Recipe, Sign, makers, signed
 from consistory_ray.export.records import CONTROL, NOT_MADE, Journal, Record, write_manifest
 from consistory_ray.export.selection import Selection, Source
 from consistory_ray.output.files import bounded_map
 from consistory_ray.output.lease.fencing import delete_all, refuse_if_lost
 from consistory_ray.output.lease.lease import Lease
 from consistory_ray.output.storage import FOLDERS, Output, OutputStore, as_store
+from consistory_ray.pictures.provenance import TRAINED, source_type
 
 THREADS = 16
 _SHOWN = 5
@@ -74,6 +75,7 @@ def export(
     names: Mapping[str, Source],
     recipe: Recipe,
     *,
+    sign: Sign | None = None,
     products: Sequence[Product] = (),
     prune: bool = False,
     processes: int = 0,
@@ -88,6 +90,7 @@ def export(
         selection: what is exported.
         names: the name of each file, as :func:`.naming.named` makes them.
         recipe: how a picture becomes a file.
+        sign: what signs the files; what it depends on belongs into ``recipe.options.further``.
         products: what is made of all of them.
         prune: delete files of earlier exports that are not asked for any more.
         processes: that compute, see :func:`.making.makers`.
@@ -114,7 +117,7 @@ def export(
         }
         planned = (Record(name, "planned", asset_id=one.asset_id) for name, one in waiting.items())
         journal.add(planned, at_once=True)
-        run = _Run(to, journal, lease, should_stop)
+        run = _Run(to, journal, lease, should_stop, sign, digest, tuple(names.values()))
         try:
             with makers(source, recipe, min(processes, len(waiting))) as maker:
                 written = run.pictures(waiting, maker, len(names), on_progress)
@@ -148,8 +151,18 @@ def export(
 class _Run:
     """The writing part of an export that holds the lease."""
 
-    def __init__(self, to: OutputStore, journal: Journal, lease: Lease, should_stop: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        to: OutputStore,
+        journal: Journal,
+        lease: Lease,
+        should_stop: Callable[[], bool],
+        sign: Sign | None,
+        options: str,
+        sources: Sequence[Source],
+    ) -> None:
         self._to, self._journal, self._lease, self._should_stop = to, journal, lease, should_stop
+        self._sign, self._options, self._sources = sign, options, sources
 
     def pictures(
         self,
@@ -166,6 +179,8 @@ class _Run:
                 stopped.set()
                 return None
             made = maker(*item)
+            if self._sign is not None:
+                made = signed(made, [item[1]], self._sign)
             if made.data is not None:
                 self._write(made.record.file, made.data)
             self._journal.add([made.record])
@@ -193,15 +208,34 @@ class _Run:
                 if name.casefold() in names:
                     raise InputError("two files would get one name", [Problem("--layout", name, "use another layout")])
                 names.add(name.casefold())
-                digest = hashlib.sha256(data).hexdigest()
-                if not (self._to.exists(name) and self._to.sha256(name) == digest):
-                    self._journal.add([Record(name, "planned")], at_once=True)
-                    self._write(name, data)
-                    written += 1
-                record = Record(name, "ok", sha256=digest, size=len(data), unsigned_sha256=digest)
-                self._journal.add([record])
+                record, was_written = self._product(name, data)
+                written += was_written
                 records.append(record)
         return written
+
+    def _product(self, name: str, data: bytes) -> tuple[Record, bool]:
+        """Write a product unless it is there; its record, and whether it was written.
+
+        Raises:
+            AssetError: it could not be signed.
+        """
+        sign = self._sign if source_type(data) == TRAINED else None
+        digest = hashlib.sha256(data).hexdigest()
+        record = Record(name, "ok", sha256=digest, size=len(data), unsigned_sha256=digest)
+        if sign is not None:
+            record, known = replace(record, options=self._options), self._journal.records.get(name)
+            if known is not None and (known.unsigned_sha256, known.options) == (digest, self._options):
+                record = known  # signed anew it would be another file
+        if self._to.exists(name) and self._to.sha256(name) == record.sha256:
+            self._journal.add([record])
+            return record, False
+        if sign is not None:
+            data = sign(data, name, self._sources)
+            record = replace(record, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+        self._journal.add([Record(name, "planned")], at_once=True)
+        self._write(name, data)
+        self._journal.add([record])
+        return record, True
 
     def _write(self, name: str, data: bytes) -> None:
         refuse_if_lost(lambda: self._lease.lost, f"{name} was not written")

@@ -10,24 +10,26 @@ import hashlib
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from consistory_ray.errors import AssetError, RunError
 from consistory_ray.export.encoding import encoded, opened
 from consistory_ray.export.options import PictureOptions
-from consistory_ray.export.pictures import NotCutOutError, Picture, Step
+from consistory_ray.export.own_code import rejection
+from consistory_ray.export.pictures import NotCutOutError, Step
 from consistory_ray.export.records import Record
 from consistory_ray.export.selection import Source
 from consistory_ray.export.steps import steps
 from consistory_ray.output.storage import MissingFileError, OutputStore, UnfitFileError
+from consistory_ray.pictures.provenance import TRAINED, source_type
 
-Sign = Callable[[bytes, Picture], bytes]
-"""From the bytes of an unsigned file to those of a signed one, of the same format."""
+Sign = Callable[[bytes, str, Sequence[Source]], bytes]
+"""From the bytes of an unsigned file, its name and what it was made of to those of a signed one, of the same format."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,13 @@ class Recipe:
         options: what is asked for.
         marks: steps at the end of the others, see :mod:`.steps`. What they depend on belongs into
             ``options.further``.
-        sign: what signs the bytes; None for nothing. What it depends on belongs into ``options.further``, too.
+        checks: names of functions that look at each picture as it was rendered, and may reject it. They belong into
+            ``options.further``, too.
     """
 
     options: PictureOptions
     marks: tuple[Step, ...] = ()
-    sign: Sign | None = None
+    checks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +76,20 @@ def make(store: OutputStore, recipe: Recipe, file: str, source: Source) -> Made:
     )
     try:
         picture = opened(source, _read(store, source))
+        if recipe.checks and (reason := rejection(picture, recipe.checks)):
+            return Made(record(state="rejected", note=reason))
         for step in steps(recipe.options, recipe.marks):
             picture = step(picture)
-        unsigned = encoded(picture, recipe.options)
-        data = unsigned if recipe.sign is None else recipe.sign(unsigned, picture)
+        data = encoded(picture, recipe.options)
     except NotCutOutError as error:
         return Made(record(state=error.state, note=str(error)))
     except AssetError as error:
         return Made(record(state="failed", note=str(error)))
     done = record(
         state="touches_frame" if any(note.startswith("touches") for note in picture.notes) else "ok",
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256=(digest := hashlib.sha256(data).hexdigest()),
         size=len(data),
-        unsigned_sha256=hashlib.sha256(unsigned).hexdigest(),
+        unsigned_sha256=digest,
         width=picture.image.width,
         height=picture.image.height,
         box=_four(picture.box),
@@ -93,6 +97,22 @@ def make(store: OutputStore, recipe: Recipe, file: str, source: Source) -> Made:
         note="; ".join(picture.notes),
     )
     return Made(done, data)
+
+
+def signed(made: Made, sources: Sequence[Source], sign: Sign) -> Made:
+    """A finished file with its signature. Done in the process that holds the key, and in no other."""
+    if made.data is None:
+        return made
+    if source_type(made.data) != TRAINED:
+        note = "not signed: it was given, not made by the run"
+        return replace(made, record=replace(made.record, note="; ".join(filter(None, (made.record.note, note)))))
+    try:
+        data = sign(made.data, made.record.file, sources)
+    except AssetError as error:
+        known = made.record
+        kept = {name: getattr(known, name) for name in ("asset_id", "subject", "scene", "take", "source", "options")}
+        return Made(Record(known.file, "failed", source_sha256=known.source_sha256, note=str(error), **kept))
+    return Made(replace(made.record, sha256=hashlib.sha256(data).hexdigest(), size=len(data)), data)
 
 
 def _four(box: object) -> tuple[int, int, int, int]:

@@ -46,6 +46,7 @@ class Picture:
         texts: what the source's file says of itself, by the name of the text chunk.
         notes: what people have to know of it: ``touches the frame: left``.
         file: the source's bytes while the image is still theirs.
+        made: whether a model made it; of a picture that was given nobody knows how it came to be.
     """
 
     source: Source
@@ -55,6 +56,7 @@ class Picture:
     texts: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     file: bytes | None = None
+    made: bool = True
 
     def changed(self, image: Image.Image, *, box: Box | None = None, placed: Box | None = None) -> Picture:
         """The same picture with other pixels."""

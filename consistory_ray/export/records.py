@@ -32,8 +32,8 @@ FORMAT_VERSION = 1
 _PART_RECORDS = 512
 _PART_SECONDS = 2.0
 
-State = Literal["ok", "touches_frame", "empty_mask", "no_mask", "failed", "planned", "removed"]
-NOT_MADE = ("empty_mask", "no_mask", "failed")
+State = Literal["ok", "touches_frame", "empty_mask", "no_mask", "rejected", "failed", "planned", "removed"]
+NOT_MADE = ("empty_mask", "no_mask", "rejected", "failed")
 """States of pictures that were asked for and are not there."""
 
 
@@ -43,8 +43,9 @@ class Record:
 
     Attributes:
         file: its name, relative to the export's folder.
-        state: ``ok``; ``touches_frame``, made, and the subject goes on beyond the picture; ``empty_mask``, ``no_mask``
-            or ``failed``, not made, for the reason in ``note``. In a journal also ``planned`` and ``removed``.
+        state: ``ok``; ``touches_frame``, made, and the subject goes on beyond the picture; ``empty_mask``, ``no_mask``,
+            ``rejected`` or ``failed``, not made, for the reason in ``note``. In a journal also ``planned`` and
+            ``removed``.
         asset_id, subject, scene, take: what it is of; empty for sheets and other files that are of many.
         source, source_sha256: the picture in the output, and its checksum.
         sha256, size: of the file; None where it was not made.
