@@ -20,8 +20,10 @@ from consistory_ray.errors import AssetError, InputError
 from consistory_ray.export.character_sheet.content import SheetContent, Shown, Swatch
 from consistory_ray.export.character_sheet.drawing import as_pdf, as_png
 from consistory_ray.export.character_sheet.fonts import Fonts, find_fonts
-from consistory_ray.export.character_sheet.layout import MARGIN, Box, Picture, Text, lay_out, paper_named, wrapped
+from consistory_ray.export.character_sheet.layout import MARGIN, lay_out
+from consistory_ray.export.character_sheet.lines import wrapped
 from consistory_ray.export.character_sheet.palette import palette
+from consistory_ray.export.character_sheet.primitives import Box, Picture, Text, paper_named
 from consistory_ray.export.character_sheet.product import CharacterSheets
 from consistory_ray.export.character_sheet.reading import MOST_SCENES, materials, read_content
 from consistory_ray.export.exporting import Exported, export

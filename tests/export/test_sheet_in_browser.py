@@ -14,7 +14,8 @@ from PIL import Image, ImageFilter
 from consistory_ray.export.character_sheet.content import SheetContent, Shown, Swatch
 from consistory_ray.export.character_sheet.drawing import as_pdf, as_png
 from consistory_ray.export.character_sheet.fonts import find_fonts
-from consistory_ray.export.character_sheet.layout import lay_out, paper_named
+from consistory_ray.export.character_sheet.layout import lay_out
+from consistory_ray.export.character_sheet.primitives import paper_named
 from tests.export.browser import from_npm, needs_chromium, opened, picture_at
 from tests.export.layouts import blob
 

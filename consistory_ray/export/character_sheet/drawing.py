@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from consistory_ray.export.character_sheet.content import Colour
 from consistory_ray.export.character_sheet.fonts import Fonts
-from consistory_ray.export.character_sheet.layout import Box, PaperPage, Picture, Text
+from consistory_ray.export.character_sheet.primitives import Box, PaperPage, Picture, Text
 from consistory_ray.pictures.provenance import PACKET, XMP_KEYWORD
 
 DPI = 300

@@ -7,17 +7,23 @@ scenes as a grid that goes on for as many pages as it takes. Everything stands o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from consistory_ray.export.character_sheet.content import Colour, SheetContent, Shown
 from consistory_ray.export.character_sheet.fonts import Fonts
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from consistory_ray.export.character_sheet.lines import wrapped
+from consistory_ray.export.character_sheet.primitives import (
+    FAINT,
+    GREY,
+    GROUND,
+    INK,
+    Box,
+    Paper,
+    PaperPage,
+    Picture,
+    Text,
+)
 
 MARGIN, FOOT, GAP = 42.0, 26.0, 10.0
-INK, GREY, FAINT, GROUND = (24, 26, 30), (104, 108, 116), (206, 208, 212), (245, 245, 243)
 TITLE, LEAD, HEADING, BODY, LABEL, SMALL = 26.0, 11.0, 9.0, 7.5, 7.5, 6.2
 _INSET = 0.05
 """Room around sprites in their cells, in sides of these."""
@@ -25,79 +31,8 @@ _MOST_ANCHOR_COLUMNS = 8
 _LABEL_LINES, _CAPTION_LINES = 2, 2
 LEADING = 1.32
 """From one baseline to the next, in font sizes."""
-_PAPERS = {"a4": (595.28, 841.89), "letter": (612.0, 792.0)}
 _BY_WIDTH = {False: (4, 5, 6), True: (6, 7, 8)}
 """Columns of scenes, upright and across: for up to 12 of them, up to 30, and more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """Words on one line: x of their beginning, or end if ``right``, and y of the baseline."""
-
-    x: float
-    y: float
-    words: str
-    size: float
-    bold: bool = False
-    colour: Colour = INK
-    right: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """A rectangle, filled, with or without a line around it."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    fill: Colour
-    line: Colour | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture, drawn into a rectangle of its own proportions, over a plain ground."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    image: Image
-    ground: Colour = GROUND
-
-
-@dataclass
-class PaperPage:
-    """A page: its size in points, and what is on it, in the order in which it is drawn."""
-
-    width: float
-    height: float
-    parts: list[Text | Box | Picture] = field(default_factory=list)
-
-    @property
-    def words(self) -> str:
-        """All of its texts."""
-        return "\n".join(part.words for part in self.parts if isinstance(part, Text))
-
-
-@dataclass(frozen=True, slots=True)
-class Paper:
-    """A paper's size in points."""
-
-    width: float
-    height: float
-
-    @property
-    def is_across(self) -> bool:
-        """Whether it is wider than high."""
-        return self.width > self.height
-
-
-def paper_named(name: str) -> Paper:
-    """``a4``, ``letter``, or one of them with ``-landscape``."""
-    width, height = _PAPERS[name.removesuffix("-landscape")]
-    return Paper(height, width) if name.endswith("-landscape") else Paper(width, height)
 
 
 def lay_out(content: SheetContent, paper: Paper, fonts: Fonts) -> list[PaperPage]:
@@ -108,37 +43,6 @@ def lay_out(content: SheetContent, paper: Paper, fonts: Fonts) -> list[PaperPage
     setter.scenes()
     setter.feet()
     return setter.pages
-
-
-def wrapped(text: str, width: float, size: float, fonts: Fonts, *, lines: int, bold: bool = False) -> list[str]:
-    """A text in lines of at most a width, and no more than ``lines``: what is too much ends in an ellipsis.
-
-    Lines end at spaces, after hyphens and slashes, or in the middle of what is wider than a line.
-    """
-    found, rest = list[str](), " ".join(text.split())
-    while rest and len(found) < lines:
-        end = _fitting(rest, width, size, fonts, bold=bold)
-        if end < len(rest):
-            if len(found) == lines - 1:
-                while end > 1 and fonts.width(rest[:end].rstrip() + "…", size, bold=bold) > width:
-                    end -= 1
-                return [*found, rest[:end].rstrip() + "…"]
-            end = max(rest.rfind(" ", 0, end + 1), rest.rfind("-", 0, end) + 1, rest.rfind("/", 0, end) + 1) or end
-        found.append(rest[:end].rstrip())
-        rest = rest[end:].lstrip()
-    return found
-
-
-def _fitting(text: str, width: float, size: float, fonts: Fonts, *, bold: bool) -> int:
-    """How many letters fit, at least one."""
-    low, high = 1, len(text)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if fonts.width(text[:middle], size, bold=bold) <= width:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 class _Setter:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from consistory_ray.errors import RunInterrupted
 from consistory_ray.export.character_sheet.drawing import DPI, as_pdf, as_png
 from consistory_ray.export.character_sheet.fonts import Fonts
-from consistory_ray.export.character_sheet.layout import lay_out, paper_named
+from consistory_ray.export.character_sheet.layout import lay_out
+from consistory_ray.export.character_sheet.primitives import paper_named
 from consistory_ray.export.character_sheet.reading import Material, materials, read_content
 from consistory_ray.export.records import Record
 from consistory_ray.export.selection import Source
@@ -34,7 +35,7 @@ class CharacterSheets:
     Attributes:
         output: where the pictures were rendered.
         sources: the exported pictures, by asset.
-        paper: see :func:`.layout.paper_named`.
+        paper: see :func:`.primitives.paper_named`.
         fonts: see :func:`.fonts.find_fonts`.
         dpi: dots per inch of PNG pages.
         on_progress: is told how many of how many sheets are made.
