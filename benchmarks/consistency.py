@@ -37,6 +37,10 @@ the judge reads it, are equal in two pictures or not, and count alike. The last 
 people do who want that one: body colour, pattern and accessory of the first vanilla scene, which are what the model's
 captions name. They are rendered with the method and without it; the last line has the first under ``with_details``.
 
+``--cast N`` adds the first strength with anchors that were cast: of N candidates, the first of which has the subject's
+own seeds, the one whose anchors agree best. A second judge casts (:mod:`consistory_ray.quality.casting`), the judge
+measures. With ``--details``, prompts that name details are cast, too.
+
 ``--baselines`` adds what the simplest means reach: vanilla with one seed for all scenes of a subject; vanilla whose
 prompts name two colours, those of its first picture; vanilla with the colours of its first picture painted over; and
 drawings of the same individual, which are the floor. results/consistency.json has every subject's row in every way,
@@ -60,9 +64,11 @@ if not __package__:  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
+from benchmarks.casting import METRIC
 from benchmarks.consistency_report import tables
 from benchmarks.consistency_ways import (
     BLURRED,
+    CAST,
     DETAILS,
     NAMED_DETAILS,
     SAME_INDIVIDUAL,
@@ -87,6 +93,7 @@ from consistory_ray.evaluation.evidence_plots import plot_planes
 from consistory_ray.evaluation.prompts import consistency_subjects
 from consistory_ray.evaluation.sheets import comparison_sheet
 from consistory_ray.miniature.judge import Judge
+from consistory_ray.quality.metrics import Metric, load_metric
 from consistory_ray.settings import STRENGTHS, MethodSettings
 
 GOALS = (
@@ -98,7 +105,8 @@ GOALS = (
     "scene_probability_drop",
     "layout_diversity_ratio",
 )
-"""What the last line tells of prompts that name details."""
+"""What the last line tells of other ways than the strength's own."""
+WAYS_TOLD = {"with_details": DETAILS, "with_cast": CAST, "with_details_and_cast": DETAILS + CAST}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -115,6 +123,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--strengths", default="", help="all that are rendered, such as paper,strong")
     parser.add_argument("--baselines", action="store_true", help="also what the simplest means reach")
     parser.add_argument("--details", action="store_true", help="also prompts that name details")
+    parser.add_argument("--cast", type=int, default=1, metavar="N", help="also anchors cast among N candidates")
     parser.add_argument("--part", default="1/1", metavar="I/N", help="render this share, and measure nothing if N > 1")
     parser.add_argument("--summarise", action="store_true", help="render nothing: tell what the cache has")
     method = parser.add_argument_group("settings of the method")
@@ -181,10 +190,10 @@ def evidence(ways: Mapping[str, Way], settings: Mapping[str, MethodSettings]) ->
         told: dict[str, Any] = {"label": label(name)}
         if name != VANILLA and set(way.subjects) & set(ways[VANILLA].subjects):
             told["numbers"] = rounded(numbers(way, ways[VANILLA]))
-        if (strength := name.removesuffix(DETAILS)) in settings:
+        if (strength := name.removesuffix(CAST).removesuffix(DETAILS)) in settings:
             told["by_kind"] = rounded(by_kind(way, ways[VANILLA]))
             told["settings"] = settings[strength].to_dict()
-        if name.endswith(DETAILS) and NAMED_DETAILS in ways and name != NAMED_DETAILS:
+        if name.removesuffix(CAST).endswith(DETAILS) and NAMED_DETAILS in ways and name != NAMED_DETAILS:
             told["numbers_against_the_same_words"] = rounded(numbers(way, ways[NAMED_DETAILS]))
         found[name] = told | {"way": rounded(way.to_dict(), 6)}
     return found
@@ -238,7 +247,10 @@ def main() -> None:
     settings = {name: settings_from(options, pipeline.default_settings.with_strength(name)) for name in strengths}
     renderers = {name: renderer_of(pipeline, own, options) for name, own in settings.items()}
     subjects = consistency_subjects(options.subjects, options.scenes, options.anchors)
-    found = Ways(renderers, options.baselines, options.details, Judge.load(), subjects, pipeline.pipe.vae)
+    caster = load_metric(METRIC) if options.cast > 1 else None
+    assert caster is None or isinstance(caster, Metric)
+    judge, vae = Judge.load(), pipeline.pipe.vae
+    found = Ways(renderers, options.baselines, options.details, judge, subjects, vae, options.cast, caster)
     mine = shares(options)
     if options.summarise:
         found.read(mine)
@@ -252,11 +264,15 @@ def main() -> None:
     if not set(ways.get(VANILLA, Way.empty()).subjects) & set(ways.get(strengths[0], Way.empty()).subjects):
         raise SystemExit("no subject has been rendered both ways yet")
     told = evidence(ways, settings)
+    for name, agreements in found.agreements.items():
+        by_subject = {number: rounded(agreed) for number, agreed in sorted(agreements.items())}
+        told[name]["cast"] = {"candidates": options.cast, "by": METRIC, "agreements": by_subject}
     report = {"numbers": told[strengths[0]]["numbers"], "strength": strengths[0], "steps": options.steps, "ways": told}
     write(stamped(report, pipeline), found, strengths[0], options)
     last = report["numbers"] | {"strength": strengths[0]} | described_pipeline(pipeline)
-    if options.details:
-        last["with_details"] = {name: told[strengths[0] + DETAILS]["numbers"][name] for name in GOALS}
+    for name, ending in WAYS_TOLD.items():
+        if (way := strengths[0] + ending) in told:
+            last[name] = {goal: told[way]["numbers"][goal] for goal in GOALS}
     print(json.dumps(last))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import drawn_subjects
+from benchmarks.casting import candidate, cast
 from consistory_ray.evaluation.baselines import colours_transferred, naming_colours, naming_details, one_seed
 from consistory_ray.evaluation.evidence import Judged, Way, judged, way_of
 from consistory_ray.evaluation.hard_attributes import Look, look
@@ -16,6 +17,7 @@ from consistory_ray.evaluation.picture_quality import blurred
 from consistory_ray.evaluation.prompts import SubjectPrompts
 from consistory_ray.evaluation.rendering import Rendered, Renderer, stacked
 from consistory_ray.miniature.judge import Judge
+from consistory_ray.quality.metrics import Metric
 
 VANILLA = "vanilla"
 ONE_SEED, NAMED_COLOURS, NAMED_DETAILS, COLOUR_TRANSFER = (
@@ -26,6 +28,8 @@ ONE_SEED, NAMED_COLOURS, NAMED_DETAILS, COLOUR_TRANSFER = (
 )
 DETAILS = "_details"
 """What the name of a strength ends with where the prompts name details."""
+CAST = "_cast"
+"""What the name of a strength ends with where the anchors' seeds were chosen among several; after the details."""
 BLURRED, SAME_INDIVIDUAL, STRANGERS = "vanilla_blurred", "same_individual", "strangers"
 LABELS = {
     VANILLA: "vanilla",
@@ -44,8 +48,10 @@ BLOCK = 8
 
 def label(way: str) -> str:
     """What tables and plots call a way."""
-    strength = way.removesuffix(DETAILS)
-    return LABELS.get(way, f"ConsiStory, {strength}{', details named' if strength != way else ''}")
+    worded = way.removesuffix(CAST)
+    strength = worded.removesuffix(DETAILS)
+    told = [", details named" if strength != worded else "", ", cast" if worded != way else ""]
+    return LABELS.get(way, f"ConsiStory, {strength}{''.join(told)}")
 
 
 @dataclass
@@ -59,6 +65,8 @@ class Ways:
         judge: who reads the pictures.
         subjects: by number.
         vae: the model's autoencoder, through which drawings go.
+        candidates: among how many the first strength is also cast; 1 is not at all.
+        caster: who casts.
     """
 
     renderers: Mapping[str, Renderer]
@@ -67,12 +75,15 @@ class Ways:
     judge: Judge
     subjects: Sequence[SubjectPrompts]
     vae: Any
+    candidates: int = 1
+    caster: Metric | None = None
 
     def __post_init__(self) -> None:
         self.first, self.plain = next(iter(self.renderers.items()))
         self.pictures: dict[str, dict[int, np.ndarray]] = {}
         self.found: dict[str, dict[int, Judged]] = {}
         self.drawings: dict[int, np.ndarray] = {}
+        self.agreements: dict[str, dict[int, tuple[float, ...]]] = {}
 
     def render(self, numbers: Sequence[int]) -> Iterator[int]:
         """Render these subjects in all ways, in blocks; tells after each how many there are."""
@@ -89,6 +100,8 @@ class Ways:
                 told = [self.details_named(number) for number in block]
                 self._vanilla(NAMED_DETAILS, block, told)
                 self._keep(self.first + DETAILS, block, [scenes for _, scenes in self.plain.subjects(told)])
+                self._cast(self.first + DETAILS + CAST, block, told)
+            self._cast(self.first + CAST, block, [self.subjects[number] for number in block])
             yield first + len(block)
 
     def read(self, numbers: Sequence[int]) -> None:
@@ -108,6 +121,8 @@ class Ways:
                 told = self.details_named(number)
                 self._stored(NAMED_DETAILS, number, told)
                 self._keep_stored(self.first + DETAILS, number, self.plain, self.plain.subject_keys(told)[1])
+                self._cast_stored(self.first + DETAILS + CAST, number, told)
+            self._cast_stored(self.first + CAST, number, subject)
 
     def first_look(self, number: int) -> Look | None:
         """What the judge reads in a subject's first vanilla scene: whoever wants that individual would name it so."""
@@ -157,6 +172,24 @@ class Ways:
 
     def _vanilla(self, way: str, numbers: Sequence[int], asked: Sequence[SubjectPrompts]) -> None:
         self._keep(way, numbers, self.plain.vanilla_subjects(asked))
+
+    def _cast(self, way: str, numbers: Sequence[int], asked: Sequence[SubjectPrompts]) -> None:
+        if self.caster is None:
+            return
+        chosen = [cast(self.plain, self.caster, subject, self.candidates) for subject in asked]
+        self.agreements.setdefault(way, {}).update(
+            {number: one.agreements for number, one in zip(numbers, chosen, strict=True)}
+        )
+        self._keep(way, numbers, [scenes for _, scenes in self.plain.subjects([one.subject for one in chosen])])
+
+    def _cast_stored(self, way: str, number: int, subject: SubjectPrompts) -> None:
+        if self.caster is None:
+            return
+        tried = [candidate(subject, one) for one in range(1, self.candidates + 1)]
+        if all(self.plain.store.get_all(self.plain.subject_keys(one)[0]) for one in tried):
+            chosen = cast(self.plain, self.caster, subject, self.candidates)
+            self.agreements.setdefault(way, {})[number] = chosen.agreements
+            self._keep_stored(way, number, self.plain, self.plain.subject_keys(chosen.subject)[1])
 
     def _stored(self, way: str, number: int, asked: SubjectPrompts) -> None:
         self._keep_stored(way, number, self.plain, self.plain.vanilla_keys(asked.prompts, asked.seeds))

@@ -22,6 +22,10 @@ The last line of stdout is JSON:
     gap_ratio            the same of the mean gap, with gap_interval: 95 % bootstrap intervals over subjects
     outliers, outliers_ungated, gap, gap_ungated    the shares and means themselves
     short                share of scenes of which no take passes
+    with_cast            with --cast N: the same gate on subjects whose anchors were cast among N candidates
+                         (benchmarks/casting.py), against all takes of the subjects as they were; cast_alone: without a
+                         gate. Candidates' anchors count as pictures. A gap is to a subject's own anchors;
+                         among_ratio is of the mean distance of scenes to each other, in which no anchor has a part
     score_share          seconds of scoring a picture / seconds of rendering it, both measured here
 
 Progress goes to stderr; an interrupted run goes on from --cache.
@@ -35,7 +39,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +48,7 @@ import numpy as np
 if not __package__:  # run as a script
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.casting import cast
 from benchmarks.fast import REPORTED, TUNING
 from benchmarks.model_options import add_model_options, add_rendering_options, load_pipeline, renderer_of, say
 from benchmarks.result_stamp import stamped
@@ -53,7 +58,7 @@ from consistory_ray.evaluation.prompts import SubjectPrompts, consistency_subjec
 from consistory_ray.evaluation.rendering import Rendered, Renderer
 from consistory_ray.plan.takes import take_seed
 from consistory_ray.quality.gate import Bar, Gate, Verdict
-from consistory_ray.quality.identity import likeness, subject_embeddings
+from consistory_ray.quality.identity import likeness, likeness_among, subject_embeddings
 from consistory_ray.quality.judged import JudgeMetric
 from consistory_ray.quality.metrics import Metric, load_metric
 from consistory_ray.quality.scorer import Looked, Scorer
@@ -80,10 +85,25 @@ class Takes:
     Attributes:
         gaps: by what measures, ``[scenes, takes]``.
         scores: by what gates, ``[scenes, takes]``.
+        embeddings: by what measures, ``[scenes, takes, D]``.
+        extra: pictures that were made besides, of candidates' anchors.
     """
 
     gaps: np.ndarray
     scores: np.ndarray
+    embeddings: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0)))
+    extra: int = 0
+
+    def among(self, kept: Sequence[tuple[int, int]]) -> float:
+        """Mean distance from each other of pictures of different scenes."""
+        shown = np.stack([self.embeddings[place] for place in kept])
+        return 1 - float(likeness_among(shown).mean())
+
+    def among_all(self) -> float:
+        """The same, if any take of a scene stands for it."""
+        means = self.embeddings.mean(1).astype(np.float64)
+        cosines, count = means @ means.T, len(means)
+        return 1 - float((cosines.sum() - cosines.trace()) / (count * (count - 1)))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -98,9 +118,23 @@ def parse_arguments() -> argparse.Namespace:
     bar.add_argument("--threshold", type=float, default=THRESHOLD, help="the gate's: a score that passes")
     bar.add_argument("--within", type=float, help="the gate's, in its place: how far below the subject's median")
     parser.add_argument("--metric", default="judge-2", help="what gates")
+    parser.add_argument("--cast", type=int, default=1, metavar="N", help="also anchors cast among N candidates")
     parser.add_argument("--tuning", action="store_true", help="other subjects than those that are reported")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     return parser.parse_args()
+
+
+def cast_subjects(
+    renderer: Renderer, judge: Metric, gating: Metric, prompts: Sequence[SubjectPrompts], options: argparse.Namespace
+) -> list[Takes]:
+    """The subjects with anchors that were cast by what gates, measured."""
+    found = []
+    for number, subject in enumerate(prompts):
+        chosen = cast(renderer, gating, subject, options.cast).subject
+        takes = measured(renderer, judge, gating, f"{subject.kind}-{number}", chosen, options.takes)
+        found.append(replace(takes, extra=(options.cast - 1) * len(subject.anchors)))
+        say(f"{number + 1}/{len(prompts)} subjects cast")
+    return found
 
 
 def bar_of(options: argparse.Namespace) -> Bar:
@@ -141,10 +175,11 @@ def measured(
     none: list[None] = [None] * len(own)
     keys = [one.key for one in seen]
     reference = subject_embeddings(judge, others, none[: len(others)], [one.key for one in references])
-    gaps = 1 - likeness(subject_embeddings(judge, own, none, keys), reference)
+    embedded = subject_embeddings(judge, own, none, keys)
+    gaps = 1 - likeness(embedded, reference)
     scorer = Scorer(gating, "identity", gating.name)
     scores = [scorer.score(one, name, lambda: references) for one in seen]
-    return Takes(gaps.reshape(shape), np.array(scores).reshape(shape))
+    return Takes(gaps.reshape(shape), np.array(scores).reshape(shape), np.reshape(embedded, (*shape, -1)))
 
 
 def gated(takes: Takes, bar: Bar) -> tuple[list[tuple[int, int]], list[int], int]:
@@ -196,6 +231,39 @@ def compared(subjects: Sequence[Takes], bar: Bar) -> dict[str, Any]:
     }
 
 
+def with_cast(plain: Sequence[Takes], cast: Sequence[Takes], bar: Bar) -> dict[str, Any]:
+    """What gate and casting together come to, and casting alone, against all takes of the subjects as they were."""
+    limit = OUTLIER * float(np.median(np.concatenate([one.gaps.ravel() for one in plain])))
+    chosen = [gated(one, bar)[:2] for one in cast]
+    before = {
+        "gap": np.array([one.gaps.mean() for one in plain]),
+        "outlier": np.array([(one.gaps > limit).mean() for one in plain]),
+        "among": np.array([one.among_all() for one in plain]),
+    }
+    own = [np.array([one.gaps[place] for place in kept]) for one, (kept, _) in zip(cast, chosen, strict=True)]
+    both = {
+        "gap": np.array([gaps.mean() for gaps in own]),
+        "outlier": np.array([(gaps > limit).mean() for gaps in own]),
+        "among": np.array([one.among(kept) for one, (kept, _) in zip(cast, chosen, strict=True)]),
+    }
+    alone = {
+        "gap": np.array([one.gaps.mean() for one in cast]),
+        "outlier": np.array([(one.gaps > limit).mean() for one in cast]),
+        "among": np.array([one.among_all() for one in cast]),
+    }
+    extra, scenes = sum(one.extra for one in cast), sum(len(one.gaps) for one in cast)
+    made = sum(sum(counts) for _, counts in chosen)
+
+    def compare(found: dict[str, np.ndarray], pictures: float) -> dict[str, Any]:
+        numbers: dict[str, Any] = {"pictures": pictures}
+        for name, values in found.items():
+            numbers[f"{name}_ratio"] = values.mean() / before[name].mean()
+            numbers[f"{name}_interval"] = list(ratio_interval(values, before[name]))
+        return numbers | {"outliers": found["outlier"].mean()}
+
+    return {"with_cast": compare(both, (made + extra) / scenes), "cast_alone": compare(alone, 1 + extra / scenes)}
+
+
 def score_share(renderer: Renderer, gating: Metric, subject: SubjectPrompts) -> float:
     """Seconds of scoring a picture over seconds of rendering it; anchors are embedded once for all of a subject's."""
     made = renderer.pipeline.create_subject(
@@ -216,9 +284,24 @@ def score_share(renderer: Renderer, gating: Metric, subject: SubjectPrompts) -> 
 
 def rounded(value: Any) -> Any:
     """Numbers with four decimals."""
+    if isinstance(value, dict):
+        return {name: rounded(part) for name, part in value.items()}
     if isinstance(value, list):
         return [rounded(part) for part in value]
-    return round(float(value), 4) if isinstance(value, float) else value
+    return round(float(value), 4) if isinstance(value, float | np.floating) else value
+
+
+def told(prompts: Sequence[SubjectPrompts], subjects: Sequence[Takes]) -> list[dict[str, Any]]:
+    """The rows of subjects, as the result has them."""
+    return [
+        {
+            "kind": subject.kind,
+            "gaps": rounded(one.gaps.astype(float).tolist()),
+            "scores": one.scores.tolist(),
+            "extra": one.extra,
+        }
+        for subject, one in zip(prompts, subjects, strict=True)
+    ]
 
 
 def main() -> None:
@@ -236,7 +319,11 @@ def main() -> None:
     for number, subject in enumerate(prompts):
         subjects.append(measured(renderer, judge, gating, f"{subject.kind}-{number}", subject, options.takes))
         say(f"{number + 1}/{len(prompts)} subjects")
-    numbers = {name: rounded(value) for name, value in compared(subjects, bar).items()}
+    numbers, rows = rounded(compared(subjects, bar)), {"subjects": told(prompts, subjects)}
+    if options.cast > 1:
+        cast = cast_subjects(renderer, judge, gating, prompts, options)
+        numbers |= rounded(with_cast(subjects, cast, bar))
+        rows |= {"cast": told(prompts, cast)}
     numbers["score_share"] = rounded(score_share(renderer, gating, prompts[0]))
     report = {
         "numbers": numbers,
@@ -244,10 +331,7 @@ def main() -> None:
         "measured_by": f"{judge.name} {judge.version}",
         "settings": settings.to_dict(),
         "loras": [LORA],
-        "subjects": [
-            {"kind": subject.kind, "gaps": rounded(one.gaps.astype(float).tolist()), "scores": one.scores.tolist()}
-            for subject, one in zip(prompts, subjects, strict=True)
-        ],
+        **rows,
     }
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "gate.json").write_text(json.dumps(stamped(report, pipeline), indent=1) + "\n")

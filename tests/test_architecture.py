@@ -58,7 +58,18 @@ ABOVE = {
 ENGINE = (
     *("faults", "machine", "stopping", "rendering", "events", "options", "spending", "outages", "inputs"),
     *("scheduling", "cluster", "workers", "packing"),
-    *("scoring", "takes", "ledger", "workload", "anchor_files", "history", "dispatching", "coordinator", "running"),
+    *(
+        "scoring",
+        "takes",
+        "ledger",
+        "workload",
+        "anchor_files",
+        "history",
+        "dispatching",
+        "coordinator",
+        "running",
+        "casting",
+    ),
 )
 # what stands before the method and calls it
 FACE = (
@@ -131,19 +142,8 @@ PURE = {
 }
 LAZY = ("torch", "diffusers", "transformers", "ray")
 SHALLOW = (
-    "quality",
-    "study",
-    "export",
-    "review",
-    "cli",
-    "guards",
-    "adapters",
-    "pictures",
-    "concepts",
-    "jobs",
-    "plan",
-    "testing",
-    "watch",
+    *("quality", "study", "export", "review", "cli", "guards", "adapters", "pictures", "concepts", "jobs", "plan"),
+    *("testing", "watch"),
 )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.text import Text
 
+from consistory_ray.cli.cast import cast
 from consistory_ray.cli.common import (
     EXIT_CODES,
     EXIT_FAILED,
@@ -175,6 +176,7 @@ def _drawn(drawn: list[DrawnPrompt]) -> dict[str, Any]:
 
 
 app.command(rich_help_panel=BEFORE)(doctor)
+app.command(rich_help_panel=BEFORE)(cast)
 app.command(cls=RenderCommand, rich_help_panel=RUN)(render)
 app.command(
     "retry",

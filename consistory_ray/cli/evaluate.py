@@ -64,7 +64,7 @@ def evaluate(
         gpus_per_worker=gpus_per_worker,
     )
     names = tuple(name.strip() for name in metrics.split(",")) if metrics is not None else None
-    options = EvaluationOptions(names, _weights(weights or []), run)
+    options = EvaluationOptions(names, weights_of(weights or []), run)
     say: Callable[[str], None] = lambda text: line(err, text, "yellow")  # noqa: E731
     with counting("scoring") as on_progress, contextlib.redirect_stdout(sys.stderr):  # Ray prints when a worker dies
         result = evaluate_output(url, options, on_progress=on_progress, on_notice=say)
@@ -75,7 +75,7 @@ def evaluate(
     raise typer.Exit(EXIT_OF_STATE[result.state])
 
 
-def _weights(given: list[str]) -> dict[str, str]:
+def weights_of(given: list[str]) -> dict[str, str]:
     """Values of ``--weights``.
 
     Raises:

@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 
 from consistory_ray.engine.options import Device, KeepAnchors, RunOptions
 from consistory_ray.guards.choices import CacheCodec, Profile
+from consistory_ray.plan.casting import MAX_CANDIDATES
 from consistory_ray.watch.logs import LogFormat, LogLevel
 
 # ruff: noqa: UP045, older typers do not read the other spelling
@@ -99,6 +100,25 @@ Metrics = Annotated[
 Weights = Annotated[
     Optional[list[str]],
     typer.Option(metavar="NAME=PLACE", help="A metric's weights: a folder or a Hugging Face id; may be repeated."),
+]
+Candidates = Annotated[
+    int, typer.Option(min=2, max=MAX_CANDIDATES, help="Candidates for each subject, its own seeds among them.")
+]
+CastingMetric = Annotated[
+    Optional[str],
+    typer.Option(
+        metavar="NAME",
+        help="What scores the anchors: colours, clip, dinov2, dreamsim, or package.module:Class of your own; without "
+        "it judge-2, for the bundled model.",
+    ),
+]
+CastFile = Annotated[
+    Optional[str],
+    typer.Option("--to", metavar="FILE", help="The job that is written; without it, JOB.cast.yaml beside the job."),
+]
+CastingOutput = Annotated[
+    Optional[str],
+    typer.Option("--output", "-o", metavar="URL", help="Where candidates go; without it, out/NAME-OF-THE-JOB-casting."),
 ]
 EvaluationDevice = Annotated[Device, typer.Option("--device", help="What metrics compute on.", rich_help_panel=WHERE)]
 Urls = Annotated[list[str], typer.Argument(metavar="URL...", help="Two or more outputs of the same scenes.")]

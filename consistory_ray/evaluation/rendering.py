@@ -213,13 +213,26 @@ class Renderer:
         ]
         return anchors, scenes
 
+    def anchors(self, subject: Prompted) -> list[Rendered]:
+        """A subject's anchors alone."""
+        keys, _ = self.subject_keys(subject)
+        pictures = self.store.get_all(keys)
+        if pictures is None:
+            pictures = split(self._created(subject))
+            for key, picture in zip(keys, pictures, strict=True):
+                self.store.put(key, picture)
+        return pictures
+
+    def _created(self, subject: Prompted) -> SubjectResult:
+        concepts = subject.concepts if len(subject.concepts) > 1 else subject.concepts[0]
+        return self.pipeline.create_subject(subject.anchors, concepts, subject.anchor_seeds, settings=self.settings)
+
     def subject(self, subject: Prompted, *, sources: bool = False) -> tuple[list[Rendered], list[Rendered]]:
         """A subject's anchors and scenes, with consistency; with what was injected into the scenes if asked for."""
         keys = [key for part in self.subject_keys(subject, sources=sources) for key in part]
         pictures = self.store.get_all(keys)
         if pictures is None:
-            concepts = subject.concepts if len(subject.concepts) > 1 else subject.concepts[0]
-            made = self.pipeline.create_subject(subject.anchors, concepts, subject.anchor_seeds, settings=self.settings)
+            made = self._created(subject)
             pictures = [*split(made), *self.scenes(subject.prompts, subject.seeds, made, sources=sources)]
             for key, picture in zip(keys, pictures, strict=True):
                 self.store.put(key, picture)

@@ -59,7 +59,8 @@ class DreamSimMetric:
             reason = f"dreamsim cannot be loaded: {type(error).__name__}: {error}"
             raise CheckpointError(reason, [Problem("--weights", given, fix)]) from error
         self._model: Any = model.eval()
-        sizes = sorted((path.name, path.stat().st_size) for path in Path(place).rglob("*") if path.is_file())
+        files = sorted(path for path in Path(place).rglob("*") if path.is_file())
+        sizes = [(path.relative_to(place).as_posix(), path.stat().st_size) for path in files]
         told = "-".join(f"{name}.{size}" for name, size in sizes if kind.split("_")[0] in name) or "unknown"
         self.version = f"{_CODE}-{importlib.metadata.version('dreamsim')}-{kind}-{told}"[:200]
 

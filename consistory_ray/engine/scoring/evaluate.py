@@ -8,7 +8,7 @@ whole. Scores are committed every two seconds, so a killed evaluation loses litt
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -126,15 +126,29 @@ def _metrics(options: EvaluationOptions, rows: pa.Table) -> tuple[str, ...]:
             fix = "name some, such as --metrics clip,dinov2 --weights clip=FOLDER --weights dinov2=FOLDER"
             raise InputError("these pictures need a metric", [Problem("--metrics", "", fix)])
         names = ("judge",)
+    check_metrics(names, options.weights)
+    return names
+
+
+def check_metrics(names: Sequence[str], weights: Mapping[str, str], field_name: str = "--metrics") -> None:
+    """Refuse metrics that cannot be used; nothing is loaded.
+
+    Args:
+        names: of the metrics.
+        weights: their weights, by name.
+        field_name: what the names were given as, for messages.
+
+    Raises:
+        InputError: one is unknown, named twice, or lacks its weights, or there are weights of none.
+    """
     for name in names:
-        check_metric("--metrics", name)
-        if name in WEIGHED and name not in options.weights:
+        check_metric(field_name, name)
+        if name in WEIGHED and name not in weights:
             fix = f"give a folder or a Hugging Face id: --weights {name}=PLACE"
             raise InputError(f"{name} needs weights", [Problem("--weights", "", fix)])
     if not names or len(set(names)) < len(names):
-        raise InputError("metrics are not clear", [Problem("--metrics", ",".join(names), "name each one once")])
-    unknown = sorted(set(options.weights) - set(names))
+        raise InputError("metrics are not clear", [Problem(field_name, ",".join(names), "name each one once")])
+    unknown = sorted(set(weights) - set(names))
     if unknown and not any(is_named_code(name) for name in names):  # these know their own names
         fix = f"give weights of {', '.join(names)} only"
         raise InputError("weights of no metric", [Problem("--weights", ", ".join(unknown), fix)])
-    return names
