@@ -208,7 +208,8 @@ def _seen_before(ours: Mapping[str, Mapping[str, Any]]) -> dict[str, Seen]:
                 source = frame["source"]
                 numbers = [*source["seen"], *source["size"]]
                 if len(numbers) == 6 and all(type(one) is int and 0 <= one <= _MAX_SIDE for one in numbers):
-                    known[str(source["sha256"])] = Seen(*numbers[:4], (numbers[4], numbers[5]))
+                    x, y, width, height, *size = numbers
+                    known[str(source["sha256"])] = Seen(x, y, width, height, (size[0], size[1]))
             except (KeyError, TypeError):
                 continue
     return known

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import sqrt
 from typing import Literal
 
 from consistory_ray.errors import InputError, Problem
@@ -160,7 +161,7 @@ def _on_a_grid(sizes: Mapping[str, Size], rules: PageRules) -> list[Page]:
 
 def _columns(count: int, cell: Size, most_columns: int, most_rows: int) -> int:
     """As many columns as make the page nearly square, and no more rows than there is room for."""
-    square = max(1, round((count * cell[1] / cell[0]) ** 0.5))
+    square = max(1, round(sqrt(count * cell[1] / cell[0])))
     return min(max(square, -(-count // most_rows)), most_columns)
 
 
@@ -191,7 +192,7 @@ def _first_that_holds(names: Sequence[str], sizes: Mapping[str, Size], rules: Pa
 def _growing(area: int, rules: PageRules) -> Iterator[Size]:
     """Sizes of pages to try, by area, up to the largest: squares and double squares, or squares in finer steps."""
     if not rules.power_of_two:
-        side = max(1, int(area**0.5) - rules.padding)
+        side = max(1, int(sqrt(area)) - rules.padding)
         while side < rules.size:
             yield side, side
             side = side * 21 // 20 + 1

@@ -41,11 +41,11 @@ def palette(images: Iterable[Image.Image], most: int = MOST_COLOURS) -> tuple[Sw
 
 def _opaque(image: Image.Image) -> NDArray[np.uint8]:
     """Opaque pixels of a picture, evenly chosen, ``[n, 3]``; their number does not depend on its size."""
-    pixels = np.asarray(image.convert("RGBA")).reshape(-1, 4)
-    pixels = pixels[pixels[:, 3] >= _OPAQUE, :3]
-    if not len(pixels):
-        return pixels
-    return pixels[np.linspace(0, len(pixels) - 1, _PIXELS_EACH).round().astype(int)]
+    pixels = np.asarray(image.convert("RGBA"), np.uint8).reshape(-1, 4)
+    opaque: NDArray[np.uint8] = pixels[pixels[:, 3] >= _OPAQUE, :3]
+    if not len(opaque):
+        return opaque
+    return opaque[np.linspace(0, len(opaque) - 1, _PIXELS_EACH).round().astype(int)]
 
 
 def _merged(colours: NDArray[np.float64], shares: NDArray[np.float64]) -> list[tuple[NDArray[np.float64], float]]:
