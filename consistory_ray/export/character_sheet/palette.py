@@ -45,7 +45,8 @@ def _opaque(image: Image.Image) -> NDArray[np.uint8]:
     opaque: NDArray[np.uint8] = pixels[pixels[:, 3] >= _OPAQUE, :3]
     if not len(opaque):
         return opaque
-    return opaque[np.linspace(0, len(opaque) - 1, _PIXELS_EACH).round().astype(int)]
+    chosen: NDArray[np.uint8] = opaque[np.linspace(0, len(opaque) - 1, _PIXELS_EACH).round().astype(int)]
+    return chosen
 
 
 def _merged(colours: NDArray[np.float64], shares: NDArray[np.float64]) -> list[tuple[NDArray[np.float64], float]]:
