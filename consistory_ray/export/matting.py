@@ -51,8 +51,10 @@ def by_closed_form(image: Image.Image, mask: Booleans) -> CutOut:
 
     pixels = np.asarray(image, np.float64) / 255
     subject = segmented(image, mask)
-    trimap, (rows, columns) = _trimap(subject)
     alpha, colours = subject.astype(np.float64), pixels.copy()
+    if not subject.any():
+        return CutOut(alpha, colours)
+    trimap, (rows, columns) = _trimap(subject)
     if (trimap == 0.5).any() and (trimap == 1).any() and (trimap == 0).any():
         found = np.asarray(estimate_alpha_cf(pixels[rows, columns], trimap[rows, columns]), np.float64)
         alpha[rows, columns] = _levelled(np.clip(found, 0, 1))
@@ -69,8 +71,7 @@ def _trimap(subject: Booleans) -> tuple[Floats, tuple[slice, slice]]:
     trimap[ndimage.binary_erosion(subject, iterations=width, border_value=1)] = 1
     grown = ndimage.binary_dilation(subject, iterations=width)
     trimap[~grown] = 0
-    places = ndimage.find_objects(grown.astype(np.int8))
-    around = places[0] if places else (slice(None), slice(None))
+    (around,) = ndimage.find_objects(grown.astype(np.int8))
     rows, columns = (slice(max(0, part.start - 2 * width), part.stop + 2 * width) for part in around)
     return trimap, (rows, columns)
 

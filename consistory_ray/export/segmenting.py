@@ -34,6 +34,8 @@ class Tuning:
     Attributes:
         core: farther inside the mask than this is the subject, whatever its colour.
         learned: farther inside than this its first colours are learned from.
+        unknown: log-likelihood of a colour that is neither's; without it, outlines that are in no example would go to
+            whatever is a little less unlike them.
         reach: farther outside than this is the ground.
         colours: Gaussians of the subject, and of the ground.
         spread: added to their variances, in CIELAB units squared.
@@ -47,6 +49,7 @@ class Tuning:
 
     core: float = 1.5
     learned: float = 0.75
+    unknown: float = -15.0
     reach: float = 1.75
     colours: int = 8
     spread: float = 2.0
@@ -128,7 +131,7 @@ def _surprise(colours: Floats, examples: Floats, tuning: Tuning) -> Floats:
         difference = colours - part.mean(0)
         distance = np.einsum("...i,ij,...j", difference, np.linalg.inv(covariance), difference)
         logs.append(np.log(len(part) / len(examples)) - (np.linalg.slogdet(covariance)[1] + distance) / 2)
-    return np.asarray(-np.logaddexp.reduce(logs))
+    return np.asarray(-np.logaddexp.reduce([*logs, np.full(colours.shape[:2], tuning.unknown)]))
 
 
 def _grouped(examples: Floats, count: int, least: int = 8, rounds: int = 8) -> list[Floats]:
