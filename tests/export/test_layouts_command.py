@@ -1,4 +1,4 @@
-"""``export`` with atlases and character sheets, from an output to a folder, on disks and on S3."""
+"""``export`` with atlases and character sheets, from an output to a folder."""
 
 from __future__ import annotations
 
@@ -72,6 +72,13 @@ def test_one_atlas_for_all(rendered: OutputStore, tmp_path: Path) -> None:
     assert told["frames"]["cat/snow"]["anchor"] == {"x": 0.5, "y": 1.0}
     fewer = exported(rendered, to, *SPRITES, *how[:-3], "--prune")
     assert files_of(to, "atlas") == ["all.json", "all.webp"] and "2 deleted" in fewer
+
+
+def test_an_atlas_on_an_object_store(rendered: OutputStore) -> None:
+    to = "memory://layouts/shipped"
+    exported(rendered, to, *SPRITES, "--atlas", "packed")
+    assert len(read_atlas(open_output(to), "moss")) == 4
+    assert "0 files written" in exported(rendered, to, *SPRITES, "--atlas", "packed")
 
 
 def test_takes_are_frames_of_their_own(rendered: OutputStore, add: Add, tmp_path: Path) -> None:
