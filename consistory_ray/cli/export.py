@@ -33,8 +33,22 @@ from consistory_ray.cli.export_options import (
     Trim,
     WatermarkOption,
 )
+from consistory_ray.cli.layout_options import (
+    RULES,
+    AtlasExtrude,
+    AtlasOption,
+    AtlasPadding,
+    AtlasPer,
+    AtlasPivot,
+    AtlasPowerOfTwo,
+    AtlasRotate,
+    AtlasSize,
+    SheetFont,
+    SheetOption,
+)
 from consistory_ray.cli.options import AsJson, Url
 from consistory_ray.engine.stopping import StopRequest, stop_on_signals
+from consistory_ray.export.packing import PageRules
 from consistory_ray.jobs.allowlist import check_allowed
 from consistory_ray.watch.reports import line
 
@@ -71,6 +85,16 @@ def export(
     c2pa_tsa: C2paTsa = None,
     prune: Prune = False,
     workers: ExportWorkers = None,
+    atlas: AtlasOption = None,
+    atlas_per: AtlasPer = "subject",
+    atlas_size: AtlasSize = RULES.size,
+    atlas_padding: AtlasPadding = RULES.padding,
+    atlas_extrude: AtlasExtrude = RULES.extrude,
+    atlas_power_of_two: AtlasPowerOfTwo = RULES.power_of_two,
+    atlas_rotate: AtlasRotate = RULES.rotate,
+    atlas_pivot: AtlasPivot = (0.5, 0.5),
+    sheet: SheetOption = None,
+    sheet_font: SheetFont = None,
     as_json: AsJson = False,
 ) -> None:
     """Write an output's pictures as files to ship: named by a layout, as sprites if asked for, with a manifest.
@@ -78,6 +102,7 @@ def export(
     The same command again writes only what has changed, and goes on where it was stopped. Exit code 1: pictures could
     not be made, and are listed.
     """
+    from consistory_ray.cli.layouts import Layouts, atlas_rules, sheet_fonts
     from consistory_ray.export.exporting import export as write
     from consistory_ray.export.exporting import told
     from consistory_ray.export.finishing import finish
@@ -108,6 +133,12 @@ def export(
         further=finished.further,
     )
     check_installed(options)
+    pages = PageRules(
+        atlas or RULES.arrangement, atlas_size, atlas_padding, atlas_extrude, atlas_power_of_two, atlas_rotate
+    )
+    layouts = Layouts(
+        atlas_rules(atlas, pages, atlas_per, options.ending, atlas_pivot), sheet, sheet_fonts(sheet, sheet_font)
+    )
     output, target = open_output(url), open_output(to)
     selection = select(output, Wanted(tuple(subject or ()), tuple(scene or ()), all_takes, picked, anchors))
     names = named(selection.sources, template, options.ending)
@@ -121,6 +152,7 @@ def export(
             names,
             Recipe(options, finished.marks, finished.checks),
             sign=finished.sign,
+            products=layouts.products(output, selection, on_progress, lambda: bool(stop)),
             prune=prune,
             processes=processes,
             on_progress=on_progress,
@@ -130,6 +162,8 @@ def export(
         print_json(told(result))
     else:
         _print(result)
+        for folder in layouts.folders:
+            line(out, f"{result.url}/{folder}")
     raise typer.Exit(EXIT_FAILED if result.failures else 0)
 
 

@@ -23,7 +23,6 @@ def cut_out(picture: Picture, matting: Matting) -> Picture:
     Raises:
         NotCutOutError: nobody knows where its subject is, or nothing in it is.
     """
-    pixels = np.asarray(picture.image, np.float64) / 255
     if matting == "rembg":
         cut = by_rembg(picture.image)
     else:
@@ -33,7 +32,7 @@ def cut_out(picture: Picture, matting: Matting) -> Picture:
             raise NotCutOutError("no_mask", f"the index holds no mask of it ({fix})")
         if not mask.any():
             raise NotCutOutError("empty_mask", "its mask is empty: the run has not found its subject in it")
-        cut = (by_tokens if matting == "none" else by_closed_form)(pixels, mask)
+        cut = (by_tokens if matting == "none" else by_closed_form)(picture.image, mask)
     if not (cut.alpha >= 0.5).any():
         raise NotCutOutError("empty_mask", "nothing is left of its subject")
     sides = touched_sides(cut.alpha)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from consistory_ray.errors import InputError, Problem
+from consistory_ray.export.segmenting import Booleans, Floats, enlarged, segmented
 
-Floats = NDArray[np.float64]
+EDGE = 1 / 128
+"""Half of the band in which an edge is looked for, of the picture's longer side."""
+LEVELS = (0.1, 0.9)
 
 
 @dataclass(frozen=True)
@@ -26,33 +28,57 @@ class CutOut:
     colours: Floats
 
 
-def by_tokens(pixels: Floats, mask: NDArray[np.bool_]) -> CutOut:
+def by_tokens(image: Image.Image, mask: Booleans) -> CutOut:
     """What the mask's tokens cover, with hard edges: blocks, for those who refine it themselves.
 
     Args:
-        pixels: ``[h, w, 3]`` in 0 to 1.
+        image: RGB.
         mask: of one value per token.
     """
-    return CutOut(_enlarged(mask, pixels.shape[:2]).astype(np.float64), pixels)
+    covered = enlarged(mask, (image.height, image.width))
+    return CutOut(covered.astype(np.float64), np.asarray(image, np.float64) / 255)
 
 
-def by_closed_form(pixels: Floats, mask: NDArray[np.bool_]) -> CutOut:
-    """Closed-form matting (Levin et al. 2008) in a band around the mask's edge, colours by Germer et al. 2020.
+def by_closed_form(image: Image.Image, mask: Booleans) -> CutOut:
+    """Closed-form matting (Levin et al. 2008) along the edge of :func:`.segmenting.segmented`, and the subject's own
+    colours there (Germer et al. 2020).
 
     Args:
-        pixels: ``[h, w, 3]`` in 0 to 1.
+        image: RGB.
         mask: of one value per token.
     """
     from pymatting import estimate_alpha_cf, estimate_foreground_ml
+
+    pixels = np.asarray(image, np.float64) / 255
+    subject = segmented(image, mask)
+    alpha, colours = subject.astype(np.float64), pixels.copy()
+    if not subject.any():
+        return CutOut(alpha, colours)
+    trimap, (rows, columns) = _trimap(subject)
+    if (trimap == 0.5).any() and (trimap == 1).any() and (trimap == 0).any():
+        found = np.asarray(estimate_alpha_cf(pixels[rows, columns], trimap[rows, columns]), np.float64)
+        alpha[rows, columns] = _levelled(np.clip(found, 0, 1))
+        colours[rows, columns] = estimate_foreground_ml(pixels[rows, columns], alpha[rows, columns])
+    return CutOut(alpha, np.clip(colours, 0, 1))
+
+
+def _trimap(subject: Booleans) -> tuple[Floats, tuple[slice, slice]]:
+    """What is certainly ground (0) and subject (1), and the band between (0.5); the rows and columns that matter."""
     from scipy import ndimage
 
-    where = _enlarged(mask, pixels.shape[:2])
-    reach = max(1, round(pixels.shape[0] / mask.shape[0]))
-    trimap = np.full(where.shape, 0.5)
-    trimap[ndimage.binary_erosion(where, iterations=reach, border_value=1)] = 1
-    trimap[~ndimage.binary_dilation(where, iterations=reach)] = 0
-    alpha = np.asarray(estimate_alpha_cf(pixels, trimap))
-    return CutOut(alpha, np.clip(estimate_foreground_ml(pixels, alpha), 0, 1))
+    width = max(1, round(EDGE * max(subject.shape)))
+    trimap = np.full(subject.shape, 0.5)
+    trimap[ndimage.binary_erosion(subject, iterations=width, border_value=1)] = 1
+    grown = ndimage.binary_dilation(subject, iterations=width)
+    trimap[~grown] = 0
+    (around,) = ndimage.find_objects(grown.astype(np.int8))
+    rows, columns = (slice(max(0, part.start - 2 * width), part.stop + 2 * width) for part in around)
+    return trimap, (rows, columns)
+
+
+def _levelled(alpha: Floats) -> Floats:
+    """Alpha with its ends pulled to 0 and 1: what is nearly there leaves no veil."""
+    return np.clip((alpha - LEVELS[0]) / (LEVELS[1] - LEVELS[0]), 0, 1)
 
 
 def by_rembg(image: Image.Image) -> CutOut:
@@ -68,9 +94,3 @@ def by_rembg(image: Image.Image) -> CutOut:
         raise InputError("sprites cannot be cut out", [Problem("--matting", "rembg", f"{fix} ({error})")]) from error
     found = np.asarray(remove(image).convert("RGBA"), np.float64) / 255
     return CutOut(found[..., 3], found[..., :3])
-
-
-def _enlarged(mask: NDArray[np.bool_], size: tuple[int, ...]) -> NDArray[np.bool_]:
-    """A mask at a picture's height and width."""
-    large = Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST)
-    return np.asarray(large, np.bool_)

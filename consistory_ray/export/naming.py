@@ -27,7 +27,6 @@ MAX_TEMPLATE = 2000
 MAX_PART = 200
 """Bytes of a folder's or file's name: file systems allow 255, and what is being written has a longer name."""
 MAX_NAME = 1000
-RESERVED = ("manifest.json", "manifest.csv")
 _SINGLE = re.compile(r"(?<!\{)\{\s*([a-z_]+)\s*\}(?!\})")
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
 _DEVICES = frozenset(["con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))])
@@ -50,7 +49,7 @@ def namer(template: str, ending: str) -> Callable[[Source], str]:
     """What names pictures by a template.
 
     Args:
-        template: see the module; one that ends in no picture's ending gets ``.{{ ending }}``.
+        template: see the module; names that do not end in the format's ending get it.
         ending: ``png`` or ``webp``.
 
     Raises:
@@ -60,8 +59,6 @@ def namer(template: str, ending: str) -> Callable[[Source], str]:
         raise _bad(template[:80] + "…", f"use at most {MAX_TEMPLATE} characters")
     if ending_of(template) not in (None, ending):
         raise _bad(template, f"end it in .{ending} or .{{{{ ending }}}}, or give the --format that it ends in")
-    if ending_of(template) is None and not re.search(r"\{\s*ending\s*\}\}?$", template.rstrip()):
-        template += ".{{ ending }}"
     environment = SandboxedEnvironment(undefined=StrictUndefined, finalize=file_part, autoescape=False)
     try:
         compiled = environment.from_string(_SINGLE.sub(r"{{ \1 }}", template))
@@ -72,7 +69,7 @@ def namer(template: str, ending: str) -> Callable[[Source], str]:
         values: dict[str, Any] = {variable: getattr(source, variable, ending) for variable in VARIABLES}
         values["profile"] = source.profile or "exact"
         try:
-            return _safe_path(compiled.render(values))
+            return _safe_path(compiled.render(values), ending)
         except InputError:
             raise
         except Exception as error:  # a template is a program of somebody's: it may divide by zero
@@ -99,8 +96,6 @@ def named(sources: Sequence[Source], template: str, ending: str) -> dict[str, So
         if other is not source:
             both = f"{_told(other)} and {_told(source)}"
             clashes.append(Problem("--layout", path, f"tell {both} apart, for example with {{{{ take }}}} or asset_id"))
-        elif path.casefold() in RESERVED:
-            clashes.append(Problem("--layout", path, "choose another name, that is the manifest's"))
         else:
             names[path] = source
     folders = {parent for path in folded for parent in _parents(path)}
@@ -119,7 +114,7 @@ def _parents(path: str) -> list[str]:
     return ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
 
 
-def _safe_path(rendered: str) -> str:
+def _safe_path(rendered: str, ending: str) -> str:
     """A rendered template as a path below the folder.
 
     Raises:
@@ -129,6 +124,7 @@ def _safe_path(rendered: str) -> str:
     if "" in parts or ".." in parts or "." in parts:
         raise _bad(ascii(rendered), "make a relative path below the folder, without empty parts, '.' and '..'")
     path = "/".join(_safe_part(part) for part in parts)
+    path = path if path.lower().endswith(f".{ending}") else f"{path}.{ending}"
     if len(path.encode()) > MAX_NAME:
         raise _bad(path[:80] + "…", f"make names of at most {MAX_NAME} bytes")
     return path
