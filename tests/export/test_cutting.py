@@ -43,8 +43,9 @@ def test_pixels_from_tokens_far_better_than_the_tokens() -> None:
     assert raw < 0.93 < 0.98 < iou(segmented(image, mask), where)
     assert iou(cut.alpha >= 0.5, where) > 0.98
     assert cut.alpha[60, 68] == 1 and cut.alpha[2, 2] == 0
-    edge = (cut.alpha > 0.3) & (cut.alpha < 1)
-    assert cut.colours[edge].mean() < 0.45, "the ground's light colour is not in the outline"
+    rows, columns = np.mgrid[:128, :128] + 0.5
+    edge = (cut.alpha > 0.3) & ((rows - 60) ** 2 + (columns - 68) ** 2 > 36**2)
+    assert edge.any() and cut.colours[edge].mean() < 0.3, "the ground's light colour is not in the outline"
 
 
 def test_a_mask_that_is_wrong_by_some_tokens_does_not_decide() -> None:
@@ -69,10 +70,10 @@ def test_outlines_on_dark_ground() -> None:
 
 
 def test_larger_pictures_and_pictures_that_are_not_square() -> None:
-    where = disc((300, 240), 150, side=512)[:, :448]
-    mask = np.asarray(Image.fromarray(where).resize((14, 16), Image.Resampling.BOX)) > 0
+    where = disc((150, 120), 75, side=288)[:, :224]
+    mask = np.asarray(Image.fromarray(where).resize((14, 18), Image.Resampling.BOX)) > 0
     cut = by_closed_form(drawn(where), mask)
-    assert cut.alpha.shape == (512, 448) and iou(cut.alpha >= 0.5, where) > 0.97
+    assert cut.alpha.shape == (288, 224) and iou(cut.alpha >= 0.5, where) > 0.97
 
 
 @pytest.mark.parametrize("full", [True, False])
