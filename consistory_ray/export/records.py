@@ -90,8 +90,11 @@ _RECTANGLES = ("box", "placed")
 
 
 def _record(values: Mapping[str, Any]) -> Record:
-    known = {name: values[name] for name in _NAMES if name in values}
-    return Record(**{name: tuple(v) if name in _RECTANGLES and v is not None else v for name, v in known.items()})
+    known: dict[str, Any] = {name: values[name] for name in _NAMES if name in values}
+    for name in _RECTANGLES:
+        if known.get(name) is not None:
+            known[name] = tuple(known[name])
+    return Record(**known)
 
 
 class Journal:
