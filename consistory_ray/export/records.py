@@ -17,7 +17,7 @@ import json
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from consistory_ray.errors import StorageError
@@ -82,7 +82,7 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in _NAMES}
 
 
 _NAMES = tuple(item.name for item in fields(Record))

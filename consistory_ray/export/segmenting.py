@@ -4,7 +4,7 @@ A run's mask says of every token, which is 8 pixels wide or more, whether the su
 from the picture itself what the subject's colours are and what the ground's: a mixture of Gaussians each, in CIELAB.
 A minimum cut then gives every pixel to one of them, by its colour, its distance to the mask, and the edges between
 neighbours; colours are learned again from what came of it, a few times (GrabCut, Rother et al. 2004). Drawings have
-dark outlines, which on dark ground belong to nobody by their colour: there the subject gets a rim (:func:`with_rim`).
+dark outlines, which by their colour belong to dark ground: there the subject gets a rim (:func:`with_rim`).
 
 Computed at no more than :data:`WORKING_SIDE` pixels: what is finer is left to matting. Nothing is random.
 """
@@ -25,6 +25,8 @@ _ITERATIONS = 3
 _CAPACITY = 100.0
 """Of one unit of cost: capacities of a cut are whole numbers."""
 _CERTAIN = 1000.0
+_INK = 30.0
+"""Lightness below which a stroke is ink."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,10 @@ class Tuning:
         spread: added to their variances, in CIELAB units squared.
         prior: how much a token's width in or out of the mask counts, in log-likelihood.
         edges: how much a border between two pixels of one colour costs.
+        doubt: how much less likely a pixel is the subject than its colour says, in log-likelihood.
         rim: pixels of a dark outline, of 128 in the picture's side.
         dark, light: lightness below which ground is dark, and above which a subject's edge has no outline.
+        ink: share of dark strokes inside a subject from which on it is a drawing with outlines.
         part: pieces smaller than this share of the largest are dropped.
         hole: enclosed ground of fewer square tokens is filled.
     """
@@ -55,9 +59,11 @@ class Tuning:
     spread: float = 2.0
     prior: float = 2.0
     edges: float = 10.0
-    rim: float = 2.0
-    dark: float = 25.0
+    doubt: float = 0.5
+    rim: float = 3.0
+    dark: float = 40.0
     light: float = 35.0
+    ink: float = 0.02
     part: float = 0.1
     hole: float = 1.5
 
@@ -94,14 +100,14 @@ def segmented(image: Image.Image, mask: Booleans, tuning: Tuning = TUNED) -> Boo
     for _ in range(_ITERATIONS):
         if not subject.any() or not others.any():
             break
-        as_subject = _surprise(lab, lab[subject], tuning) + np.maximum(prior, 0)
+        as_subject = _surprise(lab, lab[subject], tuning) + np.maximum(prior, 0) + tuning.doubt
         as_ground = _surprise(lab, lab[others], tuning) + np.maximum(-prior, 0)
         as_subject[ground] = as_ground[core] = _CERTAIN
         as_ground[ground] = as_subject[core] = 0
         subject = _minimum_cut(as_subject, as_ground, lab, tuning.edges)
         others = ~subject
     subject = _whole(subject, tuning.part, tuning.hole * token**2)
-    subject = with_rim(subject, lab[..., 0], tuning.rim * max(height, width) / 128, tuning.dark, tuning.light)
+    subject = with_rim(subject, lab[..., 0], round(tuning.rim * max(height, width) / 128), tuning)
     return enlarged(subject, (image.height, image.width), smooth=True)
 
 
@@ -217,27 +223,28 @@ def _whole(subject: Booleans, part: float, hole: float) -> Booleans:
     return np.asarray(subject | filled[holes])
 
 
-def with_rim(subject: Booleans, lightness: Floats, rim: float, dark: float, light: float) -> Booleans:
+def with_rim(subject: Booleans, lightness: Floats, width: int, tuning: Tuning) -> Booleans:
     """The subject with the outline that it lost to dark ground.
 
     Around it, where the ground nearby is dark and the subject's edge is not, its outline must be in what was taken for
-    ground; it is as wide as outlines are.
+    ground; it is as wide as outlines are. Only drawings have outlines: a subject without dark strokes inside gets none.
 
     Args:
         subject: bool ``[h, w]``.
         lightness: CIELAB's, ``[h, w]``.
-        rim: an outline's width in pixels.
-        dark, light: see :class:`Tuning`.
+        width: an outline's, in pixels.
+        tuning: what decides.
     """
     from scipy import ndimage
 
-    width = round(rim)
-    if not width or not subject.any():
+    inside = ndimage.binary_erosion(subject, iterations=max(1, width), border_value=1)
+    ink = inside & (lightness < _INK)
+    strokes = ink & ~ndimage.binary_opening(ink, iterations=max(1, width))
+    if not width or not inside.any() or strokes.sum() < tuning.ink * inside.sum():
         return subject
     near = 2 * width
     grown = ndimage.binary_dilation(subject, iterations=width)
     around = ndimage.binary_dilation(subject, iterations=near) & ~grown
-    edge = subject & ~ndimage.binary_erosion(subject, iterations=width, border_value=1)
 
     def mean(where: Booleans, missing: float) -> Floats:
         size = 2 * near + 5
@@ -245,4 +252,5 @@ def with_rim(subject: Booleans, lightness: Floats, rim: float, dark: float, ligh
         total = ndimage.uniform_filter(np.where(where, lightness, 0.0), size)
         return np.where(share > 1e-6, total / np.maximum(share, 1e-6), missing)
 
-    return np.asarray(subject | (grown & (mean(around, 100.0) < dark) & (mean(edge, 0.0) > light)))
+    is_dark, is_light = mean(around, 100.0) < tuning.dark, mean(subject & ~inside, 0.0) > tuning.light
+    return np.asarray(subject | (grown & is_dark & is_light))

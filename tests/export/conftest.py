@@ -27,16 +27,16 @@ def disc(centre: tuple[float, float] = (32, 32), radius: float = 14, side: int =
 
 
 def drawn(where: np.ndarray, colour: tuple[int, int, int] = (222, 62, 58)) -> Image.Image:
-    """A subject with a dark outline, and dark eyes, on a light ground."""
+    """A subject with a dark outline, and two strokes inside, on a light ground."""
     pixels = np.full((*where.shape, 3), (200, 224, 240), np.uint8)
     pixels[where] = (30, 26, 34)
     inner = where & np.roll(where, 2, 0) & np.roll(where, -2, 0) & np.roll(where, 2, 1) & np.roll(where, -2, 1)
     pixels[inner] = colour
     rows, columns = np.nonzero(where)
-    size = int(np.sqrt(len(rows))) // 8
-    for side in (-2, 1):
-        top, left = int(rows.mean()) - size, int(columns.mean()) + side * size
-        pixels[top : top + size, left : left + size] = (30, 26, 34)
+    reach = int(np.sqrt(len(rows))) // 4
+    for line in (-reach // 2, reach // 2):
+        top, left = int(rows.mean()) + line, max(0, int(columns.mean()) - reach)
+        pixels[top : top + 2, left : int(columns.mean()) + reach] = (30, 26, 34)
     return Image.fromarray(pixels)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +18,7 @@ from consistory_ray.export.making import Recipe, make, makers
 from consistory_ray.export.matting import by_closed_form, by_tokens
 from consistory_ray.export.options import PictureOptions, check_installed
 from consistory_ray.export.records import Record
-from consistory_ray.export.segmenting import cielab, segmented, with_rim
+from consistory_ray.export.segmenting import TUNED, cielab, segmented, with_rim
 from consistory_ray.export.selection import Wanted, select
 from consistory_ray.output.storage import OutputStore
 from tests.export.conftest import disc, drawn, tokens
@@ -61,12 +62,14 @@ def test_outlines_on_dark_ground() -> None:
     pixels = np.asarray(drawn(where)).copy()
     pixels[~where] = (28, 24, 36)
     found = segmented(Image.fromarray(pixels), tokens(where))
-    assert iou(found, where) > 0.96
+    assert iou(found, where) > 0.95
     inner = np.asarray(drawn(where))[..., 0] == 222
     assert iou(inner, where) < 0.93, "what colours alone can tell"
     lightness = cielab(pixels / 255.0)[..., 0]
-    assert with_rim(inner, lightness, 2, dark=0, light=35).sum() == inner.sum(), "ground that is not dark"
-    assert with_rim(inner, np.full((128, 128), 10.0), 2, dark=25, light=35).sum() == inner.sum(), "dark subjects"
+    assert with_rim(inner, lightness, 2, TUNED).sum() > inner.sum()
+    assert with_rim(inner, lightness, 2, replace(TUNED, dark=0)).sum() == inner.sum(), "ground that is not dark"
+    assert with_rim(inner, lightness, 2, replace(TUNED, light=100)).sum() == inner.sum(), "a subject that is dark"
+    assert with_rim(inner, lightness, 2, replace(TUNED, ink=0.5)).sum() == inner.sum(), "no drawing"
 
 
 def test_larger_pictures_and_pictures_that_are_not_square() -> None:

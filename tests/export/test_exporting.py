@@ -183,8 +183,12 @@ def test_marks_and_signatures(run: OutputStore, tmp_path: Path) -> None:
     def inverted(picture: Any) -> Any:
         return picture.changed(picture.image.point(lambda value: 255 - value))
 
-    recipe = {"marks": (inverted,), "sign": lambda data, picture: data + picture.source.subject.encode()}
-    result = exported(run, tmp_path / "to", recipe=recipe)
+    result = exported(
+        run,
+        tmp_path / "to",
+        recipe={"marks": (inverted,)},
+        sign=lambda data, name, sources: data + sources[0].subject.encode(),
+    )
     data = (tmp_path / "to" / "cat" / "snow.png").read_bytes()
     (record,) = [record for record in result.records if record.file == "cat/snow.png"]
     assert data.endswith(b"cat") and record.sha256 == hashlib.sha256(data).hexdigest()

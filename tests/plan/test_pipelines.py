@@ -22,6 +22,7 @@ COUNTS = {  # subjects, anchors, scenes
     "poses.yaml": (2, 4, 15),
     "few_steps.yaml": (2, 4, 6),
     "gated.yaml": (2, 4, 8),
+    "sprites.yaml": (2, 4, 8),
     "schedulers.yaml": (2, 4, 7),
     "matrix.yaml": (1, 2, 11),
     "dynamic.yaml": (1, 2, 16),
