@@ -37,6 +37,7 @@ RUN_A_MODEL = (
     "personalization",
     "personalization_choices",
     "schedulers",
+    "sprites",
     "throughput",
 )
 

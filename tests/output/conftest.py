@@ -30,7 +30,7 @@ def s3_options() -> Iterator[dict[str, Any]]:
     server.start()
     host, port = server.get_host_and_port()
     options = {"key": "test", "secret": "test", "client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
-    open_output("s3://runs", **options).fs.mkdir("runs")
+    open_output("s3://runs", **options).fs.makedirs("runs", exist_ok=True)  # buckets are the process's
     yield options
     server.stop()
 
