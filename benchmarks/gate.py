@@ -257,8 +257,9 @@ def with_cast(plain: Sequence[Takes], cast: Sequence[Takes], bar: Bar) -> dict[s
     def compare(found: dict[str, np.ndarray], pictures: float) -> dict[str, Any]:
         numbers: dict[str, Any] = {"pictures": pictures}
         for name, values in found.items():
-            numbers[f"{name}_ratio"] = values.mean() / before[name].mean()
-            numbers[f"{name}_interval"] = list(ratio_interval(values, before[name]))
+            some = before[name].any()
+            numbers[f"{name}_ratio"] = values.mean() / before[name].mean() if some else None
+            numbers[f"{name}_interval"] = list(ratio_interval(values, before[name])) if some else None
         return numbers | {"outliers": found["outlier"].mean()}
 
     return {"with_cast": compare(both, (made + extra) / scenes), "cast_alone": compare(alone, 1 + extra / scenes)}

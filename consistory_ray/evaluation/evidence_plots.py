@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 VANILLA_COLOUR, FLOOR_COLOUR = "#8a8f9a", "#4c8f5a"
-COLOURS = ("#d6542c", "#8c3fb0", "#2c6fd6", "#c79a1b", "#2ca6a4", "#a8324e", "#5f6b2f")
+COLOURS = ("#d6542c", "#8c3fb0", "#2c6fd6", "#c79a1b", "#2ca6a4", "#a8324e", "#5f6b2f", "#e089b5", "#1f3a5f", "#8a5a33")
 
 
 def plot_planes(ways: Mapping[str, Mapping[str, Any]], floor: Mapping[str, Any] | None, path: Path) -> None:

@@ -58,9 +58,41 @@ def test_the_committed_result_is_made_of_its_rows() -> None:
     assert report["gate"]["metric"].split()[0] != report["measured_by"].split()[0], "what gates does not measure"
 
 
+def test_casting_is_compared_with_the_subjects_as_they_were() -> None:
+    report = json.loads(RESULT.read_text())
+    plain, cast = (
+        [
+            Takes(np.array(row["gaps"]), np.array(row["scores"]), np.ones((6, 4, 2)), row["extra"])
+            for row in report[name]
+        ]
+        for name in ("subjects", "cast")
+    )
+    bar = Bar(**{key: report["gate"][key] for key in ("threshold", "within", "max_takes")})
+    with np.errstate(invalid="ignore", divide="ignore"):
+        again = gate.with_cast(plain, cast, bar)
+    for way in ("with_cast", "cast_alone"):
+        for name in ("gap_ratio", "outlier_ratio", "outliers", "pictures"):
+            assert report["numbers"][way][name] == pytest.approx(again[way][name], abs=2e-3), (way, name)
+    scenes = [len(one.gaps) for one in cast]
+    assert again["cast_alone"]["pictures"] == 1 + sum(one.extra for one in cast) / sum(scenes), "candidates count"
+
+
 @pytest.mark.slow
 def test_a_short_run(tmp_path: Path) -> None:
-    command = [sys.executable, gate.__file__, "--subjects", "1", "--scenes", "2", "--takes", "2", "--threads", "1"]
+    command = [
+        sys.executable,
+        gate.__file__,
+        "--subjects",
+        "1",
+        "--scenes",
+        "2",
+        "--takes",
+        "2",
+        "--threads",
+        "1",
+        "--cast",
+        "2",
+    ]
     done = subprocess.run([*command, "--out", str(tmp_path)], check=True, capture_output=True, text=True, timeout=600)
     last = json.loads(done.stdout.splitlines()[-1])
     assert last["subjects"] == 1 <= last["pictures"] <= 2 and 0 < last["score_share"] < 1
