@@ -28,7 +28,17 @@ def test_the_readme_says_what_results_hold(figure: Figure) -> None:
 
 def test_the_table_is_of_all_results() -> None:
     assert len(TABLE) > 40 and {figure.words for figure in TABLE if figure.result is None} <= WITHOUT_A_RESULT
-    shown = {"consistency", "personalization", "control", "multi_subject", "schedulers", "fast", "engine"}
+    shown = {
+        "consistency",
+        "personalization",
+        "control",
+        "multi_subject",
+        "schedulers",
+        "fast",
+        "engine",
+        "gate",
+        "sprites",
+    }
     assert {f"{name}.json" for name in shown} == {figure.result for figure in TABLE if figure.result}
 
 
