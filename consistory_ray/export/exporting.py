@@ -31,6 +31,7 @@ from consistory_ray.pictures.provenance import TRAINED, source_type
 
 THREADS = 16
 _SHOWN = 5
+_STRANGER = "no export has made this file: move it away, or give another folder"
 
 Product = Callable[[OutputStore, Sequence[Record]], Iterable[tuple[str, bytes]]]
 """What is made of all pictures together: from the export's folder and the records of the files that are there, in
@@ -217,6 +218,7 @@ class _Run:
         """Write a product unless it is there; its record, and whether it was written.
 
         Raises:
+            InputError: a file of somebody else has its name.
             AssetError: it could not be signed.
         """
         sign = self._sign if source_type(data) == TRAINED else None
@@ -229,6 +231,8 @@ class _Run:
         if self._to.exists(name) and self._to.sha256(name) == record.sha256:
             self._journal.add([record])
             return record, False
+        if name not in self._journal.records and self._to.exists(name):
+            raise InputError("files would be overwritten", [Problem("--to", name, _STRANGER)])
         if sign is not None:
             data = sign(data, name, self._sources)
             record = replace(record, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
@@ -268,9 +272,8 @@ def _refuse_strangers(to: OutputStore, there: Mapping[str, int], names: Iterable
     """
     strangers = [name for name in names if name in there and name not in journal.records]
     if strangers:
-        fix = "no export has made this file: move it away, or give another folder"
         more = f" ({len(strangers)} of them)" if len(strangers) > 1 else ""
-        problems = [Problem("--to", name, fix) for name in strangers[:_SHOWN]]
+        problems = [Problem("--to", name, _STRANGER) for name in strangers[:_SHOWN]]
         raise InputError(f"files would be overwritten{more}", problems)
 
 

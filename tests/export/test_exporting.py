@@ -179,6 +179,15 @@ def test_products_are_made_of_the_pictures_and_written_once(run: OutputStore, tm
         exported(run, tmp_path / "to", products=[clashing])
 
 
+def test_a_product_never_takes_the_place_of_somebody_elses_file(run: OutputStore, tmp_path: Path) -> None:
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "sheet.txt").write_text("mine")
+    with pytest.raises(InputError, match="would be overwritten") as caught:
+        exported(run, tmp_path / "to", products=[lambda store, records: [("sheet.txt", b"theirs")]])
+    assert [problem.value for problem in caught.value.problems] == ["sheet.txt"]
+    assert (tmp_path / "to" / "sheet.txt").read_text() == "mine"
+
+
 def test_marks_and_signatures(run: OutputStore, tmp_path: Path) -> None:
     def inverted(picture: Any) -> Any:
         return picture.changed(picture.image.point(lambda value: 255 - value))
