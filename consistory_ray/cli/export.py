@@ -153,6 +153,7 @@ def export(
             Recipe(options, finished.marks, finished.checks),
             sign=finished.sign,
             products=layouts.products(output, selection, on_progress, lambda: bool(stop)),
+            product_names=layouts.names(selection),
             prune=prune,
             processes=processes,
             on_progress=on_progress,

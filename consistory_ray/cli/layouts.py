@@ -38,6 +38,19 @@ class Layouts:
         """Where they are, below the export."""
         return ["atlas"] * (self.atlas is not None) + ["sheets"] * (self.paper is not None)
 
+    def names(self, selection: Selection) -> list[str]:
+        """Of their files, as far as they are known before they are made."""
+        subjects, found = {source.subject for source in selection.sources}, []
+        if self.atlas is not None:
+            from consistory_ray.export.atlas_product import first_names as of_atlases
+
+            found += of_atlases(self.atlas, subjects)
+        if self.paper is not None:
+            from consistory_ray.export.character_sheet.product import first_names as of_sheets
+
+            found += of_sheets(subjects)
+        return found
+
     def products(
         self,
         output: OutputStore,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.export.atlas import Sprite
-from consistory_ray.export.atlas_files import ALL, AtlasRules, Per, atlas_files
+from consistory_ray.export.atlas_files import ALL, ATLAS_FOLDER, AtlasRules, Per, atlas_files
 from consistory_ray.export.packing import Size
 from consistory_ray.export.records import Record
 from consistory_ray.output.storage import OutputStore
@@ -34,6 +34,12 @@ class Atlases:
         """The files of atlases, see :func:`.atlas_files.atlas_files`."""
         atlases = sprites_of(records, self.sizes, self.rules.per)
         return atlas_files(store, atlases, self.rules, on_progress=self.on_progress, should_stop=self.should_stop)
+
+
+def first_names(rules: AtlasRules, subjects: Iterable[str]) -> list[str]:
+    """Names of the files that atlases of these subjects have in any case; how many pages follow is not known yet."""
+    names = sorted(set(subjects)) if rules.per == "subject" else [ALL]
+    return [f"{ATLAS_FOLDER}/{name}.{ending}" for name in names for ending in (rules.format, "json")]
 
 
 def sprites_of(records: Sequence[Record], sizes: Mapping[str, Size], per: Per) -> dict[str, list[Sprite]]:

@@ -19,19 +19,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from consistory_ray.errors import InputError, Problem, RunInterrupted
+from consistory_ray.errors import RunInterrupted
 from consistory_ray.export.making import Made, Maker, Recipe, Sign, makers, signed
 from consistory_ray.export.records import CONTROL, NOT_MADE, Journal, Record, write_manifest
+from consistory_ray.export.refusing import refuse_one_name, refuse_own_folders, refuse_strangers
 from consistory_ray.export.selection import Selection, Source
 from consistory_ray.output.files import bounded_map
 from consistory_ray.output.lease.fencing import delete_all, refuse_if_lost
 from consistory_ray.output.lease.lease import Lease
-from consistory_ray.output.storage import FOLDERS, Output, OutputStore, as_store
+from consistory_ray.output.storage import Output, OutputStore, as_store
 from consistory_ray.pictures.provenance import TRAINED, source_type
 
 THREADS = 16
-_SHOWN = 5
-_STRANGER = "no export has made this file: move it away, or give another folder"
 
 Product = Callable[[OutputStore, Sequence[Record]], Iterable[tuple[str, bytes]]]
 """What is made of all pictures together: from the export's folder and the records of the files that are there, in
@@ -78,6 +77,7 @@ def export(
     *,
     sign: Sign | None = None,
     products: Sequence[Product] = (),
+    product_names: Sequence[str] = (),
     prune: bool = False,
     processes: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
@@ -93,25 +93,31 @@ def export(
         recipe: how a picture becomes a file.
         sign: what signs the files; what it depends on belongs into ``recipe.options.further``.
         products: what is made of all of them.
+        product_names: of their files, as far as they are known: what is in their way is told before the first
+            picture.
         prune: delete files of earlier exports that are not asked for any more.
         processes: that compute, see :func:`.making.makers`.
         on_progress: is told how many of how many pictures are done.
         should_stop: is asked before every picture whether to stop.
 
     Raises:
-        InputError: the folder is the output's own, or holds files of somebody else with these names.
+        InputError: the folder is the output's own, holds files of somebody else with these names, or a product would
+            have the name of a picture.
         OutputBusyError: another export writes there.
         RunInterrupted: it was stopped; the same command goes on.
         RunError, StorageError: it could not go on; the same command does.
     """
     source, to = as_store(output), as_store(target)
-    _refuse_own_folders(source, to)
+    refuse_own_folders(source, to)
+    taken = {name.casefold() for name in names}
+    for name in product_names:
+        refuse_one_name(name, taken)
     control = OutputStore(to.fs, to.join(CONTROL))
     with Lease.acquire(control, "export") as lease:
         to.sweep_temporaries(older_than_seconds=0)  # nobody else writes here
         journal = Journal(to, lambda: lease.lost)
         there = {file.path: file.size for file in to.list_files() if not file.path.startswith(f"{CONTROL}/")}
-        _refuse_strangers(to, there, names, journal)
+        refuse_strangers(there, (*names, *product_names), journal)
         digest = recipe.options.digest()
         waiting = {
             name: one for name, one in names.items() if not _is_made(to, journal.records.get(name), one, digest, there)
@@ -206,9 +212,7 @@ class _Run:
         written = 0
         for product in products:
             for name, data in product(self._to, pictures):
-                if name.casefold() in names:
-                    raise InputError("two files would get one name", [Problem("--layout", name, "use another layout")])
-                names.add(name.casefold())
+                refuse_one_name(name, names)
                 record, was_written = self._product(name, data)
                 written += was_written
                 records.append(record)
@@ -231,8 +235,7 @@ class _Run:
         if self._to.exists(name) and self._to.sha256(name) == record.sha256:
             self._journal.add([record])
             return record, False
-        if name not in self._journal.records and self._to.exists(name):
-            raise InputError("files would be overwritten", [Problem("--to", name, _STRANGER)])
+        refuse_strangers([name] if self._to.exists(name) else [], [name], self._journal)
         if sign is not None:
             data = sign(data, name, self._sources)
             record = replace(record, sha256=hashlib.sha256(data).hexdigest(), size=len(data))
@@ -255,26 +258,6 @@ def _is_made(to: OutputStore, record: Record | None, source: Source, options: st
         return False
     same = (record.asset_id, record.source_sha256, record.options) == (source.asset_id, source.sha256, options)
     return same and (not to.is_local or to.sha256(record.file) == record.sha256)
-
-
-def _refuse_own_folders(source: OutputStore, to: OutputStore) -> None:
-    inside = to.root == source.root or any(f"{to.root}/".startswith(f"{source.root}/{folder}/") for folder in FOLDERS)
-    if type(source.fs) is type(to.fs) and inside:
-        fix = "give a folder of its own: this one is where the output keeps what it renders"
-        raise InputError("the export cannot be written there", [Problem("--to", to.url, fix)])
-
-
-def _refuse_strangers(to: OutputStore, there: Mapping[str, int], names: Iterable[str], journal: Journal) -> None:
-    """Refuse to write over files that no export has made.
-
-    Raises:
-        InputError: there are some.
-    """
-    strangers = [name for name in names if name in there and name not in journal.records]
-    if strangers:
-        more = f" ({len(strangers)} of them)" if len(strangers) > 1 else ""
-        problems = [Problem("--to", name, _STRANGER) for name in strangers[:_SHOWN]]
-        raise InputError(f"files would be overwritten{more}", problems)
 
 
 def told(result: Exported) -> dict[str, Any]:

@@ -113,6 +113,8 @@ class Journal:
         self._lock = threading.Lock()
         self.records: dict[str, Record] = {}
         """By file name, in the order of the last line of each."""
+        self.is_new = not self._parts
+        """Whether no export has written here before."""
         for part in self._parts:
             for record in self._read(part):
                 self._note(record)

@@ -188,6 +188,27 @@ def test_a_product_never_takes_the_place_of_somebody_elses_file(run: OutputStore
     assert (tmp_path / "to" / "sheet.txt").read_text() == "mine"
 
 
+def test_names_of_products_are_looked_at_before_the_first_picture(run: OutputStore, tmp_path: Path) -> None:
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "sheet.txt").write_text("mine")
+    with pytest.raises(InputError, match="would be overwritten"):
+        exported(run, tmp_path / "to", product_names=["sheet.txt"])
+    with pytest.raises(InputError, match="one name"):
+        exported(run, tmp_path / "to", product_names=["CAT/snow.png"])
+    assert list(files(tmp_path / "to")) == ["sheet.txt"]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "manifest.csv"])
+def test_a_manifest_of_somebody_else_stays(run: OutputStore, tmp_path: Path, name: str) -> None:
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / name).write_text("mine")
+    for _ in range(2):
+        with pytest.raises(InputError, match="would be overwritten") as caught:
+            exported(run, tmp_path / "to")
+        assert [problem.value for problem in caught.value.problems] == [name]
+    assert {path: data for path, (_, data) in files(tmp_path / "to").items()} == {name: b"mine"}
+
+
 def test_marks_and_signatures(run: OutputStore, tmp_path: Path) -> None:
     def inverted(picture: Any) -> Any:
         return picture.changed(picture.image.point(lambda value: 255 - value))

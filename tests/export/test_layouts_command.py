@@ -57,6 +57,19 @@ def test_one_atlas_for_each_subject(rendered: OutputStore, tmp_path: Path) -> No
     assert "0 files written" in again
 
 
+@pytest.mark.parametrize("name", ["atlas/cat.png", "atlas/moss.json", "sheets/moss.pdf", "sheets/cat.png"])
+def test_files_of_somebody_else_are_told_before_anything_is_written(
+    rendered: OutputStore, tmp_path: Path, name: str
+) -> None:
+    to = tmp_path / "to"
+    (to / name).parent.mkdir(parents=True)
+    (to / name).write_text("mine")
+    told = exported(rendered, to, *SPRITES, "--atlas", "packed", "--sheet", "a4", code=2)
+    assert name in told and "no export has made this file" in told
+    assert (to / name).read_text() == "mine"
+    assert [path for path in to.rglob("*") if path.is_file() and ".export" not in path.parts] == [to / name]
+
+
 def test_one_atlas_for_all(rendered: OutputStore, tmp_path: Path) -> None:
     to = tmp_path / "to"
     how = ("--atlas", "grid", "--atlas-per", "all", "--format", "webp", "--atlas-size", "128", "--atlas-any-size")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from consistory_ray.errors import RunInterrupted
@@ -97,6 +97,11 @@ class CharacterSheets:
             material.identity(),
         ]
         return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
+
+
+def first_names(subjects: Iterable[str]) -> list[str]:
+    """Names of the files that sheets of these subjects have in any case; how many pages follow is not known yet."""
+    return [path for subject in sorted(set(subjects)) for path in (_page_path(subject, 0), _pdf_path(subject))]
 
 
 def _pdf_path(subject: str) -> str:
