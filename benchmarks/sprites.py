@@ -8,7 +8,8 @@ export --sprites`` does it, from the run's own mask of 16 x 16 tokens (:mod:`con
 there is learned from pictures; its numbers (:class:`consistory_ray.export.segmenting.Tuning`) were chosen on the other
 subjects, by the same measure. What measures is the judge, a network that was trained on the drawings that the model
 imitates, and that no part of the export knows. Its foreground is not the truth either: its edges are half as fine as
-the pictures.
+the pictures. How near it and the cut come to the truth is told by drawings, of which the truth is known, after the
+model's autoencoder; they are cut out from tokens that are at least half true.
 
 *Found* is a picture in which the judge sees the subject: its kind covers most of the foreground, and more than 2 % of
 the picture. The others are not measured, and counted. IoU is that of alpha >= 0.5 and the judge's foreground. It is
@@ -21,6 +22,8 @@ The last line of stdout is JSON:
     alpha_iou            mean over those, with alpha_iou_interval: 95 % bootstrap interval over subjects
     worst_tenth          the IoU below which a tenth of the pictures lies
     mask_iou, matting_iou, ellipse_iou    the comparisons
+    drawn_judge_iou, drawn_alpha_iou    of the judge's foreground, and of alpha, with the true masks of drawings
+    drawn_agreement      of one with the other there
     touching             share of pictures whose sprite touches the frame
     seconds              of cutting out one picture of 128 pixels, one core
 
@@ -31,6 +34,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import sys
 import time
 from collections.abc import Sequence
@@ -56,6 +60,9 @@ from consistory_ray.export.matting import CutOut, by_closed_form, by_tokens
 from consistory_ray.export.pictures import touched_sides
 from consistory_ray.export.segmenting import TUNED, enlarged
 from consistory_ray.miniature.judge import Judge, Reading
+from training.dataset import HELD_OUT_SEED
+from training.judge import label_map, reconstruct
+from training.world import draw, random_spec
 
 SMALLEST = 0.02
 """Share of the picture above which the judge's foreground counts as a subject that it finds."""
@@ -85,6 +92,7 @@ def parse_arguments() -> argparse.Namespace:
     add_rendering_options(parser)
     parser.add_argument("--subjects", type=int, default=16)
     parser.add_argument("--scenes", type=int, default=6)
+    parser.add_argument("--drawings", type=int, default=200, help="of which the truth is known")
     parser.add_argument("--tuning", action="store_true", help="other subjects than those that are reported")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     return parser.parse_args()
@@ -128,6 +136,31 @@ def ellipse(truth: Sequence[np.ndarray]) -> np.ndarray:
     distance = ((rows - centre[0]) / half[0]) ** 2 + ((columns - centre[1]) / half[1]) ** 2
     candidates = [distance <= size**2 for size in np.linspace(0.7, 1.4, 15)]
     return max(candidates, key=lambda one: float(np.mean([iou(one, other) for other in truth])))
+
+
+def on_drawings(judge: Judge, vae: Any, count: int) -> list[tuple[float, float, float]]:
+    """IoU of judge and truth, of alpha and truth, of both, on drawings of one subject after the autoencoder."""
+    found: list[tuple[float, float, float]] = []
+    number = 0
+    while len(found) < count:
+        spec = random_spec(random.Random(f"{HELD_OUT_SEED}/{number}"))
+        number += 1
+        drawing = draw(spec)
+        truth = label_map(drawing.masks, [who.kind for who in spec.subjects]) > 0
+        tokens = truth.reshape(16, truth.shape[0] // 16, 16, -1).mean((1, 3)) >= 0.5
+        if len(spec.subjects) != 1 or not tokens.any():
+            continue
+        pixels = reconstruct(vae, np.array(drawing.image)[None])
+        judged = judge.read(pixels)[0].foreground
+        alpha = by_closed_form(Image.fromarray(pixels[0]), tokens).alpha >= 0.5
+        found.append((iou(judged, truth), iou(alpha, truth), iou(alpha, judged)))
+    return found
+
+
+def means_of_drawings(rows: Sequence[Sequence[float]]) -> dict[str, float]:
+    """The numbers of the last line that are about drawings."""
+    names = ("drawn_judge_iou", "drawn_alpha_iou", "drawn_agreement")
+    return dict(zip(names, np.mean(rows, 0).tolist(), strict=True)) if rows else {}
 
 
 def summed_up(rows: Sequence[Measured], pictures: int) -> dict[str, Any]:
@@ -197,6 +230,8 @@ def main() -> None:
         ious = tuple(iou(one, truth) for one in means)
         rows.append(Measured(number, ious, bool(touched_sides(cut.alpha))))
     numbers = {name: rounded(value) for name, value in summed_up(rows, count).items()}
+    drawings = on_drawings(judge, pipeline.pipe.vae, options.drawings)
+    numbers |= {name: rounded(value) for name, value in means_of_drawings(drawings).items()}
     numbers["seconds"] = rounded(spent / count)
     report = {
         "numbers": numbers,
@@ -207,6 +242,7 @@ def main() -> None:
         "means": list(MEANS),
         "kinds": [subject.kind for subject in subjects],
         "rows": [[row.subject, *rounded([float(value) for value in row.ious]), row.touches] for row in rows],
+        "drawings": [rounded([*row]) for row in drawings],
     }
     options.out.mkdir(parents=True, exist_ok=True)
     sheet(tiles).save(options.out / "sprites.webp", quality=90, method=6)

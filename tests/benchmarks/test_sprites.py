@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import sprites
-from benchmarks.sprites import MEANS, Measured, ellipse, from_tokens, iou, is_found, sheet, summed_up
+from benchmarks.sprites import MEANS, Measured, ellipse, from_tokens, iou, is_found, means_of_drawings, sheet, summed_up
 from consistory_ray.export.segmenting import TUNED
 from consistory_ray.miniature.judge import Reading
 from consistory_ray.miniature.vocabulary import KINDS
@@ -64,6 +64,8 @@ def test_the_committed_result_is_made_of_its_rows_with_the_tuning_of_the_export(
     again = summed_up(rows, report["numbers"]["pictures"])
     for name, value in again.items():
         assert report["numbers"][name] == pytest.approx(value, abs=2e-3), name
+    for name, value in means_of_drawings(report["drawings"]).items():
+        assert report["numbers"][name] == pytest.approx(value, abs=1e-3), name
     assert report["half"] == "report" and report["means"] == list(MEANS)
     assert report["tuning"] == {name: getattr(TUNED, name) for name in report["tuning"]}
     assert set(report["tuning"]) == set(type(TUNED).__dataclass_fields__)
@@ -72,9 +74,11 @@ def test_the_committed_result_is_made_of_its_rows_with_the_tuning_of_the_export(
 
 @pytest.mark.slow
 def test_a_short_run(tmp_path: Path) -> None:
-    command = [sys.executable, sprites.__file__, "--subjects", "1", "--scenes", "2", "--threads", "1"]
-    done = subprocess.run([*command, "--out", str(tmp_path)], check=True, capture_output=True, text=True, timeout=600)
+    few = ["--subjects", "1", "--scenes", "2", "--drawings", "3", "--threads", "1", "--out", str(tmp_path)]
+    command = [sys.executable, sprites.__file__, *few]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
     last = json.loads(done.stdout.splitlines()[-1])
+    assert 0.8 < last["drawn_judge_iou"] <= 1 and 0.8 < last["drawn_alpha_iou"] <= 1
     assert last["n"] <= last["pictures"] == 2 and last["alpha_iou"] > last["mask_iou"] and last["seconds"] < 60
     assert last == json.loads((tmp_path / "sprites.json").read_text())["numbers"]
     with Image.open(tmp_path / "sprites.webp") as image:
