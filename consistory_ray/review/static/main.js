@@ -166,7 +166,9 @@ function decideHere(action) {
   else grid.select(grid.selected + 1);
 }
 
+let undos = 0;
 async function undo() {
+  const turn = ++undos;
   const entry = decisions.mine.pop();
   let target = entry?.wish;
   let id = entry && await entry.saved;
@@ -182,7 +184,7 @@ async function undo() {
   const words = { pick: "pick", reject: "rejection", reroll: `take ${target.take}`, note: "note" }[target.action];
   toast(`${item ? `${item.subject} · ${item.scene}: ` : ""}${words} taken back`);
   const { position } = await ask("position", { view: view.name, picture: target.picture_id });
-  if (position < 0) return;
+  if (position < 0 || turn !== undos) return; // answers may pass each other: the last undo says where the page goes
   grid.select(position);
   if (compare.isOpen && compare.scenes.length === 1 && compare.scenes[0].id !== target.picture_id) openCompare();
 }
