@@ -54,8 +54,9 @@ if TYPE_CHECKING:
         RunInterrupted,
         StorageError,
     )
-    from consistory_ray.jobs.job import Anchor, RenderJob, Scene, Subject, load_job, parse_job
+    from consistory_ray.jobs.job import RenderJob, load_job, parse_job
     from consistory_ray.jobs.render_settings import RenderSettings
+    from consistory_ray.jobs.subject import Anchor, Scene, Subject
     from consistory_ray.plan.plan import Asset, Plan, SubjectPlan, make_plan
     from consistory_ray.settings import MethodSettings
 
@@ -100,7 +101,8 @@ _HOMES = {
         "RunInterrupted",
         "StorageError",
     ),
-    "jobs.job": ("Anchor", "RenderJob", "Scene", "Subject", "load_job", "parse_job"),
+    "jobs.job": ("RenderJob", "load_job", "parse_job"),
+    "jobs.subject": ("Anchor", "Scene", "Subject"),
     "jobs.render_settings": ("RenderSettings",),
     "plan.plan": ("Asset", "Plan", "SubjectPlan", "make_plan"),
     "settings": ("MethodSettings",),

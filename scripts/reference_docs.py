@@ -28,9 +28,10 @@ from consistory_ray.cli.app import app  # noqa: E402
 from consistory_ray.cli.common import EXIT_CODES  # noqa: E402
 from consistory_ray.jobs.checks import MAX_PICTURES, MAX_TEXT  # noqa: E402
 from consistory_ray.jobs.dynamic_checks import MAX_EXPANDED  # noqa: E402
-from consistory_ray.jobs.job import MAX_ANCHORS, MAX_CONCEPTS, MAX_COUNT, MAX_GIVEN, RenderJob  # noqa: E402
+from consistory_ray.jobs.job import RenderJob  # noqa: E402
 from consistory_ray.jobs.readers import MAX_BYTES  # noqa: E402
 from consistory_ray.jobs.render_settings import RenderSettings  # noqa: E402
+from consistory_ray.jobs.subject import MAX_ANCHORS, MAX_CONCEPTS, MAX_COUNT, MAX_GIVEN  # noqa: E402
 from consistory_ray.jobs.tables import COLUMNS  # noqa: E402
 from consistory_ray.jobs.template_draws import MAX_CHAIN  # noqa: E402
 from consistory_ray.jobs.templates import MAX_CHOSEN, MAX_DEPTH  # noqa: E402

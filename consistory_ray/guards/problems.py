@@ -174,6 +174,12 @@ def explain(
     return list(problems.values())
 
 
+def as_problems(error: ValidationError) -> list[Problem]:
+    """What pydantic found in a request, in its own words: for programs, and pages of ours, that have sent it."""
+    found = error.errors(include_url=False)[:MAX_PROBLEMS]
+    return [Problem(".".join(map(str, one["loc"])), str(one["input"])[:200], one["msg"]) for one in found]
+
+
 def path(loc: Loc) -> str:
     """A place as a reader would write it: ``subjects[2].scenes[0].prompt``."""
     text = ""
@@ -292,7 +298,7 @@ _STRENGTHS_OF_OTHERS = ("scale", "weight")
 _ELSEWHERE = (
     (_OF_SETTINGS, "write this key under settings, at the top of the file"),
     (
-        ("concept", "style", "subject", "details", "anchors", "pictures", "scenes", "from"),
+        ("concept", "style", "subject", "details", "anchors", "pictures", "scenes", "matrix", "from"),
         "write this key in each of the subjects",
     ),
     (("count", "prompt", "prompt_2", "expand"), "write this key in each of the scenes"),
@@ -301,7 +307,7 @@ _ELSEWHERE = (
     (
         (
             *("model", "config", "variant", "revision", "vae", "loras", "embeddings"),
-            *("name", "subjects", "settings", "controlnets", "guess_mode", "checks", "quality"),
+            *("name", "subjects", "settings", "controlnets", "guess_mode", "checks", "quality", "takes"),
         ),
         "write this key at the top of the file",
     ),

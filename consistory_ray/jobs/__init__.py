@@ -4,7 +4,8 @@
 * ``sources``: a file that somebody named becomes bytes, or a reason in plain words.
 * ``readers``: bytes become the plain data of a job; ``yaml_events`` and ``tables`` know the two layouts with traps.
 * ``stored_subjects``: subjects that an earlier run has made are put in.
-* ``job``: the data becomes a :class:`~consistory_ray.jobs.job.RenderJob`, the types that a job is made of.
+* ``job``: the data becomes a :class:`~consistory_ray.jobs.job.RenderJob`; ``subject``: individuals in it, ``matrix``:
+  scenes of theirs that are combinations.
 * ``templates``, ``template_draws``: dynamic prompts, and what they become; ``wildcards`` reads the lists that they draw
   from, ``dynamic_checks`` says what is wrong with them.
 * ``validation``: runs pydantic's checks of those types and ours together, and bounds how much is told.

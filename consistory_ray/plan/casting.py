@@ -15,7 +15,8 @@ import yaml
 
 from consistory_ray.errors import InputError, Problem
 from consistory_ray.jobs.dynamic_checks import is_dynamic
-from consistory_ray.jobs.job import RenderJob, Scene, Subject
+from consistory_ray.jobs.job import RenderJob
+from consistory_ray.jobs.subject import Scene, Subject
 from consistory_ray.jobs.yaml_events import read_yaml
 from consistory_ray.plan.takes import take_seed
 

@@ -27,7 +27,8 @@ from consistory_ray.plan.words import canonical, scene_words
 
 if TYPE_CHECKING:
     from consistory_ray.jobs.controls import Control
-    from consistory_ray.jobs.job import RenderJob, Scene, Subject
+    from consistory_ray.jobs.job import RenderJob
+    from consistory_ray.jobs.subject import Scene, Subject
     from consistory_ray.settings import MethodSettings
 
 _TOLD = 20

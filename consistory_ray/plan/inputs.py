@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from consistory_ray.jobs.input_files import InputFile
-    from consistory_ray.jobs.job import GivenPicture
+    from consistory_ray.jobs.subject import GivenPicture
 
 INPUT_FOLDER = "inputs"
 """The folder of an output with the copies."""

@@ -16,8 +16,9 @@ from typing import Any
 from consistory_ray.errors import JobError, Problem
 from consistory_ray.jobs.checks import impossible
 from consistory_ray.jobs.ids import Wanted, distinct_names, seed_scope, slug
-from consistory_ray.jobs.job import RenderJob, Subject
+from consistory_ray.jobs.job import RenderJob
 from consistory_ray.jobs.render_settings import RenderSettings
+from consistory_ray.jobs.subject import Subject
 from consistory_ray.plan.controls import ControlPlanner, PlannedControl, in_poses
 from consistory_ray.plan.controls import identity as identity_of
 from consistory_ray.plan.drawing import Drawer, Take, scene_names

@@ -11,7 +11,7 @@ from consistory_ray.concepts.compel_syntax import plain_text
 from consistory_ray.plan.words import own_words, whole
 
 if TYPE_CHECKING:
-    from consistory_ray.jobs.job import Anchor, GivenPicture, Scene, Subject
+    from consistory_ray.jobs.subject import Anchor, GivenPicture, Scene, Subject
     from consistory_ray.plan.plan import SubjectPlan
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from consistory_ray.jobs.job import Anchor, GivenPicture
+from consistory_ray.jobs.subject import Anchor, GivenPicture
 from consistory_ray.plan.drawing import Take
 from consistory_ray.plan.words import digest
 

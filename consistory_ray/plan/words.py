@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from consistory_ray.jobs.job import Anchor, GivenPicture, Scene
+from consistory_ray.jobs.subject import Anchor, GivenPicture, Scene
 
 canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
 """JSON as it enters ids."""

@@ -5,6 +5,7 @@ GET  /api/session                 what is reviewed, by whom, and how far it is
 GET  /api/facets?like=            what filters can choose from
 GET  /api/view?words=&only=...    a filter's scenes, as a view that does not change while somebody works on it
 GET  /api/window?view=&start=     some scenes of a view, as they are now
+GET  /api/position?view=&picture= where a scene is in a view
 GET  /api/scene/PICTURE           everything about a scene
 GET  /api/changes?since=          what anybody has decided since, and whether there are new pictures
 POST /api/decisions               decisions; answered once they are on storage
@@ -33,6 +34,7 @@ from starlette.staticfiles import StaticFiles
 
 from consistory_ray.errors import ConsistoryError, InputError, Problem
 from consistory_ray.guards.outside import Limits, parse_json
+from consistory_ray.guards.problems import as_problems
 from consistory_ray.guards.redaction import redacted
 from consistory_ray.output.decisions import MAX_NAME, MAX_NOTE, Action
 from consistory_ray.output.storage import OutputStore
@@ -143,10 +145,7 @@ class Review:
         try:
             given = _Wishes.model_validate(parse_json(body, Limits(bytes=_MAX_BODY, depth=8)))
         except ValidationError as error:
-            problems = [
-                Problem(".".join(map(str, one["loc"])), str(one["input"])[:200], one["msg"]) for one in error.errors()
-            ]
-            raise InputError("these are no decisions", problems) from error
+            raise InputError("these are no decisions", as_problems(error)) from error
         except ValueError as error:
             raise InputError("these are no decisions", [Problem("body", "", str(error))]) from error
         wishes = [Wish(**one.model_dump() | {"who": one.who.strip() or self._who}) for one in given.decisions]

@@ -7,7 +7,8 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from consistory_ray.errors import InputError, Problem
+from consistory_ray.errors import InputError
+from consistory_ray.guards.problems import as_problems
 
 State = Literal["undecided", "picked", "rejected", "reroll", "failed"]
 """Where a scene stands: one of these at a time. ``reroll``: a take was asked for that is not there yet. ``failed``: it
@@ -51,7 +52,4 @@ def parse_query(given: Mapping[str, str]) -> Query:
     try:
         return Query.model_validate({key: value for key, value in given.items() if value != ""})
     except ValidationError as error:
-        problems = [
-            Problem(".".join(map(str, one["loc"])), str(one["input"])[:200], one["msg"]) for one in error.errors()
-        ]
-        raise InputError("this filter cannot be used", problems) from error
+        raise InputError("this filter cannot be used", as_problems(error)) from error

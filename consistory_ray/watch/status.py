@@ -293,7 +293,7 @@ class StatusFollower:
         self._plan = plan
         self._given = plan is not None
         self._decisions = DecisionReader(store)
-        self._decided: list[Decision] = []
+        self._decided: tuple[list[Decision], Mapping[str, str]] = [], {}
 
     def read(self) -> Status:
         """The output as it is.
@@ -312,11 +312,11 @@ class StatusFollower:
         if self._plan is None or not (self._given or record is None or record.job == self._job):
             self._plan, self._job = plan_of_record(record, self._store), record.job if record else None
             self._reader = None
-        if self._reader is None or decisions != self._decided:
+        if self._reader is None or (decisions, unread) != self._decided:
             plan, counts = asked_plan(self._plan, decisions), decision_counts(self._plan, decisions)
             told = tuple(f"{path} ({reason})" for path, reason in unread.items())
             self._reader = StatusReader(plan, self._store, {"decisions": counts, "decisions_unread": told})
-            self._decided = decisions
+            self._decided = decisions, unread
         return self._reader.read(record)
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from consistory_ray.engine.events import Event, Notice, RunSummary
 from consistory_ray.errors import JobError
-from consistory_ray.jobs.job import RenderJob, Scene, parse_job
+from consistory_ray.jobs.job import RenderJob, parse_job
 from consistory_ray.jobs.quality import Quality
+from consistory_ray.jobs.subject import Scene
 from consistory_ray.output.asked import asked_plan
 from consistory_ray.output.decisions import DECISIONS_FOLDER, Action, Decision, read_decisions, write_decisions
 from consistory_ray.output.index.index import read_index
@@ -199,8 +200,11 @@ def test_decisions_that_cannot_be_used_are_told_and_the_run_goes_on(make_job: Ma
     summary = run(plan, out, events)
     assert (summary.state, summary.rerolls) == ("complete", 1)
     assert any(isinstance(event, Notice) and broken.name in event.message for event in events)
-    (told,) = StatusFollower(open_output(str(out)), plan).read().decisions_unread
+    follower = StatusFollower(open_output(str(out)), plan)
+    (told,) = follower.read().decisions_unread
     assert broken.name in told and broken.exists(), "it is nobody's to delete"
+    broken.with_name(broken.name.replace("0", "1")).write_bytes(b"another half")
+    assert len(follower.read().decisions_unread) == 2, "told without any new decision"
 
 
 def test_a_persons_word_stands_above_the_gate(make_job: MakeJob, tmp_path: Path) -> None:

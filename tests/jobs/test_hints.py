@@ -9,9 +9,10 @@ import pytest
 
 from consistory_ray.errors import JobError
 from consistory_ray.guards.problems import FIXES, MEANT
-from consistory_ray.jobs.job import RenderJob, Scene, parse_document, parse_job
+from consistory_ray.jobs.job import RenderJob, parse_document, parse_job
 from consistory_ray.jobs.readers import Document
 from consistory_ray.jobs.render_settings import RenderSettings
+from consistory_ray.jobs.subject import Scene
 from consistory_ray.jobs.yaml_events import read_yaml
 
 
@@ -63,9 +64,12 @@ def test_settings_as_other_programs_call_them(key: str, told: str) -> None:
 
 
 def test_keys_in_the_wrong_place_are_sent_to_the_right_one() -> None:
-    found = fixes(job(num_inference_steps=3, scenes=["x"], settings={"subjects": []}, of_subject={"guidance_scale": 3}))
+    misplaced = {"subjects": [], "takes": 3}
+    of_subject = {"guidance_scale": 3}
+    found = fixes(job(num_inference_steps=3, scenes=["x"], matrix={}, settings=misplaced, of_subject=of_subject))
     assert "under settings" in found["num_inference_steps"] and "under settings" in found["subjects[0].guidance_scale"]
     assert "each of the subjects" in found["scenes"] and "top of the file" in found["settings.subjects"]
+    assert "each of the subjects" in found["matrix"] and "top of the file" in found["settings.takes"]
 
 
 def test_no_alias_is_a_key_of_its_own() -> None:

@@ -17,9 +17,10 @@ from consistory_ray.jobs.adapters import Embedding, LoRA
 from consistory_ray.jobs.checks import MAX_SEED, mentions
 from consistory_ray.jobs.controls import Control
 from consistory_ray.jobs.ids import MAX_ID, Wanted, distinct_names, id_problem, seed_scope, slug
-from consistory_ray.jobs.job import Anchor, GivenPicture, RenderJob, Scene, Subject, parse_job
+from consistory_ray.jobs.job import RenderJob, parse_job
 from consistory_ray.jobs.quality import Quality
 from consistory_ray.jobs.render_settings import RenderSettings
+from consistory_ray.jobs.subject import Anchor, GivenPicture, Scene, Subject
 
 
 def subject(**changes: Any) -> dict[str, Any]:

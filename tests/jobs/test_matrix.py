@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from consistory_ray.errors import JobError
 from consistory_ray.jobs.ids import MAX_ID, id_problem
-from consistory_ray.jobs.job import Scene, Subject, parse_job
+from consistory_ray.jobs.job import parse_job
 from consistory_ray.jobs.matrix import read_matrix
+from consistory_ray.jobs.subject import Scene, Subject
 from consistory_ray.plan.plan import make_plan
 
 POSES = {

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from consistory_ray.cli.app import app
 from consistory_ray.concepts.compel_syntax import compel_is_here
 from consistory_ray.errors import JobError
-from consistory_ray.jobs.job import RenderJob, Subject, load_job, parse_job
+from consistory_ray.jobs.job import RenderJob, load_job, parse_job
+from consistory_ray.jobs.subject import Subject
 from consistory_ray.plan.advice import job_notes
 from consistory_ray.plan.drawing import Drawer
 from consistory_ray.plan.plan import Plan, make_plan
