@@ -27,7 +27,7 @@ The last line of stdout is JSON:
     touching             share of pictures whose sprite touches the frame
     seconds              of cutting out one picture of 128 pixels, one core
 
-Progress goes to stderr. ``sprites.webp`` is a sheet of the sprites over magenta, one picture of each subject.
+The result also has the IoU in each place. Progress goes to stderr. ``sprites.webp`` is a sheet of the sprites over magenta, one picture of each subject.
 """
 
 from __future__ import annotations
@@ -76,11 +76,13 @@ class Measured:
 
     Attributes:
         subject: the number of its subject.
+        scene: where it is.
         ious: of the sprite's alpha, the tokens, matting from the tokens, and an ellipse, in the order of :data:`MEANS`.
         touches: whether the sprite touches the frame.
     """
 
     subject: int
+    scene: str
     ious: tuple[float, ...]
     touches: bool
 
@@ -182,6 +184,13 @@ def summed_up(rows: Sequence[Measured], pictures: int) -> dict[str, Any]:
     }
 
 
+def by_scene(rows: Sequence[Measured]) -> dict[str, dict[str, Any]]:
+    """Mean IoU of alpha in each place, the best first, and of how many pictures."""
+    found = {scene: [row.ious[0] for row in rows if row.scene == scene] for scene in {row.scene for row in rows}}
+    means = sorted(((float(np.mean(ious)), scene) for scene, ious in found.items()), reverse=True)
+    return {scene: {"alpha_iou": rounded(mean), "n": len(found[scene])} for mean, scene in means}
+
+
 def over_magenta(image: Image.Image, cut: CutOut) -> Image.Image:
     """A picture, and its subject over magenta, side by side."""
     alpha = cut.alpha[..., None]
@@ -222,13 +231,13 @@ def main() -> None:
             if place == number % len(pictures):
                 tiles.append(over_magenta(image, cut))
             if is_found(reading, subject.kind):
-                found.append((number, image, finest(picture), cut, reading.foreground))
+                found.append((number, subject.scenes[place], image, finest(picture), cut, reading.foreground))
         say(f"{number + 1}/{len(subjects)} subjects")
     middle = ellipse([truth for *_, truth in found])
-    for number, image, mask, cut, truth in found:
+    for number, scene, image, mask, cut, truth in found:
         means = (cut.alpha >= 0.5, by_tokens(image, mask).alpha >= 0.5, from_tokens(image, mask) >= 0.5, middle)
         ious = tuple(iou(one, truth) for one in means)
-        rows.append(Measured(number, ious, bool(touched_sides(cut.alpha))))
+        rows.append(Measured(number, scene, ious, bool(touched_sides(cut.alpha))))
     numbers = {name: rounded(value) for name, value in summed_up(rows, count).items()}
     drawings = on_drawings(judge, pipeline.pipe.vae, options.drawings)
     numbers |= {name: rounded(value) for name, value in means_of_drawings(drawings).items()}
@@ -241,7 +250,8 @@ def main() -> None:
         "loras": [LORA],
         "means": list(MEANS),
         "kinds": [subject.kind for subject in subjects],
-        "rows": [[row.subject, *rounded([float(value) for value in row.ious]), row.touches] for row in rows],
+        "by_scene": by_scene(rows),
+        "rows": [[row.subject, row.scene, *rounded([float(value) for value in row.ious]), row.touches] for row in rows],
         "drawings": [rounded([*row]) for row in drawings],
     }
     options.out.mkdir(parents=True, exist_ok=True)

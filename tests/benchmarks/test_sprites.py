@@ -12,7 +12,18 @@ import pytest
 from PIL import Image
 
 from benchmarks import sprites
-from benchmarks.sprites import MEANS, Measured, ellipse, from_tokens, iou, is_found, means_of_drawings, sheet, summed_up
+from benchmarks.sprites import (
+    MEANS,
+    Measured,
+    by_scene,
+    ellipse,
+    from_tokens,
+    iou,
+    is_found,
+    means_of_drawings,
+    sheet,
+    summed_up,
+)
 from consistory_ray.export.segmenting import TUNED
 from consistory_ray.miniature.judge import Reading
 from consistory_ray.miniature.vocabulary import KINDS
@@ -48,7 +59,10 @@ def test_matting_from_tokens_alone_goes_by_edges() -> None:
 
 
 def test_intervals_are_over_subjects() -> None:
-    rows = [Measured(subject, (value, 0.8, 0.85, 0.6), False) for subject, value in ((0, 0.9), (0, 0.9), (1, 1.0))]
+    rows = [
+        Measured(subject, "in space", (value, 0.8, 0.85, 0.6), False)
+        for subject, value in ((0, 0.9), (0, 0.9), (1, 1.0))
+    ]
     found = summed_up(rows, 4)
     assert (found["n"], found["pictures"]) == (3, 4) and found["alpha_iou"] == pytest.approx(2.8 / 3)
     assert found["alpha_iou_interval"] == pytest.approx([0.9, 1.0]) and found["mask_iou"] == pytest.approx(0.8)
@@ -60,10 +74,12 @@ def test_a_sheet_is_as_large_as_its_tiles() -> None:
 
 def test_the_committed_result_is_made_of_its_rows_with_the_tuning_of_the_export() -> None:
     report = json.loads(RESULT.read_text())
-    rows = [Measured(subject, tuple(values), touches) for subject, *values, touches in report["rows"]]
+    rows = [Measured(subject, scene, tuple(values), touches) for subject, scene, *values, touches in report["rows"]]
     again = summed_up(rows, report["numbers"]["pictures"])
     for name, value in again.items():
         assert report["numbers"][name] == pytest.approx(value, abs=2e-3), name
+    for scene, told in by_scene(rows).items():
+        assert report["by_scene"][scene] == pytest.approx(told, abs=1e-3)
     for name, value in means_of_drawings(report["drawings"]).items():
         assert report["numbers"][name] == pytest.approx(value, abs=1e-3), name
     assert report["half"] == "report" and report["means"] == list(MEANS)

@@ -1,6 +1,6 @@
 """The page in Chromium, with real key presses: on a small output, and on 20,000 scenes.
 
-    CONSISTORY_REVIEW_SUBJECTS=2000 pytest -s -m slow tests/review -k thousand      # 100,000 of them, with figures
+CONSISTORY_REVIEW_SUBJECTS=2000 pytest -s -m slow tests/review -k thousand      # 100,000 of them, with figures
 """
 
 from __future__ import annotations
