@@ -27,7 +27,8 @@ The last line of stdout is JSON:
     touching             share of pictures whose sprite touches the frame
     seconds              of cutting out one picture of 128 pixels, one core
 
-The result also has the IoU in each place. Progress goes to stderr. ``sprites.webp`` is a sheet of the sprites over magenta, one picture of each subject.
+The result also has the IoU in each place. Progress goes to stderr.
+``sprites.webp`` is a sheet of the sprites over magenta, one picture of each subject.
 """
 
 from __future__ import annotations
