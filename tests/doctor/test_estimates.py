@@ -29,9 +29,9 @@ def measured() -> list[Timing]:
     return [*alone, timing("exact", 4, 0.5 * A_CALL * calls_of("exact", FEW)), timing("exact", 8, None)]
 
 
-def plan(**settings: Any) -> Plan:
+def plan(takes: int = 1, **settings: Any) -> Plan:
     subject = {"concept": "cat", "anchors": ["a cat", "a cat up"], "scenes": ["a cat in snow", "a cat at sea"]}
-    job = {"name": "cats", "model": "some/model", "settings": settings, "subjects": [subject]}
+    job = {"name": "cats", "model": "some/model", "takes": takes, "settings": settings, "subjects": [subject]}
     return make_plan(parse_job(job))
 
 
@@ -75,6 +75,12 @@ def test_a_job() -> None:
     whole = calls_of("exact", SETTINGS)
     assert found.seconds == pytest.approx(A_CALL * (2 * whole + 2 * 0.5 * whole))
     assert (found.anchors, found.scenes, found.profiles, found.batch, found.scaled) == (2, 2, {"exact": 2}, 4, False)
+
+
+def test_takes_take_as_long_as_scenes() -> None:
+    found = job_forecast(plan(takes=3), measured(), SIZE, 1)
+    assert found is not None and (found.scenes, found.profiles) == (6, {"exact": 6})
+    assert found.seconds == pytest.approx(A_CALL * calls_of("exact", SETTINGS) * (2 + 6 * 0.5))
 
 
 def test_a_job_of_other_sizes_steps_and_batches_on_more_devices() -> None:

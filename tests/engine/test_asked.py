@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from consistory_ray.engine.events import Event, Notice, RunSummary
+from consistory_ray.engine.scoring.evaluate import scorable
 from consistory_ray.errors import JobError
 from consistory_ray.jobs.job import RenderJob, parse_job
 from consistory_ray.jobs.quality import Quality
@@ -251,10 +252,12 @@ def test_a_dataset_has_what_people_have_chosen(make_job: MakeJob, tmp_path: Path
         decide(out, third, "reject", about=one)
     import pyarrow.parquet as pq
 
+    looked_at = scorable(open_output(str(out)))
     shards = write_dataset(open_output(str(out))).paths
     ids = {asset_id for path in shards for asset_id in pq.read_table(out / path)["asset_id"].to_pylist()}
     anchors = {anchor.asset_id for subject in plan.subjects for anchor in subject.anchors}
     assert ids - anchors == {take_of(first, 2).asset_id, take_of(second, 2).asset_id}
+    assert set(looked_at["asset_id"].to_pylist()) == ids, "an evaluation looks at the same"
 
 
 def test_takes_move_with_their_scene(tmp_path: Path) -> None:

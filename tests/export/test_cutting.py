@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from consistory_ray.errors import InputError
 from consistory_ray.export import options as options_module
+from consistory_ray.export import segmenting
 from consistory_ray.export.making import Recipe, make, makers
 from consistory_ray.export.matting import by_closed_form, by_tokens
 from consistory_ray.export.options import PictureOptions, check_installed
@@ -48,6 +49,14 @@ def test_pixels_from_tokens_far_better_than_the_tokens() -> None:
     rows, columns = np.mgrid[:128, :128] + 0.5
     edge = (cut.alpha > 0.3) & ((rows - 60) ** 2 + (columns - 68) ** 2 > 36**2)
     assert edge.any() and cut.colours[edge].mean() < 0.3, "the ground's light colour is not in the outline"
+
+
+def test_a_colour_that_is_in_no_example_goes_by_where_it_is() -> None:
+    """Neither the subject's colours nor the ground's are like it: which is a little less unlike says nothing."""
+    examples = np.random.default_rng(0).normal((50, 20, 20), 2, (200, 3))
+    colours = np.array([[(50.0, 20.0, 20.0), (90.0, -80.0, 80.0), (10.0, 60.0, -60.0)]])
+    known, *unknown = segmenting._surprise(colours, examples, TUNED)[0]
+    assert known < 8 and unknown == pytest.approx([-TUNED.unknown] * 2)
 
 
 def test_a_mask_that_is_wrong_by_some_tokens_does_not_decide() -> None:

@@ -29,10 +29,10 @@ SPREADS = st.lists(st.floats(0.001, 1e6), min_size=3, max_size=3).map(
 )
 
 
-def plan(scenes: int = 6, **settings: Any) -> Plan:
+def plan(scenes: int = 6, takes: int = 1, **settings: Any) -> Plan:
     prompts = [f"a cat in place {number}" for number in range(scenes)]
     subject = {"id": "cat", "concept": "cat", "anchors": ["a cat here", "a cat there"], "scenes": prompts}
-    return make_plan(parse_job({"model": "acme/xl", "settings": settings, "subjects": [subject]}))
+    return make_plan(parse_job({"model": "acme/xl", "takes": takes, "settings": settings, "subjects": [subject]}))
 
 
 def gpu(**given: Any) -> Gpu:
@@ -42,6 +42,12 @@ def gpu(**given: Any) -> Gpu:
 
 def priced(planned: Plan, **more: Any) -> Bill:
     return bill(planned, set(), Rate("G", 3.6, "USD", gpu()), **more)
+
+
+def test_takes_cost_what_scenes_do() -> None:
+    twice, one_by_one = priced(plan(3, takes=2)), priced(plan(6))
+    assert twice.hours == one_by_one.hours and twice.cost == one_by_one.cost
+    assert twice.hours.likely > priced(plan(3)).hours.likely
 
 
 def test_the_package_brings_the_file_of_the_cluster_folder() -> None:

@@ -103,6 +103,16 @@ def story(plan: Plan, clock: Clock) -> Iterable[Event]:
     clock.now += 6
 
 
+def test_takes_that_people_asked_for_are_planned_once_the_output_was_read(
+    plan: Plan, record: metrics.PrometheusMetrics
+) -> None:
+    with watch(record, plan, Clock()) as observation:
+        assert value(record, metrics.ASSETS_PLANNED, kind="scene") == 6
+        observation(RunStarted("test", "/out", (), 10 + 3, 2, 0))
+        assert value(record, metrics.ASSETS_PLANNED, kind="scene") == 9
+        assert value(record, metrics.ASSETS_PLANNED, kind="anchor") == 4
+
+
 def test_a_run_is_counted(plan: Plan, record: metrics.PrometheusMetrics) -> None:
     clock = Clock()
     with watch(record, plan, clock, price_per_gpu_hour=3.6) as observation:
