@@ -23,6 +23,7 @@ from consistory_ray.cli.common import (
     EXIT_STOPPED,
     EXIT_STOPPED_WATCHING,
     counting,
+    err,
     exit_of_end,
     exits,
     open_of,
@@ -159,7 +160,9 @@ def plan_command(
     asked = Asked(prices, accelerator_type, price_per_gpu_hour, measured, spot=spot)
     loaded, plan = load(job, profile, takes)
     store = open_of(output, plan)
-    plan = plan_as_asked(plan, store)
+    plan, unread = plan_as_asked(plan, store)
+    for text in unread:
+        line(err, text, "yellow")
     notes = job_notes(loaded, plan, device)
     drawn = list(Drawer(loaded).drawn(plan.subjects))
     on = device if device != "auto" else usual_device(plan)

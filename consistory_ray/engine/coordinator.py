@@ -36,7 +36,7 @@ from consistory_ray.errors import (
     RunInterrupted,
     StorageError,
 )
-from consistory_ray.output.asked import asked_plan
+from consistory_ray.output.asked import asked_plan, passed_over
 from consistory_ray.output.comparison import named, plan_as_begun
 from consistory_ray.output.decisions import read_decisions
 from consistory_ray.output.index.index import current_index
@@ -257,8 +257,8 @@ class _Run:
     def _tell(self, found: Resumed) -> None:
         plan, work, url = self._plan, self._work, self._store.url
         self._emit(RunStarted(plan.name, url, work.progress(plan), work.planned, work.found, found.recovered))
-        for part, reason in self._unread.items():
-            self._emit(Notice(f"decisions that cannot be used are passed over: {part} ({reason})"))
+        for text in passed_over(self._unread):
+            self._emit(Notice(text))
         if rerolls := plan.decided.rerolls:
             left = plural(len(rerolls - work.done), "re-roll")
             self._emit(Notice(f"people have asked for {plural(len(rerolls), 'further take')}: {left} to make"))

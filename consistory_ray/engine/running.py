@@ -186,5 +186,5 @@ def build_gallery_of(url: str, plan: Plan, *, all_thumbnails: bool = False) -> s
     from consistory_ray.output.gallery.pages import MAX_THUMBNAILS, build_gallery
     from consistory_ray.output.storage import open_output
 
-    assets = plan_as_asked(plan, open_output(url)).assets()
+    assets = plan_as_asked(plan, open_output(url))[0].assets()
     return build_gallery(url, assets, max_thumbnails=None if all_thumbnails else MAX_THUMBNAILS)

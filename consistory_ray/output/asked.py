@@ -7,7 +7,7 @@ words by now are about nothing that the plan has, and say nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -22,14 +22,21 @@ if TYPE_CHECKING:
     from consistory_ray.plan.planned import Plan
 
 
-def plan_as_asked(plan: Plan, store: OutputStore) -> Plan:
+def plan_as_asked(plan: Plan, store: OutputStore) -> tuple[Plan, list[str]]:
     """A plan for what an output holds, :func:`~consistory_ray.output.comparison.plan_as_begun`, and for what people
-    have decided about it. Decisions that cannot be read are passed over.
+    have decided about it; and what :func:`passed_over` says of parts of their decisions that cannot be used.
 
     Raises:
         InputError, StorageError: see :func:`consistory_ray.output.index.index.read_index`.
     """
-    return asked_plan(plan_as_begun(plan, store), read_decisions(store)[0])
+    decisions, broken = read_decisions(store)
+    return asked_plan(plan_as_begun(plan, store), decisions), list(passed_over(broken))
+
+
+def passed_over(broken: Mapping[str, str]) -> Iterator[str]:
+    """A line for each part of decisions that cannot be used, by its path and the reason."""
+    for path, reason in broken.items():
+        yield f"decisions that cannot be used are passed over: {path} ({reason})"
 
 
 def asked_plan(plan: Plan, decisions: Iterable[Decision]) -> Plan:

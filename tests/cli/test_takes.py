@@ -72,6 +72,16 @@ def test_what_a_review_asks_for_is_what_the_next_render_makes(job: Path, tmp_pat
     assert "0 pictures made" in render(job, out).stdout and digests(out) == after
 
 
+def test_plan_tells_of_decisions_that_cannot_be_used(job: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert render(job, out).exit_code == 0
+    (out / "decisions").mkdir()
+    (out / "decisions" / "part-00000000000000000000000000000000.parquet").write_bytes(b"half a part")
+    planned = call("plan", job, "-o", out, "--json")
+    assert planned.exit_code == 0 and json.loads(planned.stdout)["todo"] == 0
+    assert "are passed over: decisions/part-0000" in planned.stderr
+
+
 def test_takes_by_the_command_line_are_recorded(job: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     planned = told(call("plan", job, "-o", out, "--takes", 2, "--json"))
