@@ -29,27 +29,14 @@ from consistory_ray.errors import JobError, Problem
 from consistory_ray.guards.choices import Profile
 from consistory_ray.guards.named_code import is_named_code
 from consistory_ray.guards.problems import FIXES, explain, fault, path, shown
-from consistory_ray.guards.setting_ranges import (
-    Switch,
-)
+from consistory_ray.guards.setting_ranges import Switch
 from consistory_ray.jobs.adapter_files import look_up_adapters
 from consistory_ray.jobs.adapter_findings import loading_findings
 from consistory_ray.jobs.adapters import MAX_EMBEDDINGS, MAX_LORAS, Embedding, LoRA, Vae, with_path
 from consistory_ray.jobs.adapters import listed as adapters_listed
-from consistory_ray.jobs.checks import (
-    control_findings,
-    job_findings,
-    oversized,
-)
+from consistory_ray.jobs.checks import control_findings, job_findings, oversized
 from consistory_ray.jobs.control_files import look_up_controls
-from consistory_ray.jobs.controls import (
-    MAX_CONTROLNETS,
-    Control,
-    ControlNet,
-    Pose,
-    listed,
-    named,
-)
+from consistory_ray.jobs.controls import MAX_CONTROLNETS, Control, ControlNet, Pose, listed, named
 from consistory_ray.jobs.dynamic_checks import dynamic_findings
 from consistory_ray.jobs.given_pictures import look_up_pictures
 from consistory_ray.jobs.input_files import InputFiles
@@ -60,13 +47,7 @@ from consistory_ray.jobs.readers import Document, read_document
 from consistory_ray.jobs.render_settings import FROZEN, RenderSettings
 from consistory_ray.jobs.stored_subjects import resolve_stored
 from consistory_ray.jobs.subject import Anchor, GivenPicture, OnMissingConcept, Scene, Subject
-from consistory_ray.jobs.validation import (
-    Budget,
-    Text,
-    bounded_subject,
-    checked,
-    handed_down,
-)
+from consistory_ray.jobs.validation import Budget, Text, bounded_subject, checked, handed_down
 from consistory_ray.jobs.wildcards import look_up_wildcards
 from consistory_ray.settings import BUNDLED_MODEL
 

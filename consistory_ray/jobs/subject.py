@@ -29,15 +29,7 @@ from consistory_ray.jobs.joined_subjects import MOST_JOINED
 from consistory_ray.jobs.matrix import expanded, places_of
 from consistory_ray.jobs.render_settings import FROZEN, STRICT, Seed, TextOrNothing
 from consistory_ray.jobs.stored_caches import StoredCache, as_sources, as_written
-from consistory_ray.jobs.validation import (
-    Id,
-    Text,
-    bounded_entry,
-    bounded_picture,
-    checked,
-    invalid,
-    relocated,
-)
+from consistory_ray.jobs.validation import Id, Text, bounded_entry, bounded_picture, checked, invalid, relocated
 
 MAX_COUNT = 100_000
 MAX_ANCHORS = 64

@@ -78,6 +78,7 @@ def test_the_committed_result_is_made_of_its_rows_with_the_tuning_of_the_export(
     again = summed_up(rows, report["numbers"]["pictures"])
     for name, value in again.items():
         assert report["numbers"][name] == pytest.approx(value, abs=2e-3), name
+    assert report["by_scene"].keys() == by_scene(rows).keys()
     for scene, told in by_scene(rows).items():
         assert report["by_scene"][scene] == pytest.approx(told, abs=1e-3)
     for name, value in means_of_drawings(report["drawings"]).items():

@@ -119,7 +119,9 @@ def test_a_person_decides_by_keys(served: Served, output: OutputStore, person: C
     page.route("**/api/position?*", lambda route: asked.append(route))
     press(page, "u", "u")
     saved(page)
+    deadline = time.monotonic() + 30
     while len(asked) < 2:
+        assert time.monotonic() < deadline, "each undo asks where its scene is"
         page.wait_for_timeout(30)
     for one in reversed(asked):  # answers pass each other
         with page.expect_response("**/api/position?*"):
